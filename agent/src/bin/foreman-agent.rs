@@ -1,0 +1,2 @@
+//! The `foreman-agent` program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `foreman-gate` program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `foreman-operator` program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! What a person repeats while working on Foreman.
+fn main() {}
