@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod builtin;
 pub mod error;
+pub mod gofmt;
 pub mod names;
 pub mod openapi;
 pub mod patch;
