@@ -1,1 +1,3 @@
 //! The room `plane`.
+
+pub mod admission;
