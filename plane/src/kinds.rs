@@ -103,6 +103,8 @@ pub enum Origin {
         crd: String,
         /// The CRD's identity.
         uid: String,
+        /// Whether the CRD is being deleted.
+        terminating: bool,
     },
 }
 

@@ -325,6 +325,7 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         origin: Origin::Custom {
             crd: meta_str(crd, "name").to_owned(),
             uid: meta_str(crd, "uid").to_owned(),
+            terminating: !meta_str(crd, "deletionTimestamp").is_empty(),
         },
         group,
         kind,

@@ -214,9 +214,10 @@ mod tests {
         create(&mut job, &stamp());
         let problems = validate(&job, None);
         assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].path, "spec.template.spec.restartPolicy");
         assert_eq!(
-            problems[0].to_string(),
-            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"OnFailure\", \"Never\""
+            problems[0].detail,
+            "supported values: \"OnFailure\", \"Never\""
         );
     }
 
