@@ -14,4 +14,5 @@ pub mod leader;
 pub mod metrics;
 pub mod text;
 pub mod work_queue;
+pub mod workload;
 pub mod writer;

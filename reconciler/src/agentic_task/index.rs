@@ -11,7 +11,7 @@ use schemas::agentic_task::{AgenticTaskStatus, Phase, TaskKind};
 use schemas::dependencies::{DependencyState, TaskFacts, dependency_state};
 use schemas::fleet_node::{Capability, NodePhase};
 use schemas::shared::RequiredCapability;
-use schemas::{Agent, AgenticTask, FleetNode, phase};
+use schemas::{Agent, AgenticTask, FleetNode, labels, phase};
 
 use crate::agent::validate;
 use crate::cache::{Cached, Key};
@@ -345,6 +345,20 @@ impl Index {
             facts.push((name, found.map(|found| TaskFacts::of(Some(status_of(found))))));
         }
         Ok(dependency_state(facts.iter().map(|(name, facts)| (*name, facts.as_ref()))))
+    }
+
+    /// Says whether the base that a Workload's task is to be pinned to is known from what it depends on, and not set yet.
+    pub(super) fn waits_for_base(&self, key: &Key, task: &TaskObject, object: &AgenticTask) -> bool {
+        let known = |name: &str| {
+            let found = self.tasks.get(&Key::new(key.namespace.clone(), name));
+            found.is_some_and(|found| {
+                let works = found.readable().is_some_and(|task| matches!(task.spec.kind, TaskKind::IssueFix | TaskKind::Freeform));
+                works && status_of(found).base_sha.is_some()
+            })
+        };
+        let owned = object.spec.workload_ref.is_some() && task.label(labels::WORKLOAD).is_some();
+        let mut upstream = object.spec.depends_on.iter().filter_map(|entry| entry.resolve(&key.namespace).ok());
+        owned && object.spec.base_sha.is_none() && upstream.any(known)
     }
 
     /// Finds out where a task that nothing holds back is to stand.

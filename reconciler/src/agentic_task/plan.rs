@@ -149,6 +149,9 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         Ok(DependencyState::UpstreamFailed(reason)) => return end(EndReason::UpstreamFailed, reason, "upstream-failed"),
         Ok(DependencyState::Skip(reason)) => return end(EndReason::Skipped, reason, "skipped"),
         Ok(DependencyState::Waiting(reason)) => Standing::Held(reason),
+        Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => {
+            Standing::Held("waits until its Workload pins the base".to_owned())
+        }
         Ok(DependencyState::Ready) => index.place(key, object),
     };
     if status.phase.is_none() {
