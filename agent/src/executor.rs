@@ -1,7 +1,10 @@
 //! How a claimed task is carried out.
 
 pub mod coder;
+pub mod endpoint;
 pub mod native;
+pub mod shell;
+pub mod source;
 pub mod stub;
 pub mod verifier;
 
@@ -23,8 +26,8 @@ pub struct Services {
     pub config: Arc<Config>,
     /// The API.
     pub client: kube::Client,
-    /// Mirrors of repositories.
-    pub mirrors: git::Mirrors,
+    /// Mirrors of repositories, and the way to their remotes.
+    pub git: git::Git,
     /// Where untrusted commands run.
     pub sandbox: sandbox::Sandbox,
     /// HTTP for evidence.
