@@ -20,7 +20,7 @@ pub struct Machine {
 
 /// Looks at a machine; keeps what is dear to open.
 pub struct Probe {
-    system: sysinfo::System,
+    system: Option<sysinfo::System>,
     nvml: Option<nvml_wrapper::Nvml>,
 }
 
@@ -36,15 +36,20 @@ impl Probe {
         let nvml = nvml_wrapper::Nvml::init()
             .inspect_err(|error| tracing::debug!(%error, "no NVIDIA management library"))
             .ok();
-        Self { system: sysinfo::System::new(), nvml }
+        let system = sysinfo::System::new()
+            .inspect_err(|error| tracing::warn!(%error, "failed to look at this machine's memory"))
+            .ok();
+        Self { system, nvml }
     }
 
     /// Looks now.
     pub fn look(&mut self) -> Machine {
-        self.system.refresh_memory();
+        if let Some(system) = &mut self.system {
+            system.refresh_memory();
+        }
         Machine {
-            total_ram: self.system.total_memory(),
-            available_ram: self.system.available_memory(),
+            total_ram: self.system.as_ref().map_or(0, sysinfo::System::total_memory),
+            available_ram: self.system.as_ref().map_or(0, sysinfo::System::available_memory),
             gpus: self.nvml.as_ref().map(gpus).unwrap_or_default(),
         }
     }

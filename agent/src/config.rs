@@ -43,7 +43,7 @@ impl From<AcceleratorFlag> for Accelerator {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    names::parse_duration(text).map_err(|error| error.to_string())
+    schemas::duration::parse(text).map_err(|error| error.to_string())
 }
 
 /// The flags of `foreman-agent`.
@@ -139,7 +139,7 @@ pub struct Flags {
     /// Key of that Secret.
     #[arg(long, default_value = "token")]
     pub coder_git_secret_key: String,
-    /// File with Git credentials, one JSON object a line: url, username, password | token | sshKey.
+    /// File with Git credentials, one `https://user:password@host/path` a line, or `ssh://git@host/path key=FILE`.
     #[arg(long)]
     pub git_credentials: Option<PathBuf>,
     /// PEM bundle of certificate authorities, for the API, Git and model servers.
@@ -258,6 +258,8 @@ pub struct Config {
     pub replay_sessions: Option<PathBuf>,
     /// Whether model commands may run without a sandbox.
     pub unsafe_no_sandbox: bool,
+    /// Sandbox backend; none means the best that works here.
+    pub sandbox_backend: Option<sandbox::Backend>,
 }
 
 fn filled(text: String) -> Option<String> {
@@ -345,6 +347,7 @@ impl Flags {
             slots: self.slots.max(1),
             replay_sessions: self.replay_sessions,
             unsafe_no_sandbox: self.unsafe_no_sandbox,
+            sandbox_backend: None,
         })
     }
 }
@@ -357,7 +360,7 @@ pub fn git_settings(
 ) -> Result<git::Settings, String> {
     let mut settings = git::Settings { ca_bundle, file_roots, ..git::Settings::default() };
     if let Some(path) = credentials {
-        settings.credentials = git::Credential::read_file(path).map_err(|error| error.to_string())?;
+        settings.credentials = git::read_credentials(path).map_err(|error| error.to_string())?;
     }
     Ok(settings)
 }

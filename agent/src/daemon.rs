@@ -58,9 +58,6 @@ pub enum Error {
     /// An HTTP client could not be made.
     #[error("failed to set up the HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    /// Git could not be set up.
-    #[error("failed to set up mirrors: {0}")]
-    Git(#[from] git::Error),
 }
 
 /// How a node agent is asked to end.
@@ -139,7 +136,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
 
     let desk = Arc::new(Desk::default());
     let mut tasks = JoinSet::new();
-    let beats = tokio::spawn(beat(client.clone(), config.clone(), desk.clone(), shutdown.clone()));
+    let beats = tokio::spawn(beat(client.clone(), config.clone(), desk.clone(), services.repositories.clone(), shutdown.clone()));
     let lease_lost = CancellationToken::new();
     let leases = tokio::spawn(keep_lease(lease, config.clone(), shutdown.clone(), desk.clone(), lease_lost.clone()));
 
@@ -205,7 +202,8 @@ fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
     Ok(Services {
         config: config.clone(),
         client: client.clone(),
-        mirrors: git::Mirrors::new(config.workspace_dir.join("mirrors"), config.git.clone())?,
+        git: git::Git::new(config.workspace_dir.join("mirrors"), config.git.clone()),
+        repositories: crate::executor::Repositories::default(),
         sandbox: crate::executor::native::open_sandbox(config).map_err(Error::Sandbox)?,
         http: http.build()?,
     })
@@ -269,7 +267,13 @@ async fn ended(shutdown: &Shutdown, desk: &Desk) {
     }
 }
 
-async fn beat(client: Client, config: Arc<Config>, desk: Arc<Desk>, shutdown: Shutdown) {
+async fn beat(
+    client: Client,
+    config: Arc<Config>,
+    desk: Arc<Desk>,
+    repositories: crate::executor::Repositories,
+    shutdown: Shutdown,
+) {
     let mut probe = Probe::new();
     let mut served = Served::default();
     let mut draining = false;
@@ -279,9 +283,9 @@ async fn beat(client: Client, config: Arc<Config>, desk: Arc<Desk>, shutdown: Sh
         }
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
         let tasks = desk.names();
-        let repositories = git::Mirrors::list(&config.workspace_dir.join("mirrors"));
+        let cached = repositories.list();
         let phase = if draining { NodePhase::Draining } else { NodePhase::Ready };
-        let beat = Beat { phase, capability: &capability, tasks: &tasks, repositories: &repositories };
+        let beat = Beat { phase, capability: &capability, tasks: &tasks, repositories: &cached };
         if let Err(error) = registration::heartbeat(&client, &config.node_name, &beat, Timestamp::now()).await {
             tracing::warn!(%error, "failed to write the heartbeat; trying again at the next");
             if matches!(&error, kube::Error::Api(status) if status.code == 404) {
@@ -312,7 +316,7 @@ fn watch_tasks(
         None => Api::all(client.clone()),
     };
     let selector = format!("status.assignedNode={}", config.node_name);
-    watcher(api, watcher::Config::default().fields(&selector)).default_backoff().into_stream()
+    watcher(api, watcher::Config::default().fields(&selector)).default_backoff()
 }
 
 fn observe(

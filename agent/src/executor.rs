@@ -8,7 +8,8 @@ pub mod source;
 pub mod stub;
 pub mod verifier;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use schemas::{Agent, AgenticTask};
@@ -28,10 +29,28 @@ pub struct Services {
     pub client: kube::Client,
     /// Mirrors of repositories, and the way to their remotes.
     pub git: git::Git,
+    /// Repositories that this node has a mirror of.
+    pub repositories: Repositories,
     /// Where untrusted commands run.
     pub sandbox: sandbox::Sandbox,
     /// HTTP for evidence.
     pub http: reqwest::Client,
+}
+
+/// Repositories that this node has a mirror of, by URL.
+#[derive(Clone, Debug, Default)]
+pub struct Repositories(Arc<Mutex<BTreeSet<String>>>);
+
+impl Repositories {
+    /// Remembers a repository.
+    pub fn add(&self, url: &git::RemoteUrl) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(url.to_string());
+    }
+
+    /// Lists what was remembered.
+    pub fn list(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
 }
 
 /// One claimed task.

@@ -92,6 +92,7 @@ async fn lay(run: &Run) -> Result<Ground, Outcome> {
         status.base_sha.as_deref().filter(|_| status.run == Some(task.spec.run.unwrap_or(1)))
     }));
     let base = source::base(run, &git, &url, pinned).await?;
+    run.services.repositories.add(&url);
     let tip = git.find_ref(&url, &format!("refs/heads/{branch}")).await.map_err(|error| source::clone_failed(&error))?;
     let claim = Claim { task: run.held.uid.clone(), epoch: run.held.claim.epoch as u64 };
     let round = task.spec.round.unwrap_or(1).max(1) as u32;

@@ -48,7 +48,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .read(&question.repository, move |repository| {
             let tree = source::CommitTree::new(repository.clone(), base);
             Ok(source::resolve_gate(&task, &tree).map(|gate| {
-                let key = cache_key(&gate, task.spec.payload.repo.as_deref().unwrap_or_default(), &tree, &CacheScope::default());
+                let key = cache_key(&gate, task.spec.payload.repo.as_deref().unwrap_or_default(), &tree, &CacheScope::Shared);
                 (gate, key)
             }))
         })
@@ -57,7 +57,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
     let (gate, key) = match resolved {
         Ok(found) => found,
         Err(error) => {
-            let verdict = Verdict::Error(Failure::from(error));
+            let verdict = Verdict::Error(Failure::from(&error));
             return Ok(bind(outcome_of(&verdict, None), &question, None));
         }
     };
@@ -73,7 +73,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             attempt,
             namespace: namespace.clone(),
             labels: Default::default(),
-            repository: question.repository.expose(),
+            repository: question.repository.to_string(),
             branch: question.branch.clone(),
             head_sha: question.head.to_string(),
             base_sha: question.base.to_string(),
@@ -151,6 +151,7 @@ async fn ask(run: &Run) -> Result<Question, Outcome> {
     };
     let pinned = run.task.spec.base_sha.clone().or(upstream.base_sha);
     let base = source::base(run, git, &repository, pinned.as_deref()).await?;
+    run.services.repositories.add(&repository);
     Ok(Question { head, base, branch, repository })
 }
 
