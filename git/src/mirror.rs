@@ -3,6 +3,7 @@
 mod check;
 mod fetch;
 mod lock;
+mod tidy;
 
 use std::{
     collections::HashMap,
@@ -33,10 +34,13 @@ pub struct Mirrors {
     inner: Arc<Inner>,
 }
 
+/// Where a mirror goes once it is open. Opening one may wait for another process, and must not hold up others.
+type Place = Arc<Mutex<Option<Arc<Mirror>>>>;
+
 struct Inner {
     dir: PathBuf,
     remotes: Remotes,
-    open: Mutex<HashMap<String, Arc<Mirror>>>,
+    open: Mutex<HashMap<String, Place>>,
 }
 
 impl std::fmt::Debug for Mirrors {
@@ -68,19 +72,18 @@ impl Mirrors {
     /// has one [`Mirror`] per URL.
     pub fn mirror(&self, url: &RemoteUrl) -> Result<Arc<Mirror>> {
         let name = folder_name(url);
-        let mut open = crate::lock(&self.inner.open);
-        if let Some(mirror) = open.get(&name) {
+        let place = crate::lock(&self.inner.open)
+            .entry(name.clone())
+            .or_default()
+            .clone();
+        let mut place = crate::lock(&place);
+        if let Some(mirror) = place.as_ref() {
             return Ok(mirror.clone());
         }
-        std::fs::create_dir_all(&self.inner.dir)
-            .map_err(|e| Error::io("make", &self.inner.dir, e))?;
-        let mirror = Arc::new(Mirror::open(
-            &self.inner.dir,
-            &name,
-            url,
-            self.inner.remotes.clone(),
-        )?);
-        open.insert(name, mirror.clone());
+        let dir = &self.inner.dir;
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("make", dir, e))?;
+        let mirror = Arc::new(Mirror::open(dir, &name, url, self.inner.remotes.clone())?);
+        *place = Some(mirror.clone());
         Ok(mirror)
     }
 }

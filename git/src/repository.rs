@@ -69,8 +69,14 @@ impl Repository {
 
     /// Opens the repository whose Git folder is exactly `path`.
     pub fn open(path: &Path) -> Result<Self> {
+        // The store has room for so many packs as long as it is open, and every fetch adds one.
+        let slots = gix::odb::store::init::Slots::AsNeededByDiskState {
+            multiplier: 1.5,
+            minimum: 1024,
+        };
         let options = gix::open::Options::isolated()
             .open_path_as_is(true)
+            .object_store_slots(slots)
             .with(gix::sec::Trust::Full);
         let inner =
             options

@@ -257,11 +257,14 @@ impl RemoteUrl {
         if !self.same_origin(url) || (self.user.is_some() && self.user != url.user) {
             return false;
         }
+        let name = |segment: &str| segment.strip_suffix(".git").unwrap_or(segment).to_owned();
         let mut segments = url.path.split('/').filter(|s| !s.is_empty());
-        self.path.split('/').filter(|s| !s.is_empty()).all(|want| {
-            segments.next().is_some_and(|found| {
-                found == want || (found.strip_suffix(".git") == Some(want) && !want.is_empty())
-            })
+        let mut wanted = self.path.split('/').filter(|s| !s.is_empty());
+        // Forges serve a repository with and without `.git`.
+        wanted.all(|want| {
+            segments
+                .next()
+                .is_some_and(|found| name(found) == name(want))
         })
     }
 }
@@ -282,7 +285,11 @@ pub(crate) fn parse_prefix(text: &str) -> Result<RemoteUrl> {
 
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://", self.scheme.as_str())?;
+        // The path of `user@host:path` begins at the user's home there: no URL says that.
+        let from_home = self.scheme == Scheme::Ssh && !self.path.starts_with('/');
+        if !from_home {
+            write!(f, "{}://", self.scheme.as_str())?;
+        }
         if let Some(user) = &self.user {
             write!(f, "{user}@")?;
         }
@@ -290,9 +297,8 @@ impl fmt::Display for RemoteUrl {
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
         }
-        if !self.path.starts_with('/') {
-            // The relative path of `user@host:path`: shown the way that ssh servers of forges take it.
-            f.write_str("/")?;
+        if from_home {
+            f.write_str(":")?;
         }
         f.write_str(&self.path)
     }
@@ -411,13 +417,19 @@ mod tests {
             ),
             ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x"),
             ("ssh://git@host:2222/a", "ssh://git@host:2222/a"),
-            ("git@host:a/b.git", "ssh://git@host/a/b.git"),
+            ("git@host:a/b.git", "git@host:a/b.git"),
+            ("git@host:/a/b.git", "ssh://git@host/a/b.git"),
             ("git://host/a", "git://host/a"),
             ("https://[::1]:8443/a", "https://[::1]:8443/a"),
             ("/srv/a b.git", "file:///srv/a b.git"),
             ("file:///srv/a%20b.git/", "file:///srv/a b.git"),
         ] {
             assert_eq!(parse(text).to_string(), shown, "{text}");
+            assert_eq!(
+                parse(shown),
+                parse(text),
+                "what is shown is read as the same"
+            );
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     session::{Failure, Session},
 };
 use crate::{
-    error::{Result, chain, one_line},
+    error::{Result, chain},
     lock,
     settings::{Credential, CredentialKind, Settings},
     url::{RemoteUrl, Scheme},
@@ -136,7 +136,7 @@ impl HttpExchange {
                         "the server redirects a request that carries data".into(),
                     )));
                 }
-                self.check(response, &base)
+                self.check(response, &base, &format!("application/x-{name}-result"))
             }
         }
     }
@@ -149,7 +149,11 @@ impl HttpExchange {
             let request = self.client.get(&asked).headers(headers.clone());
             let response = self.execute(self.authorise(request, &base))?;
             if !response.status().is_redirection() {
-                return self.check(response, &base);
+                return self.check(
+                    response,
+                    &base,
+                    &format!("application/x-{name}-advertisement"),
+                );
             }
             let location = response
                 .headers()
@@ -194,10 +198,25 @@ impl HttpExchange {
         request.send().map_err(|e| self.refuse(failure_of(&e)))
     }
 
-    fn check(&self, response: Response, base: &Base) -> io::Result<Response> {
+    /// Lets through what a Git server answers; everything else is a failure with a meaning.
+    fn check(&self, response: Response, base: &Base, content_type: &str) -> io::Result<Response> {
         let status = response.status();
         if status == StatusCode::OK {
-            return Ok(response);
+            let found = response
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .and_then(|t| t.to_str().ok())
+                .unwrap_or("nothing");
+            if found
+                .split(';')
+                .next()
+                .is_some_and(|found| found.trim() == content_type)
+            {
+                return Ok(response);
+            }
+            return Err(self.refuse(Failure::Refused(format!(
+                "it answers with {found} instead of {content_type}; no Git server that speaks the smart protocol is there"
+            ))));
         }
         let said = self.settings_said(base);
         let failure = match status {
@@ -263,31 +282,14 @@ fn failure_of(error: &reqwest::Error) -> Failure {
     if error.is_timeout() && !error.is_connect() {
         return Failure::Timeout;
     }
-    Failure::Network(one_line(&chain(&error.without_url_ref())))
-}
-
-/// Keeps a URL out of an error's text: it is named once, by us.
-trait WithoutUrl {
-    fn without_url_ref(&self) -> io::Error;
-}
-
-impl WithoutUrl for reqwest::Error {
-    fn without_url_ref(&self) -> io::Error {
-        let mut text = String::new();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&cause.to_string());
-            next = cause.source();
-        }
-        io::Error::other(if text.is_empty() {
-            "the request failed".into()
-        } else {
-            text
-        })
+    // The causes without the outermost text, which repeats the URL.
+    let text = std::error::Error::source(error).map_or_else(|| "the request failed".into(), chain);
+    if text.to_ascii_lowercase().contains("certificate") {
+        return Failure::Refused(format!(
+            "{text}; if the server's certificate is signed by an authority of your own, name its CA bundle"
+        ));
     }
+    Failure::Network(text)
 }
 
 /// Where a redirect leads, and with which credential: none once the origin changed, else the one whose prefix covers

@@ -201,12 +201,13 @@ pub(crate) fn classify(text: &str) -> Option<Failure> {
             reason: said(),
         });
     }
-    if has(&[
-        "dubious ownership",
-        "service not enabled",
-        "upload-pack: not our ref",
-        "not our ref",
-    ]) {
+    if has(&["not our ref"]) {
+        return Some(Failure::NotFound {
+            what: "commit".into(),
+            reason: said(),
+        });
+    }
+    if has(&["dubious ownership", "service not enabled"]) {
         return Some(Failure::Refused(said()));
     }
     if has(&["timed out", "timeout"]) && !has(&["connection timed out", "operation timed out"]) {

@@ -59,27 +59,20 @@ fn ending(path: &Path, bytes: i64) -> std::io::Result<Vec<u8>> {
 
 /// Removes lock files and temporary packs that a killed process left. The caller holds the mirror's lock.
 pub(super) fn sweep(path: &Path) {
-    let mut folders = vec![(path.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
+    let objects = path.join("objects");
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             continue;
         };
+        let in_objects = folder.starts_with(&objects);
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let in_objects = folder.starts_with(path.join("objects"));
-            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-            if is_dir
-                && depth < 12
-                && (!in_objects || name == "pack")
-                && !(depth == 1 && in_objects)
-            {
-                folders.push((entry.path(), depth + 1));
-            } else if is_dir && name == "pack" {
-                folders.push((entry.path(), depth + 1));
-            } else if name.ends_with(".lock")
-                || in_objects && (name.starts_with("tmp_") || name.starts_with(".tmp"))
-            {
+            let temporary = in_objects && (name.starts_with("tmp_") || name.starts_with(".tmp"));
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                folders.push(entry.path());
+            } else if name.ends_with(".lock") || temporary {
                 // What cannot be removed makes a later write fail, which says so.
                 let _ = std::fs::remove_file(entry.path());
             }

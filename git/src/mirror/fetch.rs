@@ -91,14 +91,16 @@ impl Mirror {
             tracing::warn!(mirror = %self.path.display(), url = %self.url, "rebuilding a damaged mirror");
             self.rebuild()?;
         }
-        match self.fetch_once(wanted) {
+        let fetched = match self.fetch_once(wanted) {
             Err(error) if matches!(error, Error::Corrupt { .. }) => {
                 tracing::warn!(mirror = %self.path.display(), url = %self.url, %error, "rebuilding a damaged mirror");
                 self.rebuild()?;
                 self.fetch_once(wanted)
             }
             other => other,
-        }
+        }?;
+        self.tidy();
+        Ok(fetched)
     }
 
     /// Brings a branch and says where it points.
@@ -236,19 +238,8 @@ impl Mirror {
                 reason: text,
             });
         }
-        if session.failed() {
-            return session.error(&text);
-        }
-        // What gix says when the objects on this side, not those on the wire, cannot be read.
-        let local = [
-            "could not be decoded",
-            "object database",
-            "loose object",
-            "could not find object",
-            "index file",
-            "local ref",
-        ];
-        if local.iter().any(|needle| lower.contains(needle)) && self.damage_confirmed() {
+        // gix does not tell objects that it cannot read on this side from what it cannot read on the wire.
+        if !session.failed() && self.damage_confirmed() {
             return repository.damaged_by("fetch into", text);
         }
         session.error(&text)

@@ -9,7 +9,7 @@ use std::{
 use git::{FileEdit, Identity, Oid, RemoteUrl, Remotes, Repository, Settings, Timeouts};
 
 pub struct Bare {
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     pub path: PathBuf,
     pub repo: Repository,
 }
@@ -35,7 +35,11 @@ impl Bare {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("repo.git");
         let repo = Repository::init_bare(&path, "main").unwrap();
-        Bare { dir, path, repo }
+        Bare {
+            _dir: dir,
+            path,
+            repo,
+        }
     }
 
     /// With one commit on main.
