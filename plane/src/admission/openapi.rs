@@ -361,6 +361,12 @@ fn operation(one: &Served<'_>, verb: &str, named: bool, dialect: Dialect) -> Val
         _ => None,
     };
     let types: &[&str] = match action {
+        // kubectl reads here whether a kind takes a strategic merge patch.
+        "patch" if one.schema.is_some() => &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/apply-patch+yaml",
+        ],
         "patch" => &[
             "application/json-patch+json",
             "application/merge-patch+json",

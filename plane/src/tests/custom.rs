@@ -284,6 +284,9 @@ async fn the_documents_describe_the_kinds() {
     );
     let document = f.get("/openapi/v3/apis/example.com/v1").await;
     assert!(document.text.contains("com.example.v1.Thing"), "{}", document.text);
+    let strategic = "application/strategic-merge-patch+json";
+    assert!(!document.text.contains(strategic), "kubectl would send one");
+    assert!(f.get("/openapi/v3/apis/batch/v1").await.text.contains(strategic));
     assert_eq!(f.get("/openapi/v3/apis/none/v1").await.code, 404);
     assert_eq!(f.get("/openapi/v2").await.body["swagger"], "2.0");
     let proto = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
