@@ -91,7 +91,10 @@ impl Collector {
             return;
         }
         let meta: Option<Meta> = entry.map(|entry| meta_of(&entry.bytes));
-        if [NAMESPACES, CLAIMS, crd::PREFIX].iter().any(|prefix| key.starts_with(prefix)) {
+        if [NAMESPACES, CLAIMS, crd::PREFIX]
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+        {
             match &meta {
                 Some(meta) if meta.deletion_timestamp.is_some() => {
                     self.emptying.insert(Arc::clone(key));
@@ -327,10 +330,7 @@ async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
 /// Lets a claim go once no Pod uses it.
 async fn release_claim(server: &Server, key: &str) -> Result<(), ApiError> {
     let (namespace, name) = split_key(key);
-    let entry = server
-        .store
-        .get(key)
-        .ok_or_else(ApiError::no_such_resource)?;
+    let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
     let object = parse(&entry.bytes);
     if !finalizers(&object).contains(&claim::FINALIZER) {
         return Ok(());

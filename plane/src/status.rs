@@ -236,7 +236,7 @@ impl ApiError {
         ApiError::new(500, "", message)
     }
 
-        /// Options of a request that are refused; `options` names their kind, such as
+    /// Options of a request that are refused; `options` names their kind, such as
     /// `PatchOptions`.
     pub fn options(options: &str, error: FieldError) -> ApiError {
         let named = Named {
@@ -247,7 +247,7 @@ impl ApiError {
         ApiError::invalid(named, "", &[error])
     }
 
-/// A patch whose result cannot be read as the kind. The result itself is not shown: it
+    /// A patch whose result cannot be read as the kind. The result itself is not shown: it
     /// may hold what must stay secret.
     pub fn unreadable_patch(why: &str) -> ApiError {
         const NONE: Named<'static> = Named {

@@ -38,10 +38,10 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
         return apply_patch(call, patch, options).await;
     }
     if call.query.get("force").is_some() {
-        return Err(ApiError::options("PatchOptions", FieldError::forbidden(
-            "force",
-            "may not be specified for non-apply patch",
-        )));
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::forbidden("force", "may not be specified for non-apply patch"),
+        ));
     }
     let patch = body::parse_json(&bytes)?;
     let name = call.name.clone().unwrap_or_default();
@@ -64,11 +64,7 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
         let uid = meta_str(&patched, "uid");
         if uid != meta_str(live, "uid") {
             let fixed = FieldError::invalid("metadata.uid", uid, "field is immutable");
-            return Err(ApiError::invalid(
-                view.kind.named(),
-                &name,
-                &[fixed.clone(), fixed],
-            ));
+            return Err(ApiError::invalid(view.kind.named(), &name, &[fixed.clone(), fixed]));
         }
         admit::decode(view, patched, options.validation, warnings).map_err(|error| {
             // What is wrong with the result is told as wrong with the patch.
@@ -96,10 +92,10 @@ fn apply_error(error: ApplyError) -> ApiError {
 
 async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Result<Response, ApiError> {
     if call.query.get("fieldManager").is_none() {
-        return Err(ApiError::options("PatchOptions", FieldError::required(
-            "fieldManager",
-            "is required for apply patch",
-        )));
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::required("fieldManager", "is required for apply patch"),
+        ));
     }
     options.manager.settled = true;
     let force = call.query.flag("force");
@@ -111,7 +107,6 @@ async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Res
     let api_version = view.kind.api_version(view.served);
     let manager = options.manager.name.clone();
     let merge = |live: Option<&Value>, warnings: &mut Vec<String>| -> Result<Value, ApiError> {
-        
         let Some(types) = view.served.types.get() else {
             return Err(ApiError::internal("the kind's lists and maps are not known"));
         };
@@ -162,17 +157,15 @@ fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError>
     if !patch.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the body is no object"));
     }
-        let said = |field: &str| patch[field].as_str().unwrap_or("");
+    let said = |field: &str| patch[field].as_str().unwrap_or("");
     if said("apiVersion") != api_version || said("kind") != view.kind.kind {
-        let (group, version) = said("apiVersion")
-            .rsplit_once('/')
-            .unwrap_or(("", said("apiVersion")));
+        let (group, version) = said("apiVersion").rsplit_once('/').unwrap_or(("", said("apiVersion")));
         return Err(ApiError::bad_request(format!(
             "invalid object type: {group}/{version}, Kind={}",
             said("kind")
         )));
     }
-if !patch["metadata"]["managedFields"].is_null() {
+    if !patch["metadata"]["managedFields"].is_null() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let found = meta_str(&patch, "name").to_owned();

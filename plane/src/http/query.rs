@@ -51,10 +51,7 @@ impl Query {
                 "All" => dry = true,
                 "" => {}
                 other => {
-                    return Err(ApiError::options(
-                        options,
-                        unsupported("dryRun", other, &["All"]),
-                    ));
+                    return Err(ApiError::options(options, unsupported("dryRun", other, &["All"])));
                 }
             }
         }

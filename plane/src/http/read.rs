@@ -228,10 +228,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
             if view.is_stored_form() {
                 // The items of a built-in list do not repeat what they are.
                 let told = match view.kind.builtin() {
-                    Some(_) => format!(
-                        "{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",",
-                        view.kind.kind
-                    ),
+                    Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
                     None => String::new(),
                 };
                 stream_list(head, items, move |out, bytes| {

@@ -22,10 +22,7 @@ pub fn create(claim: &mut Value, _: &Stamp) {
 
 /// Tells whether a Pod that has not ended mounts the claim.
 pub fn is_used_by(claim: &str, pod: &Value) -> bool {
-    let ended = matches!(
-        pod["status"]["phase"].as_str(),
-        Some("Succeeded" | "Failed")
-    );
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     !ended
         && pod["spec"]["volumes"]
             .as_array()

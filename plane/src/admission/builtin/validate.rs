@@ -449,8 +449,14 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             ));
         }
     }
-        if let Some(old) = old {
-        let keys = ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"];
+    if let Some(old) = old {
+        let keys = [
+            "completions",
+            "selector",
+            "completionMode",
+            "podFailurePolicy",
+            "backoffLimitPerIndex",
+        ];
         let changed = |key: &str| spec.get(key) != old["spec"].get(key);
         let mut fixed: Vec<&str> = keys.into_iter().filter(|key| changed(key)).collect();
         let (mut before, mut after) = (old["spec"]["template"].clone(), spec["template"].clone());
