@@ -3,6 +3,8 @@
 
 #[path = "sandbox/basics.rs"]
 mod basics;
+#[path = "sandbox/escapes.rs"]
+mod escapes;
 
 sandbox::test_helper!();
 
