@@ -1,0 +1,375 @@
+//! CEL rules: `x-kubernetes-validations`.
+
+use kube_cel::cel::{ExecutionError, Program, Value as Cel};
+use serde_json::Value;
+
+use super::celvalue::{aligned, convert, optional, with_scope};
+use super::correlate;
+use super::node::Node;
+use crate::admission::error::{ErrorKind, FieldError};
+
+/// One rule, compiled.
+#[derive(Debug)]
+pub struct Rule {
+    pub(super) text: String,
+    pub(super) program: Program,
+    message: String,
+    message_program: Option<Program>,
+    reason: String,
+    field_path: String,
+    pub(super) optional_old: bool,
+    pub(super) transition: bool,
+}
+
+impl Rule {
+    /// Compiles a rule; `path` is where it stands in the CRD.
+    pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, FieldError> {
+        let get = |key: &str| {
+            rule.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let text = get("rule");
+        if text.trim().is_empty() {
+            return Err(FieldError::required(
+                format!("{path}.rule"),
+                "rule is not specified",
+            ));
+        }
+        let compile = |source: &str, key: &str| {
+            Program::compile(source).map_err(|error| {
+                let error = error.to_string();
+                FieldError::invalid(
+                    format!("{path}.{key}"),
+                    rule.clone(),
+                    format!("compilation failed: {}", error.trim()),
+                )
+            })
+        };
+        let program = compile(&text, "rule")?;
+        let message_expression = get("messageExpression");
+        let message_program = match message_expression.trim() {
+            "" => None,
+            source => Some(compile(source, "messageExpression")?),
+        };
+        let reason = get("reason");
+        let reasons = [
+            "FieldValueDuplicate",
+            "FieldValueForbidden",
+            "FieldValueInvalid",
+            "FieldValueRequired",
+        ];
+        if !reason.is_empty() && !reasons.contains(&reason.as_str()) {
+            return Err(FieldError::not_supported(
+                format!("{path}.reason"),
+                reason,
+                &reasons.map(str::to_owned),
+            ));
+        }
+        let message = get("message");
+        if message.trim().contains('\n') {
+            return Err(FieldError::invalid(
+                format!("{path}.message"),
+                message,
+                "message must not contain line breaks",
+            ));
+        }
+        if message.is_empty() && message_program.is_none() && text.contains('\n') {
+            return Err(FieldError::required(
+                format!("{path}.message"),
+                "message must be specified if rule contains line breaks",
+            ));
+        }
+        let transition = program.references().has_variable("oldSelf");
+        Ok(Rule {
+            field_path: normal_path(&get("fieldPath")),
+            optional_old: rule
+                .get("optionalOldSelf")
+                .and_then(Value::as_bool)
+                .unwrap_or_default(),
+            text,
+            program,
+            message,
+            message_program,
+            reason,
+            transition,
+        })
+    }
+
+    fn words(&self) -> &str {
+        if self.message.is_empty() {
+            self.text.trim()
+        } else {
+            self.message.trim()
+        }
+    }
+
+    fn default_message(&self) -> String {
+        if self.message.is_empty() {
+            format!("failed rule: {}", self.words())
+        } else {
+            self.words().to_owned()
+        }
+    }
+}
+
+/// Writes `.a['b.c']` as messages show it: `a[b.c]`, or `a.b` where no brackets are needed.
+fn normal_path(path: &str) -> String {
+    let mut out = String::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        if let Some(inner) = rest.strip_prefix("['") {
+            let (key, after) = inner.split_once("']").unwrap_or((inner, ""));
+            out.push('.');
+            out.push_str(key);
+            rest = after;
+        } else {
+            let end = rest.find("['").unwrap_or(rest.len());
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+    out.trim_start_matches('.').to_owned()
+}
+
+fn join(path: &str, child: &str) -> String {
+    match (path, child) {
+        ("", child) => child.to_owned(),
+        (path, "") => path.to_owned(),
+        (path, child) => format!("{path}.{child}"),
+    }
+}
+
+/// A value and the old one it correlates with.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    node: &'a Node,
+    new: &'a Value,
+    old: &'a Value,
+}
+
+impl Pair<'_> {
+    fn unchanged(&self) -> bool {
+        correlate::equal(Some(self.node), self.new, self.old)
+    }
+}
+
+/// What decides whether an error is forgiven because nothing changed.
+#[derive(Clone, Copy, Default)]
+struct Ratchet<'a> {
+    current: Option<Pair<'a>>,
+    parent: Option<Pair<'a>>,
+}
+
+impl<'a> Ratchet<'a> {
+    fn forgives(&self) -> bool {
+        self.current.or(self.parent).is_some_and(|p| p.unchanged())
+    }
+
+    fn below(self, pair: Option<Pair<'a>>) -> Self {
+        if self.current.is_none() {
+            self
+        } else {
+            Self {
+                current: pair,
+                parent: self.current,
+            }
+        }
+    }
+}
+
+/// Runs every rule of `root` on `new`, and on its transition from `old`.
+pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let current = old.map(|old| Pair {
+        node: root,
+        new,
+        old,
+    });
+    let ratchet = Ratchet {
+        current,
+        parent: None,
+    };
+    walk(root, new, old, ratchet, "", true, &mut errors);
+    errors
+}
+
+fn walk<'a>(
+    node: &'a Node,
+    new: &'a Value,
+    old: Option<&'a Value>,
+    ratchet: Ratchet<'a>,
+    path: &str,
+    resource: bool,
+    errors: &mut Vec<FieldError>,
+) {
+    if new.is_null() || !node.has_rules() {
+        return;
+    }
+    let old = old.filter(|o| !o.is_null());
+    if !node.rules.is_empty() {
+        evaluate(node, new, old, ratchet, path, resource, errors);
+    }
+    match new {
+        Value::Array(items) => {
+            let Some(below) = node.items.as_deref() else {
+                return;
+            };
+            for (i, item) in items.iter().enumerate() {
+                let before = correlate::entry(node, old, item);
+                let ratchet_before = ratchet
+                    .current
+                    .and_then(|p| correlate::entry(node, Some(p.old), item));
+                let pair = ratchet_before.map(|old| Pair {
+                    node: below,
+                    new: item,
+                    old,
+                });
+                walk(
+                    below,
+                    item,
+                    before,
+                    ratchet.below(pair),
+                    &format!("{path}[{i}]"),
+                    below.embedded,
+                    errors,
+                );
+            }
+        }
+        Value::Object(map) => {
+            for (key, item) in map {
+                let Some(below) = node.child(key) else {
+                    continue;
+                };
+                let before = correlate::key(old, key);
+                let at = if node.properties.contains_key(key) {
+                    join(path, key)
+                } else {
+                    format!("{path}[{key}]")
+                };
+                let root_type = ratchet.parent.is_none()
+                    && path.is_empty()
+                    && matches!(key.as_str(), "apiVersion" | "kind");
+                let below_ratchet = if root_type {
+                    Ratchet::default()
+                } else {
+                    let pair = ratchet
+                        .current
+                        .and_then(|p| correlate::key(Some(p.old), key));
+                    ratchet.below(pair.map(|old| Pair {
+                        node: below,
+                        new: item,
+                        old,
+                    }))
+                };
+                walk(
+                    below,
+                    item,
+                    before,
+                    below_ratchet,
+                    &at,
+                    below.embedded,
+                    errors,
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn evaluate(
+    node: &Node,
+    new: &Value,
+    old: Option<&Value>,
+    ratchet: Ratchet<'_>,
+    path: &str,
+    resource: bool,
+    errors: &mut Vec<FieldError>,
+) {
+    let this = convert(new, Some(node), resource);
+    let needs_old = node.rules.iter().any(|r| r.transition);
+    let before = old
+        .filter(|_| needs_old)
+        .map(|o| convert(&aligned(node, new, o), Some(node), resource));
+    with_scope(|base| {
+        for rule in &node.rules {
+            if rule.transition && before.is_none() && !rule.optional_old {
+                continue;
+            }
+            let mut scope = base.new_inner_scope();
+            scope.add_variable_from_value("self", this.clone());
+            if rule.optional_old {
+                scope.add_variable_from_value("oldSelf", optional(before.clone()));
+            } else if let Some(before) = &before {
+                scope.add_variable_from_value("oldSelf", before.clone());
+            }
+            let shown = Value::from(node.kind.as_str());
+            match rule.program.execute(&scope) {
+                Ok(Cel::Bool(true)) => {}
+                Ok(Cel::Bool(false)) => {
+                    if !rule.transition && ratchet.forgives() {
+                        continue;
+                    }
+                    let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
+                        Some(Ok(Cel::String(text)))
+                            if !text.trim().is_empty() && !text.contains('\n') =>
+                        {
+                            text.trim().to_owned()
+                        }
+                        _ => rule.default_message(),
+                    };
+                    let kind = match rule.reason.as_str() {
+                        "FieldValueForbidden" => ErrorKind::Forbidden,
+                        "FieldValueRequired" => ErrorKind::Required,
+                        "FieldValueDuplicate" => ErrorKind::Duplicate,
+                        _ => ErrorKind::Invalid,
+                    };
+                    let detail = if kind == ErrorKind::Duplicate {
+                        String::new()
+                    } else {
+                        message
+                    };
+                    errors.push(FieldError::new(
+                        join(path, &rule.field_path),
+                        kind,
+                        Some(shown),
+                        detail,
+                    ));
+                }
+                Ok(other) => errors.push(FieldError::invalid(
+                    path,
+                    shown,
+                    format!(
+                        "rule must evaluate to bool, not {}: {}",
+                        other.type_of(),
+                        rule.words()
+                    ),
+                )),
+                Err(error) => errors.push(FieldError::invalid(
+                    path,
+                    shown,
+                    failure(&error, rule.words()),
+                )),
+            }
+        }
+    });
+}
+
+fn failure(error: &ExecutionError, words: &str) -> String {
+    match error {
+        ExecutionError::NoSuchOverload => {
+            format!(
+                "'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {words}"
+            )
+        }
+        ExecutionError::NoSuchKey(key) => format!("no such key: {key} evaluating rule: {words}"),
+        ExecutionError::IndexOutOfBounds(Cel::Int(i)) => {
+            format!("index out of bounds: {i} evaluating rule: {words}")
+        }
+        ExecutionError::DivisionByZero(_) => format!("division by zero evaluating rule: {words}"),
+        ExecutionError::RemainderByZero(_) => format!("modulus by zero evaluating rule: {words}"),
+        ExecutionError::Overflow(..) => format!("integer overflow evaluating rule: {words}"),
+        other => format!("{other} evaluating rule: {words}"),
+    }
+}

@@ -1,0 +1,359 @@
+//! Formats of strings that kube-apiserver checks; every other one is ignored.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::admission::names;
+
+/// Formats known, with dashes left out as the server compares them.
+const KNOWN: [&str; 27] = [
+    "bsonobjectid",
+    "uri",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "cidr",
+    "mac",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "creditcard",
+    "ssn",
+    "hexcolor",
+    "rgbcolor",
+    "byte",
+    "password",
+    "date",
+    "duration",
+    "datetime",
+    "k8s-short-name",
+    "k8s-long-name",
+    "",
+];
+
+/// Says whether strings of this format are checked.
+pub fn is_known(format: &str) -> bool {
+    !format.is_empty() && (KNOWN.contains(&plain(format).as_str()) || KNOWN.contains(&format))
+}
+
+fn plain(format: &str) -> String {
+    format.replace('-', "")
+}
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a constant pattern compiles")
+}
+
+static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^([a-zA-Z0-9\p{S}\p{L}]((-?[a-zA-Z0-9\p{S}\p{L}]{0,62})?)|([a-zA-Z0-9\p{S}\p{L}](([a-zA-Z0-9\-\p{S}\p{L}]{0,61}[a-zA-Z0-9\p{S}\p{L}])?)(\.)){1,}([a-zA-Z\p{L}]){2,63})$",
+    )
+});
+static UUID: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?([0-9a-f])[0-9a-f]{3}-?([0-9a-f])[0-9a-f]{3}-?[0-9a-f]{12}$",
+    )
+});
+static COLOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"));
+static RGB: LazyLock<Regex> = LazyLock::new(|| {
+    let part = r"\s*(0|[1-9]\d?|1\d\d?|2[0-4]\d|25[0-5])\s*";
+    pattern(&format!(r"^rgb\({part},{part},{part}\)$"))
+});
+static SSN: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d{3}[- ]?\d{2}[- ]?\d{4}$"));
+static CARD: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\d{3})\d{11})$",
+    )
+});
+static HEX24: LazyLock<Regex> = LazyLock::new(|| pattern("^[0-9a-fA-F]{24}$"));
+static BASE64: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$")
+});
+static DATE_TIME: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)^\d{4}-\d{2}-\d{2}(t|\s)\d{2}:\d{2}:\d{2}(\.\d{1,9})?(z|[+-]\d{2}:?\d{2})?$")
+});
+static SCALA_DURATION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^((-?\d+)\s*(weeks|week|wks|wk|w|days|day|d|hours|hour|hrs|hr|h|minutes|minute|mins|min|m|seconds|second|secs|sec|s|milliseconds|millisecond|millis|milli|ms|microseconds|microsecond|micros|micro|µs|us|nanoseconds|nanosecond|nanos|nano|ns))$",
+    )
+});
+
+/// Checks a string; a format that is not known accepts everything.
+pub fn matches(format: &str, text: &str) -> bool {
+    match plain(format).as_str() {
+        "bsonobjectid" => HEX24.is_match(text),
+        "uri" => is_uri(text),
+        "email" => is_email(text),
+        "hostname" => {
+            HOSTNAME.is_match(text)
+                && text.len() <= 255
+                && text.split('.').all(|p| !p.is_empty() && p.len() <= 63)
+        }
+        "ipv4" => Ipv4Addr::from_str(text).is_ok(),
+        "ipv6" => Ipv6Addr::from_str(text).is_ok(),
+        "cidr" => is_cidr(text),
+        "mac" => is_mac(text),
+        "uuid" => UUID.is_match(text),
+        "uuid3" => version(text).is_some_and(|(v, _)| v == '3'),
+        "uuid4" => {
+            version(text).is_some_and(|(v, r)| v == '4' && matches!(r, '8' | '9' | 'a' | 'b'))
+        }
+        "uuid5" => {
+            version(text).is_some_and(|(v, r)| v == '5' && matches!(r, '8' | '9' | 'a' | 'b'))
+        }
+        "isbn" => is_isbn10(text) || is_isbn13(text),
+        "isbn10" => is_isbn10(text),
+        "isbn13" => is_isbn13(text),
+        "creditcard" => is_card(text),
+        "ssn" => SSN.is_match(text),
+        "hexcolor" => COLOR.is_match(text),
+        "rgbcolor" => RGB.is_match(text),
+        "byte" => BASE64.is_match(text),
+        "date" => text.len() == 10 && jiff::civil::Date::strptime("%Y-%m-%d", text).is_ok(),
+        "duration" => duration_nanos(text).is_some() || SCALA_DURATION.is_match(text),
+        "datetime" => is_date_time(text),
+        "k8sshortname" => names::dns1123_label(text).is_empty(),
+        "k8slongname" => names::dns1123_subdomain(text).is_empty(),
+        _ => true,
+    }
+}
+
+/// Reads a Go duration such as `1h30m` or `-1.5s` as nanoseconds.
+pub fn duration_nanos(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: f64 = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let units = [
+            ("ns", 1.0),
+            ("us", 1e3),
+            ("µs", 1e3),
+            ("μs", 1e3),
+            ("ms", 1e6),
+            ("s", 1e9),
+            ("m", 6e10),
+            ("h", 3.6e12),
+        ];
+        let (unit, scale) = units.into_iter().find(|(unit, _)| {
+            rest.strip_prefix(unit).is_some_and(|after| {
+                after.is_empty() || after.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            })
+        })?;
+        rest = &rest[unit.len()..];
+        total += number * scale;
+    }
+    if total >= i64::MAX as f64 {
+        return None;
+    }
+    let total = total as i64;
+    Some(if negative { -total } else { total })
+}
+
+fn is_date_time(text: &str) -> bool {
+    if text.len() < 4 || !DATE_TIME.is_match(text) {
+        return false;
+    }
+    let day = &text[..10];
+    let number = |range: std::ops::Range<usize>| {
+        text.get(range)
+            .and_then(|t| t.parse::<u8>().ok())
+            .unwrap_or(u8::MAX)
+    };
+    jiff::civil::Date::strptime("%Y-%m-%d", day).is_ok()
+        && number(11..13) < 24
+        && number(14..16) < 60
+        && number(17..19) < 60
+}
+
+fn is_uri(text: &str) -> bool {
+    if text.starts_with('/') {
+        return !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    }
+    url::Url::parse(text).is_ok() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn is_email(text: &str) -> bool {
+    text.rsplit_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty()
+            && !domain.is_empty()
+            && !text.contains(|c: char| {
+                c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '(' | ')' | ',')
+            })
+            && !local.starts_with('.')
+            && !local.ends_with('.')
+            && !local.contains("..")
+            && !local.contains('@')
+            && !domain.starts_with('.')
+            && !domain.ends_with('.')
+            && !domain.contains("..")
+    })
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
+    let Ok(bits) = bits.parse::<u8>() else {
+        return false;
+    };
+    (Ipv4Addr::from_str(address).is_ok() && bits <= 32)
+        || (Ipv6Addr::from_str(address).is_ok() && bits <= 128)
+}
+
+fn is_mac(text: &str) -> bool {
+    let hex = |part: &str, width: usize| {
+        part.len() == width && part.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let grouped = |separator: char, width: usize, counts: &[usize]| {
+        let parts: Vec<&str> = text.split(separator).collect();
+        counts.contains(&parts.len()) && parts.iter().all(|p| hex(p, width))
+    };
+    grouped(':', 2, &[6, 8, 20]) || grouped('-', 2, &[6, 8, 20]) || grouped('.', 4, &[3, 4, 10])
+}
+
+fn version(text: &str) -> Option<(char, char)> {
+    let found = UUID.captures(text)?;
+    let letter = |i: usize| {
+        found
+            .get(i)
+            .and_then(|m| m.as_str().chars().next())
+            .map(|c| c.to_ascii_lowercase())
+    };
+    Some((letter(1)?, letter(2)?))
+}
+
+fn compact(text: &str) -> String {
+    text.chars().filter(|c| !matches!(c, ' ' | '-')).collect()
+}
+
+fn is_isbn10(text: &str) -> bool {
+    let text = compact(text);
+    if text.len() != 10 || !text.is_ascii() {
+        return false;
+    }
+    let mut sum = 0;
+    for (i, c) in text.chars().enumerate() {
+        let value = match c.to_digit(10) {
+            Some(d) => d,
+            None if i == 9 && c == 'X' => 10,
+            None => return false,
+        };
+        sum += (i as u32 + 1) * value;
+    }
+    sum % 11 == 0
+}
+
+fn is_isbn13(text: &str) -> bool {
+    let text = compact(text);
+    if text.len() != 13 || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return false;
+    }
+    let sum: u32 = text
+        .bytes()
+        .enumerate()
+        .map(|(i, b)| u32::from(b - b'0') * if i % 2 == 0 { 1 } else { 3 })
+        .sum();
+    sum % 10 == 0
+}
+
+fn is_card(text: &str) -> bool {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    if !CARD.is_match(&digits) {
+        return false;
+    }
+    let sum: u32 = digits
+        .bytes()
+        .rev()
+        .enumerate()
+        .map(|(i, b)| {
+            let d = u32::from(b - b'0') * if i % 2 == 1 { 2 } else { 1 };
+            if d > 9 { d - 9 } else { d }
+        })
+        .sum();
+    sum % 10 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn formats_accept_and_refuse() {
+        let table = [
+            ("date-time", "2024-02-29T10:00:00Z", true),
+            ("date-time", "2023-02-29T10:00:00Z", false),
+            ("date-time", "2024-02-29T25:00:00Z", false),
+            ("date-time", "yesterday", false),
+            ("date", "2024-02-29", true),
+            ("date", "2024-2-29", false),
+            ("duration", "1h30m", true),
+            ("duration", "3 days", true),
+            ("duration", "soon", false),
+            ("ipv4", "10.0.0.1", true),
+            ("ipv4", "10.0.0.256", false),
+            ("ipv6", "::1", true),
+            ("cidr", "10.0.0.0/8", true),
+            ("cidr", "10.0.0.0/33", false),
+            ("uuid", "123E4567-e89b-12d3-a456-426614174000", true),
+            ("uuid4", "123e4567-e89b-12d3-a456-426614174000", false),
+            ("email", "a@b.example", true),
+            ("email", "a b@c", false),
+            ("hostname", "a.example", true),
+            ("hostname", "-a", false),
+            ("byte", "aGk=", true),
+            ("byte", "a", false),
+            ("mac", "00:11:22:33:44:55", true),
+            ("uri", "https://example.com/x", true),
+            ("uri", "not a uri", false),
+            ("isbn", "978-0321751041", true),
+            ("hexcolor", "#FFF", true),
+            ("k8s-short-name", "a.b", false),
+            ("int32", "anything", true),
+        ];
+        for (format, text, expected) in table {
+            assert_eq!(matches(format, text), expected, "{format} {text}");
+        }
+        assert!(is_known("date-time"));
+        assert!(!is_known("int32"));
+    }
+
+    #[test]
+    fn durations_are_read_in_nanoseconds() {
+        assert_eq!(duration_nanos("1h1.5s"), Some(3_601_500_000_000));
+        assert_eq!(duration_nanos("-2ms"), Some(-2_000_000));
+        assert_eq!(duration_nanos("5"), None);
+        assert_eq!(duration_nanos("s"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_a_format(text in ".{0,40}", i in 0..KNOWN.len()) {
+            let _ = matches(KNOWN[i], &text);
+        }
+        #[test]
+        fn no_time_like_text_breaks_a_format(text in "[0-9TZ:.+-]{0,30}|[0-9.a-zµ ]{0,12}") {
+            let _ = matches("date-time", &text);
+            let _ = matches("duration", &text);
+        }
+    }
+}
