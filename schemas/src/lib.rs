@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod agent_release;
 pub mod agentic_task;
+pub mod config;
 pub mod crds;
 pub mod dependencies;
 pub mod document;
@@ -15,7 +16,9 @@ pub mod fleet_node;
 pub mod forge;
 pub mod front_matter;
 pub mod gate_definition;
+pub mod generated;
 pub mod graph;
+pub mod json_schema;
 pub mod labels;
 pub mod manifest;
 pub mod model_profile;

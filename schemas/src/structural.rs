@@ -427,7 +427,9 @@ pub fn expectation(schema: &Value) -> String {
 
 fn plural(items: &str) -> String {
     match items.strip_prefix("a ") {
-        Some(rest) if rest.starts_with("string") => rest.replacen("string", "strings", 1),
+        Some(rest) if rest.starts_with("string") => {
+            rest.replacen("string", "strings", 1).replace("that is", "that are")
+        }
         Some(rest) if rest.starts_with("whole number") => rest.replacen("number", "numbers", 1),
         Some(rest) if rest.starts_with("map") => rest.replacen("map", "maps", 1),
         _ => items.to_owned(),

@@ -113,7 +113,7 @@ fn front_matter_is_checked_as_strictly_as_manifests() {
         "t/a.md:6:10: unknown key \"round\" in budget; did you mean \"rounds\"?",
         "t/a.md:7:10: timeout is the string \"soon\"; expected a string that matches",
         "t/a.md:8:1: unknown key \"prompt\" here; write the prompt below the front matter",
-        "t/a.md:9:13: reviewers is a map; expected a string that is not empty, or a list of strings",
+        "t/a.md:9:12: reviewers is a map; expected a string that is not empty, or a list of strings that are not empty",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, expected) in found.iter().zip(expected) {
