@@ -163,6 +163,14 @@ impl Journal {
         })
     }
 
+    /// Opens a journal on a disk that is always full.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn full_for_tests() -> Self {
+        let path = PathBuf::from("/dev/full");
+        let file = OpenOptions::new().append(true).open(&path).expect("Linux has /dev/full");
+        Self { file, path, tap: None }
+    }
+
     /// Returns where the journal lies.
     pub fn path(&self) -> &Path {
         &self.path

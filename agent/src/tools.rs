@@ -12,6 +12,7 @@ pub mod matching;
 pub mod output;
 pub mod read_file;
 pub mod root;
+pub mod sandboxed;
 pub mod schema;
 pub mod str_replace;
 pub mod submit_result;
@@ -383,3 +384,6 @@ fn integer(arguments: &Arguments, name: &str) -> Option<usize> {
         .and_then(Value::as_i64)
         .and_then(|number| usize::try_from(number).ok())
 }
+
+#[cfg(test)]
+mod tests;

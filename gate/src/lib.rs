@@ -12,6 +12,7 @@ pub mod fixlog;
 pub mod job;
 pub mod network;
 pub mod plan;
+pub mod program;
 pub mod protected;
 pub mod quantity;
 pub mod report;

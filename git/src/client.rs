@@ -7,6 +7,7 @@ use crate::{
     connect::Remotes,
     error::{Error, Result},
     list::Ref,
+    marker::Claim,
     mirror::{Fetch, Fetched, Mirror, Mirrors},
     notes::NoteMode,
     push::{Expected, PushOutcome},
@@ -168,6 +169,25 @@ impl Git {
         self.run(move |git| {
             git.remotes()
                 .push(&repository, &url, &refname, expected, new)
+        })
+        .await
+    }
+
+    /// Moves a ref of a remote under a claim; see [`Mirror::push_fenced`].
+    pub async fn push_fenced(
+        &self,
+        repository: &Repository,
+        url: &RemoteUrl,
+        refname: &str,
+        expected: Expected,
+        new: Oid,
+        claim: &Claim,
+    ) -> Result<PushOutcome> {
+        let (repository, url) = (repository.clone(), url.clone());
+        let (refname, claim) = (refname.to_owned(), claim.clone());
+        self.run(move |git| {
+            let mirror = git.mirrors.mirror(&url)?;
+            mirror.push_fenced(&repository, &refname, expected, new, &claim)
         })
         .await
     }

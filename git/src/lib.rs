@@ -6,6 +6,7 @@
 
 mod client;
 mod connect;
+mod credentials;
 mod error;
 mod list;
 mod local;
@@ -20,6 +21,7 @@ mod work_tree;
 
 pub use client::{Git, fetch_and_export};
 pub use connect::Remotes;
+pub use credentials::read_credentials;
 pub use error::{Category, Error, Result};
 /// An object id.
 pub use gix::ObjectId as Oid;

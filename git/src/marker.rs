@@ -3,6 +3,8 @@
 use crate::{
     Oid,
     error::Result,
+    mirror::{Fetch, Mirror},
+    push::{Expected, PushOutcome},
     repository::{Identity, Repository, clean},
 };
 
@@ -10,6 +12,8 @@ use crate::{
 pub const TASK_TRAILER: &str = "Foreman-Task";
 /// Trailer with the claim's epoch.
 pub const EPOCH_TRAILER: &str = "Foreman-Epoch";
+/// Claims that replace each other more often than this are not what epochs are for.
+const FENCED_TRIES: usize = 8;
 const SIGN_OFF: &str = "Signed-off-by";
 
 /// The claim that a commit was made under.
@@ -137,6 +141,47 @@ impl Repository {
     /// Reads the claim that a commit carries, if any.
     pub fn read_marker(&self, commit: Oid) -> Result<Option<Claim>> {
         Ok(claim_of(&self.commit_info(commit)?.message))
+    }
+}
+
+impl Mirror {
+    /// Moves `refname` of the remote to `new` under `claim`: by compare-and-set against `expected`, and in the place
+    /// of whatever an earlier claim of the same task, or this one, pushed there since. Anything else wins against us.
+    /// `new` must carry the claim's trailers and lies in `repository`.
+    pub fn push_fenced(
+        &self,
+        repository: &Repository,
+        refname: &str,
+        expected: Expected,
+        new: Oid,
+        claim: &Claim,
+    ) -> Result<PushOutcome> {
+        let mut expected = expected;
+        for _ in 0..FENCED_TRIES {
+            let outcome = self
+                .remotes()
+                .push(repository, self.url(), refname, expected, new)?;
+            let PushOutcome::Lost { found: Some(found) } = outcome else {
+                return Ok(outcome);
+            };
+            // The ref may have moved again since: then this reads another commit, and the push after it decides.
+            let head = self
+                .fetch(&Fetch::refname(refname))?
+                .refs
+                .get(refname)
+                .copied();
+            let Some(head) = head else {
+                return Ok(PushOutcome::Lost { found: None });
+            };
+            let theirs = self.repository().read_marker(head)?;
+            if fence(theirs.as_ref(), claim) == Fencing::Lost {
+                return Ok(PushOutcome::Lost { found: Some(found) });
+            }
+            expected = Expected::At(head);
+        }
+        Ok(PushOutcome::Lost {
+            found: self.remotes().find_ref(self.url(), refname)?,
+        })
     }
 }
 

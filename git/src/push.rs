@@ -2,12 +2,12 @@
 
 mod subtransport;
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, fmt, time::Duration};
 
 use crate::{
     Oid,
     connect::{Remotes, Session},
-    error::{Category, Error, Result, one_line},
+    error::{Category, Error, Result, one_line, says_disk_full},
     repository::{Repository, check_refname},
     url::RemoteUrl,
 };
@@ -60,6 +60,17 @@ impl fmt::Display for PushOutcome {
     }
 }
 
+/// How often a ref that is being updated by others is tried.
+const TRIES: usize = 6;
+
+/// One try to move a ref.
+enum Attempt {
+    /// It is decided.
+    Ended(PushOutcome),
+    /// The server could not take its own lock on the ref, which still is what was expected.
+    Busy(String),
+}
+
 /// What the exchange itself showed.
 #[derive(Default)]
 struct Seen {
@@ -110,20 +121,42 @@ impl Remotes {
         new: Option<Oid>,
     ) -> Result<PushOutcome> {
         check_refname(refname)?;
+        let mut pause = Duration::from_millis(20);
+        for _ in 1..TRIES {
+            match self.try_update(repository, url, refname, expected, new)? {
+                Attempt::Ended(outcome) => return Ok(outcome),
+                Attempt::Busy(_) => std::thread::sleep(pause),
+            }
+            pause *= 2;
+        }
+        match self.try_update(repository, url, refname, expected, new)? {
+            Attempt::Ended(outcome) => Ok(outcome),
+            Attempt::Busy(message) => Ok(PushOutcome::Refused(message)),
+        }
+    }
+
+    fn try_update(
+        &self,
+        repository: &Repository,
+        url: &RemoteUrl,
+        refname: &str,
+        expected: Expected,
+        new: Option<Oid>,
+    ) -> Result<Attempt> {
         let timeouts = &self.settings().timeouts;
         let session = Session::new(url, "push to", timeouts.push, timeouts.idle);
         let seen = RefCell::new(Seen::default());
         let result = self.exchange(repository, &session, refname, expected, new, &seen);
         let seen = seen.into_inner();
         if let Some(found) = seen.lost {
-            return Ok(if found == new {
+            return Ok(Attempt::Ended(if found == new {
                 PushOutcome::Won
             } else {
                 PushOutcome::Lost { found }
-            });
+            }));
         }
         let error = match (result, &seen.status) {
-            (Ok(()), Some(Ok(()))) => return Ok(PushOutcome::Won),
+            (Ok(()), Some(Ok(()))) => return Ok(Attempt::Ended(PushOutcome::Won)),
             (Err(error), _) if !seen.negotiated => return Err(error),
             (Err(error), None) => Some(error),
             (_, _) => None,
@@ -135,23 +168,35 @@ impl Remotes {
             Err(reading) => return Err(error.unwrap_or(reading)),
         };
         if found == new {
-            return Ok(PushOutcome::Won);
+            return Ok(Attempt::Ended(PushOutcome::Won));
         }
         if found != expected.oid() {
-            return Ok(PushOutcome::Lost { found });
+            return Ok(Attempt::Ended(PushOutcome::Lost { found }));
         }
-        match (seen.status, error) {
-            (_, Some(error)) if error.category() != Category::Refused => Err(error),
-            (Some(Err(reason)), _) => Ok(PushOutcome::Refused(refusal(&reason, &seen.messages))),
-            (_, Some(error)) => Ok(PushOutcome::Refused(refusal(
-                &error.to_string(),
-                &seen.messages,
-            ))),
-            _ => Ok(PushOutcome::Refused(refusal(
+        let said = match (seen.status, error) {
+            (_, Some(error)) if error.category() != Category::Refused => return Err(error),
+            (Some(Err(reason)), _) => {
+                let message = refusal(&reason, &seen.messages);
+                if says_disk_full(&message) {
+                    return Err(Error::DiskFull {
+                        action: "push to",
+                        path: url.to_string().into(),
+                    });
+                }
+                // Another update of the ref is under way, or was a moment ago: who won will show.
+                let busy = ["failed to update ref", "lock", "transaction"];
+                if busy.iter().any(|needle| reason.contains(needle)) {
+                    return Ok(Attempt::Busy(message));
+                }
+                message
+            }
+            (_, Some(error)) => refusal(&error.to_string(), &seen.messages),
+            _ => refusal(
                 "the server did not say what became of the ref",
                 &seen.messages,
-            ))),
-        }
+            ),
+        };
+        Ok(Attempt::Ended(PushOutcome::Refused(said)))
     }
 
     fn exchange(

@@ -226,9 +226,10 @@ fn check_out(
     let state = repo.index_from_tree(&tree_oid).map_err(fail)?;
     let (state, _) = state.into_parts();
     let mut index = gix::index::File::from_state(state, index_path.unwrap_or(Path::new("index")));
-    // The mirror's configuration names no filter program, so none can run.
     let source_of_attributes = gix::worktree::stack::state::attributes::Source::IdMapping;
     let mut options = repo.checkout_options(source_of_attributes).map_err(fail)?;
+    // Attributes may ask for conversions of text; whatever programs the configuration names, none runs.
+    options.filters.options_mut().drivers.clear();
     options.destination_is_initially_empty = true;
     options.thread_limit = Some(THREADS);
     options.fs = gix::fs::Capabilities {

@@ -9,7 +9,7 @@ use crate::admission::names::validate_metadata;
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
-use crate::status::{ApiError, field};
+use crate::status::ApiError;
 
 /// The part of an object that a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,7 +248,7 @@ pub fn create(
         }
         None => {}
     }
-    check(view, &object, None)?;
+    check(view, &object, None, Part::Main)?;
     if !manager.settled {
         track(view, None, &mut object, Part::Main, stamp, manager);
     }
@@ -271,17 +271,25 @@ fn place(object: &mut Value, kind: &Kind, namespace: &str) -> Result<(), ApiErro
     Ok(())
 }
 
-fn check(view: View<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+fn check(
+    view: View<'_>,
+    new: &Value,
+    old: Option<&Value>,
+    part: Part,
+) -> Result<(), ApiError> {
     let kind = view.kind;
     let mut problems =
-        validate_metadata(&new["metadata"], kind.namespaced, kind.label_names());
+        validate_metadata(&new["metadata"], kind.namespaced, kind.name_rule());
     if let Some(old) = old {
         problems.extend(metadata_change(new, old));
     }
-    match (&view.served.schema, kind.builtin()) {
-        (Some(schema), _) => problems.extend(schema.validate(new, old)),
-        (None, Some(builtin)) => problems.extend((builtin.validate)(new, old)),
-        (None, None) => {}
+    match (&view.served.schema, kind.builtin(), old) {
+        (Some(schema), _, Some(old)) if part == Part::Status => {
+            problems.extend(schema.validate_status(new, old));
+        }
+        (Some(schema), ..) => problems.extend(schema.validate(new, old)),
+        (None, Some(builtin), _) => problems.extend((builtin.validate)(new, old)),
+        (None, None, _) => {}
     }
     if problems.is_empty() {
         return Ok(());
@@ -302,7 +310,7 @@ fn metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
             .filter(|name| !known.contains(name))
             .collect();
         if !added.is_empty() {
-            problems.push(field::forbidden(
+            problems.push(FieldError::forbidden(
                 "metadata.finalizers",
                 format!(
                     "no new finalizers can be added if the object is being deleted, found new finalizers []string{{\"{}\"}}",
@@ -394,7 +402,7 @@ pub fn update(
         let next = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta_mut(&mut new).insert("generation".into(), next.into());
     }
-    check(view, &new, Some(old))?;
+    check(view, &new, Some(old), part)?;
     if !manager.settled {
         track(view, Some(old), &mut new, part, stamp, manager);
     }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use crate::admission::names::NameRule;
 use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -103,6 +104,8 @@ pub enum Origin {
         crd: String,
         /// The CRD's identity.
         uid: String,
+        /// Whether the CRD is being deleted.
+        terminating: bool,
     },
 }
 
@@ -142,9 +145,12 @@ impl Kind {
         }
     }
 
-    /// Tells whether names must be DNS labels, not subdomains.
-    pub fn label_names(&self) -> bool {
-        self.builtin().is_some_and(|builtin| builtin.label_names)
+    /// Returns the rule for names.
+    pub fn name_rule(&self) -> NameRule {
+        match self.origin {
+            Origin::Builtin(_) => NameRule::of(&self.kind),
+            Origin::Custom { .. } => NameRule::Subdomain,
+        }
     }
 
     /// Returns the version with the name.

@@ -11,10 +11,10 @@ pub mod http;
 pub mod kinds;
 pub mod object;
 pub mod pod_logs;
+pub mod serve;
 pub mod server;
 pub mod status;
 pub mod storage;
-mod yaml;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use pod_logs::PodLogs;
+use serve::{ServeError, Served};
 use server::Server;
 use server::write::{Target, WriteOptions};
 use storage::{OpenError, Retention, Store};
@@ -87,7 +88,7 @@ pub struct Plane {
 struct Shared {
     server: Arc<Server>,
     config: PlaneConfig,
-    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 impl Plane {
@@ -104,13 +105,14 @@ impl Plane {
             shared: Arc::new(Shared {
                 server,
                 config,
-                tasks: std::sync::Mutex::new(Vec::new()),
+                tasks: TaskTracker::new(),
             }),
         };
         for name in ["default", "kube-system"] {
             plane.ensure_namespace(name).await?;
         }
-        plane.track(tokio::spawn(gc::run(Arc::clone(&plane.shared.server))));
+        let server = Arc::clone(&plane.shared.server);
+        plane.shared.tasks.spawn(gc::run(server));
         Ok(plane)
     }
 
@@ -140,14 +142,6 @@ impl Plane {
         Ok(())
     }
 
-    fn track(&self, task: JoinHandle<()>) {
-        self.shared
-            .tasks
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(task);
-    }
-
     /// Returns a client that talks to this plane in process; its namespace is `default`.
     pub fn client(&self) -> kube::Client {
         kube::Client::new(self.router(), "default")
@@ -156,6 +150,23 @@ impl Plane {
     /// Returns the API as a service, without authentication: for use in process only.
     pub fn router(&self) -> axum::Router {
         http::router(Arc::clone(&self.shared.server))
+    }
+
+    /// Serves the API over TLS on the configured address, and writes a kubeconfig for it
+    /// into the state folder.
+    pub async fn serve_tls(&self) -> Result<Served, ServeError> {
+        let shared = &self.shared;
+        let address = shared.config.listen.ok_or_else(|| {
+            ServeError::Address("the plane was opened without an address to listen on".into())
+        })?;
+        serve::serve(
+            self.router(),
+            &shared.config.state_dir,
+            address,
+            shared.server.stopping.clone(),
+            &shared.tasks,
+        )
+        .await
     }
 
     /// Names what serves the `log` subresource of Pods.
@@ -182,18 +193,16 @@ impl Plane {
     /// Ends watches and loops, and closes the state once every write is answered.
     pub async fn shutdown(&self) {
         self.shared.server.stopping.cancel();
-        let tasks = std::mem::take(
-            &mut *self
-                .shared
-                .tasks
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
-        for task in tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the plane ended abnormally");
-            }
+        self.shared.tasks.close();
+        // Connections get a moment to send what they have.
+        let ended = self.shared.tasks.wait();
+        if tokio::time::timeout(Duration::from_secs(2), ended).await.is_err() {
+            tracing::debug!("some connections were still open");
         }
         self.shared.server.store.close().await;
     }
 }
+
+
+#[cfg(test)]
+mod tests;

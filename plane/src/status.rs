@@ -7,45 +7,14 @@ use serde_json::{Map, Value, json};
 use crate::admission::error::{FieldError, invalid_status};
 use crate::storage::{CommitError, Expired};
 
-/// Makes errors about single fields.
-pub mod field {
-    use serde_json::Value;
-
-    use crate::admission::error::{ErrorKind, FieldError};
-
-    /// A value that is malformed.
-    pub fn invalid(
-        path: impl Into<String>,
-        value: impl Into<Value>,
-        detail: impl Into<String>,
-    ) -> FieldError {
-        FieldError::new(path, ErrorKind::Invalid, Some(value.into()), detail)
-    }
-
-    /// A value that is missing.
-    pub fn required(path: impl Into<String>, detail: impl Into<String>) -> FieldError {
-        FieldError::new(path, ErrorKind::Required, None, detail)
-    }
-
-    /// A value that may not be given.
-    pub fn forbidden(path: impl Into<String>, detail: impl Into<String>) -> FieldError {
-        FieldError::new(path, ErrorKind::Forbidden, None, detail)
-    }
-
-    /// A value that is none of `supported`.
-    pub fn unsupported(
-        path: impl Into<String>,
-        value: impl Into<Value>,
-        supported: &[&str],
-    ) -> FieldError {
-        let list: Vec<String> = supported.iter().map(|name| format!("\"{name}\"")).collect();
-        FieldError::new(
-            path,
-            ErrorKind::NotSupported,
-            Some(value.into()),
-            format!("supported values: {}", list.join(", ")),
-        )
-    }
+/// Makes an error about a value that is none of `supported`.
+pub fn unsupported(
+    path: impl Into<String>,
+    value: impl Into<Value>,
+    supported: &[&str],
+) -> FieldError {
+    let supported: Vec<String> = supported.iter().map(|name| (*name).to_owned()).collect();
+    FieldError::not_supported(path, value, &supported)
 }
 
 /// The names by which an error refers to a kind.
@@ -175,11 +144,15 @@ impl ApiError {
 
     /// Takes over a `Status` object.
     pub fn from_status(status: &Value) -> ApiError {
-        let reason = match status["reason"].as_str() {
-            Some("Invalid") => "Invalid",
-            Some("Conflict") => "Conflict",
-            _ => "InternalError",
-        };
+        const REASONS: [&str; 5] = [
+            "Invalid",
+            "Conflict",
+            "BadRequest",
+            "RequestEntityTooLarge",
+            "InternalError",
+        ];
+        let said = status["reason"].as_str().unwrap_or("");
+        let reason = REASONS.into_iter().find(|reason| *reason == said).unwrap_or("");
         let code = status["code"]
             .as_u64()
             .and_then(|code| u16::try_from(code).ok());

@@ -103,7 +103,7 @@ fn lost() -> Outcome {
 /// Starts the supervisor and the thread that speaks to it.
 pub(crate) fn spawn(sandbox: &Sandbox, command: Command, output: Output) -> Result<Child, Error> {
     let (proxy, listening) = match &command.network {
-        Network::None => (None, None),
+        Network::None | Network::Host => (None, None),
         Network::AllowList(proxy) => {
             let listening = (sandbox.backend != Backend::Namespaces)
                 .then(|| proxy.serve_on_loopback())

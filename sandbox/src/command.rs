@@ -108,6 +108,8 @@ pub enum Network {
     None,
     /// HTTP and HTTPS through a filtering proxy, and nothing else.
     AllowList(Proxy),
+    /// The host's own network. For Foreman's own programs that fetch; never for what they fetched.
+    Host,
 }
 
 /// Bounds what a command may use. `None` means no bound.

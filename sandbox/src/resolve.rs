@@ -26,14 +26,18 @@ pub(crate) fn request(
 ) -> Result<Request, String> {
     let net = match (&command.network, &proxy, backend) {
         (Network::None, ..) => Net::None,
+        (Network::Host, ..) => Net::Host,
         (Network::AllowList(_), None, _) => Net::NamespaceProxy,
         (Network::AllowList(_), Some(address), _) => Net::PortProxy(address.port),
     };
     let mut env = command.env;
-    if net != Net::None {
+    if !matches!(net, Net::None | Net::Host) {
         add_proxy_variables(&mut env, proxy.as_ref());
     }
     let mut mounts = default_mounts(command.limits.memory_bytes);
+    if net == Net::Host {
+        mounts.extend(name_resolution());
+    }
     mounts.extend(command.mounts);
     let mounts = real_paths(latest_by_target(mounts)?)?;
     check_no_nul(&command.program, &command.args, &env)?;
@@ -220,6 +224,20 @@ fn default_mounts(memory: Option<u64>) -> Vec<Mount> {
             size_bytes: tmp.min(SHM_BYTES),
         },
     ]
+}
+
+/// The files by which names of hosts are resolved, as far as this host has them.
+fn name_resolution() -> impl Iterator<Item = Mount> {
+    ["/etc/resolv.conf", "/etc/hosts", "/etc/gai.conf"]
+        .into_iter()
+        .map(Path::new)
+        .filter_map(|path| {
+            Some(Mount::Bind {
+                source: path.canonicalize().ok()?,
+                target: path.to_owned(),
+                access: Access::ReadOnly,
+            })
+        })
 }
 
 /// Keeps the last mount of each target, parents before children.

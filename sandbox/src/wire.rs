@@ -59,6 +59,8 @@ pub(crate) enum Net {
     NamespaceProxy,
     /// The caller's proxy, on this port of the host's loopback device.
     PortProxy(u16),
+    /// The host's own network.
+    Host,
 }
 
 /// How a command ended, as its supervisor saw it.

@@ -127,13 +127,17 @@ fn tagged_values<'a>(
             return (values, after);
         }
         let Some((name, body)) = opening_tag(trimmed) else {
-            // Stray text: what closes the block still ends it.
-            return (
-                values,
-                trimmed
-                    .find(close)
-                    .map_or("", |at| &trimmed[at + close.len()..]),
-            );
+            // Stray text: the next tag or the end of the block is what counts.
+            let end = trimmed.find(close);
+            let tag = trimmed.match_indices('<').map(|(at, _)| at).find(|at| opening_tag(&trimmed[*at..]).is_some());
+            match (tag, end) {
+                (Some(tag), end) if tag > 0 && end.is_none_or(|end| tag < end) => {
+                    rest = &trimmed[tag..];
+                    continue;
+                }
+                (_, Some(end)) => return (values, &trimmed[end + close.len()..]),
+                (_, None) => return (values, ""),
+            }
         };
         let closing = format!("</{name}>");
         let is_argument = |name: &str| {

@@ -367,7 +367,7 @@ mod tests {
             );
         }
         assert_eq!(replace(text, "let y = 1;", ""), None);
-        assert_eq!(replace(text, "  \n ", "x"), None);
+        assert_eq!(replace(text, " \n\n\t\n", "x"), None);
     }
 
     #[test]

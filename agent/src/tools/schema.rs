@@ -109,25 +109,11 @@ impl ToolSpec {
             self.name, self.description, self.name
         );
         for param in &self.params {
-            let optional = if param.required { "" } else { " (optional)" };
+            let optional = if param.required { "" } else { "optional: " };
             match &param.kind {
-                Kind::Body => doc.push_str(&format!(
-                    "<{0}>\n{1}{optional}\n</{0}>\n",
-                    param.name, param.about
-                )),
-                Kind::Word(words) => doc.push_str(&format!(
-                    "<{0}>{1}</{0}>{optional}\n",
-                    param.name,
-                    words.join(" | ")
-                )),
-                Kind::Object => doc.push_str(&format!(
-                    "<{0}>{{JSON object}}</{0}>{optional}\n",
-                    param.name
-                )),
-                _ => doc.push_str(&format!(
-                    "<{0}>{1}</{0}>{optional}\n",
-                    param.name, param.about
-                )),
+                Kind::Body => doc.push_str(&format!("<{0}>\n{optional}{1}\n</{0}>\n", param.name, param.about)),
+                Kind::Word(words) => doc.push_str(&format!("<{0}>{optional}{1}</{0}>\n", param.name, words.join(" | "))),
+                _ => doc.push_str(&format!("<{0}>{optional}{1}</{0}>\n", param.name, param.about)),
             }
         }
         doc.push_str("</call>\n");

@@ -111,9 +111,8 @@ impl WorkTree {
             );
         }
         let base_tree = self.repository.tree_of(self.base)?;
-        let mut options = gix::filter::Pipeline::options(&repo).map_err(fail)?;
-        // Attributes of the tree may ask for conversions of text, never for programs.
-        options.drivers.clear();
+        // Attributes come from the base, and may ask for conversions of text. Programs are named by configuration only,
+        // and the admin folder's names none.
         let base_index = repo.index_from_tree(&base_tree).map_err(fail)?;
         let source = gix::worktree::stack::state::attributes::Source::IdMapping;
         let attributes = repo.attributes_only(&base_index, source).map_err(fail)?;

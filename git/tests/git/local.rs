@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use git::{
-    Category, Expected, FileEdit, Git, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl,
-    Remotes, Settings,
+    Category, Claim, Expected, FileEdit, Git, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome,
+    RemoteUrl, Remotes, Settings, compose_message,
 };
 
 use crate::support::{Bare, git, round_trip, short, who};
@@ -348,4 +348,153 @@ async fn asynchronous_code_has_the_same_calls() {
             .len(),
         2
     );
+}
+
+#[test]
+fn of_many_pushes_at_once_exactly_one_wins_and_the_others_lose() {
+    let (bare, head) = Bare::with_commit();
+    let rivals: Vec<_> = (0..8)
+        .map(|at| bare.commit(Some(head), &[FileEdit::write("rival", at.to_string())]))
+        .collect();
+    let start = std::sync::Barrier::new(rivals.len());
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let pushing: Vec<_> = rivals
+            .iter()
+            .map(|rival| {
+                let (bare, start) = (&bare, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let at = Expected::At(head);
+                    bare.remotes()
+                        .push(&bare.repo, &bare.url(), "refs/heads/main", at, *rival)
+                        .unwrap()
+                })
+            })
+            .collect();
+        pushing.into_iter().map(|p| p.join().unwrap()).collect()
+    });
+    let winner = bare.at("main").unwrap();
+    for (rival, outcome) in rivals.iter().zip(&outcomes) {
+        if *rival == winner {
+            assert_eq!(*outcome, PushOutcome::Won);
+        } else {
+            assert_eq!(
+                *outcome,
+                PushOutcome::Lost {
+                    found: Some(winner)
+                }
+            );
+        }
+    }
+}
+
+#[test]
+fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
+    let (bare, head) = Bare::with_commit();
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes())
+        .mirror(&bare.url())
+        .unwrap();
+    mirror.fetch_branch("main", false).unwrap();
+    let repo = mirror.repository();
+    let claim = |task: &str, epoch| Claim {
+        task: task.into(),
+        epoch,
+    };
+    let work = |claim: &Claim, text: &str| {
+        let tree = repo
+            .commit_files(Some(head), &[FileEdit::write("work", text)], "x", &who())
+            .unwrap();
+        let tree = repo.tree_of(tree).unwrap();
+        repo.write_commit(
+            tree,
+            &[head],
+            &compose_message("work", Some(claim), None),
+            &who(),
+            &who(),
+        )
+        .unwrap()
+    };
+    let push = |expected, new, claim: &Claim| {
+        mirror
+            .push_fenced(&repo, "refs/heads/work", expected, new, claim)
+            .unwrap()
+    };
+    let (first, second) = (claim("uid-1", 1), claim("uid-1", 2));
+
+    // The first claim is slow: it pushed since the second started from an absent branch.
+    let early = work(&first, "first");
+    assert_eq!(push(Expected::Absent, early, &first), PushOutcome::Won);
+    let marker = repo.build_marker(head, &second, &who()).unwrap();
+    assert_eq!(push(Expected::Absent, marker, &second), PushOutcome::Won);
+    assert_eq!(bare.at("work"), Some(marker));
+    // Back from the dead, it can only lose.
+    let late = work(&first, "late");
+    assert_eq!(
+        push(Expected::At(early), late, &first),
+        PushOutcome::Lost {
+            found: Some(marker)
+        }
+    );
+    // The final push of the second replaces its own marker.
+    let done = work(&second, "second");
+    assert_eq!(push(Expected::At(marker), done, &second), PushOutcome::Won);
+    // Another task, and a person, are left alone.
+    let other = claim("uid-2", 9);
+    assert_eq!(
+        push(Expected::Absent, work(&other, "other"), &other),
+        PushOutcome::Lost { found: Some(done) }
+    );
+    let person = bare.commit(Some(done), &[FileEdit::write("by", "hand")]);
+    bare.set("work", person);
+    let third = claim("uid-1", 3);
+    assert_eq!(
+        push(Expected::At(done), work(&third, "third"), &third),
+        PushOutcome::Lost {
+            found: Some(person)
+        }
+    );
+    assert_eq!(bare.at("work"), Some(person));
+}
+
+#[test]
+fn a_repository_with_a_work_tree_of_its_own_is_served_by_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    git(&root, &["init", "-q"]);
+    std::fs::write(root.join("a"), "1").unwrap();
+    git(&root, &["add", "."]);
+    git(&root, &["commit", "-qm", "one"]);
+    let local = Local::discover(&root).unwrap().unwrap();
+    let remotes = Remotes::new(Settings {
+        file_roots: vec![root.clone()],
+        timeouts: short(),
+        ..Settings::default()
+    });
+    let url = local.url().unwrap();
+    assert_eq!(
+        remotes.find_ref(&url, "refs/heads/main").unwrap(),
+        local.head
+    );
+    let mirror = Mirrors::new(root.join("state"), remotes.clone())
+        .mirror(&url)
+        .unwrap();
+    let head = mirror.fetch_branch("main", false).unwrap();
+    let repo = mirror.repository();
+    let made = repo
+        .commit_files(Some(head), &[FileEdit::write("b", "2")], "two", &who())
+        .unwrap();
+    assert_eq!(
+        remotes
+            .push(&repo, &url, "refs/heads/work", Expected::Absent, made)
+            .unwrap(),
+        PushOutcome::Won
+    );
+    let refused = remotes
+        .push(&repo, &url, "refs/heads/main", Expected::At(head), made)
+        .unwrap();
+    let PushOutcome::Refused(message) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(message.contains("checked out"), "{message}");
 }

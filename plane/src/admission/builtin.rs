@@ -1,6 +1,8 @@
 //! Schemas of the built-in kinds served.
 
 use super::error::FieldError;
+pub mod definitions;
+
 use serde_json::Value;
 
 /// Returns the paths in `object` that the kind does not know, and removes them.

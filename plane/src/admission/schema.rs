@@ -189,4 +189,4 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::admission) mod tests;

@@ -65,6 +65,6 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
-    crate::yaml::parse(text)
+    schemas::yaml::parse_value(text)
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }

@@ -60,15 +60,7 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
                 "a merge patch must be an object".into(),
             ))
         };
-        let patched = patched.map_err(|error| match error {
-            PatchError::BadRequest(message) => ApiError::bad_request(message),
-            PatchError::Unprocessable(message) => {
-                let mut error = ApiError::bad_request(message);
-                (error.code, error.reason) = (422, "Invalid");
-                error
-            }
-            PatchError::Internal(message) => ApiError::internal(message),
-        })?;
+        let patched = patched.map_err(|error| ApiError::from_status(&error.status()))?;
         admit::decode(view, patched, options.validation, warnings)
     };
     let outcome = call

@@ -8,12 +8,13 @@ use serde_json::{Map, Value, json};
 use super::query::Query;
 use super::read::{meant, respond, shown};
 use super::{Call, body, bytes_response, json_response, warn};
+use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
 use crate::kinds::split_key;
 use crate::object::{meta_mut, meta_str, parse};
 use crate::server::delete::{DeleteOptions, Deleted, Propagation};
 use crate::server::write::{Outcome, WriteOptions};
-use crate::status::{ApiError, field};
+use crate::status::ApiError;
 
 /// Reads what is to be done about unknown fields.
 pub fn field_validation(query: &Query) -> Result<FieldValidation, ApiError> {
@@ -116,7 +117,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
         return Err(ApiError::invalid(
             view.kind.named(),
             &name,
-            &[field::invalid(
+            &[FieldError::invalid(
                 "metadata.resourceVersion",
                 0,
                 "must be specified for an update",

@@ -54,8 +54,6 @@ pub struct Builtin {
     pub stored: bool,
     /// Whether an update may make an object.
     pub create_on_update: bool,
-    /// Whether names are DNS labels, not subdomains.
-    pub label_names: bool,
     /// Field paths that field selectors may use.
     pub selectable: &'static [&'static str],
     /// Reads the object as its type and writes it back: checks types, drops unknown fields.
@@ -121,7 +119,6 @@ const PLAIN: Builtin = Builtin {
     generation: false,
     stored: true,
     create_on_update: false,
-    label_names: false,
     selectable: &[],
     normalise: Ok,
     default: nothing,
@@ -138,7 +135,6 @@ pub static BUILTINS: [Builtin; 12] = [
         short_names: &["ns"],
         namespaced: false,
         status: true,
-        label_names: true,
         selectable: &["status.phase"],
         normalise: normalise::<Namespace>,
         default: namespace::default,

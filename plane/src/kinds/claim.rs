@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::builtin::Stamp;
 use crate::object::map_mut;
 use crate::admission::error::FieldError;
-use crate::status::field;
+use crate::status::unsupported;
 
 /// Sets defaults.
 pub fn default(claim: &mut Value) {
@@ -35,7 +35,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &new["spec"];
     let modes = spec["accessModes"].as_array();
     if modes.is_none_or(Vec::is_empty) {
-        problems.push(field::required(
+        problems.push(FieldError::required(
             "spec.accessModes",
             "at least 1 access mode is required",
         ));
@@ -48,11 +48,11 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             "ReadWriteOncePod",
         ];
         if !mode.as_str().is_some_and(|mode| MODES.contains(&mode)) {
-            problems.push(field::unsupported("spec.accessModes", mode.clone(), &MODES));
+            problems.push(unsupported("spec.accessModes", mode.clone(), &MODES));
         }
     }
     if spec["resources"]["requests"].get("storage").is_none() {
-        problems.push(field::required("spec.resources[storage]", ""));
+        problems.push(FieldError::required("spec.resources[storage]", ""));
     }
     if let Some(old) = old {
         let fixed = |claim: &Value| {
@@ -64,7 +64,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             spec
         };
         if fixed(new) != fixed(old) {
-            problems.push(field::forbidden(
+            problems.push(FieldError::forbidden(
                 "spec",
                 "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
             ));

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::object::map_mut;
 use crate::admission::error::{ErrorKind, FieldError};
-use crate::status::field;
 
 /// The most bytes of data that a ConfigMap or Secret may hold.
 const LIMIT: usize = 1 << 20;
@@ -31,14 +30,14 @@ fn immutable(new: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldErro
     }
     let mut problems = Vec::new();
     if new["immutable"] != Value::Bool(true) {
-        problems.push(field::forbidden(
+        problems.push(FieldError::forbidden(
             "immutable",
             "field is immutable when `immutable` is set",
         ));
     }
     for field in fields {
         if new.get(*field) != old.get(*field) {
-            problems.push(field::forbidden(
+            problems.push(FieldError::forbidden(
                 *field,
                 "field is immutable when `immutable` is set",
             ));
@@ -63,14 +62,14 @@ pub fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> 
     for field in ["data", "binaryData"] {
         for (key, value) in new[field].as_object().into_iter().flatten() {
             if !valid_key(key) {
-                problems.push(field::invalid(
+                problems.push(FieldError::invalid(
                     format!("{field}[{key}]"),
                     key.as_str(),
                     KEY_RULE,
                 ));
             }
             if field == "binaryData" && new["data"].get(key).is_some() {
-                problems.push(field::invalid(
+                problems.push(FieldError::invalid(
                     format!("data[{key}]"),
                     key.as_str(),
                     "duplicate of key present in binaryData",
@@ -109,7 +108,7 @@ pub fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old
         && new["type"] != old["type"]
     {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "type",
             new["type"].clone(),
             "field is immutable",
@@ -118,7 +117,7 @@ pub fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut total = 0;
     for (key, value) in new["data"].as_object().into_iter().flatten() {
         if !valid_key(key) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("data[{key}]"),
                 key.as_str(),
                 KEY_RULE,
@@ -137,7 +136,7 @@ pub fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     };
     for key in required {
         if new["data"].get(*key).is_none() {
-            problems.push(field::required(format!("data[{key}]"), ""));
+            problems.push(FieldError::required(format!("data[{key}]"), ""));
         }
     }
     problems
@@ -150,7 +149,7 @@ pub fn validate_lease(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64()
         && seconds <= 0
     {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "spec.leaseDurationSeconds",
             seconds,
             "must be greater than 0",
@@ -159,7 +158,7 @@ pub fn validate_lease(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
     if let Some(count) = spec["leaseTransitions"].as_i64()
         && count < 0
     {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "spec.leaseTransitions",
             count,
             "must be greater than or equal to 0",

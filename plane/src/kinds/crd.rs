@@ -13,7 +13,7 @@ use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
 use crate::object::{map_mut, meta_str, time};
-use crate::status::field;
+use crate::status::unsupported;
 
 /// The keys of stored CRDs start with this.
 pub const PREFIX: &str = "apiextensions.k8s.io/customresourcedefinitions/";
@@ -124,11 +124,11 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &new["spec"];
     let group = spec["group"].as_str().unwrap_or("");
     if group.is_empty() {
-        problems.push(field::required("spec.group", ""));
+        problems.push(FieldError::required("spec.group", ""));
     } else if let Some(detail) = dns1123_subdomain(group).into_iter().next() {
-        problems.push(field::invalid("spec.group", group, detail));
+        problems.push(FieldError::invalid("spec.group", group, detail));
     } else if !group.contains('.') {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "spec.group",
             group,
             "should be a domain with at least one dot",
@@ -139,7 +139,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if protected.iter().any(|end| group.ends_with(end))
         && new["metadata"]["annotations"][APPROVAL].as_str().unwrap_or("").is_empty()
     {
-        problems.push(field::required(
+        problems.push(FieldError::required(
             format!("metadata.annotations[{APPROVAL}]"),
             "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
         ));
@@ -149,7 +149,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let wanted = format!("{plural}.{group}");
     let name = meta_str(new, "name");
     if name != wanted {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "metadata.name",
             name,
             "must be spec.names.plural+\".\"+spec.group",
@@ -157,8 +157,8 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     match spec["scope"].as_str().unwrap_or("") {
         "Namespaced" | "Cluster" => {}
-        "" => problems.push(field::required("spec.scope", "")),
-        other => problems.push(field::unsupported(
+        "" => problems.push(FieldError::required("spec.scope", "")),
+        other => problems.push(unsupported(
             "spec.scope",
             other,
             &["Cluster", "Namespaced"],
@@ -166,7 +166,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     match spec["conversion"]["strategy"].as_str().unwrap_or("") {
         "None" => {}
-        other => problems.push(field::unsupported(
+        other => problems.push(unsupported(
             "spec.conversion.strategy",
             other,
             &["None"],
@@ -176,7 +176,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old {
         for at in ["scope", "group"] {
             if old["spec"][at] != spec[at] {
-                problems.push(field::invalid(
+                problems.push(FieldError::invalid(
                     format!("spec.{at}"),
                     spec[at].clone(),
                     "field is immutable",
@@ -185,7 +185,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
         for stored in new["status"]["storedVersions"].as_array().into_iter().flatten() {
             if !versions(new).any(|version| version["name"] == *stored) {
-                problems.push(field::invalid(
+                problems.push(FieldError::invalid(
                     "status.storedVersions",
                     stored.clone(),
                     "must appear in spec.versions",
@@ -206,7 +206,7 @@ fn check_names(spec: &Value, problems: &mut Vec<FieldError>) {
         let name = spec["names"][at].as_str().unwrap_or("");
         let path = format!("spec.names.{at}");
         if name.is_empty() {
-            problems.push(field::required(path, ""));
+            problems.push(FieldError::required(path, ""));
             continue;
         }
         let checked = if lower {
@@ -215,11 +215,11 @@ fn check_names(spec: &Value, problems: &mut Vec<FieldError>) {
             name.to_owned()
         };
         if let Some(detail) = dns1123_label(&checked).into_iter().next() {
-            problems.push(field::invalid(path, name, detail));
+            problems.push(FieldError::invalid(path, name, detail));
         }
     }
     if spec["names"]["kind"].is_string() && spec["names"]["kind"] == spec["names"]["listKind"] {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "spec.names.listKind",
             spec["names"]["listKind"].clone(),
             "kind and listKind may not be the same",
@@ -236,7 +236,7 @@ fn check_versions(crd: &Value, problems: &mut Vec<FieldError>) {
         let at = format!("spec.versions[{index}]");
         let name = version["name"].as_str().unwrap_or("");
         if let Some(detail) = dns1123_label(name).into_iter().next() {
-            problems.push(field::invalid(format!("{at}.name"), name, detail));
+            problems.push(FieldError::invalid(format!("{at}.name"), name, detail));
         }
         if !names.insert(name) {
             problems.push(FieldError::new(
@@ -249,21 +249,22 @@ fn check_versions(crd: &Value, problems: &mut Vec<FieldError>) {
         storage += usize::from(version["storage"] == Value::Bool(true));
         let schema = &version["schema"]["openAPIV3Schema"];
         if schema.is_null() {
-            problems.push(field::required(
+            problems.push(FieldError::required(
                 format!("{at}.schema.openAPIV3Schema"),
                 "schemas are required",
             ));
-        } else if let Err(errors) = Structural::from_openapi(schema) {
-            let home = "spec.validation.openAPIV3Schema";
-            problems.extend(errors.into_iter().map(|mut error| {
-                if let Some(rest) = error.path.strip_prefix(home) {
-                    error.path = format!("{at}.schema.openAPIV3Schema{rest}");
-                }
-                error
-            }));
+        } else {
+            // One version's schema is told where the API's first form had it.
+            let one = versions(crd).nth(1).is_none();
+            let compiled = if one {
+                Structural::from_openapi(schema)
+            } else {
+                Structural::from_openapi_at(schema, &format!("{at}.schema.openAPIV3Schema"))
+            };
+            problems.extend(compiled.err().into_iter().flatten());
         }
         if let Err(detail) = Columns::from_crd(&version["additionalPrinterColumns"]) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.additionalPrinterColumns"),
                 version["additionalPrinterColumns"].clone(),
                 detail,
@@ -271,12 +272,12 @@ fn check_versions(crd: &Value, problems: &mut Vec<FieldError>) {
         }
     }
     if count == 0 {
-        problems.push(field::required(
+        problems.push(FieldError::required(
             "spec.versions",
             "must have at least one version",
         ));
     } else if storage != 1 {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "spec.versions",
             crd["spec"]["versions"].clone(),
             "must have exactly one version marked as storage version",
@@ -325,6 +326,7 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         origin: Origin::Custom {
             crd: meta_str(crd, "name").to_owned(),
             uid: meta_str(crd, "uid").to_owned(),
+            terminating: !meta_str(crd, "deletionTimestamp").is_empty(),
         },
         group,
         kind,
@@ -342,6 +344,7 @@ fn build_version(group: &str, kind: &str, version: &Value) -> Option<Served> {
             return None;
         }
     };
+    let status = !version["subresources"]["status"].is_null();
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
         version["deprecationWarning"].as_str().map_or_else(
             || format!("{group}/{name} {kind} is deprecated"),
@@ -349,8 +352,8 @@ fn build_version(group: &str, kind: &str, version: &Value) -> Option<Served> {
         )
     });
     Some(Served {
-        status: !version["subresources"]["status"].is_null(),
-        types: Types::Custom(Arc::new(TypeInfo::from_structural(&schema))),
+        status,
+        types: Types::Custom(Arc::new(TypeInfo::from_structural(&schema, status))),
         schema: Some(Arc::new(schema)),
         raw_schema: Some(Arc::new(raw.clone())),
         columns: Columns::from_crd(&version["additionalPrinterColumns"]).ok()?,

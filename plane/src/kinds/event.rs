@@ -3,7 +3,6 @@
 use serde_json::{Map, Value};
 
 use crate::admission::error::FieldError;
-use crate::status::field;
 
 /// What field selectors may use on core events.
 pub const SELECTABLE: &[&str] = &[
@@ -78,7 +77,7 @@ fn validate_namespace(new: &Value, field: &str) -> Vec<FieldError> {
     let own = crate::object::meta_str(new, "namespace");
     let about = new[field]["namespace"].as_str().unwrap_or("");
     if about != own && !(about.is_empty() && own == "default") {
-        return vec![field::invalid(
+        return vec![FieldError::invalid(
             format!("{field}.namespace"),
             about,
             "does not match event.namespace",
@@ -98,18 +97,18 @@ pub fn validate_new(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if old.is_none() {
         for field in ["reportingController", "reportingInstance", "action", "reason"] {
             if new[field].as_str().unwrap_or("").is_empty() {
-                problems.push(field::required(field, ""));
+                problems.push(FieldError::required(field, ""));
             }
         }
         if new["eventTime"].is_null() {
-            problems.push(field::required("eventTime", ""));
+            problems.push(FieldError::required("eventTime", ""));
         }
         if new["note"].as_str().unwrap_or("").len() > 1024 {
-            problems.push(field::invalid("note", "", "can have at most 1024 characters"));
+            problems.push(FieldError::invalid("note", "", "can have at most 1024 characters"));
         }
     }
     if !matches!(new["type"].as_str(), Some("Normal" | "Warning")) {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             "type",
             new["type"].clone(),
             "has invalid value: must be Normal or Warning",

@@ -7,7 +7,7 @@ use super::podspec;
 use crate::admission::names::{dns1123_label, label_value, qualified_name};
 use crate::object::{map_mut, meta_str};
 use crate::admission::error::FieldError;
-use crate::status::field;
+use crate::status::unsupported;
 
 /// The label by which a Job's Pods are found.
 pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
@@ -82,7 +82,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         if let Some(count) = spec[field].as_i64()
             && count < 0
         {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("spec.{field}"),
                 count,
                 "must be greater than or equal to 0",
@@ -92,10 +92,10 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     const MODES: [&str; 2] = ["Indexed", "NonIndexed"];
     let mode = spec["completionMode"].as_str().unwrap_or("");
     if !MODES.contains(&mode) {
-        problems.push(field::unsupported("spec.completionMode", mode, &MODES));
+        problems.push(unsupported("spec.completionMode", mode, &MODES));
     }
     if mode == "Indexed" && spec["completions"].is_null() {
-        problems.push(field::required(
+        problems.push(FieldError::required(
             "spec.completions",
             "when completion mode is Indexed",
         ));
@@ -107,18 +107,18 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     // The name becomes the value of a label.
     let name = meta_str(new, "name");
     if name.len() > 63 && let Some(detail) = dns1123_label(name).into_iter().next() {
-        problems.push(field::invalid("metadata.name", name, detail));
+        problems.push(FieldError::invalid("metadata.name", name, detail));
     }
     for (key, value) in spec["template"]["metadata"]["labels"].as_object().into_iter().flatten() {
         let text = value.as_str().unwrap_or("");
         for detail in qualified_name(key).into_iter().chain(label_value(text)) {
-            problems.push(field::invalid("spec.template.metadata.labels", text, detail));
+            problems.push(FieldError::invalid("spec.template.metadata.labels", text, detail));
         }
     }
     check_selector(spec, &mut problems);
     let policy = spec["template"]["spec"]["restartPolicy"].as_str().unwrap_or("");
     if policy == "Always" {
-        problems.push(field::unsupported(
+        problems.push(unsupported(
             "spec.template.spec.restartPolicy",
             policy,
             &["OnFailure", "Never"],
@@ -133,7 +133,7 @@ fn check_selector(spec: &Value, problems: &mut Vec<FieldError>) {
     let wanted = spec["selector"]["matchLabels"].as_object();
     for (key, value) in wanted.into_iter().flatten() {
         if labels.get(key) != Some(value) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 "spec.template.metadata.labels",
                 labels.clone(),
                 "`selector` does not match template `labels`",
@@ -144,7 +144,7 @@ fn check_selector(spec: &Value, problems: &mut Vec<FieldError>) {
     if spec["manualSelector"] != Value::Bool(true) {
         let own = wanted.and_then(|map| map.get(CONTROLLER_UID));
         if own.is_none() || own != labels.get(CONTROLLER_UID) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 "spec.selector",
                 spec["selector"].clone(),
                 "`selector` not auto-generated",
@@ -165,7 +165,7 @@ fn check_change(new: &Value, old: &Value, problems: &mut Vec<FieldError>) {
     }
     for field in fixed {
         if new["spec"].get(field) != old["spec"].get(field) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("spec.{field}"),
                 new["spec"][field].clone(),
                 "field is immutable",
@@ -214,9 +214,10 @@ mod tests {
         create(&mut job, &stamp());
         let problems = validate(&job, None);
         assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].path, "spec.template.spec.restartPolicy");
         assert_eq!(
-            problems[0].to_string(),
-            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"OnFailure\", \"Never\""
+            problems[0].detail,
+            "supported values: \"OnFailure\", \"Never\""
         );
     }
 

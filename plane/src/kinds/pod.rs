@@ -6,7 +6,6 @@ use super::builtin::Stamp;
 use super::podspec;
 use crate::object::map_mut;
 use crate::admission::error::FieldError;
-use crate::status::field;
 
 /// Sets defaults.
 pub fn default(pod: &mut Value) {
@@ -55,7 +54,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if fixed(new, old) == fixed(old, old) {
         return Vec::new();
     }
-    vec![field::forbidden(
+    vec![FieldError::forbidden(
         "spec",
         "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
     )]

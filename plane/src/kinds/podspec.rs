@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admission::names::{dns1123_label, dns1123_subdomain};
 use crate::admission::error::{ErrorKind, FieldError};
-use crate::status::field;
+use crate::status::unsupported;
 
 fn set(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     if map.get(field).is_none_or(Value::is_null) {
@@ -109,15 +109,15 @@ pub fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
         let at = format!("{path}.volumes[{index}].name");
         let name = volume["name"].as_str().unwrap_or("");
         if name.is_empty() {
-            problems.push(field::required(at, ""));
+            problems.push(FieldError::required(at, ""));
         } else if let Some(detail) = dns1123_label(name).into_iter().next() {
-            problems.push(field::invalid(at, name, detail));
+            problems.push(FieldError::invalid(at, name, detail));
         } else if !volumes.insert(name) {
             problems.push(duplicate(at, name));
         }
     }
     if array(spec, "containers").next().is_none() {
-        problems.push(field::required(format!("{path}.containers"), ""));
+        problems.push(FieldError::required(format!("{path}.containers"), ""));
     }
     let mut names = HashSet::new();
     for field in ["initContainers", "containers"] {
@@ -133,7 +133,7 @@ pub fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
     const POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
     let policy = spec["restartPolicy"].as_str().unwrap_or("");
     if !POLICIES.contains(&policy) {
-        problems.push(field::unsupported(
+        problems.push(unsupported(
             format!("{path}.restartPolicy"),
             policy,
             &POLICIES,
@@ -142,7 +142,7 @@ pub fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
         && seconds < 1
     {
-        problems.push(field::invalid(
+        problems.push(FieldError::invalid(
             format!("{path}.activeDeadlineSeconds"),
             seconds,
             "must be between 1 and 2147483647, inclusive",
@@ -152,7 +152,7 @@ pub fn validate(spec: &Value, path: &str) -> Vec<FieldError> {
         && !name.is_empty()
         && let Some(detail) = dns1123_subdomain(name).into_iter().next()
     {
-        problems.push(field::invalid(format!("{path}.nodeName"), name, detail));
+        problems.push(FieldError::invalid(format!("{path}.nodeName"), name, detail));
     }
     problems
 }
@@ -178,27 +178,27 @@ fn check_container(
 ) {
     let name = container["name"].as_str().unwrap_or("");
     if name.is_empty() {
-        problems.push(field::required(format!("{at}.name"), ""));
+        problems.push(FieldError::required(format!("{at}.name"), ""));
     } else if let Some(detail) = dns1123_label(name).into_iter().next() {
-        problems.push(field::invalid(format!("{at}.name"), name, detail));
+        problems.push(FieldError::invalid(format!("{at}.name"), name, detail));
     }
     if container["image"].as_str().unwrap_or("").trim().is_empty() {
-        problems.push(field::required(format!("{at}.image"), ""));
+        problems.push(FieldError::required(format!("{at}.image"), ""));
     }
     for (index, env) in array(container, "env").enumerate() {
         let at = format!("{at}.env[{index}]");
         let name = env["name"].as_str().unwrap_or("");
         if name.is_empty() {
-            problems.push(field::required(format!("{at}.name"), ""));
+            problems.push(FieldError::required(format!("{at}.name"), ""));
         } else if name.contains('=') || name.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.name"),
                 name,
                 "a valid environment variable name must consist only of printable ASCII characters other than '='",
             ));
         }
         if !env["valueFrom"].is_null() && env["value"].as_str().is_some_and(|v| !v.is_empty()) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.valueFrom"),
                 "",
                 "may not be specified when `value` is not empty",
@@ -210,7 +210,7 @@ fn check_container(
         let at = format!("{at}.volumeMounts[{index}]");
         let volume = mount["name"].as_str().unwrap_or("");
         if volume.is_empty() {
-            problems.push(field::required(format!("{at}.name"), ""));
+            problems.push(FieldError::required(format!("{at}.name"), ""));
         } else if !volumes.contains(volume) {
             problems.push(FieldError {
                 path: format!("{at}.name"),
@@ -221,9 +221,9 @@ fn check_container(
         }
         let path = mount["mountPath"].as_str().unwrap_or("");
         if path.is_empty() {
-            problems.push(field::required(format!("{at}.mountPath"), ""));
+            problems.push(FieldError::required(format!("{at}.mountPath"), ""));
         } else if !paths.insert(path) {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.mountPath"),
                 path,
                 "must be unique",
@@ -231,13 +231,13 @@ fn check_container(
         }
         let below = mount["subPath"].as_str().unwrap_or("");
         if below.starts_with('/') {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.subPath"),
                 below,
                 "must be a relative path",
             ));
         } else if below.split('/').any(|part| part == "..") {
-            problems.push(field::invalid(
+            problems.push(FieldError::invalid(
                 format!("{at}.subPath"),
                 below,
                 "must not contain '..'",
@@ -256,7 +256,7 @@ fn check_resources(container: &Value, at: &str, problems: &mut Vec<FieldError>) 
         {
             let text = amount.as_str().unwrap_or("");
             if quantity(text).is_none() {
-                problems.push(field::invalid(
+                problems.push(FieldError::invalid(
                     format!("{at}.resources.{field}[{name}]"),
                     text,
                     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",

@@ -125,6 +125,13 @@ fn check(kind: &Kind, object: &Value, name: &str, options: &DeleteOptions) -> Re
             &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"),
         ));
     }
+    if kind.prefix == "core/namespaces/" && matches!(name, "default" | "kube-system") {
+        return Err(ApiError::forbidden(
+            kind.named(),
+            name,
+            "this namespace may not be deleted",
+        ));
+    }
     let version = meta_str(object, "resourceVersion");
     if let Some(wanted) = &options.version
         && wanted != version

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Origin};
 use crate::object::{meta_mut, meta_str, parse, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
@@ -101,6 +101,14 @@ impl Server {
     ) -> Result<Outcome, ApiError> {
         let kind = &target.kind;
         let view = target.view();
+        if matches!(kind.origin, Origin::Custom { terminating: true, .. }) {
+            let mut error = ApiError::method_not_allowed();
+            error.message = format!(
+                "create not allowed while custom resource definition is terminating: {}.{}",
+                kind.plural, kind.group
+            );
+            return Err(error);
+        }
         let generated = meta_str(&object, "name").is_empty()
             && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;

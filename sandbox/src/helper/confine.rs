@@ -121,7 +121,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(known))
         .map_err(failed())?;
-    if !namespaces && abi >= 4 {
+    if !namespaces && abi >= 4 && request.net != Net::Host {
         rules = rules
             .handle_access(AccessNet::from_all(known))
             .map_err(failed())?;

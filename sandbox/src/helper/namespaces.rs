@@ -59,7 +59,9 @@ pub(super) fn is_root_of_machine() -> bool {
 pub(super) fn enter(request: &Request, control: BorrowedFd<'_>) -> Result<(), Failure> {
     let root_of_machine = is_root_of_machine();
     sys::set_host_name("foreman").map_err(Failure::to("set the host name"))?;
-    sys::bring_up_loopback().map_err(Failure::to("bring up the loopback device"))?;
+    if request.net != Net::Host {
+        sys::bring_up_loopback().map_err(Failure::to("bring up the loopback device"))?;
+    }
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,

@@ -133,6 +133,7 @@ pub(super) fn filter(
     });
     match backend {
         Backend::Namespaces => own_network(&mut filter),
+        Backend::Landlock | Backend::Unsafe if net == Net::Host => own_network(&mut filter),
         Backend::Landlock | Backend::Unsafe => host_network(&mut filter, net),
     }
     if backend == Backend::Landlock && landlock_abi < 6 {

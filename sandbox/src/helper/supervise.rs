@@ -118,10 +118,10 @@ fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Ru
         // Not allowed when nested in a user namespace, where the groups are harmless.
         let _ = sys::drop_groups();
     }
-    let flags = if request.backend == Backend::Namespaces {
-        namespaces::FLAGS
-    } else {
-        0
+    let flags = match (request.backend, request.net) {
+        (Backend::Namespaces, Net::Host) => namespaces::FLAGS & !libc::CLONE_NEWNET,
+        (Backend::Namespaces, _) => namespaces::FLAGS,
+        _ => 0,
     };
     let fork = sys::fork(flags).map_err(Failure::to("create the namespaces"))?;
     let pid = match fork {
@@ -198,6 +198,7 @@ fn describe_fallbacks(request: &Request, enforced: &mut Enforced) {
         enforced.cpus = "affinity".into();
     }
     enforced.network = match (request.backend, request.net) {
+        (_, Net::Host) => "none",
         (Backend::Namespaces, Net::None) => "namespace",
         (Backend::Namespaces, _) => "namespace+proxy",
         (Backend::Landlock, Net::None) => "seccomp",

@@ -21,7 +21,9 @@ const REQUIREMENTS: &[&str] = &[
     "dev-requirements.txt",
     "test-requirements.txt",
 ];
-const INSTALL: &str = "python3 -m pip install --no-input --disable-pip-version-check --no-warn-script-location --target \"$FOREMAN_CACHE/site\"";
+/// Asks Python for itself: version managers put scripts in front that want to write after an install.
+const INSTALL: &str = "\"$(python3 -c 'import sys; print(sys.executable)')\" -m pip install --no-input \
+     --disable-pip-version-check --no-warn-script-location --target \"$FOREMAN_CACHE/site\"";
 /// Prints what `[project]` and its extras for development ask for.
 const FROM_PROJECT: &str = "import tomllib; p=tomllib.load(open('pyproject.toml','rb')).get('project',{}); \
      e=p.get('optional-dependencies',{}); \
