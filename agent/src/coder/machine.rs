@@ -226,11 +226,7 @@ impl State {
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, event) {
             (Phase::Over, _) => {}
-            (_, Event::Cancelled) => self.end(
-                Ending::Cancelled,
-                "the run was cancelled".into(),
-                &mut actions,
-            ),
+            (_, Event::Cancelled) => self.end(Ending::Cancelled, "the run was cancelled".into(), &mut actions),
             (phase, Event::Tick { elapsed, idle }) => match self.budget.overdue(elapsed, idle) {
                 Some(which) => self.exhausted(which, &mut actions),
                 None => self.phase = phase,
@@ -243,12 +239,8 @@ impl State {
             (Phase::Asking, Event::ModelFailed { category, message }) => {
                 self.on_model_failed(category, &message, &mut actions)
             }
-            (Phase::Working { asked }, Event::Results(results)) => {
-                self.on_results(asked, results, &mut actions)
-            }
-            (Phase::Judging { id, submission }, Event::Diff(diff)) => {
-                self.on_diff(id, submission, diff, &mut actions)
-            }
+            (Phase::Working { asked }, Event::Results(results)) => self.on_results(asked, results, &mut actions),
+            (Phase::Judging { id, submission }, Event::Diff(diff)) => self.on_diff(id, submission, diff, &mut actions),
             (Phase::Judging { submission, .. }, Event::DiffFailed(reason)) => {
                 self.end_with(
                     Ending::Infrastructure,
@@ -283,9 +275,9 @@ impl State {
                     self.recovered = self.recovered.saturating_add(1);
                 }
                 let sound: Vec<Call> = asked.iter().filter_map(to_run).collect();
-                let submits = asked.iter().any(
-                    |asked| matches!(asked, Asked::Sound(call) if call.tool == submit_result::NAME),
-                );
+                let submits = asked
+                    .iter()
+                    .any(|asked| matches!(asked, Asked::Sound(call) if call.tool == submit_result::NAME));
                 if !sound.is_empty() {
                     self.problems.clear();
                     self.tool_calls = self
@@ -341,11 +333,7 @@ impl State {
             Category::Endless => self.problem(Problem::Cut, Some(self.cut_lesson()), actions),
             Category::ContextOverflow => {
                 // The window is smaller than we were told: believe what the server just refused.
-                self.window = self
-                    .window
-                    .min(self.conversation.tokens())
-                    .saturating_mul(4)
-                    / 5;
+                self.window = self.window.min(self.conversation.tokens()).saturating_mul(4) / 5;
                 actions.push(Action::Note(format!(
                     "the prompt did not fit; the window is now taken for {} tokens",
                     self.window
@@ -357,18 +345,11 @@ impl State {
             }
             Category::Auth => self.end(Ending::ModelAuth, message.to_owned(), actions),
             Category::Timeout => self.end(Ending::ModelTimeout, message.to_owned(), actions),
-            Category::Recording => {
-                self.end(Ending::RecordingExhausted, message.to_owned(), actions)
-            }
+            Category::Recording => self.end(Ending::RecordingExhausted, message.to_owned(), actions),
         }
     }
 
-    fn on_results(
-        &mut self,
-        asked: Vec<Asked>,
-        results: Vec<ToolResult>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn on_results(&mut self, asked: Vec<Asked>, results: Vec<ToolResult>, actions: &mut Vec<Action>) {
         let mut results = results.into_iter();
         let mut submission = None;
         let mut unsound = None;
@@ -382,9 +363,7 @@ impl State {
                     self.observe(id.clone(), name, "", "refused", lesson.clone(), actions);
                 }
                 Asked::Sound(call) if call.tool == submit_result::NAME => {
-                    if let Some((id, _)) =
-                        submission.replace((call.id.clone(), submit_result::read(&call.arguments)))
-                    {
+                    if let Some((id, _)) = submission.replace((call.id.clone(), submit_result::read(&call.arguments))) {
                         self.observe(
                             id,
                             submit_result::NAME,
@@ -414,8 +393,7 @@ impl State {
                     }
                     mutated |= result.mutated;
                     if let Some(path) = &result.protected {
-                        if self.protected_wanted.len() < 20 && !self.protected_wanted.contains(path)
-                        {
+                        if self.protected_wanted.len() < 20 && !self.protected_wanted.contains(path) {
                             self.protected_wanted.push(path.clone());
                         }
                     }
@@ -437,16 +415,11 @@ impl State {
         }
         if ran > 0 {
             self.circles.add(
-                seen.iter().map(|(tool, arguments, result)| {
-                    (tool.as_str(), arguments.clone(), result.as_str())
-                }),
+                seen.iter()
+                    .map(|(tool, arguments, result)| (tool.as_str(), arguments.clone(), result.as_str())),
                 mutated,
             );
-            self.edit_free = if mutated {
-                0
-            } else {
-                self.edit_free.saturating_add(1)
-            };
+            self.edit_free = if mutated { 0 } else { self.edit_free.saturating_add(1) };
             self.mutated |= mutated;
             self.circle_warned &= !mutated;
             self.tool_failures = if failed == ran {
@@ -483,32 +456,15 @@ impl State {
                 self.phase = Phase::Judging { id, submission };
                 actions.push(Action::InspectDiff);
             }
-            _ => self.end_with(
-                Ending::Submitted,
-                submission.summary.clone(),
-                Some(submission),
-                actions,
-            ),
+            _ => self.end_with(Ending::Submitted, submission.summary.clone(), Some(submission), actions),
         }
     }
 
-    fn on_diff(
-        &mut self,
-        id: String,
-        submission: Submission,
-        diff: Diff,
-        actions: &mut Vec<Action>,
-    ) {
+    fn on_diff(&mut self, id: String, submission: Submission, diff: Diff, actions: &mut Vec<Action>) {
         self.changed = diff.changed;
         if !diff.protected.is_empty() {
             let paths = one_line(
-                &diff
-                    .protected
-                    .iter()
-                    .take(10)
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                &diff.protected.iter().take(10).cloned().collect::<Vec<_>>().join(", "),
                 200,
             );
             if self.protected_refused {
@@ -542,10 +498,7 @@ impl State {
             if self.empty_refused {
                 self.end_with(
                     Ending::EmptyDiff,
-                    format!(
-                        "the model says GO, but nothing was changed: {}",
-                        submission.summary
-                    ),
+                    format!("the model says GO, but nothing was changed: {}", submission.summary),
                     Some(submission),
                     actions,
                 );
@@ -553,23 +506,11 @@ impl State {
             }
             self.empty_refused = true;
             let lesson = "the result was not taken: GO needs a change, and no file differs from the start. Make the change; or, if nothing has to be changed, submit NO-GO with extra {\"outcome\": \"ALREADY-RESOLVED\"} and say where you saw it.";
-            self.observe(
-                id,
-                submit_result::NAME,
-                "",
-                "refused",
-                lesson.into(),
-                actions,
-            );
+            self.observe(id, submit_result::NAME, "", "refused", lesson.into(), actions);
             self.go_on(actions);
             return;
         }
-        self.end_with(
-            Ending::Submitted,
-            submission.summary.clone(),
-            Some(submission),
-            actions,
-        );
+        self.end_with(Ending::Submitted, submission.summary.clone(), Some(submission), actions);
     }
 
     /// Ends what goes nowhere, warns of what may, and asks again.
@@ -624,9 +565,7 @@ impl State {
             let room = self.window;
             self.end(
                 Ending::ContextExhausted,
-                format!(
-                    "the task and the latest turn alone do not fit the window of {room} tokens"
-                ),
+                format!("the task and the latest turn alone do not fit the window of {room} tokens"),
                 actions,
             );
             return;
@@ -654,26 +593,16 @@ impl State {
         let before = self.conversation.tokens();
         // In steps, with a pause between them: each step costs the server's cache of everything after it.
         let rested = self.turn >= self.compacted_at + keep.max(1) || self.compactions == 0;
-        if keep > 0
-            && before > soft
-            && rested
-            && self.conversation.stub((self.turn + 1).saturating_sub(keep))
-        {
+        if keep > 0 && before > soft && rested && self.conversation.stub((self.turn + 1).saturating_sub(keep)) {
             self.compacted(before, actions);
         }
         for keep in [2, 1] {
-            if self.conversation.tokens() > hard
-                && self.conversation.stub((self.turn + 1).saturating_sub(keep))
-            {
+            if self.conversation.tokens() > hard && self.conversation.stub((self.turn + 1).saturating_sub(keep)) {
                 self.compacted(before, actions);
             }
         }
         for keep in [keep.max(2), 1, 0] {
-            if self.conversation.tokens() > hard
-                && self
-                    .conversation
-                    .drop_turns((self.turn + 1).saturating_sub(keep))
-            {
+            if self.conversation.tokens() > hard && self.conversation.drop_turns((self.turn + 1).saturating_sub(keep)) {
                 self.compacted(before, actions);
             }
         }
@@ -697,18 +626,12 @@ impl State {
             let same = self.problems.iter().all(|other| *other == problem);
             let (ending, what) = match problem {
                 Problem::Text if same => (Ending::NoToolCall, "held text and no tool call"),
-                Problem::Cut if same => {
-                    (Ending::RepliesCut, "were cut at the limit of output tokens")
-                }
+                Problem::Cut if same => (Ending::RepliesCut, "were cut at the limit of output tokens"),
                 Problem::Reasoning if same => (Ending::ReasoningOnly, "held thoughts only"),
                 Problem::Empty if same => (Ending::EmptyReplies, "were empty"),
                 _ => (Ending::FormatErrors, "held no tool call that could be run"),
             };
-            self.end(
-                ending,
-                format!("{FORMAT_ERRORS} replies in a row {what}"),
-                actions,
-            );
+            self.end(ending, format!("{FORMAT_ERRORS} replies in a row {what}"), actions);
             return;
         }
         if let Some(lesson) = lesson {
@@ -762,12 +685,8 @@ impl State {
 
     fn how_to_call(&self) -> &'static str {
         match self.settings.protocol {
-            crate::model::Protocol::Native => {
-                "Use the tool calls of the interface; write no calls into the text."
-            }
-            crate::model::Protocol::JsonSchema => {
-                "Reply with one JSON object: {\"tool\": NAME, \"arguments\": {…}}."
-            }
+            crate::model::Protocol::Native => "Use the tool calls of the interface; write no calls into the text.",
+            crate::model::Protocol::JsonSchema => "Reply with one JSON object: {\"tool\": NAME, \"arguments\": {…}}.",
             crate::model::Protocol::Text => {
                 "Write it as the rules show: <call tool=\"NAME\">, one tag for each argument, </call>."
             }
@@ -782,13 +701,7 @@ impl State {
         self.end_with(ending, summary, None, actions);
     }
 
-    fn end_with(
-        &mut self,
-        ending: Ending,
-        summary: String,
-        submission: Option<Submission>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn end_with(&mut self, ending: Ending, summary: String, submission: Option<Submission>, actions: &mut Vec<Action>) {
         let claim = submission.as_ref().map(|submission| submission.verdict);
         let (verdict, failure_reason) = judge_ending(ending, claim);
         let mut extra = Map::new();
@@ -856,17 +769,12 @@ pub fn judge_ending(ending: Ending, claim: Option<Claim>) -> (Verdict, Option<Fa
         | Ending::ReasoningOnly
         | Ending::RepliesCut
         | Ending::StuckLoop => incomplete(Reason::ModelMisunderstood),
-        Ending::NoEdits
-        | Ending::ContextExhausted
-        | Ending::TurnsExhausted
-        | Ending::TokensExhausted => incomplete(Reason::MaxTurnsExhausted),
-        Ending::WallTimeExhausted | Ending::IdleTimeExhausted | Ending::ModelTimeout => {
-            incomplete(Reason::Timeout)
+        Ending::NoEdits | Ending::ContextExhausted | Ending::TurnsExhausted | Ending::TokensExhausted => {
+            incomplete(Reason::MaxTurnsExhausted)
         }
+        Ending::WallTimeExhausted | Ending::IdleTimeExhausted | Ending::ModelTimeout => incomplete(Reason::Timeout),
         Ending::ToolsFailed => incomplete(Reason::ToolFailed),
-        Ending::ModelUnavailable | Ending::RecordingExhausted => {
-            incomplete(Reason::InferenceServiceUnavailable)
-        }
+        Ending::ModelUnavailable | Ending::RecordingExhausted => incomplete(Reason::InferenceServiceUnavailable),
         Ending::ModelAuth => incomplete(Reason::AuthUnavailable),
         Ending::Infrastructure => incomplete(Reason::InfrastructureError),
         Ending::Cancelled => (Verdict::Incomplete, None),
