@@ -15,10 +15,12 @@ pub struct Found {
     pub arguments: Map<String, Value>,
 }
 
+/// Reads one form of calls.
+type Form = fn(&str, &[ToolSpec]) -> Vec<Found>;
+
 /// Finds the calls in a text; the first form that yields any decides.
 pub fn find_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
-    let forms: [fn(&str, &[ToolSpec]) -> Vec<Found>; 5] =
-        [call_blocks, function_blocks, marked_json, fenced_json, bare_json];
+    let forms: [Form; 5] = [call_blocks, function_blocks, marked_json, fenced_json, bare_json];
     forms
         .iter()
         .map(|form| form(text, tools))
@@ -204,10 +206,10 @@ fn function_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
             let value = value.rsplit_once("</parameter>").map_or(value, |(value, _)| value);
             arguments.insert(key.trim().to_owned(), Value::String(body_value(value)));
         }
-        if arguments.is_empty() {
-            if let Some(Value::Object(object)) = read_json(body) {
-                arguments = object;
-            }
+        if arguments.is_empty()
+            && let Some(Value::Object(object)) = read_json(body)
+        {
+            arguments = object;
         }
         calls.push(named(name, arguments, tools));
     }

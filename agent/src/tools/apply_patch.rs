@@ -102,8 +102,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
             return error.into();
         }
     }
-    let mut applied = 0;
-    for (path, content) in writes {
+    for (applied, (path, content)) in writes.into_iter().enumerate() {
         let outcome = match content {
             Some((file, content)) => file.write(&inner.root, &path, &content).map(|_| ()),
             None => inner.root.remove(&path),
@@ -120,7 +119,6 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
                 ..result
             };
         }
-        applied += 1;
     }
     ToolResult::mutation(done.join("\n"))
 }

@@ -1,9 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
-use crate::model::{Finish, Protocol};
+use crate::coder::{FailureReason, Verdict};
+use crate::model::{Finish, Protocol, RawCall};
 use crate::tools::all_specs;
 use proptest::prelude::*;
+use serde_json::json;
 
 fn state_with(settings: AgentSettings, budget: Budget) -> State {
     let opening = vec![

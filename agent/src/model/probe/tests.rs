@@ -183,7 +183,8 @@ async fn the_best_protocol_that_really_works_is_chosen() {
     fn nothing(_: Value) -> axum::response::Response {
         whole(json!({"content": "hello"}))
     }
-    let cases: [(fn(Value) -> axum::response::Response, Protocol, bool); 4] = [
+    type Chat = fn(Value) -> axum::response::Response;
+    let cases: [(Chat, Protocol, bool); 4] = [
         (native, Protocol::Native, true),
         (text, Protocol::Text, true),
         (schema, Protocol::JsonSchema, true),
