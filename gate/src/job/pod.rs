@@ -141,7 +141,8 @@ fn main_container(kind: JobKind, plan: &Plan, request: &GateRequest) -> Containe
 fn locked_down(home: &str) -> Container {
     Container {
         env: Some(
-            [("HOME", home), ("TMPDIR", TMP_PATH)]
+            // Git must not ask for the settings of whatever machine or image this is.
+            [("HOME", home), ("TMPDIR", TMP_PATH), ("GIT_CONFIG_NOSYSTEM", "1")]
                 .map(|(name, value)| EnvVar {
                     name: name.to_owned(),
                     value: Some(value.to_owned()),
