@@ -51,7 +51,9 @@ pub(super) fn build_pod(
 fn init_container(kind: JobKind, plan: &Plan, request: &GateRequest, source: Option<&str>) -> Container {
     let mut args = strings(&["fetch", "--plan"]);
     args.push(format!("{PLAN_PATH}/{PLAN_KEY}"));
-    args.extend(strings(&["--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH]));
+    args.extend(strings(&[
+        "--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH,
+    ]));
     args.extend(strings(&["--termination-log", TERMINATION_PATH]));
     if kind == JobKind::Prepare {
         // The base decides what is prepared, never the branch under test.
@@ -97,7 +99,9 @@ fn main_container(kind: JobKind, plan: &Plan, request: &GateRequest) -> Containe
         "--plan",
     ]);
     args.push(format!("{PLAN_PATH}/{PLAN_KEY}"));
-    args.extend(strings(&["--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH]));
+    args.extend(strings(&[
+        "--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH,
+    ]));
     args.extend(strings(&["--tmp", TMP_PATH, "--evidence", EVIDENCE_PATH]));
     args.extend(strings(&["--termination-log", TERMINATION_PATH]));
     let mut mounts = vec![

@@ -184,7 +184,11 @@ impl Bench {
         let good = matches!(&main, ContainerEnd::Terminated(end) if end.exit_code == 0 && end.signal.is_none());
         let outcome = JobOutcome {
             job: if good { JobEnd::Complete } else { JobEnd::Failed },
-            job_reason: if good { String::new() } else { "BackoffLimitExceeded".into() },
+            job_reason: if good {
+                String::new()
+            } else {
+                "BackoffLimitExceeded".into()
+            },
             pods: 1,
             pod_phase: if good { "Succeeded" } else { "Failed" }.into(),
             init,
@@ -279,7 +283,11 @@ impl Bench {
                 .iter()
                 .flatten()
                 .any(|mount| &mount.mount_path == target && mount.read_only == Some(true));
-            command = if read_only { command.ro(source, target) } else { command.rw(source, target) };
+            command = if read_only {
+                command.ro(source, target)
+            } else {
+                command.rw(source, target)
+            };
         }
         for variable in container.env.iter().flatten() {
             command = command.env(&variable.name, variable.value.as_ref().unwrap());

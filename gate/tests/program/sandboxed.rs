@@ -36,10 +36,19 @@ fn explain(backend: Backend, ran: &Ran) -> String {
 fn a_gate_passes_and_fails_in_every_sandbox() {
     in_every_sandbox("grep head file && git diff --exit-code", |backend, bench| {
         let ran = bench.run();
-        assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", explain(backend, &ran));
+        assert!(
+            matches!(ran.verdict, Verdict::Pass { .. }),
+            "{}",
+            explain(backend, &ran)
+        );
         bench.gate.steps.push(step("more", "grep -q base file"));
         let ran = bench.run();
-        assert_eq!(ran.verdict.summary(), "step more failed with exit code 1", "{}", explain(backend, &ran));
+        assert_eq!(
+            ran.verdict.summary(),
+            "step more failed with exit code 1",
+            "{}",
+            explain(backend, &ran)
+        );
     });
 }
 
@@ -50,14 +59,19 @@ fn forged_messages_and_killed_parents_do_not_pass_in_any_sandbox() {
         exit 1";
     in_every_sandbox(script, |backend, bench| {
         let ran = bench.run();
-        assert!(!matches!(ran.verdict, Verdict::Pass { .. }), "{}", explain(backend, &ran));
+        assert!(
+            !matches!(ran.verdict, Verdict::Pass { .. }),
+            "{}",
+            explain(backend, &ran)
+        );
     });
 }
 
 #[test]
 fn steps_killed_at_the_memory_limit_fail_and_the_limit_is_named() {
     // Twice the limit, through forked children that each hold a part of it.
-    let script = "for n in 1 2 3 4; do (x=$(head -c 134217728 /dev/zero | tr '\\0' x); sleep 30; echo ${#x}) & done; wait";
+    let script =
+        "for n in 1 2 3 4; do (x=$(head -c 134217728 /dev/zero | tr '\\0' x); sleep 30; echo ${#x}) & done; wait";
     in_every_sandbox(script, |backend, bench| {
         bench.gate.resources.memory_limit = "256Mi".into();
         bench.memory_bytes = Some(256 << 20);
@@ -77,8 +91,13 @@ fn a_cache_is_filled_and_used_in_every_sandbox() {
     in_every_sandbox("grep packages \"$FOREMAN_CACHE/kept\"", |backend, bench| {
         bench.prepare("echo packages > \"$FOREMAN_CACHE/kept\"");
         let prepared = bench.run_prepare();
-        gate::verdict::judge_prepare(&prepared.outcome).unwrap_or_else(|failure| panic!("{failure:?} {}", explain(backend, &prepared)));
+        gate::verdict::judge_prepare(&prepared.outcome)
+            .unwrap_or_else(|failure| panic!("{failure:?} {}", explain(backend, &prepared)));
         let ran = bench.run();
-        assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", explain(backend, &ran));
+        assert!(
+            matches!(ran.verdict, Verdict::Pass { .. }),
+            "{}",
+            explain(backend, &ran)
+        );
     });
 }
