@@ -168,10 +168,11 @@ impl Evidence {
         let held: u64 = self.store.list(Some(&Path::from(address.task.as_str()))).map_ok(|found| found.size).try_fold(0, |sum, size| async move { Ok(sum + size) }).await.map_err(fail("measure"))?;
         if held.saturating_add(body.len() as u64) > MAX_TASK {
             // What is there already may be sent again.
-            match self.store.get(&path).await {
-                Ok(found) if found.bytes().await.map_err(fail("read"))? == body => return Ok(Stored::Same),
-                _ => return Err(Error::TooLarge { what: "the task's evidence".into(), limit: MAX_TASK }),
+            let stored = self.read_segment(address).await?;
+            if stored.is_some_and(|stored| stored == body) {
+                return Ok(Stored::Same);
             }
+            return Err(Error::TooLarge { what: "the task's evidence".into(), limit: MAX_TASK });
         }
         match self.store.put_opts(&path, body.clone().into(), create).await {
             Ok(_) => Ok(Stored::New),

@@ -188,7 +188,10 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     ctx.metrics.add(crate::metrics::FILES_PARSED, &[], loaded.parsed);
     loaded.look_at.extend(dirty);
     let plan = plan::plan(ctx, &cached, queue, &valid, &loaded);
-    let seen = Seen::Acted { revision: loaded.revision, summary: plan.summary.clone(), taken: plan.taken.clone(), guarded: plan.guarded };
+    for (path, error) in &plan.rejects {
+        loaded.files.reject(path, error.clone());
+    }
+    let seen = Seen::Acted { revision: loaded.revision, summary: loaded.files.summary(), taken: plan.taken.clone(), guarded: plan.guarded };
     let unfinished = apply::apply(ctx, key, plan).await;
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;

@@ -18,7 +18,7 @@ const EVENTS: usize = 50;
 
 /// Carries a plan out. What one write meets does not stop the others.
 pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<(), Error> {
-    let Plan { writes, broke, taken: _, guarded: _, summary: _, revision, uid, note_to } = plan;
+    let Plan { writes, broke, taken: _, guarded: _, rejects: _, revision, uid, note_to } = plan;
     let total = writes.len();
     let results: Vec<Result<Outcome, writer::Error>> =
         futures::stream::iter(writes).map(|write| carry_out(ctx, write)).buffer_unordered(CONCURRENT).collect().await;

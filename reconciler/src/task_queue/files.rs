@@ -157,7 +157,7 @@ impl Files {
 
 fn same_dependencies(before: &[TaskDocument], after: &[TaskDocument]) -> bool {
     let of = |documents: &[TaskDocument]| -> Vec<(Vec<String>, Vec<String>)> {
-        let one = |document: &TaskDocument| (document.depends().into_iter().map(str::to_owned).collect(), document.depends_on());
+        let one = |document: &TaskDocument| (document.depends().into_iter().map(str::to_owned).collect::<Vec<_>>(), document.depends_on());
         documents.iter().map(one).filter(|(a, b)| !a.is_empty() || !b.is_empty()).collect()
     };
     of(before) == of(after)

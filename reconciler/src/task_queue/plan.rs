@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use schemas::file_error::FileError;
 use schemas::task_file::{QueueContext, TaskObject, resolve};
-use schemas::task_queue::QueueDefaults;
 use schemas::{TaskQueue, labels};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::files::{Files, Summary};
 use super::load::Loaded;
 use super::observe::{Made, origin};
 use super::validate::Valid;
@@ -37,8 +35,8 @@ pub struct Plan {
     pub taken: Vec<String>,
     /// How many objects the zero guard kept.
     pub guarded: i64,
-    /// What stands of all files.
-    pub summary: Summary,
+    /// Files that showed to be wrong only when their objects were made.
+    pub rejects: Vec<(String, FileError)>,
     /// Revision, as `branch@sha1:<hex>`.
     pub revision: String,
     /// UID of the queue.
@@ -61,14 +59,13 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
     let key = Key::of(&cached.meta);
     let uid = cached.uid();
     let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
-    let mut files: Files = loaded.files.clone_index();
     let mut plan = Plan { revision: revision.clone(), uid: uid.to_owned(), ..Plan::default() };
     let mut look_at: BTreeSet<String> = loaded.look_at.clone();
     if loaded.whole {
         look_at.extend(ctx.inventory.paths(uid));
     }
     let defaults = queue.spec.defaults.clone().unwrap_or_default();
-    let may_prune = queue.spec.prune && !files.is_empty();
+    let may_prune = queue.spec.prune && !loaded.files.is_empty();
     for path in &look_at {
         let mut wanted: BTreeSet<Made> = BTreeSet::new();
         let mut keeps_all = false;
@@ -99,7 +96,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
                             if loaded.changed.contains(path) {
                                 plan.broke.push(error.clone());
                             }
-                            files.reject(path, error);
+                            plan.rejects.push((path.clone(), error));
                         }
                     }
                 }
@@ -123,7 +120,6 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
             }
         }
     }
-    plan.summary = files.summary();
     if !plan.broke.is_empty() {
         plan.note_to = Some((valid.url.clone(), loaded.revision));
     }
@@ -204,9 +200,4 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
         }
         TaskObject::AgenticTask(_) => Write::Task(key, body),
     });
-}
-
-/// Returns the defaults of a queue that says none.
-pub fn no_defaults() -> QueueDefaults {
-    QueueDefaults::default()
 }

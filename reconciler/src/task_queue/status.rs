@@ -62,7 +62,7 @@ fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Se
     let now = ctx.clock.now();
     let mut after = queue.status.clone().unwrap_or_default();
     let mut list = after.conditions.take().unwrap_or_default();
-    let mut set = |list: &mut Vec<_>, said: Said| conditions::set(list, said, generation, now);
+    let set = |list: &mut Vec<_>, said: Said| conditions::set(list, said, generation, now);
     let summarise = |after: &mut TaskQueueStatus, summary: &Summary| {
         after.files = Some(summary.files);
         after.invalid_files = Some(summary.invalid.clone()).filter(|files| !files.is_empty());

@@ -80,7 +80,8 @@ impl Links {
         before.into_iter().chain(after).collect::<BTreeSet<_>>().into_iter().for_each(wake);
     }
 
-    fn tasks_of(&self, workload: &Key) -> BTreeSet<Key> {
+    /// Returns the keys of the tasks that name a Workload.
+    pub fn tasks_of(&self, workload: &Key) -> BTreeSet<Key> {
         lock(&self.edges).tasks.get(workload).cloned().unwrap_or_default()
     }
 }
