@@ -77,9 +77,6 @@ pub enum Command {
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Keep the temporary folder and say where it is.
-    #[arg(long)]
-    pub keep: bool,
     /// Replay the recorded sessions even if a model server is found.
     #[arg(long)]
     pub replay: bool,
