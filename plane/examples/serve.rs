@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use plane::{Plane, PlaneConfig};
@@ -14,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let plane = Plane::open(PlaneConfig::new(folder, "0.1.0").listening(address)).await?;
     let served = plane.serve_tls().await?;
-    let api = Api::all(plane.client());
+    let api: Api<CustomResourceDefinition> = Api::all(plane.client());
     for crd in schemas::crds::all() {
         let apply = PatchParams::apply("foreman").force();
         api.patch(&crd.name_any(), &apply, &Patch::Apply(&crd))

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::admission::names::NameRule;
 use crate::admission::schema::Structural;
@@ -277,6 +278,8 @@ pub fn version_rank(name: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
 #[derive(Debug)]
 pub struct Catalog {
     current: RwLock<Arc<Kinds>>,
+    /// Tells of every refresh.
+    refreshed: watch::Sender<()>,
     compiled: Mutex<HashMap<String, (Version, Option<Arc<Kind>>)>>,
 }
 
@@ -285,6 +288,7 @@ impl Catalog {
     pub fn new(store: &Store) -> Catalog {
         let catalog = Catalog {
             current: RwLock::new(Arc::new(Kinds::default())),
+            refreshed: watch::Sender::new(()),
             compiled: Mutex::new(HashMap::new()),
         };
         catalog.refresh(store);
@@ -294,6 +298,11 @@ impl Catalog {
     /// Returns the kinds as they are now.
     pub fn kinds(&self) -> Arc<Kinds> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns a receiver that is told when the kinds may have changed.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.refreshed.subscribe()
     }
 
     /// Compiles the CRDs that changed since the last time.
@@ -319,6 +328,7 @@ impl Catalog {
         kinds.extend(next.values().filter_map(|(_, kind)| kind.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Kinds::new(kinds));
         *compiled = next;
+        self.refreshed.send_replace(());
     }
 }
 

@@ -125,6 +125,12 @@ where
         self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
+    /// Finds an object by its UID.
+    pub fn by_uid(&self, uid: &str) -> Option<Arc<Cached<K>>> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.values().find(|object| object.uid() == uid).cloned()
+    }
+
     /// Returns all objects, in no order.
     pub fn all(&self) -> Vec<Arc<Cached<K>>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

@@ -117,7 +117,10 @@ pub(crate) fn spawn(sandbox: &Sandbox, command: Command, output: Output) -> Resu
     };
     let stdin = command.stdin.clone().unwrap_or_default();
     let address = listening.as_ref().map(ProxyServer::address);
-    let request = resolve::request(sandbox.backend, command, address);
+    let request = resolve::request(sandbox.backend, command, address).map(|mut request| {
+        request.cgroups = sandbox.cgroups;
+        request
+    });
     start(
         &sandbox.helper,
         sandbox.backend,

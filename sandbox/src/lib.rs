@@ -178,6 +178,7 @@ pub struct Sandbox {
     backend: Backend,
     helper: PathBuf,
     probe: Arc<Probe>,
+    cgroups: bool,
 }
 
 impl Sandbox {
@@ -203,6 +204,7 @@ impl Sandbox {
             backend,
             helper,
             probe,
+            cgroups: true,
         })
     }
 
@@ -219,6 +221,7 @@ impl Sandbox {
             backend,
             helper,
             probe,
+            cgroups: true,
         })
     }
 
@@ -232,6 +235,7 @@ impl Sandbox {
             backend: Backend::Unsafe,
             helper,
             probe,
+            cgroups: true,
         }
     }
 
@@ -239,6 +243,15 @@ impl Sandbox {
     #[must_use]
     pub fn with_helper(mut self, helper: impl Into<PathBuf>) -> Sandbox {
         self.helper = helper.into();
+        self
+    }
+
+    /// Keeps memory, processes and processors within limits without control groups.
+    ///
+    /// That is what happens anyway where none can be made: a monitor counts, and kills at the limit.
+    #[must_use]
+    pub fn without_cgroups(mut self) -> Sandbox {
+        self.cgroups = false;
         self
     }
 

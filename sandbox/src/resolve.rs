@@ -53,6 +53,7 @@ pub(crate) fn request(
         net,
         limits: command.limits,
         nesting: command.nesting,
+        cgroups: true,
         stdin: command.stdin.is_some(),
         scratch: None,
     };

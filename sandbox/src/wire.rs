@@ -46,6 +46,8 @@ pub(crate) struct Request {
     pub net: Net,
     pub limits: Limits,
     pub nesting: bool,
+    /// Whether control groups are used where they can be made.
+    pub cgroups: bool,
     pub stdin: bool,
     /// A folder of the host that the supervisor removes at the end.
     pub scratch: Option<PathBuf>,

@@ -1,34 +1,70 @@
-//! Schemas of the built-in kinds served.
+//! The built-in kinds served: how they are decoded, defaulted and validated.
 
-use super::error::FieldError;
+pub mod crd;
+pub(super) mod decode;
+mod defaults;
 pub mod definitions;
+mod validate;
 
 use serde_json::Value;
 
-/// Returns the paths in `object` that the kind does not know, and removes them.
+use super::error::FieldError;
+
+/// Removes what the kind does not know and returns the removed paths, sorted.
 pub fn prune(api_version: &str, kind: &str, object: &mut Value) -> Vec<String> {
-    let _ = (api_version, kind, object);
-    Vec::new()
+    let mut paths = Vec::new();
+    if let Some(schema) = definitions::name_of(api_version, kind).and_then(definitions::get) {
+        decode::prune(schema, object, "", &mut paths);
+    }
+    paths.sort();
+    paths
 }
-/// Checks JSON types as decoding into the kind would; `Err` holds kube-apiserver's message (400).
+
+/// Checks JSON types as decoding into the kind would.
 ///
 /// # Errors
-/// The decoder's message.
+/// kube-apiserver's message for a 400.
 pub fn check_types(api_version: &str, kind: &str, object: &Value) -> Result<(), String> {
-    let _ = (api_version, kind, object);
-    Ok(())
+    let Some(name) = definitions::name_of(api_version, kind) else {
+        return Ok(());
+    };
+    decode::check(name, object).map_err(|found| {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {found}")
+    })
 }
-/// Fills in the kind's defaults.
+
+/// Fills in what decoding and defaulting fill in, and drops what they drop (nulls, empty maps
+/// and lists that are not written). Decided by the object alone: nothing of it needs an identity,
+/// a clock or other objects.
 pub fn default(api_version: &str, kind: &str, object: &mut Value) {
-    let _ = (api_version, kind, object);
+    if let Some(schema) = definitions::name_of(api_version, kind).and_then(definitions::get) {
+        decode::normalize(schema, object, true);
+        defaults::fill(kind, object);
+    }
 }
-/// Validates an object of a built-in kind.
+
+/// Validates an object of a built-in kind; with `old` it is an update.
+///
+/// Metadata is checked by [`super::names::validate_metadata`].
 pub fn validate(
     api_version: &str,
     kind: &str,
     new: &Value,
     old: Option<&Value>,
 ) -> Vec<FieldError> {
-    let _ = (api_version, kind, new, old);
-    Vec::new()
+    match (api_version, kind) {
+        ("v1", "ConfigMap") => validate::config_map(new, old),
+        ("v1", "Secret") => validate::secret(new, old),
+        ("v1", "Pod") => validate::pod(new, old),
+        ("batch/v1", "Job") => validate::job(new, old),
+        ("v1", "PersistentVolumeClaim") => validate::claim(new, old),
+        ("coordination.k8s.io/v1", "Lease") => validate::lease(new),
+        ("v1", "Event") => validate::event(new),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => crd::validate(new, old),
+        _ => Vec::new(),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,7 @@ struct Watch {
     include: IncludeObject,
     bookmarks: bool,
     latest: Receiver<Version>,
+    kinds: Receiver<()>,
     stopping: CancellationToken,
     seen: Version,
     deadline: Instant,
@@ -92,6 +93,7 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         form,
         include,
         latest,
+        kinds: call.server.catalog.subscribe(),
         seen: 0,
         waiting: VecDeque::new(),
         columns_sent: false,
@@ -274,6 +276,7 @@ impl Watch {
                 return None;
             }
             self.latest.borrow_and_update();
+            self.kinds.borrow_and_update();
             if let Some(bytes) = self.collect() {
                 return Some(bytes);
             }
@@ -294,6 +297,7 @@ impl Watch {
                     self.bookmark_at = Instant::now() + self.server.bookmark_every;
                     return Some(self.bookmark_line());
                 }
+                _ = self.kinds.changed() => {}
                 changed = self.latest.changed() => {
                     if changed.is_err() {
                         return None;

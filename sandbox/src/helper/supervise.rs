@@ -111,7 +111,11 @@ struct Running {
 
 fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Running, Failure> {
     let limits = &request.limits;
-    let cgroup = Cgroup::create(limits);
+    let cgroup = if request.cgroups {
+        Cgroup::create(limits)
+    } else {
+        None
+    };
     let (go_reader, go) = pipe()?;
     let (reports, reports_writer) = pipe()?;
     if sys::identity().0 == 0 {

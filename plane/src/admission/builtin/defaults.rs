@@ -1,0 +1,274 @@
+//! Defaults of the built-in kinds.
+
+use base64::Engine as _;
+use serde_json::{Map, Value, json};
+
+type Object = Map<String, Value>;
+
+fn set(map: &mut Object, key: &str, value: Value) {
+    if map.get(key).is_none_or(Value::is_null) {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+fn object<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Object> {
+    value.get_mut(key).and_then(Value::as_object_mut)
+}
+
+fn each<'a>(map: &'a mut Object, key: &str) -> impl Iterator<Item = &'a mut Object> {
+    map.get_mut(key)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+}
+
+/// Finds (or makes) a map below a map; `None` when something else stands there.
+fn made<'a>(map: &'a mut Object, key: &str) -> Option<&'a mut Object> {
+    set(map, key, json!({}));
+    map.get_mut(key).and_then(Value::as_object_mut)
+}
+
+/// Fills in the defaults of a kind.
+pub(super) fn fill(kind: &str, value: &mut Value) {
+    let Some(root) = value.as_object_mut() else {
+        return;
+    };
+    match kind {
+        "Secret" => secret(root),
+        "Namespace" => namespace(root),
+        "Pod" => {
+            if let Some(spec) = made(root, "spec") {
+                pod_spec(spec);
+            }
+            if let Some(status) = made(root, "status") {
+                set(status, "phase", json!("Pending"));
+            }
+        }
+        "Job" => job(root),
+        "PersistentVolumeClaim" => {
+            if let Some(spec) = made(root, "spec") {
+                set(spec, "volumeMode", json!("Filesystem"));
+                set(spec, "resources", json!({}));
+            }
+            if let Some(status) = made(root, "status") {
+                set(status, "phase", json!("Pending"));
+            }
+        }
+        "CustomResourceDefinition" => super::crd::default(root),
+        _ => {}
+    }
+}
+
+fn secret(root: &mut Object) {
+    set(root, "type", json!("Opaque"));
+    let Some(Value::Object(plain)) = root.shift_remove("stringData") else {
+        return;
+    };
+    if plain.is_empty() {
+        return;
+    }
+    if let Some(data) = made(root, "data") {
+        for (key, text) in plain {
+            let encoded =
+                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            data.insert(key, encoded.into());
+        }
+    }
+}
+
+fn namespace(root: &mut Object) {
+    let name = root.get("metadata").and_then(|m| m.get("name")).cloned();
+    if let (Some(name), Some(metadata)) = (name, made(root, "metadata"))
+        && let Some(labels) = made(metadata, "labels")
+    {
+        labels.insert("kubernetes.io/metadata.name".to_owned(), name);
+    }
+    set(root, "spec", json!({}));
+    if let Some(status) = made(root, "status") {
+        set(status, "phase", json!("Active"));
+    }
+}
+
+fn job(root: &mut Object) {
+    let labels = root
+        .get("spec")
+        .and_then(|s| s.pointer("/template/metadata/labels"))
+        .cloned();
+    if let (Some(labels), Some(metadata)) = (labels, made(root, "metadata"))
+        && metadata
+            .get("labels")
+            .and_then(Value::as_object)
+            .is_none_or(Map::is_empty)
+    {
+        metadata.insert("labels".to_owned(), labels);
+    }
+    set(root, "status", json!({}));
+    let Some(spec) = made(root, "spec") else {
+        return;
+    };
+    let both_absent = ["completions", "parallelism"]
+        .iter()
+        .all(|k| spec.get(*k).is_none_or(Value::is_null));
+    if both_absent {
+        set(spec, "completions", json!(1));
+    }
+    set(spec, "parallelism", json!(1));
+    if spec.get("backoffLimitPerIndex").is_some() {
+        set(spec, "backoffLimit", json!(i32::MAX));
+    }
+    set(spec, "backoffLimit", json!(6));
+    set(spec, "completionMode", json!("NonIndexed"));
+    set(spec, "suspend", json!(false));
+    let replacement = if spec.get("podFailurePolicy").is_some() {
+        "Failed"
+    } else {
+        "TerminatingOrFailed"
+    };
+    set(spec, "podReplacementPolicy", json!(replacement));
+    if let Some(template) = made(spec, "template") {
+        set(template, "metadata", json!({}));
+        if let Some(spec) = made(template, "spec") {
+            pod_spec(spec);
+        }
+    }
+}
+
+fn pod_spec(spec: &mut Object) {
+    set(spec, "dnsPolicy", json!("ClusterFirst"));
+    set(spec, "restartPolicy", json!("Always"));
+    set(spec, "schedulerName", json!("default-scheduler"));
+    set(spec, "securityContext", json!({}));
+    set(spec, "terminationGracePeriodSeconds", json!(30));
+    for volume in each(spec, "volumes") {
+        self::volume(volume);
+    }
+    for key in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in each(spec, key) {
+            self::container(container);
+        }
+    }
+    if let Some(account) = spec.get("serviceAccountName").cloned() {
+        set(spec, "serviceAccount", account);
+    } else if let Some(account) = spec.get("serviceAccount").cloned() {
+        set(spec, "serviceAccountName", account);
+    }
+}
+
+fn volume(volume: &mut Object) {
+    if volume.keys().all(|k| k == "name") {
+        volume.insert("emptyDir".to_owned(), json!({}));
+    }
+    for source in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = volume.get_mut(source).and_then(Value::as_object_mut) {
+            set(source, "defaultMode", json!(420));
+            field_references(source);
+            for projection in each(source, "sources") {
+                if let Some(token) = projection
+                    .get_mut("serviceAccountToken")
+                    .and_then(Value::as_object_mut)
+                {
+                    set(token, "expirationSeconds", json!(3600));
+                }
+                if let Some(downward) = projection
+                    .get_mut("downwardAPI")
+                    .and_then(Value::as_object_mut)
+                {
+                    field_references(downward);
+                }
+            }
+        }
+    }
+    if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
+        set(path, "type", json!(""));
+    }
+}
+
+fn field_references(source: &mut Object) {
+    for item in each(source, "items") {
+        if let Some(field) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
+            set(field, "apiVersion", json!("v1"));
+        }
+    }
+}
+
+/// Says whether an image's tag may move, so that it is pulled always.
+fn is_latest(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn container(container: &mut Object) {
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let policy = if is_latest(image) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
+    set(container, "imagePullPolicy", json!(policy));
+    set(
+        container,
+        "terminationMessagePath",
+        json!("/dev/termination-log"),
+    );
+    set(container, "terminationMessagePolicy", json!("File"));
+    if let Some(resources) = made(container, "resources") {
+        if let Some(Value::Object(limits)) = resources.get("limits").cloned()
+            && let Some(requests) = made(resources, "requests")
+        {
+            for (name, limit) in limits {
+                set(requests, &name, limit);
+            }
+        }
+        for key in ["limits", "requests"] {
+            if let Some(quantities) = resources.get_mut(key).and_then(Value::as_object_mut) {
+                quantities.values_mut().for_each(quantity);
+            }
+        }
+    }
+    for port in each(container, "ports") {
+        set(port, "protocol", json!("TCP"));
+    }
+    for env in each(container, "env") {
+        if let Some(field) = env.get_mut("valueFrom").and_then(|v| object(v, "fieldRef")) {
+            set(field, "apiVersion", json!("v1"));
+        }
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(probe).and_then(Value::as_object_mut) {
+            set(probe, "timeoutSeconds", json!(1));
+            set(probe, "periodSeconds", json!(10));
+            set(probe, "successThreshold", json!(1));
+            set(probe, "failureThreshold", json!(3));
+            handler(probe);
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        if let Some(hook) = container.get_mut("lifecycle").and_then(|l| object(l, hook)) {
+            handler(hook);
+        }
+    }
+}
+
+fn handler(handler: &mut Object) {
+    if let Some(get) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
+        set(get, "path", json!("/"));
+        set(get, "scheme", json!("HTTP"));
+    }
+    if let Some(grpc) = handler.get_mut("grpc").and_then(Value::as_object_mut) {
+        set(grpc, "service", json!(""));
+    }
+}
+
+/// Writes a quantity that was given as a number as the text that it stands for.
+fn quantity(value: &mut Value) {
+    if let Value::Number(n) = value {
+        *value = n.to_string().into();
+    }
+}

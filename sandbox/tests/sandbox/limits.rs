@@ -1,0 +1,178 @@
+//! Limits end what passes them, by cgroup and by monitor, and output stays bounded.
+
+use std::time::Duration;
+
+use sandbox::{Capture, Exit, FileSink, Limits, Output, Reason, Sandbox, Sink};
+
+use crate::{backends, shell};
+
+const MIB: u64 = 1 << 20;
+const LIMIT: u64 = 96 * MIB;
+
+/// Every backend, with control groups where they can be made, and without.
+fn all_ways() -> Vec<Sandbox> {
+    backends()
+        .into_iter()
+        .flat_map(|sandbox| [sandbox.clone(), sandbox.without_cgroups()])
+        .collect()
+}
+
+/// `tail` keeps a line in memory until it ends, and then until somebody reads it.
+fn hog(mebibytes: u64) -> String {
+    format!(
+        "head -c {} /dev/zero | tail -n 1 | sleep 20",
+        mebibytes * MIB
+    )
+}
+
+#[test]
+fn memory_past_the_limit_ends_in_oom_killed() {
+    for sandbox in all_ways() {
+        let outcome = sandbox.run_blocking(
+            shell(&hog(2 * LIMIT / MIB)).memory(LIMIT),
+            Output::captured(),
+        );
+        check_killed(&sandbox, &outcome);
+    }
+}
+
+#[test]
+fn memory_of_forked_children_counts_together() {
+    for sandbox in all_ways() {
+        let one = hog(LIMIT / MIB / 2);
+        let script = format!("({one}) & ({one}) & ({one}) & ({one}) & wait; wait; echo survived");
+        let outcome = sandbox.run_blocking(shell(&script).memory(LIMIT), Output::captured());
+        check_killed(&sandbox, &outcome);
+        assert_eq!(outcome.stdout.text(), "");
+    }
+}
+
+fn check_killed(sandbox: &Sandbox, outcome: &sandbox::Outcome) {
+    let way = (sandbox.backend(), outcome.enforced.memory.clone());
+    assert_eq!(outcome.reason, Reason::OOMKilled, "{way:?} {outcome:?}");
+    let peak = outcome.peak_memory_bytes;
+    assert!(
+        peak >= LIMIT * 8 / 10 && peak <= LIMIT * 17 / 10,
+        "{way:?}: peak {} MiB",
+        peak / MIB
+    );
+    assert!(
+        outcome
+            .message
+            .as_deref()
+            .unwrap()
+            .contains(&LIMIT.to_string()),
+        "{way:?}"
+    );
+    println!(
+        "{way:?}: limit {} MiB, peak {} MiB",
+        LIMIT / MIB,
+        peak / MIB
+    );
+}
+
+#[test]
+fn memory_below_the_limit_is_left_alone() {
+    for sandbox in all_ways() {
+        let script = format!("head -c {} /dev/zero | tail -n 1 | wc -c", LIMIT / 2);
+        let outcome = sandbox.run_blocking(shell(&script).memory(LIMIT), Output::captured());
+        assert_eq!(
+            outcome.stdout.text().trim(),
+            (LIMIT / 2).to_string(),
+            "{outcome:?}"
+        );
+        assert_eq!(outcome.reason, Reason::Completed);
+    }
+}
+
+#[test]
+fn a_fork_bomb_stays_within_its_processes() {
+    for sandbox in all_ways() {
+        let limits = Limits {
+            pids: Some(40),
+            wall: Some(Duration::from_secs(5)),
+            ..Limits::default()
+        };
+        let script = "bomb() { bomb | bomb & }; bomb; sleep 1; echo \"$(ls -d /proc/[0-9]* | wc -l)\"; exit 3";
+        let outcome = sandbox.run_blocking(shell(script).limits(limits), Output::captured());
+        let monitor = outcome.enforced.pids == "monitor";
+        assert!(["cgroup", "monitor"].contains(&outcome.enforced.pids.as_str()));
+        let said = outcome.message.clone().unwrap_or_default();
+        assert!(
+            !monitor || said.contains("40 processes") || outcome.exit == Exit::Code(3),
+            "{outcome:?}"
+        );
+        assert!(outcome.reason != Reason::Completed, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_file_past_its_size_is_cut_and_no_core_is_left() {
+    for sandbox in backends() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            file_size_bytes: Some(MIB),
+            ..Limits::default()
+        };
+        let script = "head -c 5000000 /dev/zero > big; ulimit -c; kill -SEGV $$";
+        let command = shell(script)
+            .rw(folder.path(), "/workspace")
+            .cwd("/workspace")
+            .limits(limits);
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        assert_eq!(outcome.exit, Exit::Signal(11), "{outcome:?}");
+        assert_eq!(outcome.stdout.text(), "0\n");
+        assert_eq!(
+            std::fs::metadata(folder.path().join("big")).unwrap().len(),
+            MIB
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+/// Returns the most memory that this process ever had, in bytes.
+fn own_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
+}
+
+#[test]
+fn a_gibibyte_of_output_leaves_memory_bounded_and_its_last_line() {
+    let before = own_peak();
+    for sandbox in backends() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sink = FileSink::bounded(file.reopen().unwrap(), 4 * MIB, 4096);
+        let output = Output::captured_together().together(Sink::File(sink));
+        let script = "head -c 1073741824 /dev/zero | tr '\\0' x; echo; echo the true last line";
+        let outcome = sandbox.run_blocking(shell(script), output);
+        assert_eq!(outcome.reason, Reason::Completed, "{outcome:?}");
+        let Capture {
+            total_bytes,
+            truncated,
+            head,
+            ..
+        } = &outcome.stdout;
+        assert_eq!(
+            (*total_bytes, *truncated, head[0]),
+            (1_073_741_824 + 20, true, b'x')
+        );
+        assert_eq!(
+            outcome.stdout.last_line().as_deref(),
+            Some("the true last line")
+        );
+        let written = std::fs::read_to_string(file.path()).unwrap();
+        assert!(written.ends_with("\nthe true last line\n"));
+        assert!(written.len() as u64 <= 4 * MIB + 100, "{}", written.len());
+    }
+    let grown = own_peak() - before;
+    assert!(grown < 32 * MIB, "grew by {} MiB", grown / MIB);
+}
