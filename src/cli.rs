@@ -69,9 +69,6 @@ pub enum Command {
         /// Shell.
         shell: clap_complete::Shell,
     },
-    /// Print the command line reference as Markdown.
-    #[command(hide = true)]
-    Reference,
 }
 
 /// Arguments of `demo`.

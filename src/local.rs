@@ -11,6 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
 use plane::runner::{Runner, RunnerConfig};
 use plane::{Plane, PlaneConfig};
+use reconciler::operator::{self, Operator};
 use schemas::Agent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,14 +131,13 @@ impl Local {
             .context("failed to start the Job runner")?;
         plane.set_pod_logs(runner.logs());
         let operator_stop = CancellationToken::new();
-        let evidence = reserve_port(place)?;
+        let operator = prepare_operator(place, namespace, &config, &client).await?;
+        let evidence = operator.http_address().context("the evidence store has no address")?;
+        remember_port(place, evidence.port())?;
         let evidence_url = format!("http://{evidence}");
-        let operator_config = operator_config(place, namespace, &config, evidence)?;
         let operator = {
-            let (client, stop) = (client.clone(), operator_stop.clone());
-            tokio::spawn(async move {
-                reconciler::operator::run(operator_config, client, stop).await.map_err(|error| format!("{error:#}"))
-            })
+            let stop = operator_stop.clone();
+            tokio::spawn(async move { operator.run(stop).await.map_err(|error| error.to_string()) })
         };
         let agent_stop = Shutdown::default();
         let agent_config = agent_config(place, namespace, &config, &sandbox, &evidence_url)?;
@@ -244,12 +244,23 @@ fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox)
     Ok(runner)
 }
 
-fn operator_config(place: &Place, namespace: &str, config: &LocalConfig, evidence: SocketAddr) -> Result<reconciler::operator::Config> {
-    let _ = namespace;
-    Ok(reconciler::operator::Config {
-        git: git_settings(config)?,
-        ..reconciler::operator::Config::local(&place.state, evidence)
-    })
+async fn prepare_operator(place: &Place, namespace: &str, config: &LocalConfig, client: &Client) -> Result<Operator> {
+    let port = remembered_port(place);
+    let mut operator = operator::Config::new(client.clone(), place.state.join("operator"));
+    operator.namespaces = vec![namespace.to_owned()];
+    operator.lease_namespace = "default".into();
+    operator.git = git_settings(config)?;
+    operator.git_remote_url.clone_from(&config.access.git_remote_url);
+    operator.evidence_dir = Some(place.state.join("evidence"));
+    operator.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    operator.secrets = endpoint::api_key().into_iter().collect();
+    match Operator::prepare(operator.clone()).await {
+        Err(operator::Error::Listen { .. }) if port != 0 => {
+            operator.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+            Ok(Operator::prepare(operator).await?)
+        }
+        prepared => Ok(prepared?),
+    }
 }
 
 fn agent_config(
@@ -300,16 +311,12 @@ fn agent_config(
     })
 }
 
-/// Picks the evidence store's port once per state folder, so that links stay true over restarts.
-fn reserve_port(place: &Place) -> Result<SocketAddr> {
+/// Returns the evidence store's port of the last start, so that links stay true over restarts; 0 at the first.
+fn remembered_port(place: &Place) -> u16 {
+    std::fs::read_to_string(place.state.join("evidence-port")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn remember_port(place: &Place, port: u16) -> Result<()> {
     let file = place.state.join("evidence-port");
-    let remembered = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
-    for port in remembered.into_iter().chain([0]) {
-        if let Ok(listener) = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            let address = listener.local_addr()?;
-            std::fs::write(&file, address.port().to_string()).with_context(|| format!("failed to write {}", file.display()))?;
-            return Ok(address);
-        }
-    }
-    anyhow::bail!("failed to find a free port on 127.0.0.1 for the evidence store")
+    std::fs::write(&file, port.to_string()).with_context(|| format!("failed to write {}", file.display()))
 }
