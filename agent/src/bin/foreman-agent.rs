@@ -22,8 +22,8 @@ struct Program {
 
 fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
-    if gate::program::is_called() {
-        return gate::program::main();
+    if is_called(gate::job::PROGRAM) {
+        return gate::program::main(std::env::args_os());
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
     init_logging(program.log_json);
@@ -34,6 +34,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says whether this program was started under `name`, as its own image's entry point is.
+fn is_called(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
 }
 
 fn init_logging(json: bool) {

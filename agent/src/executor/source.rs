@@ -206,10 +206,9 @@ impl BaseTree for CommitTree {
 
 /// Finds the gate of a task from its base commit. Blocks.
 pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
-    let parse = |bytes: &[u8]| -> Result<schemas::GateDefinition, String> {
-        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        let value = schemas::yaml::parse_value(text).map_err(|error| error.to_string())?;
-        serde_json::from_value(value).map_err(|error| error.to_string())
+    let parse = |bytes: &[u8]| {
+        schemas::config::parse_gate(gate::definition::GATE_FILE, bytes)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     };
     gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &parse, &[])
 }
