@@ -26,7 +26,9 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("failed to find the repository's root")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
     }
