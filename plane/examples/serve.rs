@@ -18,8 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let api: Api<CustomResourceDefinition> = Api::all(plane.client());
     for crd in schemas::crds::all() {
         let apply = PatchParams::apply("foreman").force();
-        api.patch(&crd.name_any(), &apply, &Patch::Apply(&crd))
-            .await?;
+        api.patch(&crd.name_any(), &apply, &Patch::Apply(&crd)).await?;
     }
     println!("export KUBECONFIG={}", served.kubeconfig.display());
     tokio::signal::ctrl_c().await?;

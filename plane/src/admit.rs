@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use crate::admission::apply::{self, Writer};
+use crate::admission::builtin;
 use crate::admission::error::FieldError;
 use crate::admission::names::validate_metadata;
 use crate::kinds::builtin::Stamp;
@@ -144,15 +145,18 @@ pub fn decode(
             schema.default(&mut object);
             unknown
         }
-        (None, Some(builtin)) => {
-            let unknown =
-                crate::admission::builtin::prune(&api_version, &kind.kind, &mut object);
-            crate::admission::builtin::check_types(&api_version, &kind.kind, &object)
-                .map_err(ApiError::bad_request)?;
-            object = (builtin.normalise)(object).map_err(|error| unreadable(view, &error))?;
-            (builtin.default)(&mut object);
-            unknown
-        }
+        (None, Some(rules)) => match rules.normalise {
+            Some(normalise) => {
+                object = normalise(object).map_err(|error| unreadable(view, &error))?;
+                Vec::new()
+            }
+            None => {
+                let unknown = builtin::prune(&api_version, &kind.kind, &mut object);
+                builtin::check_types(&api_version, &kind.kind, &object).map_err(ApiError::bad_request)?;
+                builtin::default(&api_version, &kind.kind, &mut object);
+                unknown
+            }
+        },
         (None, None) => Vec::new(),
     };
     report_unknown(view, &unknown, validation, warnings)?;
@@ -166,17 +170,12 @@ pub fn report_unknown(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
-    let list = unknown
-        .iter()
-        .map(|path| format!("unknown field \"{path}\""));
+    let list = unknown.iter().map(|path| format!("unknown field \"{path}\""));
     match validation {
         FieldValidation::Warn => warnings.extend(list),
         FieldValidation::Strict if !unknown.is_empty() => {
             let list: Vec<String> = list.collect();
-            return Err(unreadable(
-                view,
-                &format!("strict decoding error: {}", list.join(", ")),
-            ));
+            return Err(unreadable(view, &format!("strict decoding error: {}", list.join(", "))));
         }
         FieldValidation::Ignore | FieldValidation::Strict => {}
     }
@@ -203,8 +202,7 @@ fn normalise_metadata(object: &mut Value) -> Result<(), String> {
         None | Some(Value::Null) => json!({}),
         Some(metadata) => metadata.take(),
     };
-    let typed: ObjectMeta =
-        serde_json::from_value(metadata).map_err(|error| format!("metadata: {error}"))?;
+    let typed: ObjectMeta = serde_json::from_value(metadata).map_err(|error| format!("metadata: {error}"))?;
     object["metadata"] = serde_json::to_value(typed).map_err(|error| error.to_string())?;
     Ok(())
 }
@@ -271,15 +269,9 @@ fn place(object: &mut Value, kind: &Kind, namespace: &str) -> Result<(), ApiErro
     Ok(())
 }
 
-fn check(
-    view: View<'_>,
-    new: &Value,
-    old: Option<&Value>,
-    part: Part,
-) -> Result<(), ApiError> {
+fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result<(), ApiError> {
     let kind = view.kind;
-    let mut problems =
-        validate_metadata(&new["metadata"], kind.namespaced, kind.name_rule());
+    let mut problems = validate_metadata(&new["metadata"], kind.namespaced, kind.name_rule());
     if let Some(old) = old {
         problems.extend(metadata_change(new, old));
     }
@@ -288,17 +280,17 @@ fn check(
             problems.extend(schema.validate_status(new, old));
         }
         (Some(schema), ..) => problems.extend(schema.validate(new, old)),
-        (None, Some(builtin), _) => problems.extend((builtin.validate)(new, old)),
+        (None, Some(rules), _) => {
+            let api_version = view.api_version();
+            problems.extend(builtin::validate(&api_version, &kind.kind, new, old));
+            problems.extend((rules.validate)(new, old));
+        }
         (None, None, _) => {}
     }
     if problems.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(
-        kind.named(),
-        meta_str(new, "name"),
-        &problems,
-    ))
+    Err(ApiError::invalid(kind.named(), meta_str(new, "name"), &problems))
 }
 
 fn metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
@@ -322,14 +314,7 @@ fn metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
     problems
 }
 
-fn track(
-    view: View<'_>,
-    before: Option<&Value>,
-    after: &mut Value,
-    part: Part,
-    stamp: &Stamp,
-    manager: &Manager,
-) {
+fn track(view: View<'_>, before: Option<&Value>, after: &mut Value, part: Part, stamp: &Stamp, manager: &Manager) {
     let Some(types) = view.served.types.get() else {
         return;
     };

@@ -126,9 +126,7 @@ impl Collector {
             for action in self.graph.plan(served) {
                 if let Err(error) = carry_out(server, &action).await {
                     let uid = match &action {
-                        Action::Delete { uid, .. }
-                        | Action::Disown { uid, .. }
-                        | Action::Release { uid, .. } => uid,
+                        Action::Delete { uid, .. } | Action::Disown { uid, .. } | Action::Release { uid, .. } => uid,
                     };
                     // A lost race means that the object changed: it is looked at again anyway.
                     if error.code != 404 && error.code != 409 {
@@ -188,11 +186,7 @@ fn stored_version(kind: &Kind) -> Option<usize> {
 
 async fn carry_out(server: &Server, action: &Action) -> Result<(), ApiError> {
     match action {
-        Action::Delete {
-            key,
-            uid,
-            foreground,
-        } => {
+        Action::Delete { key, uid, foreground } => {
             let (target, name) = target(server, key)?;
             let propagation = if *foreground {
                 Propagation::Foreground
@@ -209,13 +203,8 @@ async fn carry_out(server: &Server, action: &Action) -> Result<(), ApiError> {
         Action::Disown { key, uid, owners } => {
             change(server, key, uid, &|object| {
                 let metadata = meta_mut(object);
-                if let Some(list) = metadata
-                    .get_mut("ownerReferences")
-                    .and_then(Value::as_array_mut)
-                {
-                    list.retain(|owner| {
-                        !owners.iter().any(|uid| owner["uid"] == uid.as_str())
-                    });
+                if let Some(list) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
+                    list.retain(|owner| !owners.iter().any(|uid| owner["uid"] == uid.as_str()));
                     if list.is_empty() {
                         metadata.remove("ownerReferences");
                     }
@@ -223,11 +212,7 @@ async fn carry_out(server: &Server, action: &Action) -> Result<(), ApiError> {
             })
             .await?;
         }
-        Action::Release {
-            key,
-            uid,
-            finalizer,
-        } => {
+        Action::Release { key, uid, finalizer } => {
             change(server, key, uid, &|object| drop_finalizer(object, finalizer)).await?;
         }
     }
@@ -248,12 +233,7 @@ fn drop_finalizer(object: &mut Value, finalizer: &str) {
 }
 
 /// Changes an object that must still have the identity.
-async fn change(
-    server: &Server,
-    key: &str,
-    uid: &str,
-    edit: &(dyn Fn(&mut Value) + Sync),
-) -> Result<(), ApiError> {
+async fn change(server: &Server, key: &str, uid: &str, edit: &(dyn Fn(&mut Value) + Sync)) -> Result<(), ApiError> {
     let (target, name) = target(server, key)?;
     let options = WriteOptions::by(MANAGER);
     server
@@ -307,18 +287,13 @@ async fn empty_namespace(server: &Server, key: &str) -> Result<(), ApiError> {
     }
     if left == 0 {
         let options = WriteOptions::by(MANAGER);
-        server
-            .finalize(&namespaces, &name, &json!([]), &options)
-            .await?;
+        server.finalize(&namespaces, &name, &json!([]), &options).await?;
     }
     Ok(())
 }
 
 async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
-    let entry = server
-        .store
-        .get(key)
-        .ok_or_else(ApiError::no_such_resource)?;
+    let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
     let object = parse(&entry.bytes);
     if !finalizers(&object).contains(&crd::FINALIZER) {
         return Ok(());

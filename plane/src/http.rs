@@ -66,7 +66,9 @@ async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiErr
     match route {
         Route::Version => Ok(json_response(&version(&server))),
         Route::Health => Ok((StatusCode::OK, "ok").into_response()),
-        Route::Paths => Ok(json_response(&json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}))),
+        Route::Paths => Ok(json_response(
+            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        )),
         Route::Api => discovery::core(&server, accept),
         Route::Apis => discovery::groups(&server, accept),
         Route::Group(group) => discovery::group(&server, &group),
@@ -82,10 +84,7 @@ async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiErr
 }
 
 fn version(server: &Server) -> Value {
-    let mut numbers = server
-        .git_version
-        .trim_start_matches('v')
-        .split(['.', '+', '-']);
+    let mut numbers = server.git_version.trim_start_matches('v').split(['.', '+', '-']);
     let major = numbers.next().unwrap_or("1");
     let minor = numbers.next().unwrap_or("34");
     json!({
@@ -110,12 +109,7 @@ fn concat_platform() -> String {
     format!("{}/{arch}", std::env::consts::OS)
 }
 
-fn find(
-    server: Arc<Server>,
-    path: ResourcePath,
-    query: &str,
-    headers: HeaderMap,
-) -> Result<Call, ApiError> {
+fn find(server: Arc<Server>, path: ResourcePath, query: &str, headers: HeaderMap) -> Result<Call, ApiError> {
     let kinds = server.catalog.kinds();
     let kind = kinds
         .resource(&path.group, &path.resource)
@@ -159,11 +153,7 @@ impl Call {
 
     fn count(&self, verb: &'static str) {
         let kind = self.kind();
-        let group = if kind.group.is_empty() {
-            "core"
-        } else {
-            &kind.group
-        };
+        let group = if kind.group.is_empty() { "core" } else { &kind.group };
         let mut resource = format!("{group}/{}", kind.plural);
         if let Some(subresource) = &self.subresource {
             resource.push('/');
@@ -248,10 +238,9 @@ fn json_response(value: &Value) -> Response {
 
 fn bytes_response(code: StatusCode, bytes: bytes::Bytes) -> Response {
     let mut response = (code, Body::from(bytes)).into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

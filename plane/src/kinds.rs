@@ -2,13 +2,11 @@
 
 pub mod builtin;
 pub mod claim;
-pub mod config;
 pub mod crd;
 pub mod event;
 pub mod job;
 pub mod namespace;
 pub mod pod;
-pub mod podspec;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -193,10 +191,8 @@ impl Kinds {
     fn new(kinds: Vec<Arc<Kind>>) -> Kinds {
         let mut all = Kinds::default();
         for kind in kinds {
-            all.by_resource.insert(
-                (kind.group.clone(), kind.plural.clone()),
-                Arc::clone(&kind),
-            );
+            all.by_resource
+                .insert((kind.group.clone(), kind.plural.clone()), Arc::clone(&kind));
             all.groups.entry(kind.group.clone()).or_default().push(kind);
         }
         for kinds in all.groups.values_mut() {
@@ -212,10 +208,7 @@ impl Kinds {
 
     /// Finds a kind by group and kind name.
     pub fn kind(&self, group: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.groups
-            .get(group)?
-            .iter()
-            .find(|candidate| candidate.kind == kind)
+        self.groups.get(group)?.iter().find(|candidate| candidate.kind == kind)
     }
 
     /// Finds the kind to which a key belongs.
@@ -340,10 +333,7 @@ mod tests {
     fn versions_are_preferred_stable_first_then_by_number() {
         let mut names = ["v1alpha1", "foo", "v2", "v1beta2", "v10", "v1", "v1beta10"];
         names.sort_by_key(|name| std::cmp::Reverse(version_rank(name)));
-        assert_eq!(
-            names,
-            ["v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "foo"]
-        );
+        assert_eq!(names, ["v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "foo"]);
     }
 
     #[test]

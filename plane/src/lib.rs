@@ -11,6 +11,7 @@ pub mod http;
 pub mod kinds;
 pub mod object;
 pub mod pod_logs;
+pub mod runner;
 pub mod serve;
 pub mod server;
 pub mod status;
@@ -96,8 +97,7 @@ impl Plane {
     pub async fn open(config: PlaneConfig) -> Result<Plane, PlaneError> {
         let file = config.state_dir.join("plane.db");
         let (version, retention) = (config.version.clone(), config.retention);
-        let opened =
-            tokio::task::spawn_blocking(move || Store::open(&file, &version, retention)).await;
+        let opened = tokio::task::spawn_blocking(move || Store::open(&file, &version, retention)).await;
         let store = opened.map_err(|error| PlaneError::Prepare(error.to_string()))??;
         let git_version = format!("v1.34.0+foreman.{}", config.version);
         let server = Arc::new(Server::new(store, git_version, config.bookmark_every));
@@ -132,9 +132,8 @@ impl Plane {
         };
         let options = WriteOptions::by("foreman-plane");
         let sent = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let object =
-            admit::decode(target.view(), sent, options.validation, &mut Vec::new())
-                .map_err(|error| PlaneError::Prepare(error.message))?;
+        let object = admit::decode(target.view(), sent, options.validation, &mut Vec::new())
+            .map_err(|error| PlaneError::Prepare(error.message))?;
         server
             .create(&target, object, &options, Vec::new())
             .await
@@ -156,9 +155,10 @@ impl Plane {
     /// into the state folder.
     pub async fn serve_tls(&self) -> Result<Served, ServeError> {
         let shared = &self.shared;
-        let address = shared.config.listen.ok_or_else(|| {
-            ServeError::Address("the plane was opened without an address to listen on".into())
-        })?;
+        let address = shared
+            .config
+            .listen
+            .ok_or_else(|| ServeError::Address("the plane was opened without an address to listen on".into()))?;
         serve::serve(
             self.router(),
             &shared.config.state_dir,
@@ -202,7 +202,6 @@ impl Plane {
         self.shared.server.store.close().await;
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -168,14 +168,15 @@ pub fn same(a: &Value, b: &Value) -> bool {
 fn same_metadata(a: &Value, b: &Value) -> bool {
     const OWN: [&str; 2] = ["resourceVersion", "managedFields"];
     let count = |value: &Value| {
-        value.as_object().map_or(0, |map| {
-            map.keys().filter(|key| !OWN.contains(&key.as_str())).count()
-        })
+        value
+            .as_object()
+            .map_or(0, |map| map.keys().filter(|key| !OWN.contains(&key.as_str())).count())
     };
     count(a) == count(b)
-        && a.as_object().into_iter().flatten().all(|(key, value)| {
-            OWN.contains(&key.as_str()) || b.get(key) == Some(value)
-        })
+        && a.as_object()
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| OWN.contains(&key.as_str()) || b.get(key) == Some(value))
         && same_managers(&a["managedFields"], &b["managedFields"])
 }
 

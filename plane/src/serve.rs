@@ -22,8 +22,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use rand::Rng;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -89,16 +88,11 @@ impl Credentials {
     fn load_or_make(folder: &Path) -> Result<Credentials, ServeError> {
         let paths = ["ca.crt", "ca.key", "token"].map(|name| folder.join(name));
         let read = |path: &PathBuf| fs::read_to_string(path).ok();
-        if let (Some(ca_pem), Some(key), Some(token)) =
-            (read(&paths[0]), read(&paths[1]), read(&paths[2]))
+        if let (Some(ca_pem), Some(key), Some(token)) = (read(&paths[0]), read(&paths[1]), read(&paths[2]))
             && let Ok(ca_key) = KeyPair::from_pem(&key)
             && token.len() >= 32
         {
-            return Ok(Credentials {
-                ca_pem,
-                ca_key,
-                token,
-            });
+            return Ok(Credentials { ca_pem, ca_key, token });
         }
         let ca_key = KeyPair::generate()?;
         let made = Credentials {
@@ -106,11 +100,10 @@ impl Credentials {
             token: hex::encode(rand::rng().random::<[u8; 32]>()),
             ca_key,
         };
-        for (path, text) in paths.iter().zip([
-            &made.ca_pem,
-            &made.ca_key.serialize_pem(),
-            &made.token,
-        ]) {
+        for (path, text) in paths
+            .iter()
+            .zip([&made.ca_pem, &made.ca_key.serialize_pem(), &made.token])
+        {
             write_private(path, text.as_bytes())?;
         }
         Ok(made)
@@ -120,9 +113,7 @@ impl Credentials {
     fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "::1".into(), "localhost".into()])?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "foreman plane");
+        params.distinguished_name.push(DnType::CommonName, "foreman plane");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::new(ca_params()?, &self.ca_key);
@@ -158,9 +149,7 @@ impl Credentials {
 
 fn ca_params() -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "foreman plane CA");
+    params.distinguished_name.push(DnType::CommonName, "foreman plane CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
@@ -180,8 +169,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), ServeError> {
         .mode(0o600)
         .open(&new)
         .map_err(fail)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))
-        .map_err(fail)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     fs::rename(&new, path).map_err(fail)
@@ -265,12 +253,7 @@ async fn accept(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    router: Router,
-    stopping: CancellationToken,
-) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, stopping: CancellationToken) {
     // Small events must not wait for more.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "failed to set TCP_NODELAY");

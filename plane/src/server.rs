@@ -62,10 +62,7 @@ impl Server {
 
     /// Returns what serves Pod logs, if anything does.
     pub fn pod_logs(&self) -> Option<Arc<dyn PodLogs>> {
-        self.pod_logs
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.pod_logs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Names what serves Pod logs.
@@ -141,9 +138,6 @@ impl Counters {
 
     /// Returns the counts so far.
     pub fn snapshot(&self) -> BTreeMap<(&'static str, String), u64> {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -8,11 +8,7 @@ use crate::admission::error::{FieldError, invalid_status};
 use crate::storage::{CommitError, Expired};
 
 /// Makes an error about a value that is none of `supported`.
-pub fn unsupported(
-    path: impl Into<String>,
-    value: impl Into<Value>,
-    supported: &[&str],
-) -> FieldError {
+pub fn unsupported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> FieldError {
     let supported: Vec<String> = supported.iter().map(|name| (*name).to_owned()).collect();
     FieldError::not_supported(path, value, &supported)
 }
@@ -88,21 +84,12 @@ impl ApiError {
 
     /// An object that does not exist.
     pub fn not_found(named: Named<'_>, name: &str) -> ApiError {
-        ApiError::new(
-            404,
-            "NotFound",
-            format!("{} \"{name}\" not found", named.resource()),
-        )
-        .about(named, name)
+        ApiError::new(404, "NotFound", format!("{} \"{name}\" not found", named.resource())).about(named, name)
     }
 
     /// A subresource or verb target that a served kind does not have.
     pub fn no_such_resource() -> ApiError {
-        ApiError::new(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        )
+        ApiError::new(404, "NotFound", "the server could not find the requested resource")
     }
 
     /// An object that exists already.
@@ -153,14 +140,8 @@ impl ApiError {
         ];
         let said = status["reason"].as_str().unwrap_or("");
         let reason = REASONS.into_iter().find(|reason| *reason == said).unwrap_or("");
-        let code = status["code"]
-            .as_u64()
-            .and_then(|code| u16::try_from(code).ok());
-        let mut error = ApiError::new(
-            code.unwrap_or(500),
-            reason,
-            status["message"].as_str().unwrap_or(""),
-        );
+        let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+        let mut error = ApiError::new(code.unwrap_or(500), reason, status["message"].as_str().unwrap_or(""));
         error.details = status.get("details").cloned();
         error
     }
@@ -281,10 +262,7 @@ impl ApiError {
 
 impl From<Expired> for ApiError {
     fn from(error: Expired) -> Self {
-        ApiError::expired(format!(
-            "too old resource version: {} ({})",
-            error.asked, error.oldest
-        ))
+        ApiError::expired(format!("too old resource version: {} ({})", error.asked, error.oldest))
     }
 }
 
@@ -332,10 +310,7 @@ mod tests {
             plural: "pods",
             kind: "Pod",
         };
-        assert_eq!(
-            ApiError::not_found(pods, "x").message,
-            "pods \"x\" not found"
-        );
+        assert_eq!(ApiError::not_found(pods, "x").message, "pods \"x\" not found");
         assert_eq!(
             ApiError::already_exists(JOBS, "x").message,
             "jobs.batch \"x\" already exists"

@@ -301,9 +301,7 @@ impl Store {
 
     /// Commits all of `writes` or none, and answers once they are on disk.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Arc<Change>>, CommitError> {
-        let sender = lock(&self.shared.requests)
-            .clone()
-            .ok_or(CommitError::Closed)?;
+        let sender = lock(&self.shared.requests).clone().ok_or(CommitError::Closed)?;
         let (reply, answer) = oneshot::channel();
         sender
             .send(Request { writes, reply })
@@ -319,22 +317,13 @@ impl Store {
 
     /// Lists the values whose keys start with `prefix` and come after `after`, as they
     /// stand now or stood at version `at`.
-    pub fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        at: Option<Version>,
-    ) -> Result<Listing, Expired> {
+    pub fn list(&self, prefix: &str, after: Option<&str>, at: Option<Version>) -> Result<Listing, Expired> {
         self.read(|memory| memory.list(prefix, after, at))
     }
 
     /// Returns the changes after `since` whose keys start with `prefix`, with the
     /// version up to which they are complete.
-    pub fn changes_since(
-        &self,
-        prefix: &str,
-        since: Version,
-    ) -> Result<(Vec<Arc<Change>>, Version), Expired> {
+    pub fn changes_since(&self, prefix: &str, since: Version) -> Result<(Vec<Arc<Change>>, Version), Expired> {
         self.read(|memory| memory.changes_since(prefix, since))
     }
 
@@ -366,11 +355,7 @@ impl Store {
     }
 
     fn read<T>(&self, f: impl FnOnce(&Memory) -> T) -> T {
-        f(&self
-            .shared
-            .memory
-            .read()
-            .unwrap_or_else(PoisonError::into_inner))
+        f(&self.shared.memory.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

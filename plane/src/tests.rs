@@ -57,7 +57,9 @@ impl Fixture {
     /// With the kind Thing of example.com defined.
     async fn with_things() -> Fixture {
         let fixture = Fixture::new().await;
-        let answer = fixture.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", things()).await;
+        let answer = fixture
+            .post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", things())
+            .await;
         assert_eq!(answer.code, 201, "{}", answer.text);
         fixture
     }
@@ -101,8 +103,7 @@ impl Fixture {
     }
 
     async fn put(&self, path: &str, body: &Value) -> Answer {
-        self.send(Method::PUT, path, "application/json", body.to_string())
-            .await
+        self.send(Method::PUT, path, "application/json", body.to_string()).await
     }
 
     async fn merge(&self, path: &str, body: Value) -> Answer {
@@ -132,9 +133,7 @@ impl Fixture {
                 latest.changed().await.unwrap();
             }
         });
-        waited
-            .await
-            .unwrap_or_else(|_| panic!("{path} never answered {code}"));
+        waited.await.unwrap_or_else(|_| panic!("{path} never answered {code}"));
     }
 }
 

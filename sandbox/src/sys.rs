@@ -154,6 +154,13 @@ pub(crate) fn kill(pid: i32, signal: libc::c_int) {
     }
 }
 
+/// Tells whether this process may signal another; one that is gone counts as yes.
+pub(crate) fn may_signal(pid: i32) -> bool {
+    // SAFETY: kill takes plain integers; signal 0 only asks.
+    let answer = unsafe { libc::kill(pid, 0) };
+    answer == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
+}
+
 /// What waiting for children found.
 pub(crate) enum Waited {
     /// There are no children.

@@ -32,6 +32,10 @@ fn tidied(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
             continue;
         };
         tidy(&mut value);
+        // What `kubectl explain` says of the kind is what its spec says of it.
+        if let Some(description) = value["properties"]["spec"].get("description").cloned() {
+            value["description"] = description;
+        }
         if let Ok(tidy) = serde_json::from_value(value) {
             *schema = tidy;
         }

@@ -151,12 +151,8 @@ enum Found<'a> {
 fn find<'a>(files: &'a BTreeMap<String, Vec<TaskDocument>>, folder: &str, path: &str, named: &str) -> Found<'a> {
     let own_folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let within = |folder: &str| {
-        join(
-            path,
-            &format!("{}/{named}", folder.trim_matches('/'))
-                .trim_start_matches('/')
-                .to_owned(),
-        )
+        let whole = format!("{}/{named}", folder.trim_matches('/'));
+        join(path, whole.trim_start_matches('/'))
     };
     let relative = named.starts_with("./") || named.starts_with("../");
     let candidates = match relative {
@@ -226,7 +222,11 @@ mod tests {
         let other = crate::names::file_object_name("uid", "tasks/sub/b.md");
         for named in ["tasks/sub/b.md", "sub/b.md", "b.md", "./b.md", "../sub/b.md"] {
             let set = set(&[("tasks/sub/a.md", &task(named)), ("tasks/sub/b.md", &task(""))]);
-            assert_eq!(set.depends_on["tasks/sub/a.md"], [other.clone()], "{named}");
+            assert_eq!(
+                set.depends_on["tasks/sub/a.md"],
+                std::slice::from_ref(&other),
+                "{named}"
+            );
             assert!(set.errors.is_empty() && set.missing.is_empty());
         }
     }

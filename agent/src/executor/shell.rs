@@ -80,7 +80,11 @@ impl Shell for TreeShell {
                 (_, sandbox::Exit::Code(code)) => ShellExit::Code(code),
                 (_, sandbox::Exit::Signal(signal)) => ShellExit::Signal(signal),
             };
-            Ok(ShellOutput { exit, output: outcome.stdout.text(), notes: Vec::new() })
+            Ok(ShellOutput {
+                exit,
+                output: outcome.stdout.text(),
+                notes: Vec::new(),
+            })
         }
         .boxed()
     }

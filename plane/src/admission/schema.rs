@@ -86,8 +86,7 @@ impl Structural {
     /// only, and every rule.
     pub fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status"))
-        {
+        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status")) {
             errors = value::validate(node, status, old.get("status"));
             for error in errors.iter_mut() {
                 // A failed branch of anyOf and its kin has no path of its own.
@@ -101,12 +100,7 @@ impl Structural {
         self.finish(errors, new, Some(old))
     }
 
-    fn finish(
-        &self,
-        mut errors: Vec<FieldError>,
-        new: &Value,
-        old: Option<&Value>,
-    ) -> Vec<FieldError> {
+    fn finish(&self, mut errors: Vec<FieldError>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         value::embedded(&self.root, new, "", &mut errors);
         let mut before = Vec::new();
         if let Some(old) = old {
@@ -145,10 +139,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
     if let Some(default) = &node.default {
         let at = format!("{path}.default");
         if root {
-            errors.push(FieldError::forbidden(
-                at.clone(),
-                "must not be set at the root",
-            ));
+            errors.push(FieldError::forbidden(at.clone(), "must not be set at the root"));
         }
         let mut pruned = default.clone();
         prune::default_root(node, &mut pruned);
@@ -162,9 +153,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
             let detail = error
                 .detail
                 .strip_prefix(" in body")
-                .map_or(error.detail.clone(), |rest| {
-                    format!("default in body{rest}")
-                });
+                .map_or(error.detail.clone(), |rest| format!("default in body{rest}"));
             errors.push(FieldError {
                 path: below,
                 detail,
@@ -179,12 +168,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
         check_defaults(items, &format!("{path}.items"), false, errors);
     }
     if let Some(additional) = node.additional.node() {
-        check_defaults(
-            additional,
-            &format!("{path}.additionalProperties"),
-            false,
-            errors,
-        );
+        check_defaults(additional, &format!("{path}.additionalProperties"), false, errors);
     }
 }
 

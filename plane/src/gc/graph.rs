@@ -168,9 +168,7 @@ impl Graph {
                     .find(|owner| owner.uid == meta.uid);
                 let blocks = reference.is_some_and(|owner| owner.block_owner_deletion);
                 blocked |= blocks;
-                if dependent.meta.deletion_timestamp.is_none()
-                    && self.has_other_owner(dependent, &meta.uid)
-                {
+                if dependent.meta.deletion_timestamp.is_none() && self.has_other_owner(dependent, &meta.uid) {
                     blocked = true;
                     actions.push(Action::Disown {
                         key: Arc::clone(&dependent.key),
@@ -229,8 +227,7 @@ impl Graph {
         for owner in &node.meta.owner_references {
             match self.by_uid.get(&owner.uid) {
                 // An owner in another namespace is no owner.
-                Some(found)
-                    if found.meta.namespace.is_empty() || found.meta.namespace == *namespace => {}
+                Some(found) if found.meta.namespace.is_empty() || found.meta.namespace == *namespace => {}
                 Some(_) if namespace.is_empty() => return None,
                 Some(_) => gone.push(owner.uid.clone()),
                 None if served(owner) => gone.push(owner.uid.clone()),
@@ -248,11 +245,7 @@ impl Graph {
                 foreground: false,
             });
         }
-        Some(Action::Disown {
-            key,
-            uid,
-            owners: gone,
-        })
+        Some(Action::Disown { key, uid, owners: gone })
     }
 }
 
@@ -285,9 +278,9 @@ mod tests {
             .plan(|_| true)
             .into_iter()
             .map(|action| match action {
-                Action::Delete {
-                    uid, foreground, ..
-                } => format!("delete {uid}{}", if foreground { " first" } else { "" }),
+                Action::Delete { uid, foreground, .. } => {
+                    format!("delete {uid}{}", if foreground { " first" } else { "" })
+                }
                 Action::Disown { uid, owners, .. } => format!("disown {uid} {}", owners.join(",")),
                 Action::Release { uid, finalizer, .. } => format!("release {uid} {finalizer}"),
             })

@@ -18,22 +18,20 @@ pub fn content_type(headers: &HeaderMap) -> &str {
 
 /// Reads a body, up to the limit.
 pub async fn read(body: Body) -> Result<bytes::Bytes, ApiError> {
-    axum::body::to_bytes(body, BODY_LIMIT)
-        .await
-        .map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            loop {
-                if cause.is::<http_body_util::LengthLimitError>() {
-                    return ApiError::too_large(BODY_LIMIT);
-                }
-                match cause.source() {
-                    Some(next) => cause = next,
-                    None => {
-                        return ApiError::bad_request(format!("failed to read the body: {error}"));
-                    }
+    axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|error| {
+        let mut cause: &dyn std::error::Error = &error;
+        loop {
+            if cause.is::<http_body_util::LengthLimitError>() {
+                return ApiError::too_large(BODY_LIMIT);
+            }
+            match cause.source() {
+                Some(next) => cause = next,
+                None => {
+                    return ApiError::bad_request(format!("failed to read the body: {error}"));
                 }
             }
-        })
+        }
+    })
 }
 
 /// Reads a body of JSON or YAML as its media type says.
@@ -42,10 +40,7 @@ pub async fn object(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> 
     match kind {
         "" | "application/json" | "*/*" => parse_json(&read(body).await?),
         "application/yaml" => parse_yaml(&read(body).await?),
-        _ => Err(ApiError::unsupported_media(&[
-            "application/json",
-            "application/yaml",
-        ])),
+        _ => Err(ApiError::unsupported_media(&["application/json", "application/yaml"])),
     }
 }
 
@@ -63,8 +58,7 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
     if let Ok(value) = serde_json::from_slice(bytes) {
         return Ok(value);
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
-    schemas::yaml::parse_value(text)
-        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+    schemas::yaml::parse_value(text).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }

@@ -26,9 +26,7 @@ const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 /// Answers `/api`.
 pub fn core(server: &Server, accept: &str) -> Result<Response, ApiError> {
     if let Some(version) = negotiate::aggregated(accept) {
-        return Ok(aggregated(&server.catalog.kinds(), version, |group| {
-            group.is_empty()
-        }));
+        return Ok(aggregated(&server.catalog.kinds(), version, |group| group.is_empty()));
     }
     negotiate::json(accept)?;
     Ok(json_response(&json!({
@@ -190,9 +188,7 @@ fn aggregated_resources(group: &str, version: &str, kinds: &[Arc<Kind>]) -> Vec<
             let response = json!({"group": group, "version": version, "kind": kind.kind});
             let subresources: Vec<Value> = subresources(kind, served)
                 .into_iter()
-                .map(|(name, verbs)| {
-                    json!({"subresource": name, "responseKind": response, "verbs": verbs})
-                })
+                .map(|(name, verbs)| json!({"subresource": name, "responseKind": response, "verbs": verbs}))
                 .collect();
             let mut entry = json!({
                 "resource": kind.plural,

@@ -13,9 +13,7 @@ use crate::status::ApiError;
 /// Answers with a container's log.
 pub async fn log(call: Call) -> Result<Response, ApiError> {
     let name = call.name.clone().unwrap_or_default();
-    let entry = call
-        .server
-        .entry(call.kind(), &call.target.namespace, &name)?;
+    let entry = call.server.entry(call.kind(), &call.target.namespace, &name)?;
     let pod = parse(&entry.bytes);
     let container = container(&pod, &name, call.query.get("container"))?;
     let since_time = call.query.get("sinceTime").map(str::to_owned);

@@ -96,10 +96,7 @@ mod tests {
         );
         let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
         assert_eq!(form(partial).unwrap(), Form::Partial);
-        assert_eq!(
-            form("application/vnd.kubernetes.protobuf").unwrap_err().code,
-            406
-        );
+        assert_eq!(form("application/vnd.kubernetes.protobuf").unwrap_err().code, 406);
         assert_eq!(
             aggregated("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"),
             Some("v2")

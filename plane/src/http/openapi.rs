@@ -33,19 +33,13 @@ fn versions(kind: &Arc<Kind>) -> impl Iterator<Item = Served<'_>> {
 /// Answers `/openapi/v2`.
 pub fn v2(server: &Server, accept: &str) -> Result<Response, ApiError> {
     negotiate::json(accept)?;
-    Ok(json_response(&with_served(
-        &server.catalog.kinds(),
-        openapi::v2,
-    )))
+    Ok(json_response(&with_served(&server.catalog.kinds(), openapi::v2)))
 }
 
 /// Answers `/openapi/v3`.
 pub fn v3_index(server: &Server, accept: &str) -> Result<Response, ApiError> {
     negotiate::json(accept)?;
-    Ok(json_response(&with_served(
-        &server.catalog.kinds(),
-        openapi::v3_index,
-    )))
+    Ok(json_response(&with_served(&server.catalog.kinds(), openapi::v3_index)))
 }
 
 /// Answers `/openapi/v3/…`.

@@ -56,9 +56,7 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
         } else if patch.is_object() {
             Ok(merge_patch(live, &patch))
         } else {
-            Err(PatchError::BadRequest(
-                "a merge patch must be an object".into(),
-            ))
+            Err(PatchError::BadRequest("a merge patch must be an object".into()))
         };
         let patched = patched.map_err(|error| ApiError::from_status(&error.status()))?;
         admit::decode(view, patched, options.validation, warnings)
@@ -72,19 +70,13 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
 
 fn apply_error(error: ApplyError) -> ApiError {
     match error {
-        ApplyError::Conflicts(conflicts) => {
-            ApiError::from_status(&apply::conflict_status(&conflicts))
-        }
+        ApplyError::Conflicts(conflicts) => ApiError::from_status(&apply::conflict_status(&conflicts)),
         ApplyError::BadRequest(message) => ApiError::bad_request(message),
         ApplyError::Internal(message) => ApiError::internal(message),
     }
 }
 
-async fn apply_patch(
-    call: Call,
-    patch: Value,
-    mut options: WriteOptions,
-) -> Result<Response, ApiError> {
+async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Result<Response, ApiError> {
     if call.query.get("fieldManager").is_none() {
         return Err(ApiError::bad_request(
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
@@ -126,8 +118,7 @@ async fn apply_patch(
             Err(error) if error.code == 404 && part == Part::Main => {}
             other => return call.answer(&other?),
         }
-        if !meta_str(&applied, "uid").is_empty() || !meta_str(&applied, "resourceVersion").is_empty()
-        {
+        if !meta_str(&applied, "uid").is_empty() || !meta_str(&applied, "resourceVersion").is_empty() {
             return Err(ApiError::conflict_because(
                 view.kind.named(),
                 &name,
@@ -151,10 +142,7 @@ fn check_apply(call: &Call, mut patch: Value, name: &str) -> Result<Value, ApiEr
     if !patch.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the body is no object"));
     }
-    for (field, wanted) in [
-        ("apiVersion", api_version.as_str()),
-        ("kind", view.kind.kind.as_str()),
-    ] {
+    for (field, wanted) in [("apiVersion", api_version.as_str()), ("kind", view.kind.kind.as_str())] {
         let found = patch[field].as_str().unwrap_or("");
         if found != wanted {
             return Err(ApiError::bad_request(format!(
@@ -163,9 +151,7 @@ fn check_apply(call: &Call, mut patch: Value, name: &str) -> Result<Value, ApiEr
         }
     }
     if !patch["metadata"]["managedFields"].is_null() {
-        return Err(ApiError::bad_request(
-            "metadata.managedFields must be nil",
-        ));
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let found = meta_str(&patch, "name").to_owned();
     if !found.is_empty() && found != name {
@@ -197,11 +183,7 @@ fn prune(
 ) -> Result<(), ApiError> {
     let unknown = match &view.served.schema {
         Some(schema) => schema.prune(object),
-        None => crate::admission::builtin::prune(
-            &view.kind.api_version(view.served),
-            &view.kind.kind,
-            object,
-        ),
+        None => crate::admission::builtin::prune(&view.kind.api_version(view.served), &view.kind.kind, object),
     };
     admit::report_unknown(view, &unknown, validation, warnings)
 }

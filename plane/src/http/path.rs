@@ -82,11 +82,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Route, ApiError
     };
     let rest = match rest {
         // A namespace itself, and its own subresources.
-        ["namespaces"] | ["namespaces", _] | ["namespaces", _, "status" | "finalize"]
-            if group.is_empty() =>
-        {
-            rest
-        }
+        ["namespaces"] | ["namespaces", _] | ["namespaces", _, "status" | "finalize"] if group.is_empty() => rest,
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => {
             path.namespace = text(namespace);
             rest
@@ -144,11 +140,17 @@ mod tests {
             ("/api/v1/pods", ["", "v1", "-", "pods", "-", "-"]),
             ("/api/v1/namespaces", ["", "v1", "-", "namespaces", "-", "-"]),
             ("/api/v1/namespaces/a", ["", "v1", "-", "namespaces", "a", "-"]),
-            ("/api/v1/namespaces/a/status", ["", "v1", "-", "namespaces", "a", "status"]),
+            (
+                "/api/v1/namespaces/a/status",
+                ["", "v1", "-", "namespaces", "a", "status"],
+            ),
             ("/api/v1/namespaces/a/pods", ["", "v1", "a", "pods", "-", "-"]),
             ("/api/v1/namespaces/a/pods/p/log", ["", "v1", "a", "pods", "p", "log"]),
             ("/apis/g.io/v1/things/t", ["g.io", "v1", "-", "things", "t", "-"]),
-            ("/apis/g.io/v1/namespaces/a/things/t%2dx", ["g.io", "v1", "a", "things", "t-x", "-"]),
+            (
+                "/apis/g.io/v1/namespaces/a/things/t%2dx",
+                ["g.io", "v1", "a", "things", "t-x", "-"],
+            ),
         ];
         for (text, [group, version, namespace, resource, name, subresource]) in rows {
             let some = |value: &str| (value != "-").then(|| value.to_owned());

@@ -34,8 +34,8 @@ pub struct Selection {
 impl Selection {
     /// Reads the selectors of a request.
     pub fn of(call: &Call) -> Result<Selection, ApiError> {
-        let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or(""))
-            .map_err(ApiError::bad_request)?;
+        let labels =
+            LabelSelector::parse(call.query.get("labelSelector").unwrap_or("")).map_err(ApiError::bad_request)?;
         let text = call.query.get("fieldSelector").unwrap_or("");
         let fields = FieldSelector::parse(text).map_err(ApiError::bad_request)?;
         let view = call.target.view();
@@ -140,18 +140,14 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
     if let Some(version) = call.query.number("resourceVersion")? {
         refuse_future(version, call.server.store.version())?;
     }
-    let entry = call
-        .server
-        .entry(call.kind(), &call.target.namespace, name)?;
+    let entry = call.server.entry(call.kind(), &call.target.namespace, name)?;
     respond(call, StatusCode::OK, &entry.bytes)
 }
 
 /// Refuses a version that has not been reached.
 pub fn refuse_future(asked: Version, current: Version) -> Result<(), ApiError> {
     if asked > current {
-        let mut error = ApiError::timeout(format!(
-            "Too large resource version: {asked}, current: {current}"
-        ));
+        let mut error = ApiError::timeout(format!("Too large resource version: {asked}, current: {current}"));
         error.details = Some(json!({
             "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
             "retryAfterSeconds": 1,
@@ -225,11 +221,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
         Form::Object => {
             let api_version = view.kind.api_version(view.served);
             let head = list_head(&view.kind.list_kind, &api_version, &metadata);
-            let items = page
-                .entries
-                .into_iter()
-                .map(|entry| entry.bytes.clone())
-                .collect();
+            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
             if view.is_stored_form() {
                 stream_list(head, items, |bytes| bytes)
             } else {
@@ -240,11 +232,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
         Form::Partial => {
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
             let target = call.target.clone();
-            let items = page
-                .entries
-                .into_iter()
-                .map(|entry| entry.bytes.clone())
-                .collect();
+            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
             stream_list(head, items, move |bytes| {
                 let object = target.view().from_stored(parse(&bytes));
                 Bytes::from(partial(&object).to_string())
@@ -260,11 +248,7 @@ fn list_head(kind: &str, api_version: &str, metadata: &Value) -> String {
 }
 
 /// Sends a list: at once when it is small, in pieces when it is not.
-fn stream_list(
-    head: String,
-    items: Vec<Bytes>,
-    show: impl Fn(Bytes) -> Bytes + Send + 'static,
-) -> Response {
+fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(Bytes) -> Bytes + Send + 'static) -> Response {
     let mut items = items.into_iter();
     let mut start = Some(head);
     let mut first = true;
@@ -298,10 +282,9 @@ fn stream_list(
     let pieces = std::iter::once(first).chain(std::iter::from_fn(chunk));
     let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
     let mut response = Body::from_stream(stream).into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -112,10 +112,9 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         Some((Ok::<_, std::convert::Infallible>(bytes), watch))
     });
     let mut response = Body::from_stream(stream).into_response();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     deprecate(target.view(), &mut response);
     Ok(response)
 }
@@ -219,13 +218,10 @@ impl Watch {
                 let object = view.from_stored(parse(stored));
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let first = !std::mem::replace(&mut self.columns_sent, true);
-                let table = view.served.columns.render(
-                    &[&object],
-                    &metadata,
-                    self.include,
-                    first,
-                    &time(Timestamp::now()),
-                );
+                let table =
+                    view.served
+                        .columns
+                        .render(&[&object], &metadata, self.include, first, &time(Timestamp::now()));
                 Bytes::from(table.to_string())
             }
         };
@@ -238,9 +234,7 @@ impl Watch {
 
     /// Words one change as the watcher sees it, if it sees it at all.
     fn change(&mut self, batch: &mut BytesMut, change: &Change) {
-        let meant = |entry: &Option<Arc<Entry>>| {
-            entry.as_ref().filter(|entry| self.meant(entry)).cloned()
-        };
+        let meant = |entry: &Option<Arc<Entry>>| entry.as_ref().filter(|entry| self.meant(entry)).cloned();
         let before = meant(&change.before);
         let after = meant(&change.after);
         match (before, after) {
@@ -261,9 +255,9 @@ impl Watch {
             return true;
         };
         let kinds = self.server.catalog.kinds();
-        kinds.resource(&kind.group, &kind.plural).is_some_and(
-            |now| matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid),
-        )
+        kinds
+            .resource(&kind.group, &kind.plural)
+            .is_some_and(|now| matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid))
     }
 
     /// Returns the next bytes to send, or nothing when the watch has ended.

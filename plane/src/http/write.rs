@@ -58,11 +58,7 @@ impl Call {
             .and_then(|text| text.split('/').next())
             .unwrap_or("");
         let name: String = agent.chars().filter(|c| !c.is_control()).take(128).collect();
-        Ok(if name.is_empty() {
-            "unknown".into()
-        } else {
-            name
-        })
+        Ok(if name.is_empty() { "unknown".into() } else { name })
     }
 
     /// The part of the object that the path names.
@@ -94,10 +90,7 @@ pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
     let object = admit::decode(call.target.view(), sent, options.validation, &mut warnings)?;
-    let outcome = call
-        .server
-        .create(&call.target, object, &options, warnings)
-        .await?;
+    let outcome = call.server.create(&call.target, object, &options, warnings).await?;
     call.answer(&outcome)
 }
 
@@ -112,8 +105,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     let builtin = view.kind.builtin();
     if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
         // An object that is not there is told first.
-        call.server
-            .entry(view.kind, &call.target.namespace, &name)?;
+        call.server.entry(view.kind, &call.target.namespace, &name)?;
         return Err(ApiError::invalid(
             view.kind.named(),
             &name,
@@ -126,9 +118,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     }
     let updated = call
         .server
-        .update(&call.target, &name, call.part(), &options, &|_, _| {
-            Ok(object.clone())
-        })
+        .update(&call.target, &name, call.part(), &options, &|_, _| Ok(object.clone()))
         .await;
     let outcome = match updated {
         Err(error)
@@ -150,10 +140,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
         }
         other => other?,
     };
-    call.answer(&Outcome {
-        warnings,
-        ..outcome
-    })
+    call.answer(&Outcome { warnings, ..outcome })
 }
 
 /// Answers the `finalize` subresource of namespaces.
@@ -169,8 +156,7 @@ pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
 fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> {
     let query = &call.query;
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let propagation = text(&sent["propagationPolicy"])
-        .or_else(|| query.get("propagationPolicy").map(str::to_owned));
+    let propagation = text(&sent["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
     let orphan = sent["orphanDependents"].as_bool();
     let propagation = match (propagation.as_deref(), orphan) {
         (None, None) => None,
@@ -234,9 +220,7 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
     }
     let response = match call.server.delete(&call.target, &name, &options).await? {
         Deleted::Waiting(bytes) => respond(&call, StatusCode::OK, &bytes)?,
-        Deleted::Gone(bytes) if kind.prefix == "core/pods/" => {
-            respond(&call, StatusCode::OK, &bytes)?
-        }
+        Deleted::Gone(bytes) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &bytes)?,
         Deleted::Gone(bytes) => {
             let object = parse(&bytes);
             let mut details = Map::new();

@@ -3,19 +3,13 @@
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
-use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectRulesReview};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, Namespace, PersistentVolumeClaim, Pod, Secret,
-};
+use k8s_openapi::api::authorization::v1::SelfSubjectRulesReview;
 use k8s_openapi::api::events::v1::Event as EventsEvent;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Kind, Origin, Served, Types, api_version, claim, config, crd, event, job, namespace, pod};
+use super::{Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -56,52 +50,22 @@ pub struct Builtin {
     pub create_on_update: bool,
     /// Field paths that field selectors may use.
     pub selectable: &'static [&'static str],
-    /// Reads the object as its type and writes it back: checks types, drops unknown fields.
-    pub normalise: fn(Value) -> Result<Value, String>,
-    /// Sets defaults; also in updates.
-    pub default: fn(&mut Value),
+    /// Reads the object as its type and writes it back, for a kind that
+    /// [`crate::admission::builtin`] does not describe.
+    pub normalise: Option<fn(Value) -> Result<Value, String>>,
     /// Prepares an object that is made.
     pub create: fn(&mut Value, &Stamp),
     /// Prepares an object that is changed.
     pub update: fn(&mut Value, &Stamp),
-    /// Checks a new object, and the change from an old one.
+    /// Checks what [`crate::admission::builtin`] does not.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
 }
 
-fn normalise<T: DeserializeOwned + Serialize>(mut value: Value) -> Result<Value, String> {
-    quantities(&mut value);
+fn normalise<T: DeserializeOwned + Serialize>(value: Value) -> Result<Value, String> {
     let typed: T = serde_json::from_value(value).map_err(|error| error.to_string())?;
     serde_json::to_value(typed).map_err(|error| error.to_string())
 }
 
-/// Turns numbers where the API has quantities into the strings that it stores.
-fn quantities(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map.iter_mut() {
-                if matches!(key.as_str(), "limits" | "requests" | "capacity")
-                    && let Value::Object(amounts) = value
-                {
-                    for amount in amounts.values_mut() {
-                        if let Value::Number(number) = amount {
-                            *amount = Value::String(number.to_string());
-                        }
-                    }
-                } else if key == "sizeLimit"
-                    && let Value::Number(number) = value
-                {
-                    *value = Value::String(number.to_string());
-                } else {
-                    quantities(value);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(quantities),
-        _ => {}
-    }
-}
-
-fn nothing(_: &mut Value) {}
 fn keep(_: &mut Value, _: &Stamp) {}
 fn valid(_: &Value, _: Option<&Value>) -> Vec<FieldError> {
     Vec::new()
@@ -120,8 +84,7 @@ const PLAIN: Builtin = Builtin {
     stored: true,
     create_on_update: false,
     selectable: &[],
-    normalise: Ok,
-    default: nothing,
+    normalise: None,
     create: keep,
     update: keep,
     validate: valid,
@@ -136,8 +99,6 @@ pub static BUILTINS: [Builtin; 12] = [
         namespaced: false,
         status: true,
         selectable: &["status.phase"],
-        normalise: normalise::<Namespace>,
-        default: namespace::default,
         create: namespace::create,
         ..PLAIN
     },
@@ -145,17 +106,12 @@ pub static BUILTINS: [Builtin; 12] = [
         kind: "ConfigMap",
         plural: "configmaps",
         short_names: &["cm"],
-        normalise: normalise::<ConfigMap>,
-        validate: config::validate_config_map,
         ..PLAIN
     },
     Builtin {
         kind: "Secret",
         plural: "secrets",
         selectable: &["type"],
-        normalise: normalise::<Secret>,
-        default: config::default_secret,
-        validate: config::validate_secret,
         ..PLAIN
     },
     Builtin {
@@ -164,8 +120,6 @@ pub static BUILTINS: [Builtin; 12] = [
         short_names: &["ev"],
         create_on_update: true,
         selectable: event::SELECTABLE,
-        normalise: normalise::<Event>,
-        validate: event::validate,
         ..PLAIN
     },
     Builtin {
@@ -185,10 +139,7 @@ pub static BUILTINS: [Builtin; 12] = [
             "status.podIP",
             "status.nominatedNodeName",
         ],
-        normalise: normalise::<Pod>,
-        default: pod::default,
         create: pod::create,
-        validate: pod::validate,
         ..PLAIN
     },
     Builtin {
@@ -196,10 +147,7 @@ pub static BUILTINS: [Builtin; 12] = [
         plural: "persistentvolumeclaims",
         short_names: &["pvc"],
         status: true,
-        normalise: normalise::<PersistentVolumeClaim>,
-        default: claim::default,
         create: claim::create,
-        validate: claim::validate,
         ..PLAIN
     },
     Builtin {
@@ -210,8 +158,6 @@ pub static BUILTINS: [Builtin; 12] = [
         status: true,
         generation: true,
         selectable: &["status.successful"],
-        normalise: normalise::<Job>,
-        default: job::default,
         create: job::create,
         validate: job::validate,
         ..PLAIN
@@ -221,8 +167,6 @@ pub static BUILTINS: [Builtin; 12] = [
         kind: "Lease",
         plural: "leases",
         create_on_update: true,
-        normalise: normalise::<Lease>,
-        validate: config::validate_lease,
         ..PLAIN
     },
     Builtin {
@@ -232,7 +176,7 @@ pub static BUILTINS: [Builtin; 12] = [
         short_names: &["ev"],
         create_on_update: true,
         selectable: event::SELECTABLE_NEW,
-        normalise: normalise::<EventsEvent>,
+        normalise: Some(normalise::<EventsEvent>),
         validate: event::validate_new,
         ..PLAIN
     },
@@ -245,8 +189,6 @@ pub static BUILTINS: [Builtin; 12] = [
         namespaced: false,
         status: true,
         generation: true,
-        normalise: normalise::<CustomResourceDefinition>,
-        default: crd::default,
         create: crd::settle,
         update: crd::settle,
         validate: crd::validate,
@@ -258,7 +200,6 @@ pub static BUILTINS: [Builtin; 12] = [
         plural: "selfsubjectaccessreviews",
         namespaced: false,
         stored: false,
-        normalise: normalise::<SelfSubjectAccessReview>,
         ..PLAIN
     },
     Builtin {
@@ -267,13 +208,12 @@ pub static BUILTINS: [Builtin; 12] = [
         plural: "selfsubjectrulesreviews",
         namespaced: false,
         stored: false,
-        normalise: normalise::<SelfSubjectRulesReview>,
+        normalise: Some(normalise::<SelfSubjectRulesReview>),
         ..PLAIN
     },
 ];
 
-static KINDS: LazyLock<Vec<Arc<Kind>>> =
-    LazyLock::new(|| BUILTINS.iter().map(|row| Arc::new(build(row))).collect());
+static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| BUILTINS.iter().map(|row| Arc::new(build(row))).collect());
 
 /// Returns the built-in kinds.
 pub fn kinds() -> Vec<Arc<Kind>> {
@@ -305,11 +245,7 @@ fn build(row: &'static Builtin) -> Kind {
             deprecation: None,
         }],
         stored: api_version(home, row.version),
-        prefix: format!(
-            "{}/{}/",
-            if home.is_empty() { "core" } else { home },
-            row.plural
-        ),
+        prefix: format!("{}/{}/", if home.is_empty() { "core" } else { home }, row.plural),
         origin: Origin::Builtin(row),
     }
 }

@@ -1,14 +1,12 @@
 //! CustomResourceDefinitions: their own rules, and the kinds that they define.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::builtin::Stamp;
 use super::{Kind, Origin, Served, Types, version_rank};
-use crate::admission::error::{ErrorKind, FieldError};
-use crate::admission::names::{dns1123_label, dns1123_subdomain};
+use crate::admission::error::FieldError;
 use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -19,28 +17,6 @@ use crate::status::unsupported;
 pub const PREFIX: &str = "apiextensions.k8s.io/customresourcedefinitions/";
 /// The finalizer that keeps a CRD until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
-
-/// Sets defaults.
-pub fn default(crd: &mut Value) {
-    let spec = map_mut(crd, "spec");
-    if spec.get("conversion").is_none_or(Value::is_null) {
-        spec.insert("conversion".into(), json!({"strategy": "None"}));
-    }
-    spec.remove("preserveUnknownFields");
-    let names = map_mut(&mut crd["spec"], "names");
-    let kind = names
-        .get("kind")
-        .and_then(Value::as_str)
-        .unwrap_or("")
-        .to_owned();
-    let mut set = |field: &str, value: String| {
-        if names.get(field).and_then(Value::as_str).unwrap_or("").is_empty() {
-            names.insert(field.into(), value.into());
-        }
-    };
-    set("singular", kind.to_lowercase());
-    set("listKind", format!("{kind}List"));
-}
 
 /// Accepts the names and establishes the kind, at once.
 pub fn settle(crd: &mut Value, stamp: &Stamp) {
@@ -71,10 +47,7 @@ pub fn settle(crd: &mut Value, stamp: &Stamp) {
     condition(
         status,
         ("Established", true),
-        (
-            "InitialNamesAccepted",
-            "the initial names have been accepted",
-        ),
+        ("InitialNamesAccepted", "the initial names have been accepted"),
         &now,
     );
 }
@@ -92,12 +65,7 @@ pub fn terminating(crd: &mut Value, stamp: &Stamp) {
     );
 }
 
-fn condition(
-    status: &mut Map<String, Value>,
-    (kind, holds): (&str, bool),
-    (reason, message): (&str, &str),
-    now: &str,
-) {
+fn condition(status: &mut Map<String, Value>, (kind, holds): (&str, bool), (reason, message): (&str, &str), now: &str) {
     let says = if holds { "True" } else { "False" };
     let list = status.entry("conditions").or_insert_with(|| json!([]));
     if !list.is_array() {
@@ -118,171 +86,25 @@ fn versions(crd: &Value) -> impl Iterator<Item = &Value> {
     crd["spec"]["versions"].as_array().into_iter().flatten()
 }
 
-/// Checks a CRD.
-pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+/// Checks what is particular to this server: protected groups, and no conversion webhooks.
+pub fn validate(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
+    const APPROVAL: &str = "api-approved.kubernetes.io";
     let mut problems = Vec::new();
     let spec = &new["spec"];
     let group = spec["group"].as_str().unwrap_or("");
-    if group.is_empty() {
-        problems.push(FieldError::required("spec.group", ""));
-    } else if let Some(detail) = dns1123_subdomain(group).into_iter().next() {
-        problems.push(FieldError::invalid("spec.group", group, detail));
-    } else if !group.contains('.') {
-        problems.push(FieldError::invalid(
-            "spec.group",
-            group,
-            "should be a domain with at least one dot",
-        ));
-    }
-    const APPROVAL: &str = "api-approved.kubernetes.io";
     let protected = [".k8s.io", ".kubernetes.io"];
-    if protected.iter().any(|end| group.ends_with(end))
-        && new["metadata"]["annotations"][APPROVAL].as_str().unwrap_or("").is_empty()
-    {
+    let approved = new["metadata"]["annotations"][APPROVAL].as_str().unwrap_or("");
+    if protected.iter().any(|end| group.ends_with(end)) && approved.is_empty() {
         problems.push(FieldError::required(
             format!("metadata.annotations[{APPROVAL}]"),
             "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
         ));
     }
-    check_names(spec, &mut problems);
-    let plural = spec["names"]["plural"].as_str().unwrap_or("");
-    let wanted = format!("{plural}.{group}");
-    let name = meta_str(new, "name");
-    if name != wanted {
-        problems.push(FieldError::invalid(
-            "metadata.name",
-            name,
-            "must be spec.names.plural+\".\"+spec.group",
-        ));
-    }
-    match spec["scope"].as_str().unwrap_or("") {
-        "Namespaced" | "Cluster" => {}
-        "" => problems.push(FieldError::required("spec.scope", "")),
-        other => problems.push(unsupported(
-            "spec.scope",
-            other,
-            &["Cluster", "Namespaced"],
-        )),
-    }
-    match spec["conversion"]["strategy"].as_str().unwrap_or("") {
-        "None" => {}
-        other => problems.push(unsupported(
-            "spec.conversion.strategy",
-            other,
-            &["None"],
-        )),
-    }
-    check_versions(new, &mut problems);
-    if let Some(old) = old {
-        for at in ["scope", "group"] {
-            if old["spec"][at] != spec[at] {
-                problems.push(FieldError::invalid(
-                    format!("spec.{at}"),
-                    spec[at].clone(),
-                    "field is immutable",
-                ));
-            }
-        }
-        for stored in new["status"]["storedVersions"].as_array().into_iter().flatten() {
-            if !versions(new).any(|version| version["name"] == *stored) {
-                problems.push(FieldError::invalid(
-                    "status.storedVersions",
-                    stored.clone(),
-                    "must appear in spec.versions",
-                ));
-            }
-        }
+    let strategy = spec["conversion"]["strategy"].as_str().unwrap_or("None");
+    if strategy != "None" {
+        problems.push(unsupported("spec.conversion.strategy", strategy, &["None"]));
     }
     problems
-}
-
-fn check_names(spec: &Value, problems: &mut Vec<FieldError>) {
-    for (at, lower) in [
-        ("plural", false),
-        ("singular", false),
-        ("kind", true),
-        ("listKind", true),
-    ] {
-        let name = spec["names"][at].as_str().unwrap_or("");
-        let path = format!("spec.names.{at}");
-        if name.is_empty() {
-            problems.push(FieldError::required(path, ""));
-            continue;
-        }
-        let checked = if lower {
-            name.to_lowercase()
-        } else {
-            name.to_owned()
-        };
-        if let Some(detail) = dns1123_label(&checked).into_iter().next() {
-            problems.push(FieldError::invalid(path, name, detail));
-        }
-    }
-    if spec["names"]["kind"].is_string() && spec["names"]["kind"] == spec["names"]["listKind"] {
-        problems.push(FieldError::invalid(
-            "spec.names.listKind",
-            spec["names"]["listKind"].clone(),
-            "kind and listKind may not be the same",
-        ));
-    }
-}
-
-fn check_versions(crd: &Value, problems: &mut Vec<FieldError>) {
-    let mut names = HashSet::new();
-    let mut storage = 0;
-    let mut count = 0;
-    for (index, version) in versions(crd).enumerate() {
-        count += 1;
-        let at = format!("spec.versions[{index}]");
-        let name = version["name"].as_str().unwrap_or("");
-        if let Some(detail) = dns1123_label(name).into_iter().next() {
-            problems.push(FieldError::invalid(format!("{at}.name"), name, detail));
-        }
-        if !names.insert(name) {
-            problems.push(FieldError::new(
-                format!("{at}.name"),
-                ErrorKind::Duplicate,
-                Some(name.into()),
-                "",
-            ));
-        }
-        storage += usize::from(version["storage"] == Value::Bool(true));
-        let schema = &version["schema"]["openAPIV3Schema"];
-        if schema.is_null() {
-            problems.push(FieldError::required(
-                format!("{at}.schema.openAPIV3Schema"),
-                "schemas are required",
-            ));
-        } else {
-            // One version's schema is told where the API's first form had it.
-            let one = versions(crd).nth(1).is_none();
-            let compiled = if one {
-                Structural::from_openapi(schema)
-            } else {
-                Structural::from_openapi_at(schema, &format!("{at}.schema.openAPIV3Schema"))
-            };
-            problems.extend(compiled.err().into_iter().flatten());
-        }
-        if let Err(detail) = Columns::from_crd(&version["additionalPrinterColumns"]) {
-            problems.push(FieldError::invalid(
-                format!("{at}.additionalPrinterColumns"),
-                version["additionalPrinterColumns"].clone(),
-                detail,
-            ));
-        }
-    }
-    if count == 0 {
-        problems.push(FieldError::required(
-            "spec.versions",
-            "must have at least one version",
-        ));
-    } else if storage != 1 {
-        problems.push(FieldError::invalid(
-            "spec.versions",
-            crd["spec"]["versions"].clone(),
-            "must have exactly one version marked as storage version",
-        ));
-    }
 }
 
 /// Builds the kind that an established CRD defines.
@@ -297,14 +119,7 @@ pub fn compile(crd: &Value) -> Option<Kind> {
     let spec = &crd["spec"];
     let names = &spec["names"];
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let texts = |value: &Value| -> Vec<String> {
-        value
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(text)
-            .collect()
-    };
+    let texts = |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().filter_map(text).collect() };
     let group = text(&spec["group"])?;
     let kind = text(&names["kind"])?;
     let plural = text(&names["plural"])?;
@@ -346,10 +161,9 @@ fn build_version(group: &str, kind: &str, version: &Value) -> Option<Served> {
     };
     let status = !version["subresources"]["status"].is_null();
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
-        version["deprecationWarning"].as_str().map_or_else(
-            || format!("{group}/{name} {kind} is deprecated"),
-            str::to_owned,
-        )
+        version["deprecationWarning"]
+            .as_str()
+            .map_or_else(|| format!("{group}/{name} {kind} is deprecated"), str::to_owned)
     });
     Some(Served {
         status,
@@ -386,7 +200,7 @@ mod tests {
             "metadata": {"name": "things.example.com"},
             "spec": {
                 "group": "example.com", "scope": "Namespaced",
-                "names": {"plural": "things", "kind": "Thing"},
+                "names": {"plural": "things", "kind": "Thing", "singular": "thing", "listKind": "ThingList"},
                 "versions": [
                     {"name": "v1alpha1", "served": true, "storage": false, "schema": {"openAPIV3Schema": {"type": "object"}}},
                     {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}, "subresources": {"status": {}}},
@@ -399,8 +213,6 @@ mod tests {
     #[test]
     fn an_accepted_definition_serves_its_versions_at_once() {
         let mut crd = crd();
-        default(&mut crd);
-        assert_eq!(validate(&crd, None), []);
         assert!(compile(&crd).is_none(), "not established yet");
         settle(&mut crd, &stamp());
         let kind = compile(&crd).unwrap();
@@ -414,22 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_definition_is_told_by_field() {
+    fn protected_groups_and_webhooks_are_refused() {
         let mut crd = crd();
-        crd["metadata"]["name"] = json!("other.example.com");
-        crd["spec"]["scope"] = json!("Galaxy");
-        crd["spec"]["versions"][0]["storage"] = json!(true);
-        crd["spec"]["versions"][2]["name"] = json!("v1");
-        default(&mut crd);
-        let paths: Vec<String> = validate(&crd, None).into_iter().map(|p| p.path).collect();
-        assert_eq!(
-            paths,
-            [
-                "metadata.name",
-                "spec.scope",
-                "spec.versions[2].name",
-                "spec.versions"
-            ]
-        );
+        assert_eq!(validate(&crd, None), []);
+        crd["spec"]["group"] = json!("batch.k8s.io");
+        crd["spec"]["conversion"] = json!({"strategy": "Webhook"});
+        assert_eq!(validate(&crd, None).len(), 2);
     }
 }

@@ -86,11 +86,6 @@ fn validate_namespace(new: &Value, field: &str) -> Vec<FieldError> {
     Vec::new()
 }
 
-/// Checks a core event.
-pub fn validate(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
-    validate_namespace(new, "involvedObject")
-}
-
 /// Checks an event of events.k8s.io.
 pub fn validate_new(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut problems = validate_namespace(new, "regarding");
@@ -131,13 +126,5 @@ mod tests {
         assert_eq!(new["deprecatedCount"], 2);
         assert!(new.get("message").is_none());
         assert_eq!(to_core(new), core);
-    }
-
-    #[test]
-    fn an_event_about_a_cluster_wide_object_lives_in_default() {
-        let event = |own: &str, about: &str| json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": about}});
-        assert_eq!(validate(&event("default", ""), None), []);
-        assert_eq!(validate(&event("a", "a"), None), []);
-        assert_eq!(validate(&event("a", "b"), None).len(), 1);
     }
 }

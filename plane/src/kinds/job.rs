@@ -1,45 +1,13 @@
 //! Jobs.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::builtin::Stamp;
-use super::podspec;
-use crate::admission::names::{dns1123_label, label_value, qualified_name};
-use crate::object::{map_mut, meta_str};
 use crate::admission::error::FieldError;
-use crate::status::unsupported;
+use crate::object::meta_str;
 
 /// The label by which a Job's Pods are found.
 pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
-
-/// Sets defaults.
-pub fn default(job: &mut Value) {
-    let spec = map_mut(job, "spec");
-    let has = |spec: &Map<String, Value>, field: &str| spec.get(field).is_some_and(|v| !v.is_null());
-    if !has(spec, "completions") && !has(spec, "parallelism") {
-        spec.insert("completions".into(), json!(1));
-    }
-    let set = |spec: &mut Map<String, Value>, field: &str, value: Value| {
-        if !has(spec, field) {
-            spec.insert(field.into(), value);
-        }
-    };
-    set(spec, "parallelism", json!(1));
-    set(spec, "backoffLimit", json!(6));
-    set(spec, "completionMode", json!("NonIndexed"));
-    set(spec, "suspend", json!(false));
-    let replacement = if has(spec, "podFailurePolicy") {
-        "Failed"
-    } else {
-        "TerminatingOrFailed"
-    };
-    set(spec, "podReplacementPolicy", json!(replacement));
-    let template = map_mut(&mut job["spec"], "template");
-    let mut template_value = Value::Object(std::mem::take(template));
-    let pod = map_mut(&mut template_value, "spec");
-    podspec::default(pod);
-    job["spec"]["template"] = template_value;
-}
 
 /// Gives a new Job the selector and labels by which its Pods are found.
 pub fn create(job: &mut Value, stamp: &Stamp) {
@@ -63,72 +31,27 @@ pub fn create(job: &mut Value, stamp: &Stamp) {
             labels.insert(key.to_owned(), value.as_str().into());
         }
     }
+    let labels = job["spec"]["template"]["metadata"]["labels"].clone();
+    let own = crate::object::meta_mut(job);
+    if own
+        .get("labels")
+        .and_then(Value::as_object)
+        .is_none_or(serde_json::Map::is_empty)
+    {
+        own.insert("labels".into(), labels);
+    }
     if job["spec"]["selector"].is_null() {
         job["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: stamp.uid}});
     }
 }
 
-/// Checks a Job.
+/// Checks that a new Job's selector finds its Pods and no others.
 pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut problems = Vec::new();
-    let spec = &new["spec"];
-    for field in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-    ] {
-        if let Some(count) = spec[field].as_i64()
-            && count < 0
-        {
-            problems.push(FieldError::invalid(
-                format!("spec.{field}"),
-                count,
-                "must be greater than or equal to 0",
-            ));
-        }
-    }
-    const MODES: [&str; 2] = ["Indexed", "NonIndexed"];
-    let mode = spec["completionMode"].as_str().unwrap_or("");
-    if !MODES.contains(&mode) {
-        problems.push(unsupported("spec.completionMode", mode, &MODES));
-    }
-    if mode == "Indexed" && spec["completions"].is_null() {
-        problems.push(FieldError::required(
-            "spec.completions",
-            "when completion mode is Indexed",
-        ));
-    }
-    if let Some(old) = old {
-        check_change(new, old, &mut problems);
+    if old.is_some() {
         return problems;
     }
-    // The name becomes the value of a label.
-    let name = meta_str(new, "name");
-    if name.len() > 63 && let Some(detail) = dns1123_label(name).into_iter().next() {
-        problems.push(FieldError::invalid("metadata.name", name, detail));
-    }
-    for (key, value) in spec["template"]["metadata"]["labels"].as_object().into_iter().flatten() {
-        let text = value.as_str().unwrap_or("");
-        for detail in qualified_name(key).into_iter().chain(label_value(text)) {
-            problems.push(FieldError::invalid("spec.template.metadata.labels", text, detail));
-        }
-    }
-    check_selector(spec, &mut problems);
-    let policy = spec["template"]["spec"]["restartPolicy"].as_str().unwrap_or("");
-    if policy == "Always" {
-        problems.push(unsupported(
-            "spec.template.spec.restartPolicy",
-            policy,
-            &["OnFailure", "Never"],
-        ));
-    }
-    problems.extend(podspec::validate(&spec["template"]["spec"], "spec.template.spec"));
-    problems
-}
-
-fn check_selector(spec: &Value, problems: &mut Vec<FieldError>) {
+    let spec = &new["spec"];
     let labels = &spec["template"]["metadata"]["labels"];
     let wanted = spec["selector"]["matchLabels"].as_object();
     for (key, value) in wanted.into_iter().flatten() {
@@ -151,27 +74,7 @@ fn check_selector(spec: &Value, problems: &mut Vec<FieldError>) {
             ));
         }
     }
-}
-
-fn check_change(new: &Value, old: &Value, problems: &mut Vec<FieldError>) {
-    let started = old["status"].get("startTime").is_some();
-    let suspended = old["spec"]["suspend"] == Value::Bool(true) && !started;
-    let mut fixed = vec!["selector", "completionMode", "podFailurePolicy", "manualSelector"];
-    if old["spec"]["completionMode"] != "Indexed" {
-        fixed.push("completions");
-    }
-    if !suspended {
-        fixed.push("template");
-    }
-    for field in fixed {
-        if new["spec"].get(field) != old["spec"].get(field) {
-            problems.push(FieldError::invalid(
-                format!("spec.{field}"),
-                new["spec"][field].clone(),
-                "field is immutable",
-            ));
-        }
-    }
+    problems
 }
 
 #[cfg(test)]
@@ -185,53 +88,34 @@ mod tests {
         }
     }
 
-    fn job() -> Value {
-        json!({
-            "metadata": {"name": "j"},
-            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}]}}}
-        })
-    }
-
     #[test]
-    fn a_new_job_gets_its_selector_and_defaults() {
-        let mut job = job();
-        default(&mut job);
+    fn a_new_job_gets_the_selector_and_labels_of_its_own_pods() {
+        let mut job = json!({"metadata": {"name": "j"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
         create(&mut job, &stamp());
         assert_eq!(validate(&job, None), []);
-        assert_eq!(job["spec"]["backoffLimit"], 6);
-        assert_eq!(job["spec"]["completions"], 1);
         assert_eq!(job["spec"]["selector"]["matchLabels"][CONTROLLER_UID], "u-1");
         let labels = &job["spec"]["template"]["metadata"]["labels"];
         assert_eq!(labels["job-name"], "j");
         assert_eq!(labels["batch.kubernetes.io/controller-uid"], "u-1");
+        assert_eq!(labels["a"], "b");
+        assert_eq!(job["metadata"]["labels"], *labels);
     }
 
     #[test]
-    fn a_jobs_pods_may_not_restart_for_ever() {
-        let mut job = job();
-        job["spec"]["template"]["spec"]["restartPolicy"] = Value::Null;
-        default(&mut job);
+    fn a_selector_of_ones_own_must_be_asked_for() {
+        let mut job = json!({"metadata": {"name": "j"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}}});
+        let mut manual = job.clone();
+        manual["spec"]["manualSelector"] = json!(true);
         create(&mut job, &stamp());
-        let problems = validate(&job, None);
-        assert_eq!(problems.len(), 1);
-        assert_eq!(problems[0].path, "spec.template.spec.restartPolicy");
-        assert_eq!(
-            problems[0].detail,
-            "supported values: \"OnFailure\", \"Never\""
+        assert_eq!(validate(&job, None)[0].path, "spec.selector");
+        create(&mut manual, &stamp());
+        assert_eq!(validate(&manual, None), []);
+        assert!(
+            manual["spec"]["template"]["metadata"]["labels"]
+                .get("job-name")
+                .is_none()
         );
-    }
-
-    #[test]
-    fn the_template_of_a_job_stays() {
-        let mut old = job();
-        default(&mut old);
-        create(&mut old, &stamp());
-        let mut new = old.clone();
-        new["spec"]["parallelism"] = json!(0);
-        assert_eq!(validate(&new, Some(&old)), []);
-        new["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other");
-        assert_eq!(validate(&new, Some(&old))[0].path, "spec.template");
-        old["spec"]["suspend"] = json!(true);
-        assert_eq!(validate(&new, Some(&old)), []);
+        manual["spec"]["selector"] = json!({"matchLabels": {"a": "c"}});
+        assert_eq!(validate(&manual, None)[0].path, "spec.template.metadata.labels");
     }
 }

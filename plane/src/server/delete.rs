@@ -64,12 +64,7 @@ enum Step {
 
 impl Server {
     /// Deletes one object.
-    pub async fn delete(
-        &self,
-        target: &Target,
-        name: &str,
-        options: &DeleteOptions,
-    ) -> Result<Deleted, ApiError> {
+    pub async fn delete(&self, target: &Target, name: &str, options: &DeleteOptions) -> Result<Deleted, ApiError> {
         let kind = &target.kind;
         loop {
             let entry = self.entry(kind, &target.namespace, name)?;
@@ -197,11 +192,7 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
             crd::terminating(&mut new, stamp);
         }
     }
-    if new == *object {
-        Step::Nothing
-    } else {
-        Step::Mark(new)
-    }
+    if new == *object { Step::Nothing } else { Step::Mark(new) }
 }
 
 fn end_of_grace(now: Timestamp, grace: i64) -> Timestamp {

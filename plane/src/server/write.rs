@@ -109,15 +109,13 @@ impl Server {
             );
             return Err(error);
         }
-        let generated = meta_str(&object, "name").is_empty()
-            && !meta_str(&object, "generateName").is_empty();
+        let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;
         for _ in 0..TRIES {
             let stamp = self.stamp();
             let mut candidate = object.clone();
             if generated {
-                let name =
-                    generate_name(meta_str(&candidate, "generateName"), rand::rng().random());
+                let name = generate_name(meta_str(&candidate, "generateName"), rand::rng().random());
                 meta_mut(&mut candidate).insert("name".into(), name.into());
             }
             let name = meta_str(&candidate, "name").to_owned();
@@ -126,13 +124,7 @@ impl Server {
             } else {
                 None
             };
-            let made = admit::create(
-                view,
-                candidate,
-                &target.namespace,
-                &stamp,
-                &options.manager,
-            )?;
+            let made = admit::create(view, candidate, &target.namespace, &stamp, &options.manager)?;
             let made = view.to_stored(made);
             let key = kind.key(&target.namespace, &name);
             if options.dry_run {

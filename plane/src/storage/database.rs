@@ -56,9 +56,7 @@ impl Database {
         create_private(path)?;
         let fail = |source| open_error(path, source);
         let mut connection = Connection::open(path).map_err(fail)?;
-        connection
-            .busy_timeout(Duration::from_millis(1500))
-            .map_err(fail)?;
+        connection.busy_timeout(Duration::from_millis(1500)).map_err(fail)?;
         // One process owns the file: what is in memory must be what is on disk.
         connection
             .execute_batch(
@@ -132,8 +130,7 @@ impl Database {
             version = read_version(row, 0)?.unwrap_or(0);
             let key: Arc<str> = Arc::from(row.get_ref(1)?.as_str()?);
             let mut side = |version: Option<Version>, at: usize, value: usize| {
-                let (Some(version), Some(blob)) = (version, row.get_ref(value)?.as_blob_or_null()?)
-                else {
+                let (Some(version), Some(blob)) = (version, row.get_ref(value)?.as_blob_or_null()?) else {
                     return Ok::<_, rusqlite::Error>(None);
                 };
                 if let Some(known) = by_version.get(&version) {
@@ -164,11 +161,7 @@ impl Database {
     }
 
     /// Writes `changes` in one transaction and forgets the log up to `floor`.
-    pub(super) fn write(
-        &mut self,
-        changes: &[Arc<Change>],
-        floor: Option<Version>,
-    ) -> Result<(), CommitError> {
+    pub(super) fn write(&mut self, changes: &[Arc<Change>], floor: Option<Version>) -> Result<(), CommitError> {
         let result = self.try_write(changes, floor);
         result.map_err(|source| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => CommitError::Full {
@@ -181,18 +174,13 @@ impl Database {
         })
     }
 
-    fn try_write(
-        &mut self,
-        changes: &[Arc<Change>],
-        floor: Option<Version>,
-    ) -> Result<(), rusqlite::Error> {
+    fn try_write(&mut self, changes: &[Arc<Change>], floor: Option<Version>) -> Result<(), rusqlite::Error> {
         // Dropping the transaction on an error rolls it back.
         let transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
-            let mut log = transaction
-                .prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+            let mut log = transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
             let mut put = transaction.prepare_cached(
                 "INSERT INTO objects VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT(key) DO UPDATE SET version=?2, version_at=?3, value=?4",
@@ -259,18 +247,14 @@ fn read_version(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Opti
 }
 
 fn about(connection: &Connection, name: &str) -> Result<Option<String>, rusqlite::Error> {
-    let tables: i64 = connection.query_row(
-        "SELECT count(*) FROM sqlite_schema WHERE name='about'",
-        [],
-        |row| row.get(0),
-    )?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name='about'", [], |row| {
+        row.get(0)
+    })?;
     if tables == 0 {
         return Ok(None);
     }
     connection
-        .query_row("SELECT value FROM about WHERE name=?1", [name], |row| {
-            row.get(0)
-        })
+        .query_row("SELECT value FROM about WHERE name=?1", [name], |row| row.get(0))
         .optional()
 }
 

@@ -40,9 +40,7 @@ impl Memory {
 
     /// The oldest version from which every later change is still in the log.
     pub(super) fn floor(&self) -> Version {
-        self.log
-            .front()
-            .map_or(self.version, |change| change.version - 1)
+        self.log.front().map_or(self.version, |change| change.version - 1)
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Arc<Entry>> {
@@ -54,8 +52,7 @@ impl Memory {
         for change in changes {
             match &change.after {
                 Some(entry) => {
-                    self.objects
-                        .insert(Arc::clone(&change.key), Arc::clone(entry));
+                    self.objects.insert(Arc::clone(&change.key), Arc::clone(entry));
                 }
                 None => {
                     self.objects.remove(&change.key);
@@ -80,12 +77,7 @@ impl Memory {
         }
     }
 
-    pub(super) fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        at: Option<Version>,
-    ) -> Result<Listing, Expired> {
+    pub(super) fn list(&self, prefix: &str, after: Option<&str>, at: Option<Version>) -> Result<Listing, Expired> {
         let version = at.unwrap_or(self.version);
         let start = match after {
             Some(key) if key >= prefix => Bound::Excluded(key),
@@ -105,9 +97,7 @@ impl Memory {
         let mut replaced: HashMap<&str, Option<&Arc<Entry>>> = HashMap::new();
         for change in self.log_after(version)? {
             if change.key.starts_with(prefix) {
-                replaced
-                    .entry(&change.key)
-                    .or_insert(change.before.as_ref());
+                replaced.entry(&change.key).or_insert(change.before.as_ref());
             }
         }
         let mut entries: Vec<Arc<Entry>> = current
@@ -124,11 +114,7 @@ impl Memory {
         Ok(Listing { version, entries })
     }
 
-    pub(super) fn changes_since(
-        &self,
-        prefix: &str,
-        since: Version,
-    ) -> Result<(Vec<Arc<Change>>, Version), Expired> {
+    pub(super) fn changes_since(&self, prefix: &str, since: Version) -> Result<(Vec<Arc<Change>>, Version), Expired> {
         let changes = self
             .log_after(since)?
             .filter(|change| change.key.starts_with(prefix))

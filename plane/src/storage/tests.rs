@@ -28,20 +28,11 @@ fn open(folder: &Path) -> Store {
 async fn a_value_holds_the_version_that_wrote_it_and_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    store
-        .commit(vec![put("a/1", "x", Expect::Absent)])
-        .await
-        .unwrap();
-    let changes = store
-        .commit(vec![put("a/1", "y", Expect::Version(1))])
-        .await
-        .unwrap();
+    store.commit(vec![put("a/1", "x", Expect::Absent)]).await.unwrap();
+    let changes = store.commit(vec![put("a/1", "y", Expect::Version(1))]).await.unwrap();
     assert_eq!(changes[0].version, 2);
     assert_eq!(text(changes[0].before.as_ref().unwrap()), "[1,x]");
-    store
-        .commit(vec![put("a/2", "z", Expect::Absent)])
-        .await
-        .unwrap();
+    store.commit(vec![put("a/2", "z", Expect::Absent)]).await.unwrap();
     store
         .commit(vec![Write::Delete {
             key: Arc::from("a/2"),
@@ -50,10 +41,7 @@ async fn a_value_holds_the_version_that_wrote_it_and_survives_a_restart() {
         .await
         .unwrap();
     store.close().await;
-    assert!(matches!(
-        store.commit(vec![]).await,
-        Err(CommitError::Closed)
-    ));
+    assert!(matches!(store.commit(vec![]).await, Err(CommitError::Closed)));
     let store = open(folder.path());
     assert_eq!(store.version(), 4);
     assert_eq!(text(&store.get("a/1").unwrap()), "[2,y]");
@@ -69,10 +57,7 @@ async fn a_value_holds_the_version_that_wrote_it_and_survives_a_restart() {
 async fn a_list_of_writes_takes_effect_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    store
-        .commit(vec![put("a", "1", Expect::Absent)])
-        .await
-        .unwrap();
+    store.commit(vec![put("a", "1", Expect::Absent)]).await.unwrap();
     let refused = store
         .commit(vec![
             put("b", "1", Expect::Absent),
@@ -130,10 +115,7 @@ async fn waiting_writers_share_transactions_and_none_is_lost() {
 async fn of_two_writers_on_one_version_one_wins() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    store
-        .commit(vec![put("a", "0", Expect::Absent)])
-        .await
-        .unwrap();
+    store.commit(vec![put("a", "0", Expect::Absent)]).await.unwrap();
     let (one, two) = tokio::join!(
         store.commit(vec![put("a", "1", Expect::Version(1))]),
         store.commit(vec![put("a", "2", Expect::Version(1))]),
@@ -163,23 +145,12 @@ async fn the_past_can_be_listed_until_the_log_forgets_it() {
         }])
         .await
         .unwrap();
-    store
-        .commit(vec![put("k/d", "w", Expect::Version(2))])
-        .await
-        .unwrap();
-    let keys = |listing: Listing| -> Vec<String> {
-        listing.entries.iter().map(|entry| text(entry)).collect()
-    };
+    store.commit(vec![put("k/d", "w", Expect::Version(2))]).await.unwrap();
+    let keys = |listing: Listing| -> Vec<String> { listing.entries.iter().map(|entry| text(entry)).collect() };
     assert_eq!(keys(store.list("k/", None, Some(2)).unwrap()), ["[1,v]", "[2,v]"]);
     assert_eq!(keys(store.list("k/", None, None).unwrap()), ["[3,v]", "[5,w]"]);
-    assert_eq!(
-        keys(store.list("k/", Some("k/b"), Some(3)).unwrap()),
-        ["[2,v]"]
-    );
-    let expired = Expired {
-        asked: 0,
-        oldest: 1,
-    };
+    assert_eq!(keys(store.list("k/", Some("k/b"), Some(3)).unwrap()), ["[2,v]"]);
+    let expired = Expired { asked: 0, oldest: 1 };
     assert_eq!(store.list("k/", None, Some(0)).unwrap_err(), expired);
     assert_eq!(store.changes_since("k/", 0).unwrap_err(), expired);
 }
@@ -210,10 +181,7 @@ async fn the_state_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    store
-        .commit(vec![put("a", "secret", Expect::Absent)])
-        .await
-        .unwrap();
+    store.commit(vec![put("a", "secret", Expect::Absent)]).await.unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.path().join("s")), 0o700);
     for file in std::fs::read_dir(folder.path().join("s")).unwrap() {

@@ -31,11 +31,7 @@ struct Group {
 }
 
 impl Writer {
-    pub(super) fn new(
-        database: Database,
-        memory: Arc<RwLock<Memory>>,
-        latest: watch::Sender<Version>,
-    ) -> Writer {
+    pub(super) fn new(database: Database, memory: Arc<RwLock<Memory>>, latest: watch::Sender<Version>) -> Writer {
         Writer {
             database,
             memory,
@@ -112,8 +108,7 @@ impl Group {
             let holds = match (write, &found) {
                 (
                     Write::Put {
-                        expect: Expect::Absent,
-                        ..
+                        expect: Expect::Absent, ..
                     },
                     found,
                 ) => found.is_none(),
@@ -122,12 +117,8 @@ impl Group {
                         expect: Expect::Version(version),
                         ..
                     }
-                    | Write::Delete {
-                        expect: version, ..
-                    }
-                    | Write::Require {
-                        expect: version, ..
-                    },
+                    | Write::Delete { expect: version, .. }
+                    | Write::Require { expect: version, .. },
                     Some(entry),
                 ) => entry.version == *version,
                 (_, None) => false,
@@ -165,8 +156,7 @@ impl Group {
     fn undo(&mut self, start: usize) {
         while self.changes.len() > start {
             if let Some(change) = self.changes.pop() {
-                self.pending
-                    .insert(Arc::clone(&change.key), change.before.clone());
+                self.pending.insert(Arc::clone(&change.key), change.before.clone());
             }
         }
     }

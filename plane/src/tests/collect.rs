@@ -22,12 +22,22 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
     let version = f.plane.latest_version();
     assert_eq!(f.delete(&path, json!({})).await.code, 200);
     assert_eq!(f.plane.latest_version(), version, "a second deletion changes nothing");
-    let more = f.merge(&path, json!({"metadata": {"finalizers": ["example.com/one", "example.com/three"]}})).await;
+    let more = f
+        .merge(
+            &path,
+            json!({"metadata": {"finalizers": ["example.com/one", "example.com/three"]}}),
+        )
+        .await;
     assert_eq!(more.code, 422, "{}", more.text);
-    let one = f.merge(&path, json!({"metadata": {"finalizers": ["example.com/two"]}})).await;
+    let one = f
+        .merge(&path, json!({"metadata": {"finalizers": ["example.com/two"]}}))
+        .await;
     assert_eq!(one.code, 200, "{}", one.text);
     assert_eq!(f.get(&path).await.code, 200);
-    assert_eq!(f.merge(&path, json!({"metadata": {"finalizers": null}})).await.code, 200);
+    assert_eq!(
+        f.merge(&path, json!({"metadata": {"finalizers": null}})).await.code,
+        200
+    );
     assert_eq!(f.get(&path).await.code, 404);
 }
 
@@ -60,7 +70,8 @@ async fn foreground_deletion_takes_what_is_owned_first() {
         latest.changed().await.unwrap();
     }
     assert_eq!(f.get(&path).await.code, 200);
-    f.merge(&format!("{CMS}/child"), json!({"metadata": {"finalizers": null}})).await;
+    f.merge(&format!("{CMS}/child"), json!({"metadata": {"finalizers": null}}))
+        .await;
     f.until(&path, 404).await;
 }
 
@@ -69,11 +80,16 @@ async fn orphans_stay_and_forget_their_owner() {
     let f = Fixture::new().await;
     let owner = f.post(CMS, config_map("owner")).await.body;
     f.post(CMS, owned("child", &owner, true)).await;
-    f.delete(&format!("{CMS}/owner"), json!({"propagationPolicy": "Orphan"})).await;
+    f.delete(&format!("{CMS}/owner"), json!({"propagationPolicy": "Orphan"}))
+        .await;
     f.until(&format!("{CMS}/owner"), 404).await;
     let child = f.get(&format!("{CMS}/child")).await;
     assert_eq!(child.code, 200);
-    assert!(child.body["metadata"].get("ownerReferences").is_none(), "{}", child.text);
+    assert!(
+        child.body["metadata"].get("ownerReferences").is_none(),
+        "{}",
+        child.text
+    );
 }
 
 #[tokio::test]
@@ -94,7 +110,8 @@ async fn a_namespace_takes_its_content_with_it() {
     let refused = f.post("/api/v1/namespaces/room/configmaps", config_map("b")).await;
     assert_eq!(refused.code, 403, "{}", refused.text);
     assert_eq!(refused.body["details"]["causes"][0]["reason"], "NamespaceTerminating");
-    f.merge(&format!("{things}/t"), json!({"metadata": {"finalizers": null}})).await;
+    f.merge(&format!("{things}/t"), json!({"metadata": {"finalizers": null}}))
+        .await;
     f.until("/api/v1/namespaces/room", 404).await;
     let forbidden = f.delete("/api/v1/namespaces/default", json!({})).await;
     assert_eq!(forbidden.code, 403);

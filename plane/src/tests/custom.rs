@@ -11,13 +11,21 @@ async fn objects_are_held_to_their_schema() {
         (json!({}), "spec.size", "FieldValueRequired"),
         (json!({"size": 0}), "spec.size", "FieldValueInvalid"),
         (json!({"size": "x"}), "spec.size", "FieldValueTypeInvalid"),
-        (json!({"size": 1, "color": "green"}), "spec.color", "FieldValueNotSupported"),
+        (
+            json!({"size": 1, "color": "green"}),
+            "spec.color",
+            "FieldValueNotSupported",
+        ),
     ];
     for (spec, field, reason) in rows {
         let refused = f.post(THINGS, thing("b", spec.clone())).await;
         assert_eq!(refused.code, 422, "{spec}: {}", refused.text);
         let cause = &refused.body["details"]["causes"][0];
-        assert_eq!((&cause["field"], &cause["reason"]), (&json!(field), &json!(reason)), "{spec}");
+        assert_eq!(
+            (&cause["field"], &cause["reason"]),
+            (&json!(field), &json!(reason)),
+            "{spec}"
+        );
         assert_eq!(refused.body["details"]["kind"], "Thing");
     }
 }
@@ -89,24 +97,70 @@ async fn applies_merge_by_owner_and_conflict_over_fields() {
     let path = format!("{THINGS}/a");
     let no_manager = f.apply(&path, thing("a", json!({"size": 1}))).await;
     assert_eq!(no_manager.code, 400);
-    let made = f.apply(&format!("{path}?fieldManager=one"), thing("a", json!({"size": 1, "color": "blue"}))).await;
+    let made = f
+        .apply(
+            &format!("{path}?fieldManager=one"),
+            thing("a", json!({"size": 1, "color": "blue"})),
+        )
+        .await;
     assert_eq!(made.code, 201, "{}", made.text);
     assert_eq!(made.body["metadata"]["managedFields"][0]["manager"], "one");
     assert_eq!(made.body["metadata"]["managedFields"][0]["operation"], "Apply");
     let version = f.plane.latest_version();
-    let same = f.apply(&format!("{path}?fieldManager=one"), thing("a", json!({"size": 1, "color": "blue"}))).await;
+    let same = f
+        .apply(
+            &format!("{path}?fieldManager=one"),
+            thing("a", json!({"size": 1, "color": "blue"})),
+        )
+        .await;
     assert_eq!((same.code, f.plane.latest_version()), (200, version), "nothing changed");
-    let clash = f.apply(&format!("{path}?fieldManager=two"), thing("a", json!({"size": 2}))).await;
-    assert_eq!((clash.code, &clash.body["reason"]), (409, &json!("Conflict")), "{}", clash.text);
+    let clash = f
+        .apply(&format!("{path}?fieldManager=two"), thing("a", json!({"size": 2})))
+        .await;
+    assert_eq!(
+        (clash.code, &clash.body["reason"]),
+        (409, &json!("Conflict")),
+        "{}",
+        clash.text
+    );
     assert_eq!(clash.body["details"]["causes"][0]["reason"], "FieldManagerConflict");
     assert_eq!(clash.body["details"]["causes"][0]["field"], ".spec.size");
-    let forced = f.apply(&format!("{path}?fieldManager=two&force=true"), thing("a", json!({"size": 2}))).await;
-    assert_eq!((forced.code, &forced.body["spec"]), (200, &json!({"size": 2, "color": "blue"})), "{}", forced.text);
-    let dropped = f.apply(&format!("{path}?fieldManager=one"), thing("a", json!({}))).await;
-    assert_eq!(dropped.body["spec"], json!({"size": 2, "color": "red"}), "{}", dropped.text);
+    let forced = f
+        .apply(
+            &format!("{path}?fieldManager=two&force=true"),
+            thing("a", json!({"size": 2})),
+        )
+        .await;
+    assert_eq!(
+        (forced.code, &forced.body["spec"]),
+        (200, &json!({"size": 2, "color": "blue"})),
+        "{}",
+        forced.text
+    );
+    let dropped = f
+        .apply(&format!("{path}?fieldManager=one"), thing("a", json!({})))
+        .await;
+    assert_eq!(
+        dropped.body["spec"],
+        json!({"size": 2, "color": "red"}),
+        "{}",
+        dropped.text
+    );
     let yaml = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: b}\nspec: {size: 4}\n";
-    let made = f.send(Method::PATCH, &format!("{THINGS}/b?fieldManager=y"), "application/apply-patch+yaml", yaml).await;
-    assert_eq!((made.code, &made.body["spec"]["size"]), (201, &json!(4)), "{}", made.text);
+    let made = f
+        .send(
+            Method::PATCH,
+            &format!("{THINGS}/b?fieldManager=y"),
+            "application/apply-patch+yaml",
+            yaml,
+        )
+        .await;
+    assert_eq!(
+        (made.code, &made.body["spec"]["size"]),
+        (201, &json!(4)),
+        "{}",
+        made.text
+    );
 }
 
 #[tokio::test]
@@ -114,12 +168,29 @@ async fn each_kind_of_patch_does_what_its_media_type_says() {
     let f = Fixture::with_things().await;
     f.post(THINGS, thing("a", json!({"size": 1}))).await;
     let path = format!("{THINGS}/a");
-    let json_patch = json!([{"op": "test", "path": "/spec/size", "value": 1}, {"op": "replace", "path": "/spec/size", "value": 6}]);
-    let patched = f.send(Method::PATCH, &path, "application/json-patch+json", json_patch.to_string()).await;
+    let json_patch =
+        json!([{"op": "test", "path": "/spec/size", "value": 1}, {"op": "replace", "path": "/spec/size", "value": 6}]);
+    let patched = f
+        .send(
+            Method::PATCH,
+            &path,
+            "application/json-patch+json",
+            json_patch.to_string(),
+        )
+        .await;
     assert_eq!(patched.body["spec"]["size"], 6, "{}", patched.text);
-    let failed = f.send(Method::PATCH, &path, "application/json-patch+json", json_patch.to_string()).await;
+    let failed = f
+        .send(
+            Method::PATCH,
+            &path,
+            "application/json-patch+json",
+            json_patch.to_string(),
+        )
+        .await;
     assert_eq!(failed.code, 422, "{}", failed.text);
-    let strategic = f.send(Method::PATCH, &path, "application/strategic-merge-patch+json", "{}").await;
+    let strategic = f
+        .send(Method::PATCH, &path, "application/strategic-merge-patch+json", "{}")
+        .await;
     assert_eq!(strategic.code, 415);
     let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"suspend": true, "template": {"spec": {"restartPolicy": "Never",
         "containers": [{"name": "a", "image": "i", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "i"}]}}}});
@@ -127,23 +198,43 @@ async fn each_kind_of_patch_does_what_its_media_type_says() {
     let made = f.post(jobs, job).await;
     assert_eq!(made.code, 201, "{}", made.text);
     assert_eq!(made.body["spec"]["backoffLimit"], 6);
-    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "env": [{"name": "Y", "value": "2"}]}]}}}});
-    let merged = f.send(Method::PATCH, &format!("{jobs}/j"), "application/strategic-merge-patch+json", patch.to_string()).await;
-    assert_eq!(merged.code, 200, "{}", merged.text);
-    let containers = &merged.body["spec"]["template"]["spec"]["containers"];
-    assert_eq!(containers.as_array().unwrap().len(), 2);
-    assert_eq!(containers[0]["env"].as_array().unwrap().len(), 2, "{}", merged.text);
+    let path = format!("{jobs}/j");
+    let strategic = "application/strategic-merge-patch+json";
+    let fixed = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "other"}]}}}});
+    let refused = f.send(Method::PATCH, &path, strategic, fixed.to_string()).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.template");
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}});
+    f.post(pods, pod).await;
+    let image = json!({"spec": {"containers": [{"name": "b", "image": "other"}]}});
+    let merged = f
+        .send(Method::PATCH, &format!("{pods}/p"), strategic, image.to_string())
+        .await;
+    let containers = &merged.body["spec"]["containers"];
+    assert_eq!(containers.as_array().unwrap().len(), 2, "{}", merged.text);
+    assert_eq!(
+        (&containers[0]["image"], &containers[1]["image"]),
+        (&json!("i"), &json!("other"))
+    );
 }
 
 #[tokio::test]
 async fn tables_and_metadata_are_shown_when_asked_for() {
     let f = Fixture::with_things().await;
     f.post(THINGS, thing("a", json!({"size": 1, "color": "blue"}))).await;
-    let table = f.accept(THINGS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
+    let table = f
+        .accept(THINGS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+        .await;
     assert_eq!(table.body["kind"], "Table", "{}", table.text);
     assert_eq!(table.body["rows"][0]["cells"][1], "blue");
     assert_eq!(table.body["columnDefinitions"][1]["name"], "Color");
-    let partial = f.accept(THINGS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await;
+    let partial = f
+        .accept(
+            THINGS,
+            "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+        )
+        .await;
     assert_eq!(partial.body["kind"], "PartialObjectMetadataList");
     assert_eq!(partial.body["items"][0]["metadata"]["name"], "a");
     assert!(partial.body["items"][0].get("spec").is_none());
@@ -169,9 +260,15 @@ async fn a_definition_that_is_wrong_is_refused_and_a_changed_one_takes_effect_at
     let path = format!("{crds}/things.example.com");
     let mut crd = f.get(&path).await.body;
     assert_eq!(crd["status"]["conditions"][1]["type"], "Established");
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["extra"] = json!({"type": "string"});
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["extra"] =
+        json!({"type": "string"});
     let changed = f.put(&path, &crd).await;
-    assert_eq!((changed.code, &changed.body["metadata"]["generation"]), (200, &json!(2)), "{}", changed.text);
+    assert_eq!(
+        (changed.code, &changed.body["metadata"]["generation"]),
+        (200, &json!(2)),
+        "{}",
+        changed.text
+    );
     let made = f.post(THINGS, thing("a", json!({"size": 1, "extra": "x"}))).await;
     assert_eq!(made.body["spec"]["extra"], "x");
 }
@@ -180,9 +277,16 @@ async fn a_definition_that_is_wrong_is_refused_and_a_changed_one_takes_effect_at
 async fn the_documents_describe_the_kinds() {
     let f = Fixture::with_things().await;
     let index = f.get("/openapi/v3").await;
-    assert!(index.body["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string(), "{}", index.text);
+    assert!(
+        index.body["paths"]["apis/example.com/v1"]["serverRelativeURL"].is_string(),
+        "{}",
+        index.text
+    );
     let document = f.get("/openapi/v3/apis/example.com/v1").await;
     assert!(document.text.contains("com.example.v1.Thing"), "{}", document.text);
+    let strategic = "application/strategic-merge-patch+json";
+    assert!(!document.text.contains(strategic), "kubectl would send one");
+    assert!(f.get("/openapi/v3/apis/batch/v1").await.text.contains(strategic));
     assert_eq!(f.get("/openapi/v3/apis/none/v1").await.code, 404);
     assert_eq!(f.get("/openapi/v2").await.body["swagger"], "2.0");
     let proto = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";

@@ -96,5 +96,9 @@ async fn everything_is_as_it_was_after_a_restart() {
     };
     assert_eq!(again.get(THINGS).await.text, before.text);
     let version = before.body["metadata"]["resourceVersion"].as_str().unwrap();
-    assert_eq!(again.plane.latest_version().to_string(), version, "a start writes nothing");
+    assert_eq!(
+        again.plane.latest_version().to_string(),
+        version,
+        "a start writes nothing"
+    );
 }

@@ -28,11 +28,16 @@ async fn the_client_of_kube_works_without_a_socket() {
     let refused = api.create(&PostParams::default(), &map("a")).await;
     assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists"));
     let patch = json!({"data": {"x": "y"}});
-    let patched = api.patch("a", &PatchParams::default(), &Patch::Strategic(&patch)).await.unwrap();
+    let patched = api
+        .patch("a", &PatchParams::default(), &Patch::Strategic(&patch))
+        .await
+        .unwrap();
     assert_eq!(patched.data.unwrap().len(), 2);
     let mut applied = map("b");
     applied.metadata.managed_fields = None;
-    api.patch("b", &PatchParams::apply("me"), &Patch::Apply(&applied)).await.unwrap();
+    api.patch("b", &PatchParams::apply("me"), &Patch::Apply(&applied))
+        .await
+        .unwrap();
     assert_eq!(api.list(&ListParams::default()).await.unwrap().items.len(), 2);
     assert!(api.get_opt("none").await.unwrap().is_none());
     api.delete("a", &DeleteParams::default()).await.unwrap();
@@ -46,10 +51,7 @@ async fn a_reflector_follows_the_plane_in_both_ways_of_starting() {
     let f = Fixture::new().await;
     let api: Api<ConfigMap> = Api::default_namespaced(f.plane.client());
     api.create(&PostParams::default(), &map("a")).await.unwrap();
-    for config in [
-        watcher::Config::default(),
-        watcher::Config::default().streaming_lists(),
-    ] {
+    for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
         let (store, writer) = reflector::store();
         let mut stream = watcher(api.clone(), config).reflect(writer).applied_objects().boxed();
         let first = stream.try_next().await.unwrap().unwrap();
@@ -94,11 +96,15 @@ impl crate::pod_logs::PodLogs for Echo {
     fn open<'a>(
         &'a self,
         request: crate::pod_logs::LogRequest,
-    ) -> futures::future::BoxFuture<'a, Result<futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>, crate::pod_logs::LogError>>
-    {
+    ) -> futures::future::BoxFuture<
+        'a,
+        Result<futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>, crate::pod_logs::LogError>,
+    > {
         Box::pin(async move {
             if request.previous {
-                return Err(crate::pod_logs::LogError::NotFound("previous terminated container not found".into()));
+                return Err(crate::pod_logs::LogError::NotFound(
+                    "previous terminated container not found".into(),
+                ));
             }
             let text = format!("{} {:?}\n", request.container, request.tail_lines);
             Ok(futures::stream::iter([Ok(bytes::Bytes::from(text))]).boxed())
@@ -114,9 +120,15 @@ async fn logs_come_from_the_runner() {
     f.post("/api/v1/namespaces/default/pods", pod).await;
     assert!(pods.logs("p", &LogParams::default()).await.is_err(), "no runner yet");
     f.plane.set_pod_logs(std::sync::Arc::new(Echo));
-    let tail = LogParams { tail_lines: Some(3), ..LogParams::default() };
+    let tail = LogParams {
+        tail_lines: Some(3),
+        ..LogParams::default()
+    };
     assert_eq!(pods.logs("p", &tail).await.unwrap(), "c Some(3)\n");
-    let first = LogParams { container: Some("i".into()), ..LogParams::default() };
+    let first = LogParams {
+        container: Some("i".into()),
+        ..LogParams::default()
+    };
     assert_eq!(pods.logs("p", &first).await.unwrap(), "i None\n");
     let path = "/api/v1/namespaces/default/pods/p/log";
     assert_eq!(f.get(&format!("{path}?container=none")).await.code, 400);

@@ -41,26 +41,52 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
     let rows = [
         (Method::GET, "/apis/apps/v1/deployments", 404, ""),
         (Method::GET, "/api/v1/nodes", 404, ""),
-        (Method::GET, "/api/v1/namespaces/default/configmaps/a/status", 404, "NotFound"),
+        (
+            Method::GET,
+            "/api/v1/namespaces/default/configmaps/a/status",
+            404,
+            "NotFound",
+        ),
         (Method::GET, "/api/v1/configmaps/a", 404, ""),
         (Method::GET, "/apis/example.com/v2/things", 404, ""),
-        (Method::POST, "/api/v1/namespaces/default/configmaps/a", 405, "MethodNotAllowed"),
-        (Method::GET, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 405, "MethodNotAllowed"),
+        (
+            Method::POST,
+            "/api/v1/namespaces/default/configmaps/a",
+            405,
+            "MethodNotAllowed",
+        ),
+        (
+            Method::GET,
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            405,
+            "MethodNotAllowed",
+        ),
         (Method::GET, "/api/v1/configmaps?limit=x", 400, "BadRequest"),
         (Method::GET, "/api/v1/configmaps?continue=x", 400, "BadRequest"),
-        (Method::GET, "/api/v1/configmaps?fieldSelector=data.k%3Dv", 400, "BadRequest"),
-        (Method::GET, "/api/v1/configmaps?labelSelector=a%3D%3D%3D", 400, "BadRequest"),
+        (
+            Method::GET,
+            "/api/v1/configmaps?fieldSelector=data.k%3Dv",
+            400,
+            "BadRequest",
+        ),
+        (
+            Method::GET,
+            "/api/v1/configmaps?labelSelector=a%3D%3D%3D",
+            400,
+            "BadRequest",
+        ),
         (Method::GET, "/api/v1/configmaps?resourceVersion=999999", 504, "Timeout"),
-        (Method::GET, "/api/v1/configmaps?resourceVersionMatch=Exact", 400, "BadRequest"),
+        (
+            Method::GET,
+            "/api/v1/configmaps?resourceVersionMatch=Exact",
+            400,
+            "BadRequest",
+        ),
     ];
     for (method, path, code, reason) in rows {
         let answer = f.send(method.clone(), path, "", Body::empty()).await;
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.text);
-        assert_eq!(
-            answer.body["reason"].as_str().unwrap_or(""),
-            reason,
-            "{method} {path}"
-        );
+        assert_eq!(answer.body["reason"].as_str().unwrap_or(""), reason, "{method} {path}");
     }
 }
 
@@ -77,7 +103,11 @@ async fn bodies_that_do_not_fit_the_request_are_refused() {
     typed["data"] = json!(["x"]);
     for body in [elsewhere, versioned, wrong, typed, json!([]), json!("x")] {
         let answer = f.post(CMS, body.clone()).await;
-        assert_eq!((answer.code, &answer.body["reason"]), (400, &json!("BadRequest")), "{body}");
+        assert_eq!(
+            (answer.code, &answer.body["reason"]),
+            (400, &json!("BadRequest")),
+            "{body}"
+        );
     }
     let bad = f.post(CMS, config_map("Not_A_Name")).await;
     assert_eq!((bad.code, &bad.body["reason"]), (422, &json!("Invalid")));
@@ -86,7 +116,9 @@ async fn bodies_that_do_not_fit_the_request_are_refused() {
     assert_eq!(none.body["message"], "namespaces \"none\" not found");
     let text = f.send(Method::POST, CMS, "application/json", "{").await;
     assert_eq!(text.code, 400);
-    let media = f.send(Method::POST, CMS, "application/vnd.kubernetes.protobuf", "x").await;
+    let media = f
+        .send(Method::POST, CMS, "application/vnd.kubernetes.protobuf", "x")
+        .await;
     assert_eq!(media.code, 415);
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\n";
     let yaml = f.send(Method::POST, CMS, "application/yaml", yaml).await;
@@ -106,7 +138,9 @@ async fn unknown_fields_are_dropped_warned_of_or_refused() {
     let strict = f.post(&format!("{CMS}?fieldValidation=Strict"), map.clone()).await;
     assert_eq!(strict.code, 400);
     assert!(strict.text.contains("unknown field \\\"typo\\\""), "{}", strict.text);
-    let ignored = f.post(&format!("{CMS}?fieldValidation=Ignore&dryRun=All"), map.clone()).await;
+    let ignored = f
+        .post(&format!("{CMS}?fieldValidation=Ignore&dryRun=All"), map.clone())
+        .await;
     assert_eq!((ignored.code, ignored.headers.get("warning")), (201, None));
     let warned = f.post(CMS, map).await;
     assert_eq!(warned.code, 201);
@@ -127,7 +161,10 @@ async fn a_dry_run_answers_like_a_write_and_stores_nothing() {
     let merged = f.merge(&path, json!({"data": {"k": "w"}})).await;
     assert_eq!(merged.body["data"]["k"], "w");
     assert_eq!(f.delete(&path, json!({})).await.code, 200);
-    assert_eq!(f.delete(&format!("{CMS}/b"), json!({"dryRun": ["All"]})).await.code, 200);
+    assert_eq!(
+        f.delete(&format!("{CMS}/b"), json!({"dryRun": ["All"]})).await.code,
+        200
+    );
     assert_eq!(f.get(&format!("{CMS}/b")).await.body["data"]["k"], "v");
     assert_eq!(f.plane.latest_version(), before + 1);
 }
@@ -175,7 +212,10 @@ async fn a_list_in_pages_is_one_moment_however_much_is_written_meanwhile() {
     assert_eq!(seen, ["m0", "m1", "m2", "m3", "m4", "m5", "m6"]);
     let now = f.get(CMS).await;
     assert_eq!(names(&now), ["m0", "m1", "m2", "m3", "m5", "m5-new", "m6"]);
-    let exact = format!("{CMS}?resourceVersionMatch=Exact&resourceVersion={}", version.as_str().unwrap());
+    let exact = format!(
+        "{CMS}?resourceVersionMatch=Exact&resourceVersion={}",
+        version.as_str().unwrap()
+    );
     assert_eq!(names(&f.get(&exact).await), seen);
 }
 
@@ -242,7 +282,10 @@ async fn a_write_that_changes_nothing_is_not_stored() {
     let version = f.plane.latest_version();
     let path = format!("{CMS}/a");
     let merged = f.merge(&path, json!({"data": {"k": "v"}})).await;
-    assert_eq!(merged.body["metadata"]["resourceVersion"], made.body["metadata"]["resourceVersion"]);
+    assert_eq!(
+        merged.body["metadata"]["resourceVersion"],
+        made.body["metadata"]["resourceVersion"]
+    );
     assert_eq!(f.put(&path, &made.body).await.code, 200);
     assert_eq!(f.plane.latest_version(), version);
 }
@@ -293,9 +336,15 @@ async fn discovery_tells_what_is_served() {
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let all = f.accept("/apis", accept).await;
     assert_eq!(all.body["kind"], "APIGroupDiscoveryList");
-    assert_eq!(all.headers["content-type"], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    assert_eq!(
+        all.headers["content-type"],
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    );
     let version = f.get("/version").await;
-    assert_eq!((&version.body["major"], &version.body["minor"]), (&json!("1"), &json!("34")));
+    assert_eq!(
+        (&version.body["major"], &version.body["minor"]),
+        (&json!("1"), &json!("34"))
+    );
     assert!(version.body["gitVersion"].as_str().unwrap().starts_with("v1.34."));
     for path in ["/healthz", "/readyz", "/livez"] {
         assert_eq!(f.get(path).await.text, "ok");
@@ -320,7 +369,9 @@ async fn reviews_allow_everything() {
     let f = Fixture::new().await;
     let review = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
         "spec": {"resourceAttributes": {"verb": "create", "resource": "pods"}}});
-    let answer = f.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await;
+    let answer = f
+        .post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        .await;
     assert_eq!((answer.code, &answer.body["status"]["allowed"]), (201, &json!(true)));
 }
 
@@ -337,7 +388,9 @@ async fn events_are_the_same_in_both_groups() {
     assert_eq!(seen.body["note"], "it runs", "{}", seen.text);
     assert_eq!(seen.body["regarding"]["name"], "p");
     assert_eq!(seen.body["apiVersion"], "events.k8s.io/v1");
-    let picked = f.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp,involvedObject.kind%3DPod").await;
+    let picked = f
+        .get("/api/v1/events?fieldSelector=involvedObject.name%3Dp,involvedObject.kind%3DPod")
+        .await;
     assert_eq!(picked.body["items"].as_array().unwrap().len(), 1, "{}", picked.text);
     let none = f.get("/api/v1/events?fieldSelector=involvedObject.name%3Dq").await;
     assert_eq!(none.body["items"], json!([]));
@@ -352,7 +405,9 @@ async fn a_secret_keeps_its_words_to_itself() {
     assert_eq!(made.body["data"]["token"], "aHVudGVyMg==", "{}", made.text);
     assert!(made.body.get("stringData").is_none());
     assert_eq!(made.body["type"], "Opaque");
-    let refused = f.merge(&format!("{path}/s"), json!({"data": {"token": "c2VjcmV0"}})).await;
+    let refused = f
+        .merge(&format!("{path}/s"), json!({"data": {"token": "c2VjcmV0"}}))
+        .await;
     assert_eq!(refused.code, 422);
     assert!(!refused.text.contains("c2VjcmV0"), "{}", refused.text);
 }

@@ -56,14 +56,19 @@ async fn a_watch_tells_what_is_there_and_then_what_changes_in_order() {
     f.post(CMS, config_map("b")).await;
     f.merge(&format!("{CMS}/a"), json!({"data": {"k": "w"}})).await;
     f.delete(&format!("{CMS}/a"), json!({})).await;
-    f.post("/api/v1/namespaces/kube-system/configmaps", config_map("c")).await;
+    f.post("/api/v1/namespaces/kube-system/configmaps", config_map("c"))
+        .await;
     f.post(CMS, config_map("d")).await;
     assert_eq!(events.words().await, "ADDED b");
     assert_eq!(events.words().await, "MODIFIED a");
     let gone = events.next().await.unwrap();
     assert_eq!(gone["type"], "DELETED");
     assert_eq!(gone["object"]["data"]["k"], "w");
-    let deleted_at: u64 = gone["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let deleted_at: u64 = gone["object"]["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(events.words().await, "ADDED d");
     assert_eq!(deleted_at, f.plane.latest_version() - 2);
 }
@@ -94,7 +99,10 @@ async fn a_watch_from_before_the_log_is_told_so_and_ends() {
     let event = events.next().await.unwrap();
     assert_eq!(event["type"], "ERROR");
     assert_eq!(event["object"]["kind"], "Status");
-    assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+    assert_eq!(
+        (&event["object"]["code"], &event["object"]["reason"]),
+        (&json!(410), &json!("Expired"))
+    );
     assert!(events.next().await.is_none());
 }
 
@@ -107,7 +115,8 @@ async fn bookmarks_come_when_asked_for_and_at_the_end() {
     .await;
     let mut events = f.watch(&format!("{CMS}?watch=1&allowWatchBookmarks=true")).await;
     // Something changes elsewhere: the bookmark moves on all the same.
-    f.post("/api/v1/namespaces/kube-system/configmaps", config_map("c")).await;
+    f.post("/api/v1/namespaces/kube-system/configmaps", config_map("c"))
+        .await;
     let latest = f.plane.latest_version().to_string();
     loop {
         let event = events.next().await.unwrap();
@@ -131,7 +140,10 @@ async fn initial_events_end_with_a_bookmark() {
     assert_eq!(events.words().await, "ADDED a");
     let mark = events.next().await.unwrap();
     assert_eq!(mark["type"], "BOOKMARK");
-    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(
+        mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
 }
 
 #[tokio::test]

@@ -92,6 +92,25 @@ fn set_limits(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Puts init into a Landlock domain that signals cannot leave, which the command's lies below.
+///
+/// A signal to all processes then reaches those of the sandbox, at one stroke that no fork outruns, and
+/// no other. Returns whether that was seen to be so.
+pub(super) fn enter_signal_scope() -> bool {
+    if sys::landlock_abi() < 6 || sys::set_no_new_privileges().is_err() {
+        return false;
+    }
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .scope(Scope::Signal)
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self);
+    let entered =
+        status.is_ok_and(|status| status.ruleset == landlock::RulesetStatus::FullyEnforced);
+    // The supervisor has the same user: nothing but the domain can forbid this.
+    entered && !sys::may_signal(std::os::unix::process::parent_id() as i32)
+}
+
 /// Puts the command into a Landlock domain; returns the ABI in force, 0 for none.
 fn restrict(request: &Request) -> Result<u32, Failure> {
     let abi = sys::landlock_abi().min(7);

@@ -139,6 +139,20 @@ pub(super) fn seed() -> usize {
         .map_or(0, |time| time.subsec_nanos() as usize)
 }
 
+/// Kills everything in this process's own signal domain but itself, and reaps it.
+///
+/// Only for a process that was seen to be in such a domain: without one this would reach every process
+/// of the user.
+pub(super) fn kill_domain() {
+    loop {
+        sys::kill(-1, libc::SIGKILL);
+        match sys::wait(-1, true) {
+            Waited::Ended(..) | Waited::Nothing => {}
+            Waited::NoChildren => return,
+        }
+    }
+}
+
 /// Kills everything below a process, which is this one and a subreaper, and reaps it.
 ///
 /// All are stopped first, until no new one is found, so that none can start another between the look

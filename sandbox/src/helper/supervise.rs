@@ -17,6 +17,8 @@ use crate::wire::{self, Net, Report, Request};
 const COUNT_EVERY: Duration = Duration::from_millis(20);
 /// The same, when more than half of the memory limit is used.
 const COUNT_OFTEN: Duration = Duration::from_millis(5);
+/// How long init may take to kill all, before the supervisor does.
+const INIT_KILLS: Duration = Duration::from_secs(2);
 /// How often the cgroup is asked for kills.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
@@ -101,8 +103,8 @@ fn remove_scratch(scratch: &std::path::Path) {
 struct Running {
     init: i32,
     ended: OwnedFd,
-    /// Closing it ends init.
-    _alive: OwnedFd,
+    /// Closing it has init kill all and end.
+    alive: Option<OwnedFd>,
     reports: File,
     cgroup: Option<Cgroup>,
     started: Instant,
@@ -177,7 +179,7 @@ fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Ru
     Ok(Running {
         init: pid,
         ended,
-        _alive: go,
+        alive: Some(go),
         reports: File::from(reports),
         cgroup,
         started: Instant::now(),
@@ -281,16 +283,21 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
                     tick = COUNT_OFTEN;
                 }
             }
-            if let Some(limit) = limits.pids.filter(|_| monitor_pids)
-                && processes::threads(&family) > u64::from(limit)
-            {
-                let text = format!("killed for more than {limit} processes and threads");
-                verdict = Some(Verdict::Limit(Reason::Error, text));
-                break;
+            if let Some(limit) = limits.pids.filter(|_| monitor_pids) {
+                let count = processes::threads(&family);
+                // One is init.
+                if count > u64::from(limit) + 1 {
+                    let text = format!("killed for more than {limit} processes and threads");
+                    verdict = Some(Verdict::Limit(Reason::Error, text));
+                    break;
+                }
+                if count > u64::from(limit) / 4 {
+                    tick = COUNT_OFTEN;
+                }
             }
         }
     }
-    kill_all(&running, request.backend);
+    kill_all(&mut running, request.backend);
     let wall = running.started.elapsed();
     if let Some(cgroup) = &running.cgroup {
         peak = peak.max(cgroup.peak());
@@ -316,13 +323,17 @@ fn out_of_memory(limit: Option<u64>) -> Verdict {
 }
 
 /// Kills every process of the sandbox and returns when none is left.
-fn kill_all(running: &Running, backend: Backend) {
+fn kill_all(running: &mut Running, backend: Backend) {
+    running.alive = None;
     if let Some(cgroup) = &running.cgroup {
         cgroup.kill();
     }
     if backend == Backend::Namespaces {
         // The end of a pid namespace's init ends all of it, and waiting for it waits for all.
         sys::kill(running.init, libc::SIGKILL);
+    } else {
+        // Init kills faster than can be done from here, where it has a domain to kill in.
+        let _ = sys::poll(&[Some(running.ended.as_fd())], Some(INIT_KILLS));
     }
     processes::kill_descendants(sys::own_pid());
     while let Waited::Ended(..) = sys::wait(-1, true) {}

@@ -28,18 +28,10 @@ pub(super) fn default(root: &mut Map<String, Value>) {
         spec.insert("conversion".to_owned(), json!({"strategy": "None"}));
     }
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
-        let kind = names
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !kind.is_empty() {
-            names
-                .entry("listKind")
-                .or_insert_with(|| format!("{kind}List").into());
-            names
-                .entry("singular")
-                .or_insert_with(|| kind.to_lowercase().into());
+            names.entry("listKind").or_insert_with(|| format!("{kind}List").into());
+            names.entry("singular").or_insert_with(|| kind.to_lowercase().into());
         }
     }
 }
@@ -119,10 +111,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             .as_array()
             .or(old["status"]["storedVersions"].as_array());
         for (i, version) in stored.into_iter().flatten().enumerate() {
-            if !versions(spec)
-                .iter()
-                .any(|v| v.get("name") == Some(version))
-            {
+            if !versions(spec).iter().any(|v| v.get("name") == Some(version)) {
                 errors.push(FieldError::invalid(
                     format!("status.storedVersions[{i}]"),
                     version.clone(),
@@ -164,11 +153,7 @@ fn check_names(names: &Value, errors: &mut Vec<FieldError>) {
                 FieldError::invalid(path, value, words)
             });
         } else if !key.to_lowercase().ends_with("kind") && lower != value {
-            errors.push(FieldError::invalid(
-                path,
-                value,
-                names::dns1035_label(value).join(","),
-            ));
+            errors.push(FieldError::invalid(path, value, names::dns1035_label(value).join(",")));
         }
     }
     let (kind, list) = (text(names, "kind"), text(names, "listKind"));
@@ -207,11 +192,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
         let name = text(version, "name");
         let wrong = names::dns1035_label(name);
         if !wrong.is_empty() {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                name,
-                wrong.join(","),
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), name, wrong.join(",")));
         }
         if !seen.insert(name) {
             errors.push(FieldError::invalid(
@@ -229,12 +210,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             Some(schema) => {
                 let at = schema_path(spec, i);
                 if let Err(wrong) = Structural::from_openapi_at(schema, &at) {
-                    errors.extend(
-                        wrong
-                            .into_iter()
-                            .filter(|e| !errors.contains(e))
-                            .collect::<Vec<_>>(),
-                    );
+                    errors.extend(wrong.into_iter().filter(|e| !errors.contains(e)).collect::<Vec<_>>());
                 }
             }
         }
@@ -245,11 +221,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             .flatten()
             .enumerate()
         {
-            check_column(
-                column,
-                &format!("{path}.additionalPrinterColumns[{j}]"),
-                errors,
-            );
+            check_column(column, &format!("{path}.additionalPrinterColumns[{j}]"), errors);
         }
         for (j, field) in version
             .get("selectableFields")
@@ -305,11 +277,7 @@ fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
         "" => errors.push(FieldError::required(format!("{path}.jsonPath"), "")),
         json_path => {
             if let Err(wrong) = JsonPath::parse(json_path) {
-                errors.push(FieldError::invalid(
-                    format!("{path}.jsonPath"),
-                    json_path,
-                    wrong,
-                ));
+                errors.push(FieldError::invalid(format!("{path}.jsonPath"), json_path, wrong));
             }
         }
     }

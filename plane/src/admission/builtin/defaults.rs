@@ -70,8 +70,7 @@ fn secret(root: &mut Object) {
     }
     if let Some(data) = made(root, "data") {
         for (key, text) in plain {
-            let encoded =
-                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, encoded.into());
         }
     }
@@ -164,16 +163,10 @@ fn volume(volume: &mut Object) {
             set(source, "defaultMode", json!(420));
             field_references(source);
             for projection in each(source, "sources") {
-                if let Some(token) = projection
-                    .get_mut("serviceAccountToken")
-                    .and_then(Value::as_object_mut)
-                {
+                if let Some(token) = projection.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
                     set(token, "expirationSeconds", json!(3600));
                 }
-                if let Some(downward) = projection
-                    .get_mut("downwardAPI")
-                    .and_then(Value::as_object_mut)
-                {
+                if let Some(downward) = projection.get_mut("downwardAPI").and_then(Value::as_object_mut) {
                     field_references(downward);
                 }
             }
@@ -202,21 +195,10 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn container(container: &mut Object) {
-    let image = container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let policy = if is_latest(image) {
-        "Always"
-    } else {
-        "IfNotPresent"
-    };
+    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
+    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     set(container, "imagePullPolicy", json!(policy));
-    set(
-        container,
-        "terminationMessagePath",
-        json!("/dev/termination-log"),
-    );
+    set(container, "terminationMessagePath", json!("/dev/termination-log"));
     set(container, "terminationMessagePolicy", json!("File"));
     if let Some(resources) = made(container, "resources") {
         if let Some(Value::Object(limits)) = resources.get("limits").cloned()

@@ -24,18 +24,10 @@ pub struct Rule {
 impl Rule {
     /// Compiles a rule; `path` is where it stands in the CRD.
     pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, FieldError> {
-        let get = |key: &str| {
-            rule.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let get = |key: &str| rule.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let text = get("rule");
         if text.trim().is_empty() {
-            return Err(FieldError::required(
-                format!("{path}.rule"),
-                "rule is not specified",
-            ));
+            return Err(FieldError::required(format!("{path}.rule"), "rule is not specified"));
         }
         let compile = |source: &str, key: &str| {
             Program::compile(source).map_err(|error| {
@@ -84,10 +76,7 @@ impl Rule {
         let transition = program.references().has_variable("oldSelf");
         Ok(Rule {
             field_path: normal_path(&get("fieldPath")),
-            optional_old: rule
-                .get("optionalOldSelf")
-                .and_then(Value::as_bool)
-                .unwrap_or_default(),
+            optional_old: rule.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or_default(),
             text,
             program,
             message,
@@ -182,15 +171,8 @@ impl<'a> Ratchet<'a> {
 /// Runs every rule of `root` on `new`, and on its transition from `old`.
 pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let current = old.map(|old| Pair {
-        node: root,
-        new,
-        old,
-    });
-    let ratchet = Ratchet {
-        current,
-        parent: None,
-    };
+    let current = old.map(|old| Pair { node: root, new, old });
+    let ratchet = Ratchet { current, parent: None };
     walk(root, new, old, ratchet, "", true, &mut errors);
     errors
 }
@@ -218,9 +200,7 @@ fn walk<'a>(
             };
             for (i, item) in items.iter().enumerate() {
                 let before = correlate::entry(node, old, item);
-                let ratchet_before = ratchet
-                    .current
-                    .and_then(|p| correlate::entry(node, Some(p.old), item));
+                let ratchet_before = ratchet.current.and_then(|p| correlate::entry(node, Some(p.old), item));
                 let pair = ratchet_before.map(|old| Pair {
                     node: below,
                     new: item,
@@ -248,30 +228,19 @@ fn walk<'a>(
                 } else {
                     format!("{path}[{key}]")
                 };
-                let root_type = ratchet.parent.is_none()
-                    && path.is_empty()
-                    && matches!(key.as_str(), "apiVersion" | "kind");
+                let root_type =
+                    ratchet.parent.is_none() && path.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
                 let below_ratchet = if root_type {
                     Ratchet::default()
                 } else {
-                    let pair = ratchet
-                        .current
-                        .and_then(|p| correlate::key(Some(p.old), key));
+                    let pair = ratchet.current.and_then(|p| correlate::key(Some(p.old), key));
                     ratchet.below(pair.map(|old| Pair {
                         node: below,
                         new: item,
                         old,
                     }))
                 };
-                walk(
-                    below,
-                    item,
-                    before,
-                    below_ratchet,
-                    &at,
-                    below.embedded,
-                    errors,
-                );
+                walk(below, item, before, below_ratchet, &at, below.embedded, errors);
             }
         }
         _ => {}
@@ -312,9 +281,7 @@ fn evaluate(
                         continue;
                     }
                     let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
-                        Some(Ok(Cel::String(text)))
-                            if !text.trim().is_empty() && !text.contains('\n') =>
-                        {
+                        Some(Ok(Cel::String(text))) if !text.trim().is_empty() && !text.contains('\n') => {
                             text.trim().to_owned()
                         }
                         _ => rule.default_message(),
@@ -330,27 +297,14 @@ fn evaluate(
                     } else {
                         message
                     };
-                    errors.push(FieldError::new(
-                        join(path, &rule.field_path),
-                        kind,
-                        Some(shown),
-                        detail,
-                    ));
+                    errors.push(FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail));
                 }
                 Ok(other) => errors.push(FieldError::invalid(
                     path,
                     shown,
-                    format!(
-                        "rule must evaluate to bool, not {}: {}",
-                        other.type_of(),
-                        rule.words()
-                    ),
+                    format!("rule must evaluate to bool, not {}: {}", other.type_of(), rule.words()),
                 )),
-                Err(error) => errors.push(FieldError::invalid(
-                    path,
-                    shown,
-                    failure(&error, rule.words()),
-                )),
+                Err(error) => errors.push(FieldError::invalid(path, shown, failure(&error, rule.words()))),
             }
         }
     });
