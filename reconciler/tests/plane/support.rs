@@ -50,7 +50,9 @@ fn git(at: &Path, args: &[&str]) -> Option<String> {
         .env("GIT_COMMITTER_EMAIL", "t@example.invalid")
         .output()
         .unwrap();
-    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    out.status
+        .success()
+        .then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
 impl Repo {
@@ -83,7 +85,10 @@ impl Repo {
     /// Replaces the branch by a commit without history.
     pub fn force(&self, files: &[(&str, &str)]) -> String {
         let repository = git::Repository::open(&self.path).unwrap();
-        let edits: Vec<git::FileEdit> = files.iter().map(|(path, text)| git::FileEdit::write(*path, *text)).collect();
+        let edits: Vec<git::FileEdit> = files
+            .iter()
+            .map(|(path, text)| git::FileEdit::write(*path, *text))
+            .collect();
         self.move_to(&repository, None, &edits)
     }
 
@@ -99,15 +104,29 @@ impl Repo {
 impl World {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let plane = Plane::open(PlaneConfig::new(dir.path().join("plane"), "test")).await.unwrap();
-        let api: Api<DynamicObject> =
-            Api::all_with(plane.client(), &ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition")));
+        let plane = Plane::open(PlaneConfig::new(dir.path().join("plane"), "test"))
+            .await
+            .unwrap();
+        let api: Api<DynamicObject> = Api::all_with(
+            plane.client(),
+            &ApiResource::from_gvk(&GroupVersionKind::gvk(
+                "apiextensions.k8s.io",
+                "v1",
+                "CustomResourceDefinition",
+            )),
+        );
         for crd in schemas::crds::all() {
             let value = serde_json::to_value(&crd).unwrap();
             let name = value["metadata"]["name"].as_str().unwrap().to_owned();
-            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(value)).await.unwrap();
+            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(value))
+                .await
+                .unwrap();
         }
-        let mut world = Self { dir, plane, running: None };
+        let mut world = Self {
+            dir,
+            plane,
+            running: None,
+        };
         world.run().await;
         world
     }
@@ -120,7 +139,12 @@ impl World {
         let (metrics, nudge) = (operator.metrics(), operator.nudge());
         let token = stop.clone();
         let done = tokio::spawn(async move { operator.run(token).await.unwrap() });
-        self.running = Some(Running { metrics, nudge, stop, done });
+        self.running = Some(Running {
+            metrics,
+            nudge,
+            stop,
+            done,
+        });
     }
 
     pub async fn restart(&mut self) {
@@ -168,7 +192,10 @@ impl World {
 
     pub async fn list(&self, plural: &str) -> Vec<Value> {
         let items = self.api(plural).list(&ListParams::default()).await.unwrap().items;
-        items.into_iter().map(|item| serde_json::to_value(item).unwrap()).collect()
+        items
+            .into_iter()
+            .map(|item| serde_json::to_value(item).unwrap())
+            .collect()
     }
 
     pub async fn create(&self, plural: &str, mut object: Value) {
@@ -182,12 +209,18 @@ impl World {
     }
 
     pub async fn patch(&self, plural: &str, name: &str, patch: Value) {
-        self.api(plural).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        self.api(plural)
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
     }
 
     pub async fn patch_status(&self, plural: &str, name: &str, status: Value) {
         let patch = Patch::Merge(json!({ "status": status }));
-        self.api(plural).patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+        self.api(plural)
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     /// Sets the holder of a node's Lease.
@@ -198,7 +231,10 @@ impl World {
             "spec": { "holderIdentity": holder, "leaseDurationSeconds": 3600, "renewTime": "2026-01-01T00:00:00.000000Z" }
         });
         let parameters = PatchParams::apply("agent").force();
-        self.api("leases").patch(&name, &parameters, &Patch::Apply(lease)).await.unwrap();
+        self.api("leases")
+            .patch(&name, &parameters, &Patch::Apply(lease))
+            .await
+            .unwrap();
     }
 
     /// Waits for an object of a kind that `is` accepts.
@@ -209,7 +245,11 @@ impl World {
             if let Some(found) = found.iter().find(|object| is(object)) {
                 return found.clone();
             }
-            assert!(begun.elapsed() < PATIENCE, "no {what} among {plural}: {}", serde_json::to_string_pretty(&found).unwrap());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "no {what} among {plural}: {}",
+                serde_json::to_string_pretty(&found).unwrap()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -272,8 +312,12 @@ impl World {
                     let claim = json!({ "node": node, "agent": format!("{node}-process"), "epoch": epoch, "secretSHA256": "0".repeat(64) });
                     let mut done = work(&task);
                     done["phase"] = json!("Succeeded");
-                    done["finishedAt"] = json!("2026-01-01T00:00:00Z");
-                    for status in [json!({ "epoch": epoch, "claim": claim }), json!({ "phase": "Running" }), done] {
+                    done["finishedAt"] = json!(jiff::Timestamp::now().to_string());
+                    for status in [
+                        json!({ "epoch": epoch, "claim": claim }),
+                        json!({ "phase": "Running" }),
+                        done,
+                    ] {
                         let patch = Patch::Merge(json!({ "status": status }));
                         api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
                     }
@@ -301,7 +345,11 @@ fn api(client: Client, plural: &str) -> Api<DynamicObject> {
     };
     let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     resource.plural = plural.to_owned();
-    if plural == "fleetnodes" { Api::all_with(client, &resource) } else { Api::namespaced_with(client, "default", &resource) }
+    if plural == "fleetnodes" {
+        Api::all_with(client, &resource)
+    } else {
+        Api::namespaced_with(client, "default", &resource)
+    }
 }
 
 /// Makes a TaskQueue on a repository; `more` is merged into its spec.
@@ -312,7 +360,12 @@ pub async fn queue(world: &World, name: &str, url: &str, more: Value) {
             spec[field][inner] = value.clone();
         }
     }
-    world.create("taskqueues", json!({ "kind": "TaskQueue", "metadata": { "name": name }, "spec": spec })).await;
+    world
+        .create(
+            "taskqueues",
+            json!({ "kind": "TaskQueue", "metadata": { "name": name }, "spec": spec }),
+        )
+        .await;
 }
 
 /// Makes the Agents `coder` and `verifier`.
@@ -320,14 +373,25 @@ pub async fn agents(world: &World) {
     let coder = json!({ "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": "http://127.0.0.1:9/v1" } });
     let verifier = json!({ "role": "verifier", "tools": ["run_gate_job"] });
     for (name, spec) in [("coder", coder), ("verifier", verifier)] {
-        world.create("agents", json!({ "kind": "Agent", "metadata": { "name": name }, "spec": spec })).await;
+        world
+            .create(
+                "agents",
+                json!({ "kind": "Agent", "metadata": { "name": name }, "spec": spec }),
+            )
+            .await;
     }
 }
 
 /// Registers a node that holds its Lease.
 pub async fn node(world: &World, name: &str, slots: i64) {
-    world.create("fleetnodes", json!({ "kind": "FleetNode", "metadata": { "name": name }, "spec": { "nodeName": name } })).await;
+    world
+        .create(
+            "fleetnodes",
+            json!({ "kind": "FleetNode", "metadata": { "name": name }, "spec": { "nodeName": name } }),
+        )
+        .await;
     world.lease(name, &format!("{name}-process")).await;
-    let status = json!({ "phase": "Ready", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "capability": { "slots": slots } });
+    let status =
+        json!({ "phase": "Ready", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "capability": { "slots": slots } });
     world.patch_status("fleetnodes", name, status).await;
 }
