@@ -24,12 +24,18 @@ use fixture::{Recording, Request, Response};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn ask(client: &Client, request: &Request) -> Result<Response, Failure> {
-    let mut builder = http::Request::builder().method(request.method.as_str()).uri(&request.path);
+    let mut builder = http::Request::builder()
+        .method(request.method.as_str())
+        .uri(&request.path);
     builder = builder.header("accept", request.accept.as_deref().unwrap_or("application/json"));
     if let Some(kind) = &request.content_type {
         builder = builder.header("content-type", kind);
     }
-    let body = request.body.as_ref().map(|b| b.to_string().into_bytes()).unwrap_or_default();
+    let body = request
+        .body
+        .as_ref()
+        .map(|b| b.to_string().into_bytes())
+        .unwrap_or_default();
     let answer = client.send(builder.body(Body::from(body))?).await?;
     let code = answer.status().as_u16();
     let warnings = answer
@@ -40,11 +46,21 @@ async fn ask(client: &Client, request: &Request) -> Result<Response, Failure> {
         .map(fixture::warning_text)
         .collect();
     let bytes = answer.into_body().collect().await?.to_bytes();
-    Ok(fixture::normalise(Response { code, warnings, body: fixture::read_body(&bytes) }))
+    Ok(fixture::normalise(Response {
+        code,
+        warnings,
+        body: fixture::read_body(&bytes),
+    }))
 }
 
 async fn settle(client: &Client, path: &str) -> Result<(), Failure> {
-    let request = Request { method: "GET".to_owned(), path: path.to_owned(), content_type: None, accept: None, body: None };
+    let request = Request {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        content_type: None,
+        accept: None,
+        body: None,
+    };
     let start = Instant::now();
     while ask(client, &request).await?.code != 200 {
         if start.elapsed() > Duration::from_secs(30) {
@@ -86,10 +102,15 @@ async fn main() -> Result<(), Failure> {
     let client = Client::try_default().await?;
     let version = client.apiserver_version().await?;
     println!("server {}", version.git_version);
-    if !folder.trim_end_matches('/').ends_with(version.git_version.trim_start_matches('v')) {
+    if !folder
+        .trim_end_matches('/')
+        .ends_with(version.git_version.trim_start_matches('v'))
+    {
         return Err(format!("{folder} is not the folder of {}", version.git_version).into());
     }
-    let mut files: Vec<_> = std::fs::read_dir(&folder)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
+    let mut files: Vec<_> = std::fs::read_dir(&folder)?
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "json"));
     files.sort();
     for file in files {

@@ -91,7 +91,11 @@ pub fn normalise(response: Response) -> Response {
     }
     let mut warnings = response.warnings;
     warnings.sort();
-    Response { code: response.code, warnings, body: sorted(body) }
+    Response {
+        code: response.code,
+        warnings,
+        body: sorted(body),
+    }
 }
 
 fn walk(value: &mut Value, key: &str) {
@@ -104,7 +108,10 @@ fn walk(value: &mut Value, key: &str) {
                     ("creationTimestamp", "<time>"),
                     ("deletionTimestamp", "<time>"),
                 ] {
-                    if map.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty())) {
+                    if map
+                        .get(field)
+                        .is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+                    {
                         map.insert(field.to_owned(), shown.into());
                     }
                 }
@@ -115,7 +122,8 @@ fn walk(value: &mut Value, key: &str) {
                         }
                     }
                     managers.sort_by_key(|m| {
-                        ["operation", "manager", "apiVersion", "subresource"].map(|k| m[k].as_str().unwrap_or_default().to_owned())
+                        ["operation", "manager", "apiVersion", "subresource"]
+                            .map(|k| m[k].as_str().unwrap_or_default().to_owned())
                     });
                 }
             }
@@ -132,7 +140,13 @@ fn walk(value: &mut Value, key: &str) {
 fn without_uids(text: &str) -> String {
     let is_uid = |t: &str| {
         t.len() == 36
-            && t.char_indices().all(|(i, c)| if matches!(i, 8 | 13 | 18 | 23) { c == '-' } else { c.is_ascii_hexdigit() })
+            && t.char_indices().all(|(i, c)| {
+                if matches!(i, 8 | 13 | 18 | 23) {
+                    c == '-'
+                } else {
+                    c.is_ascii_hexdigit()
+                }
+            })
     };
     let mut out = String::new();
     let mut at = 0;
@@ -154,7 +168,12 @@ fn without_uids(text: &str) -> String {
 /// Descriptions of columns are each server's own; ages grow.
 fn table(body: &mut Value) {
     let mut ages = Vec::new();
-    for (i, column) in body["columnDefinitions"].as_array_mut().into_iter().flatten().enumerate() {
+    for (i, column) in body["columnDefinitions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         if let Some(column) = column.as_object_mut() {
             column.remove("description");
             if column.get("name").is_some_and(|n| n == "Age") {
@@ -172,7 +191,9 @@ fn table(body: &mut Value) {
 /// kube-apiserver walks maps in no order: several causes are compared as a set, and the
 /// message that lists them only up to its list.
 fn status(body: &mut Value) {
-    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else { return };
+    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else {
+        return;
+    };
     causes.sort_by_key(ToString::to_string);
     if causes.len() > 1
         && body["reason"] == "Invalid"

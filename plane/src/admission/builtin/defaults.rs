@@ -40,6 +40,7 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
         "Pod" => {
             if let Some(spec) = made(root, "spec") {
                 pod_spec(spec);
+                set(spec, "enableServiceLinks", json!(true));
             }
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));

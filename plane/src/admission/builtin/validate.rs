@@ -450,24 +450,46 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if let Some(old) = old {
-        for key in [
+        let keys = [
             "completions",
             "selector",
-            "template",
             "completionMode",
             "podFailurePolicy",
             "backoffLimitPerIndex",
-        ] {
-            if spec.get(key) != old["spec"].get(key) {
-                errors.push(FieldError::invalid(
-                    format!("spec.{key}"),
-                    spec.get(key).cloned().unwrap_or_default(),
-                    "field is immutable",
-                ));
-            }
+        ];
+        let changed = |key: &str| spec.get(key) != old["spec"].get(key);
+        let mut fixed: Vec<&str> = keys.into_iter().filter(|key| changed(key)).collect();
+        let (mut before, mut after) = (old["spec"]["template"].clone(), spec["template"].clone());
+        if old["spec"]["suspend"] == true && old["status"].get("startTime").is_none() {
+            // Where a suspended Job's Pods will run is still open.
+            open_while_suspended(&mut before);
+            open_while_suspended(&mut after);
+        }
+        if before != after {
+            fixed.push("template");
+        }
+        for key in fixed {
+            errors.push(FieldError::invalid(
+                format!("spec.{key}"),
+                spec.get(key).cloned().unwrap_or_default(),
+                "field is immutable",
+            ));
         }
     }
     errors
+}
+
+/// Takes out of a Job's template what may change until the Job first runs.
+fn open_while_suspended(template: &mut Value) {
+    let open = [
+        ("/metadata", &["labels", "annotations"][..]),
+        ("/spec", &["affinity", "nodeSelector", "schedulingGates", "tolerations"]),
+    ];
+    for (path, keys) in open {
+        if let Some(map) = template.pointer_mut(path).and_then(Value::as_object_mut) {
+            map.retain(|key, _| !keys.contains(&key.as_str()));
+        }
+    }
 }
 
 /// Validates a PersistentVolumeClaim.
