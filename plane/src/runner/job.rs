@@ -193,7 +193,7 @@ pub fn build_pod(job: &Job, suffix: &str) -> Pod {
             }]),
             ..ObjectMeta::default()
         },
-        spec: Some(template.spec.unwrap_or_else(PodSpec::default)),
+        spec: Some(template.spec.unwrap_or_default()),
         status: None,
     }
 }
