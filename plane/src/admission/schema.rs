@@ -63,9 +63,11 @@ impl Structural {
 
     /// Removes what the schema does not know and returns the removed paths, sorted.
     ///
+    /// Floats without a fraction become integers, as the server's decoder and encoder leave them.
     /// `apiVersion`, `kind` and `metadata` stay at the root and in embedded resources;
     /// of metadata goes what `ObjectMeta` does not know.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        prune::whole_numbers(object);
         prune::prune_root(&self.root, object)
     }
 
@@ -79,12 +81,30 @@ impl Structural {
     ///
     /// Metadata is checked by [`super::names::validate_metadata`].
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        self.finish(value::validate(&self.root, new, old), new, old)
+        self.validate_reporting(Vec::new(), new, old).0
+    }
+
+    /// Validates like [`Structural::validate`], after `before` (what is wrong with metadata), and
+    /// returns beside the errors the texts of `Warning` headers: rules that failed and are
+    /// forgiven because nothing changed.
+    pub fn validate_reporting(
+        &self,
+        mut before: Vec<FieldError>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> (Vec<FieldError>, Vec<String>) {
+        before.extend(value::validate(&self.root, new, old));
+        self.finish(before, new, old)
     }
 
     /// Validates an update through the status subresource: the schema below `status`
-    /// only, and every rule.
-    pub fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    /// only, and every rule. Returns errors and the texts of `Warning` headers.
+    pub fn validate_status(
+        &self,
+        before: Vec<FieldError>,
+        new: &Value,
+        old: &Value,
+    ) -> (Vec<FieldError>, Vec<String>) {
         let mut errors = Vec::new();
         if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status"))
         {
@@ -98,6 +118,7 @@ impl Structural {
                 };
             }
         }
+        errors.splice(0..0, before);
         self.finish(errors, new, Some(old))
     }
 
@@ -106,7 +127,8 @@ impl Structural {
         mut errors: Vec<FieldError>,
         new: &Value,
         old: Option<&Value>,
-    ) -> Vec<FieldError> {
+    ) -> (Vec<FieldError>, Vec<String>) {
+        let mut warnings = Vec::new();
         value::embedded(&self.root, new, "", &mut errors);
         let mut before = Vec::new();
         if let Some(old) = old {
@@ -133,10 +155,10 @@ impl Structural {
                     "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
                 ));
             } else {
-                errors.extend(cel::validate(&self.root, new, old));
+                errors.extend(cel::validate(&self.root, new, old, &mut warnings));
             }
         }
-        errors
+        (errors, warnings)
     }
 }
 
@@ -158,16 +180,8 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
             } else {
                 format!("{at}.{}", error.path)
             };
-            // Messages name the field; the field of a default is the default itself.
-            let detail = error
-                .detail
-                .strip_prefix(" in body")
-                .map_or(error.detail.clone(), |rest| {
-                    format!("default in body{rest}")
-                });
             errors.push(FieldError {
                 path: below,
-                detail,
                 ..error
             });
         }

@@ -42,6 +42,25 @@ pub(super) fn default(root: &mut Map<String, Value>) {
                 .or_insert_with(|| kind.to_lowercase().into());
         }
     }
+    let versions = spec.get("versions").and_then(Value::as_array);
+    let stored = versions
+        .into_iter()
+        .flatten()
+        .find(|v| v.get("storage").is_some_and(|s| s == true));
+    let stored: Vec<Value> = stored
+        .and_then(|v| v.get("name").cloned())
+        .into_iter()
+        .collect();
+    let status = root.entry("status").or_insert_with(|| json!({}));
+    if let Some(status) = status.as_object_mut() {
+        status
+            .entry("storedVersions")
+            .or_insert_with(|| stored.into());
+        status
+            .entry("acceptedNames")
+            .or_insert_with(|| json!({"plural": "", "kind": ""}));
+        status.entry("conditions").or_insert(Value::Null);
+    }
 }
 
 /// Returns the path at which errors in a version's schema are shown.
@@ -136,18 +155,11 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 }
 
 fn check_names(names: &Value, errors: &mut Vec<FieldError>) {
-    for (key, required) in [
-        ("plural", true),
-        ("singular", false),
-        ("kind", true),
-        ("listKind", false),
-    ] {
+    for key in ["plural", "singular", "kind", "listKind"] {
         let value = text(names, key);
         let path = format!("spec.names.{key}");
         if value.is_empty() {
-            if required {
-                errors.push(FieldError::required(path, ""));
-            }
+            errors.push(FieldError::required(path, ""));
             continue;
         }
         let lower = value.to_lowercase();
@@ -202,6 +214,11 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
     let list = versions(spec);
     let mut seen = HashSet::new();
     let mut storage = 0;
+    // Columns that all versions share are shown in their older place, too.
+    let columns = |v: &Value| v.get("additionalPrinterColumns").cloned();
+    let hoisted = list
+        .windows(2)
+        .all(|pair| columns(&pair[0]) == columns(&pair[1]));
     for (i, version) in list.iter().enumerate() {
         let path = format!("spec.versions[{i}]");
         let name = text(version, "name");
@@ -224,7 +241,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
         match version.pointer("/schema/openAPIV3Schema") {
             None => errors.push(FieldError::required(
                 format!("{path}.schema.openAPIV3Schema"),
-                "schemas are required",
+                "",
             )),
             Some(schema) => {
                 let at = schema_path(spec, i);
@@ -245,9 +262,10 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             .flatten()
             .enumerate()
         {
+            let at = if hoisted { "spec" } else { path.as_str() };
             check_column(
                 column,
-                &format!("{path}.additionalPrinterColumns[{j}]"),
+                &format!("{at}.additionalPrinterColumns[{j}]"),
                 errors,
             );
         }
@@ -302,7 +320,7 @@ fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
         _ => {}
     }
     match text(column, "jsonPath") {
-        "" => errors.push(FieldError::required(format!("{path}.jsonPath"), "")),
+        "" => errors.push(FieldError::required(format!("{path}.JSONPath"), "")),
         json_path => {
             if let Err(wrong) = JsonPath::parse(json_path) {
                 errors.push(FieldError::invalid(

@@ -193,6 +193,12 @@ fn check_at(
             Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned())
         };
     }
+    // Parts of a schema that are one thing or another, and raw JSON.
+    if name.is_some_and(|n| {
+        n.ends_with(".JSON") || n.contains("JSONSchemaPropsOr") || n.ends_with(".RawExtension")
+    }) {
+        return Ok(());
+    }
     if schema.get("x-kubernetes-int-or-string").is_some() {
         return match value {
             Value::Number(_) | Value::String(_) => Ok(()),

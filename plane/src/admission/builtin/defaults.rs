@@ -38,11 +38,16 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
         "Secret" => secret(root),
         "Namespace" => namespace(root),
         "Pod" => {
+            let mut class = "BestEffort";
             if let Some(spec) = made(root, "spec") {
                 pod_spec(spec);
+                set(spec, "enableServiceLinks", json!(true));
+                class = quality(spec);
             }
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
+                set(status, "qosClass", json!(class));
+                pod_status(status);
             }
         }
         "Job" => job(root),
@@ -54,6 +59,15 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
             }
+        }
+        "Event" => {
+            for key in ["eventTime", "firstTimestamp", "lastTimestamp"] {
+                set(root, key, Value::Null);
+            }
+            for key in ["reportingComponent", "reportingInstance"] {
+                set(root, key, json!(""));
+            }
+            set(root, "source", json!({}));
         }
         "CustomResourceDefinition" => super::crd::default(root),
         _ => {}
@@ -103,7 +117,9 @@ fn job(root: &mut Object) {
     {
         metadata.insert("labels".to_owned(), labels);
     }
-    set(root, "status", json!({}));
+    if let Some(status) = made(root, "status") {
+        condition_times(status);
+    }
     let Some(spec) = made(root, "spec") else {
         return;
     };
@@ -189,6 +205,64 @@ fn field_references(source: &mut Object) {
         if let Some(field) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
             set(field, "apiVersion", json!("v1"));
         }
+    }
+}
+
+/// Times that a condition does not have are written as null.
+fn condition_times(status: &mut Object) {
+    for condition in each(status, "conditions") {
+        set(condition, "lastProbeTime", Value::Null);
+        set(condition, "lastTransitionTime", Value::Null);
+    }
+}
+
+fn pod_status(status: &mut Object) {
+    condition_times(status);
+    for key in [
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+    ] {
+        for container in each(status, key) {
+            for state in ["state", "lastState"] {
+                let Some(state) = made(container, state) else {
+                    continue;
+                };
+                for (name, times) in [
+                    ("running", &["startedAt"][..]),
+                    ("terminated", &["startedAt", "finishedAt"]),
+                ] {
+                    if let Some(state) = state.get_mut(name).and_then(Value::as_object_mut) {
+                        times.iter().for_each(|time| set(state, time, Value::Null));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the class of service that a pod's requests and limits put it in.
+fn quality(spec: &Object) -> &'static str {
+    let lists = ["initContainers", "containers"]
+        .into_iter()
+        .filter_map(|k| spec.get(k));
+    let (mut any, mut all) = (false, true);
+    for container in lists.filter_map(Value::as_array).flatten() {
+        let of = |kind: &str, name: &str| {
+            container
+                .pointer(&format!("/resources/{kind}/{name}"))
+                .cloned()
+        };
+        for name in ["cpu", "memory"] {
+            let (request, limit) = (of("requests", name), of("limits", name));
+            any |= request.is_some() || limit.is_some();
+            all &= limit.is_some() && request == limit;
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
     }
 }
 

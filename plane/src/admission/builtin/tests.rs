@@ -137,7 +137,7 @@ fn broken_pods_are_refused() {
         "spec.containers[0].image: Required value",
         "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
         "spec.containers[1].name: Required value",
-        "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+        "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
     ] {
         assert!(
             found.iter().any(|m| m == expected),
@@ -198,7 +198,13 @@ fn definitions_of_custom_resources_are_checked_whole() {
     bad["versions"][0]["storage"] = json!(false);
     bad["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({"type": "object", "properties": {"spec": {}}});
-    let found = messages(&crd::validate(&crd(bad), None));
+    let mut bad = crd(bad);
+    default(
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        &mut bad,
+    );
+    let found = messages(&crd::validate(&bad, None));
     assert_eq!(
         found[0],
         r#"metadata.name: Invalid value: "widgets.example.com": must be spec.names.plural+"."+spec.group"#

@@ -212,7 +212,7 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
     }
     let enums: [(&str, &[&str]); 2] = [
-        ("restartPolicy", &["Always", "Never", "OnFailure"]),
+        ("restartPolicy", &["Always", "OnFailure", "Never"]),
         (
             "dnsPolicy",
             &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
@@ -497,6 +497,17 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if let Some(old) = old {
+        // A job that has not started yet may be sent elsewhere.
+        let waiting = old["spec"]["suspend"] == true
+            && old["status"].get("startTime").is_none_or(Value::is_null);
+        let fixed = |object: &Value, key: &str| {
+            let value = object["spec"].get(key).cloned();
+            if key == "template" && waiting {
+                value.map(without_scheduling)
+            } else {
+                value
+            }
+        };
         for key in [
             "completions",
             "selector",
@@ -505,7 +516,7 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             "podFailurePolicy",
             "backoffLimitPerIndex",
         ] {
-            if spec.get(key) != old["spec"].get(key) {
+            if fixed(new, key) != fixed(old, key) {
                 errors.push(FieldError::invalid(
                     format!("spec.{key}"),
                     spec.get(key).cloned().unwrap_or_default(),
@@ -515,6 +526,23 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// Drops from a template what decides where its pods run, and its labels and annotations.
+fn without_scheduling(mut template: Value) -> Value {
+    let mut drop = |part: &str, keys: &[&str]| {
+        if let Some(part) = template.get_mut(part).and_then(Value::as_object_mut) {
+            for key in keys {
+                part.shift_remove(*key);
+            }
+        }
+    };
+    drop("metadata", &["labels", "annotations"]);
+    drop(
+        "spec",
+        &["affinity", "nodeSelector", "tolerations", "schedulingGates"],
+    );
+    template
 }
 
 /// Validates a PersistentVolumeClaim.

@@ -195,6 +195,11 @@ fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
     let (at, key) = parent(object, path).ok_or_else(|| {
         format!("replace operation does not apply: doc is missing path: {path}: missing value")
     })?;
+    // kube-apiserver replaces a missing key of a map like any other.
+    if let Value::Object(map) = at {
+        map.insert(key, value);
+        return Ok(());
+    }
     match child(at, &key) {
         Some(found) => {
             *found = value;
@@ -284,7 +289,11 @@ mod tests {
             ),
             (
                 json!([{"op": "replace", "path": "/q", "value": 1}]),
-                Err("replace operation does not apply: doc is missing key: /q: missing value"),
+                Ok(json!({"a": [1, 2], "c/d": 1, "q": 1})),
+            ),
+            (
+                json!([{"op": "replace", "path": "/a/7", "value": 1}]),
+                Err("replace operation does not apply: doc is missing key: /a/7: missing value"),
             ),
             (
                 json!([{"op": "fly", "path": "/q"}]),

@@ -116,7 +116,7 @@ fn select<'a>(operand: Known<'a>, field: &str) -> Result<Known<'a>, String> {
         Additional::None if node.preserve || node.int_or_string || node.kind.is_empty() => {
             Ok(Known::Dynamic)
         }
-        Additional::None => Err(format!("undefined field '{field}'")),
+        Additional::None | Additional::Forbidden => Err(format!("undefined field '{field}'")),
     }
 }
 

@@ -61,7 +61,9 @@ fn read(
     structure(&mut node, map, path, level, depth, errors);
     extensions(&mut node, map, path, errors);
     node.default = map.get("default").cloned();
-    completeness(&node, &node, path, errors);
+    if level == Level::Root {
+        completeness(&node, Some(&node), path, path, errors);
+    }
     if let Some(rules) = map
         .get("x-kubernetes-validations")
         .and_then(Value::as_array)
@@ -69,7 +71,7 @@ fn read(
         for (i, rule) in rules.iter().enumerate() {
             match Rule::compile(rule, &format!("{path}.x-kubernetes-validations[{i}]")) {
                 Ok(rule) => node.rules.push(rule),
-                Err(error) => errors.push(error),
+                Err(error) => errors.push(*error),
             }
         }
     }
@@ -354,12 +356,7 @@ fn structure(
     match map.get("additionalProperties") {
         None | Some(Value::Null) => {}
         Some(Value::Bool(true)) => node.additional = Additional::Any,
-        Some(Value::Bool(false)) => {
-            errors.push(FieldError::forbidden(
-                format!("{path}.additionalProperties"),
-                "additionalProperties cannot be set to false",
-            ));
-        }
+        Some(Value::Bool(false)) => node.additional = Additional::Forbidden,
         Some(schema) => {
             let at = format!("{path}.additionalProperties");
             node.additional =
@@ -555,30 +552,58 @@ fn extensions(node: &mut Node, map: &Map<String, Value>, path: &str, errors: &mu
     }
 }
 
-/// Whatever a branch mentions must also be declared outside of it.
-fn completeness(branches: &Node, outer: &Node, path: &str, errors: &mut Vec<FieldError>) {
-    let lists = [&branches.all_of, &branches.any_of, &branches.one_of];
-    for branch in lists.into_iter().flatten().chain(branches.not.as_deref()) {
-        covered(branch, outer, path, errors);
+/// Whatever a branch at the root mentions must also be declared outside of it.
+fn completeness(
+    branches: &Node,
+    outer: Option<&Node>,
+    path: &str,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let lists = [
+        ("allOf", &branches.all_of),
+        ("anyOf", &branches.any_of),
+        ("oneOf", &branches.one_of),
+    ];
+    for (word, list) in lists {
+        for (i, branch) in list.iter().enumerate() {
+            covered(branch, outer, path, &format!("{at}.{word}[{i}]"), errors);
+        }
+    }
+    if let Some(not) = &branches.not {
+        covered(not, outer, path, &format!("{at}.not"), errors);
     }
 }
 
-fn covered(branch: &Node, outer: &Node, path: &str, errors: &mut Vec<FieldError>) {
-    for (key, child) in &branch.properties {
-        match outer.child(key) {
-            Some(declared) => covered(child, declared, &format!("{path}.properties[{key}]"), errors),
-            None if outer.preserve || matches!(outer.additional, Additional::Any) => {}
-            None => errors.push(FieldError::required(
-                format!("{path}.properties[{key}]"),
-                "because it is defined in a quantifier such as anyOf, it must be specified outside of it too",
-            )),
-        }
-    }
+fn covered(
+    branch: &Node,
+    outer: Option<&Node>,
+    path: &str,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let Some(outer) = outer else {
+        errors.push(FieldError::required(
+            path,
+            format!("because it is defined in {at}"),
+        ));
+        return;
+    };
+    completeness(branch, Some(outer), path, at, errors);
     if let Some(items) = &branch.items {
-        match &outer.items {
-            Some(declared) => covered(items, declared, &format!("{path}.items"), errors),
-            None => errors.push(FieldError::required(format!("{path}.items"), "because it is defined in a quantifier such as anyOf, it must be specified outside of it too")),
-        }
+        covered(
+            items,
+            outer.items.as_deref(),
+            &format!("{path}.items"),
+            &format!("{at}.items"),
+            errors,
+        );
     }
-    completeness(branch, outer, path, errors);
+    for (key, child) in &branch.properties {
+        let (path, at) = (
+            format!("{path}.properties[{key}]"),
+            format!("{at}.properties[{key}]"),
+        );
+        covered(child, outer.properties.get(key), &path, &at, errors);
+    }
 }
