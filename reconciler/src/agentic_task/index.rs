@@ -70,7 +70,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns how many tasks of each sort (with a model, without) the node takes at once.
+    /// Says whether one more task has room: an agent counts every task that it holds, whatever its sort.
+    pub fn has_room(&self, used: Use) -> bool {
+        used.with_model + used.plain < self.slots()
+    }
+
+    /// Returns how many tasks the node takes at once.
     pub fn slots(&self) -> usize {
         usize::try_from(self.capability.slots.unwrap_or(1)).unwrap_or(1)
     }
@@ -91,11 +96,6 @@ pub struct Use {
 }
 
 impl Use {
-    /// Returns the use of one sort.
-    pub fn of(self, holds_slot: bool) -> usize {
-        if holds_slot { self.with_model } else { self.plain }
-    }
-
     /// Adds one task of a sort.
     pub fn add(&mut self, holds_slot: bool) {
         *if holds_slot {

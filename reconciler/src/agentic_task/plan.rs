@@ -295,7 +295,7 @@ fn assign(index: &mut Index, pass: &mut Pass) {
         let rate = |name: &String| {
             let node: &Node = index.nodes.get(name)?;
             let used = node_use.get(name).copied().unwrap_or_default();
-            (used.of(needs.holds_slot) < node.slots()).then(|| fit::score(needs, &class.repo, node, used))
+            node.has_room(used).then(|| fit::score(needs, &class.repo, node, used))
         };
         let best = fitting
             .nodes

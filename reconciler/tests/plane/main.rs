@@ -153,11 +153,10 @@ async fn files_that_change_break_move_and_go() {
     );
     queue(&world, "q", &repo.url(), json!({})).await;
     world.wait_count("workloads", 3).await;
-    let name_of = |path: &str| format!("{}", path);
     let by_path = |objects: &[serde_json::Value], path: &str| {
         let found = objects
             .iter()
-            .find(|o| o["metadata"]["annotations"]["foreman.llmkube.dev/source-path"] == name_of(path));
+            .find(|o| o["metadata"]["annotations"]["foreman.llmkube.dev/source-path"] == path);
         found.cloned()
     };
     // A reformatted file starts nothing; a broken one keeps what it made; a good one beside it goes on.

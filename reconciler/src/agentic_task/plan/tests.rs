@@ -214,19 +214,15 @@ fn an_agents_limit_and_a_nodes_slots_are_kept() {
 }
 
 #[test]
-fn a_gate_does_not_take_a_model_slot() {
+fn a_node_is_full_with_tasks_of_any_sort() {
     let mut index = Index::default();
-    add_node(&mut index, "a", 1);
+    add_node(&mut index, "a", 2);
     add_agent(
         &mut index,
         "gate",
         json!({ "role": "verifier", "tools": ["run_gate_job"], "providerConfig": null }),
     );
-    put(
-        &mut index,
-        "code",
-        json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 1, "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }),
-    );
+    put(&mut index, "code", running("a-process"));
     put(
         &mut index,
         "verify",
@@ -237,7 +233,6 @@ fn a_gate_does_not_take_a_model_slot() {
         "verify2",
         json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }),
     );
-    put(&mut index, "wait", json!({}));
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("verify", "-> a")]));
 }
 
