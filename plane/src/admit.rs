@@ -297,7 +297,7 @@ fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result
     }
     match (&view.served.schema, kind.builtin(), old) {
         (Some(schema), _, Some(old)) if part == Part::Status => {
-            problems.extend(schema.validate_status(new, old));
+            problems.extend(schema.validate_status(Vec::new(), new, old).0);
         }
         (Some(schema), ..) => problems.extend(schema.validate(new, old)),
         (None, Some(rules), _) => {
