@@ -53,8 +53,6 @@ pub struct Local {
     pub client: Client,
     /// Plane.
     pub plane: Plane,
-    /// Address of the API, when it is served.
-    pub address: Option<SocketAddr>,
     /// Base URL of the evidence store.
     pub evidence_url: String,
     /// Sandbox that commands run in.
@@ -122,10 +120,9 @@ impl Local {
         let sandbox = open_sandbox(&config.sandbox)?;
         let plane = open_plane(place, config.port).await?;
         let client = plane.client();
-        let address = match config.port {
-            Some(_) => Some(plane.serve_tls().await.context("failed to serve the API")?.address),
-            None => None,
-        };
+        if config.port.is_some() {
+            plane.serve_tls().await.context("failed to serve the API")?;
+        }
         let runner = Runner::start(client.clone(), runner_config(place, &config, sandbox.clone())?)
             .await
             .context("failed to start the Job runner")?;
@@ -145,7 +142,7 @@ impl Local {
             let (client, stop) = (client.clone(), agent_stop.clone());
             tokio::spawn(async move { agent::daemon::run(agent_config, client, stop).await.map_err(|error| error.to_string()) })
         };
-        Ok(Self { client, plane, address, evidence_url, sandbox, runner, operator, operator_stop, agent, agent_stop })
+        Ok(Self { client, plane, evidence_url, sandbox, runner, operator, operator_stop, agent, agent_stop })
     }
 
     /// Applies what `.foreman/` says, and removes what it no longer says; returns the agents that changed.

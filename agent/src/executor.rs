@@ -3,7 +3,6 @@
 pub mod coder;
 pub mod endpoint;
 pub mod native;
-pub mod shell;
 pub mod source;
 pub mod stub;
 pub mod verifier;

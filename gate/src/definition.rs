@@ -43,6 +43,18 @@ pub trait BaseTree {
 /// Parses a gate file; the error names line and column, such as `3:5: unknown key "stepz"`.
 pub type ParseGate<'a> = &'a dyn Fn(&[u8]) -> Result<GateDefinition, String>;
 
+/// Parses a gate file with the schema's own parser: what `resolve` is given outside of tests.
+pub fn parse_file(bytes: &[u8]) -> Result<GateDefinition, String> {
+    schemas::config::parse_gate(GATE_FILE, bytes).map_err(|errors| {
+        let lines: Vec<String> = errors
+            .iter()
+            .take(5)
+            .map(|error| format!("{}:{}: {}", error.line, error.column, error.text()))
+            .collect();
+        lines.join("; ")
+    })
+}
+
 /// Why there is no gate. None of these goes away by trying again.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {

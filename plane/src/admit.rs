@@ -10,7 +10,7 @@ use crate::admission::names::validate_metadata;
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
-use crate::status::ApiError;
+use crate::status::{ApiError, Named};
 
 /// The part of an object that a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,9 @@ pub fn decode(
                     cut(&object.to_string())
                 )));
             }
+            found if at == "kind" && found != wanted => {
+                return Err(wrong_kind(view, found, meta_str(&object, "name")));
+            }
             found if found != wanted => {
                 return Err(ApiError::bad_request(format!(
                     "the {words} in the data ({found}) does not match the expected {words} ({wanted})"
@@ -161,6 +164,22 @@ pub fn decode(
     };
     report_unknown(view, &unknown, validation, warnings)?;
     Ok(object)
+}
+
+fn wrong_kind(view: View<'_>, found: &str, name: &str) -> ApiError {
+    let kind = view.kind;
+    if kind.builtin().is_some() {
+        return ApiError::bad_request(format!(
+            "{found} in version \"{}\" cannot be handled as a {}",
+            view.served.name, kind.kind
+        ));
+    }
+    let named = Named {
+        kind: found,
+        ..kind.named()
+    };
+    let error = FieldError::invalid("kind", found, format!("must be {}", kind.kind));
+    ApiError::invalid(named, name, &[error])
 }
 
 /// Warns of fields that the schema does not know, or refuses them.
@@ -237,6 +256,10 @@ pub fn create(
     if kind.has_generation() {
         metadata.insert("generation".into(), 1.into());
     }
+    // What the server itself sets belongs to no manager.
+    if !manager.settled {
+        track(view, None, &mut object, Part::Main, stamp, manager);
+    }
     match kind.builtin() {
         Some(builtin) => (builtin.create)(&mut object, stamp),
         None if view.served.status => {
@@ -247,9 +270,6 @@ pub fn create(
         None => {}
     }
     check(view, &object, None, Part::Main)?;
-    if !manager.settled {
-        track(view, None, &mut object, Part::Main, stamp, manager);
-    }
     Ok(object)
 }
 
@@ -277,7 +297,7 @@ fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result
     }
     match (&view.served.schema, kind.builtin(), old) {
         (Some(schema), _, Some(old)) if part == Part::Status => {
-            problems.extend(schema.validate_status(new, old));
+            problems.extend(schema.validate_status(Vec::new(), new, old).0);
         }
         (Some(schema), ..) => problems.extend(schema.validate(new, old)),
         (None, Some(rules), _) => {
@@ -378,6 +398,9 @@ pub fn update(
             None => metadata.remove(fixed),
         };
     }
+    if !manager.settled {
+        track(view, Some(old), &mut new, part, stamp, manager);
+    }
     if part == Part::Main
         && let Some(builtin) = kind.builtin()
     {
@@ -388,9 +411,6 @@ pub fn update(
         meta_mut(&mut new).insert("generation".into(), next.into());
     }
     check(view, &new, Some(old), part)?;
-    if !manager.settled {
-        track(view, Some(old), &mut new, part, stamp, manager);
-    }
     Ok(new)
 }
 

@@ -1,7 +1,8 @@
 //! The collector: what must go because something else went.
 //!
 //! One loop follows the store's changes. [`graph`] decides about owners and dependents;
-//! a namespace or CRD that is being deleted is emptied first; old events expire.
+//! a namespace or CRD that is being deleted is emptied first; a claim waits for its Pods;
+//! old events expire.
 
 pub mod graph;
 
@@ -13,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::admit::Part;
-use crate::kinds::{Kind, crd, split_key};
+use crate::kinds::{Kind, claim, crd, split_key};
 use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, parse};
 use crate::server::Server;
 use crate::server::delete::{DeleteOptions, Propagation};
@@ -31,6 +32,8 @@ const SWEEP: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(1);
 
 const NAMESPACES: &str = "core/namespaces/";
+const CLAIMS: &str = "core/persistentvolumeclaims/";
+const PODS: &str = "core/pods/";
 const EVENT_KEYS: &str = "core/events/";
 const MANAGER: &str = "foreman-plane";
 
@@ -56,7 +59,7 @@ pub async fn run(server: Arc<Server>) {
 struct Collector {
     graph: Graph,
     seen: Version,
-    /// Keys of namespaces and CRDs that are being deleted.
+    /// Keys of namespaces, CRDs and claims that are being deleted.
     emptying: BTreeSet<Arc<str>>,
 }
 
@@ -88,7 +91,10 @@ impl Collector {
             return;
         }
         let meta: Option<Meta> = entry.map(|entry| meta_of(&entry.bytes));
-        if key.starts_with(NAMESPACES) || key.starts_with(crd::PREFIX) {
+        if [NAMESPACES, CLAIMS, crd::PREFIX]
+            .iter()
+            .any(|prefix| key.starts_with(prefix))
+        {
             match &meta {
                 Some(meta) if meta.deletion_timestamp.is_some() => {
                     self.emptying.insert(Arc::clone(key));
@@ -140,6 +146,8 @@ impl Collector {
         for key in self.emptying.clone() {
             let emptied = if key.starts_with(NAMESPACES) {
                 empty_namespace(server, &key).await
+            } else if key.starts_with(CLAIMS) {
+                release_claim(server, &key).await
             } else {
                 empty_crd(server, &key).await
             };
@@ -315,6 +323,25 @@ async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
     }
     change(server, key, meta_str(&object, "uid"), &|object| {
         drop_finalizer(object, crd::FINALIZER);
+    })
+    .await
+}
+
+/// Lets a claim go once no Pod uses it.
+async fn release_claim(server: &Server, key: &str) -> Result<(), ApiError> {
+    let (namespace, name) = split_key(key);
+    let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
+    let object = parse(&entry.bytes);
+    if !finalizers(&object).contains(&claim::FINALIZER) {
+        return Ok(());
+    }
+    let pods = server.store.list(&format!("{PODS}{namespace}/"), None, None)?;
+    let used = |entry: &Arc<Entry>| claim::is_used_by(name, &parse(&entry.bytes));
+    if pods.entries.iter().any(used) {
+        return Ok(());
+    }
+    change(server, key, meta_str(&object, "uid"), &|object| {
+        drop_finalizer(object, claim::FINALIZER);
     })
     .await
 }

@@ -267,13 +267,16 @@ pub fn version_rank(name: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
     }
 }
 
+/// What became of a CRD, with the change that wrote it.
+type Compiled = (Version, Option<Arc<Kind>>);
+
 /// The catalogue of kinds, kept true to the CRDs in the store.
 #[derive(Debug)]
 pub struct Catalog {
     current: RwLock<Arc<Kinds>>,
     /// Tells of every refresh.
     refreshed: watch::Sender<()>,
-    compiled: Mutex<HashMap<String, (Version, Option<Arc<Kind>>)>>,
+    compiled: Mutex<HashMap<String, Compiled>>,
 }
 
 impl Catalog {

@@ -95,6 +95,14 @@ struct Shared {
 impl Plane {
     /// Opens the state and starts the loops that keep it in order.
     pub async fn open(config: PlaneConfig) -> Result<Plane, PlaneError> {
+        let plane = Plane::without_collector(config).await?;
+        let server = Arc::clone(&plane.shared.server);
+        plane.shared.tasks.spawn(gc::run(server));
+        Ok(plane)
+    }
+
+    /// Opens the state; nothing is collected.
+    async fn without_collector(config: PlaneConfig) -> Result<Plane, PlaneError> {
         let file = config.state_dir.join("plane.db");
         let (version, retention) = (config.version.clone(), config.retention);
         let opened = tokio::task::spawn_blocking(move || Store::open(&file, &version, retention)).await;
@@ -111,8 +119,6 @@ impl Plane {
         for name in ["default", "kube-system"] {
             plane.ensure_namespace(name).await?;
         }
-        let server = Arc::clone(&plane.shared.server);
-        plane.shared.tasks.spawn(gc::run(server));
         Ok(plane)
     }
 

@@ -231,6 +231,34 @@ impl ApiError {
         ApiError::new(504, "Timeout", message)
     }
 
+    /// A configuration that cannot be applied: kube-apiserver gives no reason for it.
+    pub fn cannot_apply(message: impl Into<String>) -> ApiError {
+        ApiError::new(500, "", message)
+    }
+
+    /// Options of a request that are refused; `options` names their kind, such as
+    /// `PatchOptions`.
+    pub fn options(options: &str, error: FieldError) -> ApiError {
+        let named = Named {
+            group: "meta.k8s.io",
+            plural: "",
+            kind: options,
+        };
+        ApiError::invalid(named, "", &[error])
+    }
+
+    /// A patch whose result cannot be read as the kind. The result itself is not shown: it
+    /// may hold what must stay secret.
+    pub fn unreadable_patch(why: &str) -> ApiError {
+        const NONE: Named<'static> = Named {
+            group: "",
+            plural: "",
+            kind: "",
+        };
+        let error = FieldError::invalid("patch", "the patched object", why);
+        ApiError::invalid(NONE, "", &[error])
+    }
+
     /// A failure of the server itself.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(
@@ -248,9 +276,11 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
         });
         if let Value::Object(map) = &mut status {
+            if !self.reason.is_empty() {
+                map.insert("reason".into(), self.reason.into());
+            }
             if let Some(details) = &self.details {
                 map.insert("details".into(), details.clone());
             }

@@ -6,6 +6,7 @@ mod custom;
 mod durability;
 mod kube_client;
 mod over_tls;
+mod replay;
 mod requests;
 mod watches;
 

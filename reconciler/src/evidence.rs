@@ -73,11 +73,19 @@ impl Address {
     pub fn new(task: &str, epoch: &str, name: &str, segment: &str) -> Result<Self, Error> {
         check_uid(task)?;
         check_name(name)?;
-        let epoch = epoch.parse::<i64>().ok().filter(|epoch| (1..=1_000_000).contains(epoch));
+        let epoch = epoch
+            .parse::<i64>()
+            .ok()
+            .filter(|epoch| (1..=1_000_000).contains(epoch));
         let epoch = epoch.ok_or_else(|| Error::Address("the epoch is a number from 1".into()))?;
         let segment = segment.parse::<u64>().ok().filter(|segment| *segment < MAX_SEGMENTS);
         let segment = segment.ok_or_else(|| Error::Address(format!("the segment is a number below {MAX_SEGMENTS}")))?;
-        Ok(Self { task: task.to_owned(), epoch, name: name.to_owned(), segment })
+        Ok(Self {
+            task: task.to_owned(),
+            epoch,
+            name: name.to_owned(),
+            segment,
+        })
     }
 
     /// Returns the task's UID.
@@ -92,13 +100,20 @@ impl Address {
 
     fn path(&self) -> Path {
         // Padded, so that the order of names is the order of segments.
-        Path::from(format!("{}/{}/{}/{:06}", self.task, self.epoch, self.name, self.segment))
+        Path::from(format!(
+            "{}/{}/{}/{:06}",
+            self.task, self.epoch, self.name, self.segment
+        ))
     }
 }
 
 fn check_uid(uid: &str) -> Result<(), Error> {
     let usable = !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if usable { Ok(()) } else { Err(Error::Address("a task's UID is letters, digits and hyphens".into())) }
+    if usable {
+        Ok(())
+    } else {
+        Err(Error::Address("a task's UID is letters, digits and hyphens".into()))
+    }
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
@@ -107,7 +122,9 @@ fn check_name(name: &str) -> Result<(), Error> {
     if usable {
         Ok(())
     } else {
-        Err(Error::Address("a name is letters, digits, hyphens, underscores and dots, at most 64, no dot first".into()))
+        Err(Error::Address(
+            "a name is letters, digits, hyphens, underscores and dots, at most 64, no dot first".into(),
+        ))
     }
 }
 
@@ -145,43 +162,74 @@ impl Evidence {
     /// Opens a folder; it is made if it is not there, for its owner only.
     pub fn open(dir: impl Into<PathBuf>, redactor: Redactor) -> Result<Self, Error> {
         let dir = dir.into();
-        let fail = |source| Error::Open { dir: dir.clone(), source };
+        let fail = |source| Error::Open {
+            dir: dir.clone(),
+            source,
+        };
         std::fs::create_dir_all(&dir).map_err(fail)?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)?;
         }
-        let store = LocalFileSystem::new_with_prefix(&dir).map_err(|source| Error::Store { action: "open the folder of", source })?;
-        Ok(Self { store: Arc::new(store), redactor: Arc::new(redactor) })
+        let store = LocalFileSystem::new_with_prefix(&dir).map_err(|source| Error::Store {
+            action: "open the folder of",
+            source,
+        })?;
+        Ok(Self {
+            store: Arc::new(store),
+            redactor: Arc::new(redactor),
+        })
     }
 
     /// Stores a segment, with secrets taken out.
     pub async fn put(&self, address: &Address, body: Bytes) -> Result<Stored, Error> {
         if body.len() > MAX_SEGMENT {
-            return Err(Error::TooLarge { what: "the segment".into(), limit: MAX_SEGMENT as u64 });
+            return Err(Error::TooLarge {
+                what: "the segment".into(),
+                limit: MAX_SEGMENT as u64,
+            });
         }
         let body = self.redactor.redact(&body);
         let path = address.path();
-        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let create = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         let fail = |action: &'static str| move |source| Error::Store { action, source };
-        let held: u64 = self.store.list(Some(&Path::from(address.task.as_str()))).map_ok(|found| found.size).try_fold(0, |sum, size| async move { Ok(sum + size) }).await.map_err(fail("measure"))?;
+        let held: u64 = self
+            .store
+            .list(Some(&Path::from(address.task.as_str())))
+            .map_ok(|found| found.size)
+            .try_fold(0, |sum, size| async move { Ok(sum + size) })
+            .await
+            .map_err(fail("measure"))?;
         if held.saturating_add(body.len() as u64) > MAX_TASK {
             // What is there already may be sent again.
             let stored = self.read_segment(address).await?;
             if stored.is_some_and(|stored| stored == body) {
                 return Ok(Stored::Same);
             }
-            return Err(Error::TooLarge { what: "the task's evidence".into(), limit: MAX_TASK });
+            return Err(Error::TooLarge {
+                what: "the task's evidence".into(),
+                limit: MAX_TASK,
+            });
         }
         match self.store.put_opts(&path, body.clone().into(), create).await {
             Ok(_) => Ok(Stored::New),
             Err(object_store::Error::AlreadyExists { .. }) => {
                 let found = self.store.get(&path).await.map_err(fail("read"))?;
                 let found = found.bytes().await.map_err(fail("read"))?;
-                if found == body { Ok(Stored::Same) } else { Err(Error::Differs(path.to_string())) }
+                if found == body {
+                    Ok(Stored::Same)
+                } else {
+                    Err(Error::Differs(path.to_string()))
+                }
             }
-            Err(source) => Err(Error::Store { action: "store", source }),
+            Err(source) => Err(Error::Store {
+                action: "store",
+                source,
+            }),
         }
     }
 
@@ -190,7 +238,13 @@ impl Evidence {
         let first = Address::new(task, epoch, name, "0")?;
         let prefix = Path::from(format!("{task}/{}/{name}", first.epoch));
         let fail = |source| Error::Store { action: "read", source };
-        let mut paths: Vec<Path> = self.store.list(Some(&prefix)).map_ok(|found| found.location).try_collect().await.map_err(fail)?;
+        let mut paths: Vec<Path> = self
+            .store
+            .list(Some(&prefix))
+            .map_ok(|found| found.location)
+            .try_collect()
+            .await
+            .map_err(fail)?;
         paths.sort();
         if paths.is_empty() {
             return Ok(None);
@@ -216,13 +270,25 @@ impl Evidence {
     pub async fn list(&self, task: &str) -> Result<Vec<Entry>, Error> {
         check_uid(task)?;
         let fail = |source| Error::Store { action: "list", source };
-        let found: Vec<_> = self.store.list(Some(&Path::from(task))).try_collect().await.map_err(fail)?;
+        let found: Vec<_> = self
+            .store
+            .list(Some(&Path::from(task)))
+            .try_collect()
+            .await
+            .map_err(fail)?;
         let mut entries: std::collections::BTreeMap<(i64, String), Entry> = Default::default();
         for object in found {
             let parts: Vec<String> = object.location.parts().map(|part| part.as_ref().to_owned()).collect();
-            let [_, epoch, name, _] = parts.as_slice() else { continue };
+            let [_, epoch, name, _] = parts.as_slice() else {
+                continue;
+            };
             let Ok(epoch) = epoch.parse::<i64>() else { continue };
-            let entry = entries.entry((epoch, name.clone())).or_insert_with(|| Entry { epoch, name: name.clone(), segments: 0, bytes: 0 });
+            let entry = entries.entry((epoch, name.clone())).or_insert_with(|| Entry {
+                epoch,
+                name: name.clone(),
+                segments: 0,
+                bytes: 0,
+            });
             entry.segments += 1;
             entry.bytes += object.size;
         }
@@ -231,12 +297,19 @@ impl Evidence {
 
     /// Deletes what is older than `keep` and belongs to no task that `is_live` knows. Returns how many objects went.
     pub async fn sweep(&self, now: Timestamp, keep: Duration, is_live: impl Fn(&str) -> bool) -> Result<usize, Error> {
-        let oldest = now.as_second().saturating_sub(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX));
+        let oldest = now
+            .as_second()
+            .saturating_sub(i64::try_from(keep.as_secs()).unwrap_or(i64::MAX));
         let mut found = self.store.list(None);
         let mut doomed = Vec::new();
         while let Some(object) = found.next().await {
             let object = object.map_err(|source| Error::Store { action: "list", source })?;
-            let task = object.location.parts().next().map(|part| part.as_ref().to_owned()).unwrap_or_default();
+            let task = object
+                .location
+                .parts()
+                .next()
+                .map(|part| part.as_ref().to_owned())
+                .unwrap_or_default();
             if object.last_modified.timestamp() < oldest && !is_live(&task) {
                 doomed.push(object.location);
             }
@@ -244,7 +317,12 @@ impl Evidence {
         for path in &doomed {
             match self.store.delete(path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => return Err(Error::Store { action: "delete", source }),
+                Err(source) => {
+                    return Err(Error::Store {
+                        action: "delete",
+                        source,
+                    });
+                }
             }
         }
         Ok(doomed.len())
@@ -257,7 +335,10 @@ mod tests {
     use super::*;
 
     fn rt() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -268,17 +349,32 @@ mod tests {
             let address = |segment: &str| Address::new("uid-1", "1", "gate-log", segment).unwrap();
             assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::New);
             assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::Same);
-            assert!(matches!(evidence.put(&address("0"), "two\n".into()).await, Err(Error::Differs(_))));
+            assert!(matches!(
+                evidence.put(&address("0"), "two\n".into()).await,
+                Err(Error::Differs(_))
+            ));
             for segment in 1..12 {
-                evidence.put(&address(&segment.to_string()), format!("{segment}\n").into()).await.unwrap();
+                evidence
+                    .put(&address(&segment.to_string()), format!("{segment}\n").into())
+                    .await
+                    .unwrap();
             }
             let text = evidence.read("uid-1", "1", "gate-log").await.unwrap().unwrap();
-            assert_eq!(String::from_utf8(text).unwrap(), "one\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n");
+            assert_eq!(
+                String::from_utf8(text).unwrap(),
+                "one\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n"
+            );
             let listed = evidence.list("uid-1").await.unwrap();
-            assert_eq!((listed.len(), listed[0].segments, listed[0].name.as_str()), (1, 12, "gate-log"));
+            assert_eq!(
+                (listed.len(), listed[0].segments, listed[0].name.as_str()),
+                (1, 12, "gate-log")
+            );
             assert!(evidence.read("uid-1", "2", "gate-log").await.unwrap().is_none());
             let large = Bytes::from(vec![b'x'; MAX_SEGMENT + 1]);
-            assert!(matches!(evidence.put(&address("99"), large).await, Err(Error::TooLarge { .. })));
+            assert!(matches!(
+                evidence.put(&address("99"), large).await,
+                Err(Error::TooLarge { .. })
+            ));
         });
     }
 
@@ -295,7 +391,10 @@ mod tests {
             ("", "1", "n", "0"),
             ("u", "1", "a%2f..", "0"),
         ] {
-            assert!(Address::new(task, epoch, name, segment).is_err(), "{task:?} {epoch:?} {name:?} {segment:?}");
+            assert!(
+                Address::new(task, epoch, name, segment).is_err(),
+                "{task:?} {epoch:?} {name:?} {segment:?}"
+            );
         }
     }
 
@@ -305,10 +404,19 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let evidence = Evidence::open(dir.path(), Redactor::default()).unwrap();
             for task in ["live", "gone"] {
-                evidence.put(&Address::new(task, "1", "n", "0").unwrap(), "x".into()).await.unwrap();
+                evidence
+                    .put(&Address::new(task, "1", "n", "0").unwrap(), "x".into())
+                    .await
+                    .unwrap();
             }
             let hour = Duration::from_secs(3600);
-            assert_eq!(evidence.sweep(Timestamp::now(), hour, |task| task == "live").await.unwrap(), 0);
+            assert_eq!(
+                evidence
+                    .sweep(Timestamp::now(), hour, |task| task == "live")
+                    .await
+                    .unwrap(),
+                0
+            );
             let later = Timestamp::now() + jiff::SignedDuration::from_hours(2);
             assert_eq!(evidence.sweep(later, hour, |task| task == "live").await.unwrap(), 1);
             assert!(evidence.list("gone").await.unwrap().is_empty());

@@ -174,7 +174,16 @@ impl Operator {
             workloads: Arc::default(),
             leases: Arc::default(),
         };
-        Ok(Self { config, metrics, caches, evidence, listener, stop, sources, queue_work })
+        Ok(Self {
+            config,
+            metrics,
+            caches,
+            evidence,
+            listener,
+            stop,
+            sources,
+            queue_work,
+        })
     }
 
     /// Returns the counters.
@@ -212,7 +221,16 @@ impl Operator {
     }
 
     async fn work(self) -> Result<(), Error> {
-        let Self { config, metrics, caches, evidence, listener, stop, sources, queue_work } = self;
+        let Self {
+            config,
+            metrics,
+            caches,
+            evidence,
+            listener,
+            stop,
+            sources,
+            queue_work,
+        } = self;
         let leadership = if config.leader_election {
             Leadership::never(config.clock.clone())
         } else {
@@ -233,10 +251,20 @@ impl Operator {
             let app = evidence::http::router(serving).into_make_service_with_connect_info::<SocketAddr>();
             let quit = stop.clone();
             served = Some(tokio::spawn(async move {
-                axum::serve(listener, app).with_graceful_shutdown(async move { quit.cancelled().await }).await
+                axum::serve(listener, app)
+                    .with_graceful_shutdown(async move { quit.cancelled().await })
+                    .await
             }));
         }
-        let controllers = Arc::new(Controllers::new(&config, &metrics, &caches, leadership.clone(), sources, queue_work, evidence));
+        let controllers = Arc::new(Controllers::new(
+            &config,
+            &metrics,
+            &caches,
+            leadership.clone(),
+            sources,
+            queue_work,
+            evidence,
+        ));
         tokio::select! {
             () = stop.cancelled() => {}
             () = controllers.caches_synced(&caches) => {}
@@ -245,7 +273,15 @@ impl Operator {
         if config.leader_election {
             let election = Election::new(config.lease_namespace.clone(), config.identity.clone());
             let client = counted(config.client.clone(), metrics.clone(), "leader");
-            leader::elect(client, election, leadership, config.clock.clone(), stop.clone(), |term| controllers.clone().lead(term)).await;
+            leader::elect(
+                client,
+                election,
+                leadership,
+                config.clock.clone(),
+                stop.clone(),
+                |term| controllers.clone().lead(term),
+            )
+            .await;
         } else {
             controllers.clone().lead(stop.clone()).await;
         }
@@ -264,16 +300,52 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     Operator::prepare(config).await?.run(shutdown).await
 }
 
-fn keep_caches(config: &Config, caches: &Caches, metrics: &Arc<Metrics>, stop: &CancellationToken, into: &mut JoinSet<()>) {
+fn keep_caches(
+    config: &Config,
+    caches: &Caches,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+    into: &mut JoinSet<()>,
+) {
     let client = counted(config.client.clone(), metrics.clone(), "watch");
     let spaces = config.namespaces.clone();
-    into.spawn(cache::keep(caches.agents.clone(), client.clone(), spaces.clone(), stop.clone()));
-    into.spawn(cache::keep(caches.tasks.clone(), client.clone(), spaces.clone(), stop.clone()));
-    into.spawn(cache::keep(caches.workloads.clone(), client.clone(), spaces.clone(), stop.clone()));
+    into.spawn(cache::keep(
+        caches.agents.clone(),
+        client.clone(),
+        spaces.clone(),
+        stop.clone(),
+    ));
+    into.spawn(cache::keep(
+        caches.tasks.clone(),
+        client.clone(),
+        spaces.clone(),
+        stop.clone(),
+    ));
+    into.spawn(cache::keep(
+        caches.workloads.clone(),
+        client.clone(),
+        spaces.clone(),
+        stop.clone(),
+    ));
     into.spawn(cache::keep(caches.queues.clone(), client.clone(), spaces, stop.clone()));
-    into.spawn(cache::keep(caches.nodes.clone(), client.clone(), Vec::new(), stop.clone()));
-    into.spawn(cache::keep(caches.profiles.clone(), client.clone(), Vec::new(), stop.clone()));
-    into.spawn(cache::keep(caches.leases.clone(), client, vec![config.lease_namespace.clone()], stop.clone()));
+    into.spawn(cache::keep(
+        caches.nodes.clone(),
+        client.clone(),
+        Vec::new(),
+        stop.clone(),
+    ));
+    into.spawn(cache::keep(
+        caches.profiles.clone(),
+        client.clone(),
+        Vec::new(),
+        stop.clone(),
+    ));
+    into.spawn(cache::keep(
+        caches.leases.clone(),
+        client,
+        vec![config.lease_namespace.clone()],
+        stop.clone(),
+    ));
 }
 
 struct Controllers {
@@ -304,13 +376,23 @@ impl Controllers {
         queue_work: Arc<WorkQueue<Key>>,
         evidence: Option<Evidence>,
     ) -> Self {
-        let writer = |cause| Writer::new(counted(config.client.clone(), metrics.clone(), cause), leadership.clone());
+        let writer = |cause| {
+            Writer::new(
+                counted(config.client.clone(), metrics.clone(), cause),
+                leadership.clone(),
+            )
+        };
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());
         let clock = config.clock.clone();
         let forge: Option<Arc<dyn Forge>> = config.notes.then(|| {
             let git = Git::new(config.state_dir.join("mirrors"), config.git.clone());
-            Arc::new(Notes::new(git, config.git_remote_url.clone(), clock.clone(), metrics.clone())) as Arc<dyn Forge>
+            Arc::new(Notes::new(
+                git,
+                config.git_remote_url.clone(),
+                clock.clone(),
+                metrics.clone(),
+            )) as Arc<dyn Forge>
         });
         Self {
             agent: Arc::new(agent::Context {
@@ -389,11 +471,30 @@ impl Controllers {
 
     /// Feeds indexes and queues from the caches; on every replica, so that a new leader begins at once.
     fn observe(&self, config: &Config, caches: &Caches) {
-        self.task.scheduler.observe(&caches.tasks, &caches.nodes, &caches.agents, &caches.profiles, &config.clock);
-        self.node.watch.observe(&caches.nodes, &caches.leases, &config.lease_namespace, &config.clock);
+        self.task.scheduler.observe(
+            &caches.tasks,
+            &caches.nodes,
+            &caches.agents,
+            &caches.profiles,
+            &config.clock,
+        );
+        self.node
+            .watch
+            .observe(&caches.nodes, &caches.leases, &config.lease_namespace, &config.clock);
         agent::observe(&self.agent_work, &caches.agents, &caches.profiles);
-        workload::observe(&self.workload_work, &self.workload.links, &caches.workloads, &caches.tasks);
-        task_queue::observe(&self.queue_work, &self.queue.inventory, &caches.queues, &caches.workloads, &caches.tasks);
+        workload::observe(
+            &self.workload_work,
+            &self.workload.links,
+            &caches.workloads,
+            &caches.tasks,
+        );
+        task_queue::observe(
+            &self.queue_work,
+            &self.queue.inventory,
+            &caches.queues,
+            &caches.workloads,
+            &caches.tasks,
+        );
         if self.report.is_some() {
             reporter::observe(&self.report_work, &caches.workloads);
         }
@@ -402,9 +503,21 @@ impl Controllers {
     /// Runs every controller until `term` ends.
     async fn lead(self: Arc<Self>, term: CancellationToken) {
         // What an earlier term took off the queues and could not write is looked at again.
-        self.workload.workloads.all().iter().for_each(|found| self.workload_work.add(Key::of(&found.meta)));
-        self.queue.queues.all().iter().for_each(|found| self.queue_work.add(Key::of(&found.meta)));
-        self.agent.agents.all().iter().for_each(|found| self.agent_work.add(Key::of(&found.meta)));
+        self.workload
+            .workloads
+            .all()
+            .iter()
+            .for_each(|found| self.workload_work.add(Key::of(&found.meta)));
+        self.queue
+            .queues
+            .all()
+            .iter()
+            .for_each(|found| self.queue_work.add(Key::of(&found.meta)));
+        self.agent
+            .agents
+            .all()
+            .iter()
+            .for_each(|found| self.agent_work.add(Key::of(&found.meta)));
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
@@ -425,7 +538,11 @@ impl Controllers {
         }));
         if let Some(ctx) = self.report.clone() {
             let metrics = self.metrics.clone();
-            self.workload.workloads.all().iter().for_each(|found| self.report_work.add(Key::of(&found.meta)));
+            self.workload
+                .workloads
+                .all()
+                .iter()
+                .for_each(|found| self.report_work.add(Key::of(&found.meta)));
             running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
                 count("Reporter", metrics.clone(), reporter::reconcile(ctx.clone(), key))
             }));
@@ -460,7 +577,10 @@ impl Controllers {
         let apis: Vec<Api<Job>> = if self.namespaces.is_empty() {
             vec![Api::all(self.client.clone())]
         } else {
-            self.namespaces.iter().map(|namespace| Api::namespaced(self.client.clone(), namespace)).collect()
+            self.namespaces
+                .iter()
+                .map(|namespace| Api::namespaced(self.client.clone(), namespace))
+                .collect()
         };
         for api in apis {
             for job in api.list(&ListParams::default().labels(labels::TASK_UID)).await? {
@@ -470,7 +590,12 @@ impl Controllers {
                 }
                 let key = Key::of(&job.metadata);
                 let jobs: Cache<Job> = Cache::default();
-                if let Err(error) = self.workload.writer.delete(&jobs, &key, job.metadata.uid.as_deref().unwrap_or_default()).await {
+                if let Err(error) = self
+                    .workload
+                    .writer
+                    .delete(&jobs, &key, job.metadata.uid.as_deref().unwrap_or_default())
+                    .await
+                {
                     tracing::warn!(job = %key, %error, "a Job whose task is gone was not deleted");
                 }
             }
@@ -481,7 +606,11 @@ impl Controllers {
 
 async fn count(controller: &'static str, metrics: Arc<Metrics>, work: impl Future<Output = Next>) -> Next {
     let next = work.await;
-    let result = if matches!(next, Next::Failed(_)) { "failed" } else { "done" };
+    let result = if matches!(next, Next::Failed(_)) {
+        "failed"
+    } else {
+        "done"
+    };
     metrics.count(RECONCILES, &[("controller", controller), ("result", result)]);
     next
 }

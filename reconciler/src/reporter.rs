@@ -50,13 +50,24 @@ pub enum Error {
 /// Where verdicts are reported: a forge, or the notes of a plain Git server.
 pub trait Forge: Send + Sync {
     /// Reports a state of a commit and says where it stands. Sending the same again has no second effect.
-    fn commit_status<'a>(&'a self, repo: &'a str, commit: &'a str, status: &'a CommitStatus) -> BoxFuture<'a, Result<String, Error>>;
+    fn commit_status<'a>(
+        &'a self,
+        repo: &'a str,
+        commit: &'a str,
+        status: &'a CommitStatus,
+    ) -> BoxFuture<'a, Result<String, Error>>;
 
     /// Writes the one comment of a pull request.
     fn sticky_comment<'a>(&'a self, repo: &'a str, number: i64, text: &'a str) -> BoxFuture<'a, Result<String, Error>>;
 
     /// Opens a pull request, or finds the one that is open.
-    fn pull_request<'a>(&'a self, repo: &'a str, head: &'a str, base: &'a str, title: &'a str) -> BoxFuture<'a, Result<String, Error>>;
+    fn pull_request<'a>(
+        &'a self,
+        repo: &'a str,
+        head: &'a str,
+        base: &'a str,
+        title: &'a str,
+    ) -> BoxFuture<'a, Result<String, Error>>;
 
     /// Leaves a remark on a commit.
     fn note<'a>(&'a self, repo: &'a str, commit: &'a str, text: &'a str) -> BoxFuture<'a, Result<String, Error>>;
@@ -86,7 +97,10 @@ pub struct Context {
 pub fn observe(queue: &Arc<WorkQueue<Key>>, workloads: &Cache<Workload>) {
     let adds = queue.clone();
     workloads.subscribe(move |change| {
-        let due = change.after.and_then(|workload| workload.readable()).is_some_and(|workload| plan::plan(workload).is_some());
+        let due = change
+            .after
+            .and_then(|workload| workload.readable())
+            .is_some_and(|workload| plan::plan(workload).is_some());
         if due {
             adds.add(change.key.clone());
         }
@@ -95,9 +109,15 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, workloads: &Cache<Workload>) {
 
 /// Reports one Workload.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
-    let Some(workload) = ctx.workloads.get(&key) else { return Next::Wait };
-    let Some(object) = workload.readable() else { return Next::Wait };
-    let Some(mut status) = plan::plan(object) else { return Next::Wait };
+    let Some(workload) = ctx.workloads.get(&key) else {
+        return Next::Wait;
+    };
+    let Some(object) = workload.readable() else {
+        return Next::Wait;
+    };
+    let Some(mut status) = plan::plan(object) else {
+        return Next::Wait;
+    };
     if status.state == State::Success
         && let Err(reason) = confirm(&ctx, &key, workload.uid(), object).await
     {
@@ -141,33 +161,53 @@ async fn confirm(ctx: &Context, key: &Key, uid: &str, workload: &Workload) -> Re
     let (Some(head), Some(base), Some(digest)) = (status.head_sha, status.base_sha, status.gate_digest) else {
         return refuted("the verdict names no head, base or gate");
     };
-    let tasks = ctx.links.tasks_of(key).into_iter().filter_map(|key| ctx.tasks.get(&key)).filter(|task| is_owned(task, uid));
+    let tasks = ctx
+        .links
+        .tasks_of(key)
+        .into_iter()
+        .filter_map(|key| ctx.tasks.get(&key))
+        .filter(|task| is_owned(task, uid));
     let mut newest: Option<(i64, String, String)> = None;
     for task in tasks {
         let Some(object) = task.readable() else { continue };
         let Some(found) = &object.status else { continue };
-        let passes = found.verdict == Some(schemas::shared::Verdict::GatePass) && found.commit_sha.as_deref() == Some(&head);
+        let passes =
+            found.verdict == Some(schemas::shared::Verdict::GatePass) && found.commit_sha.as_deref() == Some(&head);
         if !passes || object.spec.run.unwrap_or(1) != status.run.unwrap_or(1) {
             continue;
         }
         let Some(job) = found.job_name.clone() else { continue };
-        let extra = found.result.as_ref().and_then(|result| result.get("extra")?.get("namespace")?.as_str());
+        let extra = found
+            .result
+            .as_ref()
+            .and_then(|result| result.get("extra")?.get("namespace")?.as_str());
         let namespace = extra.unwrap_or(&key.namespace).to_owned();
         let round = object.spec.round.unwrap_or(1);
         if newest.as_ref().is_none_or(|(known, _, _)| round >= *known) {
             newest = Some((round, namespace, job));
         }
     }
-    let Some((_, namespace, name)) = newest else { return refuted("no verifier of this head names its Job") };
+    let Some((_, namespace, name)) = newest else {
+        return refuted("no verifier of this head names its Job");
+    };
     let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
     let unknown = |error: kube::Error| Doubt::Unknown(format!("failed to read Job {namespace}/{name}: {error}"));
     let job = jobs.get_opt(&name).await.map_err(unknown)?;
     let selector = ListParams::default().labels(&format!("job-name={name}"));
     let pods = pods.list(&selector).await.map_err(unknown)?.items;
-    let binding = Binding { head, base, digest, steps: None, memory_limit: None };
+    let binding = Binding {
+        head,
+        base,
+        digest,
+        steps: None,
+        memory_limit: None,
+    };
     match verdict::judge(&JobOutcome::from_objects(job.as_ref(), &pods), &binding) {
         verdict::Verdict::Pass { .. } => Ok(()),
-        other => Err(Doubt::Refuted(format!("Job {name} does not say so: {}", other.summary()))),
+        other => Err(Doubt::Refuted(format!(
+            "Job {name} does not say so: {}",
+            other.summary()
+        ))),
     }
 }

@@ -138,7 +138,9 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         Err(problem) => {
             ctx.sources.leave(key);
             let seen = Seen::Stalled(problem);
-            return status::write(ctx, &cached, queue, &seen, None).await.map(|()| Next::Wait);
+            return status::write(ctx, &cached, queue, &seen, None)
+                .await
+                .map(|()| Next::Wait);
         }
     };
     let requested = cached.annotation(schemas::labels::REQUESTED_AT).map(str::to_owned);
@@ -150,13 +152,19 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     let mut state = state.lock().await;
     let place = (valid.branch.clone(), valid.folder.clone());
     if state.uid != cached.uid() || state.place != place {
-        *state = State { uid: cached.uid().to_owned(), place, ..State::default() };
+        *state = State {
+            uid: cached.uid().to_owned(),
+            place,
+            ..State::default()
+        };
     }
     let tip = match found.tip {
         Ok(tip) => tip,
         Err(problem) => {
             let seen = Seen::NotFetched(problem);
-            return status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await.map(|()| Next::Wait);
+            return status::write(ctx, &cached, queue, &seen, found.requested.as_deref())
+                .await
+                .map(|()| Next::Wait);
         }
     };
     let dirty = ctx.inventory.take_missing(cached.uid());
@@ -166,7 +174,10 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
         return Ok(Next::Wait);
     }
-    if state.revision.is_none() && dirty.is_empty() && status::is_acted_on(queue, &valid.branch, tip, ctx.inventory.count(cached.uid())) {
+    if state.revision.is_none()
+        && dirty.is_empty()
+        && status::is_acted_on(queue, &valid.branch, tip, ctx.inventory.count(cached.uid()))
+    {
         // A restart: this revision was dealt with, and what it made is all there.
         state.revision = Some(tip);
         status::write(ctx, &cached, queue, &Seen::Unchanged(None), found.requested.as_deref()).await?;
@@ -180,18 +191,31 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         Err(failed) => {
             state.files = failed.files;
             let problem = source::Problem::of(&failed.error);
-            status::write(ctx, &cached, queue, &Seen::NotFetched(problem), found.requested.as_deref()).await?;
+            status::write(
+                ctx,
+                &cached,
+                queue,
+                &Seen::NotFetched(problem),
+                found.requested.as_deref(),
+            )
+            .await?;
             return Ok(Next::After(Duration::from_secs(15)));
         }
     };
-    ctx.metrics.count(crate::metrics::GIT_REQUESTS, &[("operation", "fetch")]);
+    ctx.metrics
+        .count(crate::metrics::GIT_REQUESTS, &[("operation", "fetch")]);
     ctx.metrics.add(crate::metrics::FILES_PARSED, &[], loaded.parsed);
     loaded.look_at.extend(dirty);
     let plan = plan::plan(ctx, &cached, queue, &valid, &loaded);
     for (path, error) in &plan.rejects {
         loaded.files.reject(path, error.clone());
     }
-    let seen = Seen::Acted { revision: loaded.revision, summary: loaded.files.summary(), taken: plan.taken.clone(), guarded: plan.guarded };
+    let seen = Seen::Acted {
+        revision: loaded.revision,
+        summary: loaded.files.summary(),
+        taken: plan.taken.clone(),
+        guarded: plan.guarded,
+    };
     let unfinished = apply::apply(ctx, key, plan).await;
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;
@@ -199,7 +223,11 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     state.files = Some(files);
     unfinished?;
     status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
-    if ctx.queues.get(key).is_some_and(|now| now.meta.generation != cached.meta.generation) {
+    if ctx
+        .queues
+        .get(key)
+        .is_some_and(|now| now.meta.generation != cached.meta.generation)
+    {
         return Ok(Next::After(Duration::from_millis(1)));
     }
     Ok(Next::Wait)

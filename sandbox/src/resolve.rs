@@ -54,6 +54,7 @@ pub(crate) fn request(
         limits: command.limits,
         nesting: command.nesting,
         cgroups: true,
+        root_of_machine: true,
         stdin: command.stdin.is_some(),
         scratch: None,
     };

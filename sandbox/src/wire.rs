@@ -49,6 +49,8 @@ pub(crate) struct Request {
     /// Whether control groups are used where they can be made.
     pub cgroups: bool,
     pub stdin: bool,
+    /// Whether the user is the machine's root; filled in by the supervisor.
+    pub root_of_machine: bool,
     /// A folder of the host that the supervisor removes at the end.
     pub scratch: Option<PathBuf>,
 }

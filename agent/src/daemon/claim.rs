@@ -187,9 +187,9 @@ pub fn build_end(outcome: &Outcome, started: Timestamp, now: Timestamp) -> Value
     })
 }
 
-/// Builds the status patch that gives a claim back, so that the task is scheduled anew.
+/// Builds the status patch that gives a claim back; the operator sees a task without claim and schedules it anew.
 pub fn build_release() -> Value {
-    json!({ "phase": Phase::Pending, "claim": null, "assignedNode": null, "jobName": null })
+    json!({ "claim": null })
 }
 
 fn params() -> PatchParams {

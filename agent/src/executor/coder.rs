@@ -7,7 +7,7 @@ use std::time::Duration;
 use gate::protected::{ChangedPath, EntryNow, Protected};
 use gate::{GateError, ResolvedGate};
 use git::{
-    Claim, CommitLimits, EntryKind, Expected, Fencing, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree,
+    Claim, CommitLimits, EntryKind, Expected, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree,
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -17,7 +17,7 @@ use schemas::shared::{DiffStat, Usage, Verdict};
 use schemas::{Agent, AgenticTask, Workload, labels};
 use serde_json::json;
 
-use super::shell::TreeShell;
+use super::native::toolchain;
 use super::{Run, endpoint, source};
 use crate::budget::Budget;
 use crate::coder::worktree::Snapshot;
@@ -25,6 +25,7 @@ use crate::coder::{self as machine, AgentSettings, End, Facts, Feedback, Role, S
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::tools::fetch::{Briefing, Subject};
+use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
 
 /// Bytes of a diff that are kept as evidence.
@@ -300,13 +301,11 @@ async fn work(
         .map(|gate| gate.protected.clone())
         .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
     let root: PathBuf = work_tree.path().to_owned();
-    let mut read_only = work_tree.read_only_paths();
-    read_only.push(root.join(".git"));
-    let shell = TreeShell {
-        sandbox: run.services.sandbox.clone(),
-        tree: root.clone(),
-        read_only,
-    };
+    let read_only = work_tree.read_only_paths();
+    let mut shell = SandboxSettings::new(root.clone());
+    shell.read_only = read_only;
+    shell.env.insert("GIT_OPTIONAL_LOCKS".into(), "0".into());
+    let shell = SandboxShell::new(run.services.sandbox.clone(), toolchain().clone(), shell);
     let toolbox = Toolbox::new(ToolboxSettings {
         work_tree: root.clone(),
         kept_outputs: outputs.to_owned(),
@@ -636,54 +635,22 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
 
 /// Moves the branch to `commit`, replacing what an earlier claim of this task pushed meanwhile.
 async fn push(ground: &Ground, repository: &Repository, commit: Oid) -> Result<(), Outcome> {
-    let mut expected = ground.expected;
-    for _ in 0..4 {
-        let rejected = |text: String| Outcome::failed(FailureReason::PushRejected, text);
-        let pushed = ground
-            .git
-            .push(repository, &ground.url, &ground.refname(), expected, commit)
-            .await;
-        let found = match pushed.map_err(|error| push_failed(&error))? {
-            PushOutcome::Won => return Ok(()),
-            PushOutcome::Refused(message) => {
-                return Err(rejected(format!(
-                    "the Git server refused the push to {}: {message}",
-                    ground.branch
-                )));
-            }
-            PushOutcome::Lost { found: None } => {
-                return Err(rejected(format!(
-                    "branch {} was deleted while the task ran",
-                    ground.branch
-                )));
-            }
-            PushOutcome::Lost { found: Some(found) } => found,
-        };
-        ground
-            .git
-            .fetch_oid(&ground.url, found, false)
-            .await
-            .map_err(|error| push_failed(&error))?;
-        let theirs = ground
-            .git
-            .read(&ground.url, move |repository| repository.read_marker(found))
-            .await;
-        match git::fence(theirs.map_err(|error| push_failed(&error))?.as_ref(), &ground.claim) {
-            Fencing::Ours if found == commit => return Ok(()),
-            Fencing::Ours | Fencing::Replace => expected = Expected::At(found),
-            Fencing::Lost => {
-                return Err(rejected(format!(
-                    "branch {} was moved to {} by somebody else while the task ran; nothing was pushed",
-                    ground.branch,
-                    &found.to_string()[..10]
-                )));
-            }
-        }
-    }
-    Err(Outcome::failed(
-        FailureReason::PushRejected,
-        format!("branch {} kept moving; nothing was pushed", ground.branch),
-    ))
+    let pushed = ground
+        .git
+        .push_fenced(repository, &ground.url, &ground.refname(), ground.expected, commit, &ground.claim)
+        .await
+        .map_err(|error| push_failed(&error))?;
+    let branch = &ground.branch;
+    let why = match pushed {
+        PushOutcome::Won => return Ok(()),
+        PushOutcome::Refused(message) => format!("the Git server refused the push to {branch}: {message}"),
+        PushOutcome::Lost { found: None } => format!("branch {branch} was deleted while the task ran; nothing was pushed"),
+        PushOutcome::Lost { found: Some(found) } => format!(
+            "branch {branch} was moved to {} by somebody else while the task ran; nothing was pushed",
+            &found.to_string()[..10]
+        ),
+    };
+    Err(Outcome::failed(FailureReason::PushRejected, why))
 }
 
 fn changed_path(change: &git::Change) -> ChangedPath {

@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 /// The base URL that asks for recorded sessions in place of a model.
 pub const REPLAY: &str = "replay:";
 /// Smallest context window that a coder is run with, in tokens.
-pub const WINDOW_FLOOR: u32 = 4096;
+pub const WINDOW_FLOOR: u32 = crate::coder::CONTEXT_FLOOR;
 
 /// A model to ask.
 pub struct Asked {

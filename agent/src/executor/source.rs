@@ -206,9 +206,5 @@ impl BaseTree for CommitTree {
 
 /// Finds the gate of a task from its base commit. Blocks.
 pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
-    let parse = |bytes: &[u8]| {
-        schemas::config::parse_gate(gate::definition::GATE_FILE, bytes)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    };
-    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &parse, &[])
+    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &gate::definition::parse_file, &[])
 }

@@ -14,6 +14,8 @@ use super::bash::{Shell, ShellError, ShellExit, ShellOutput};
 pub const WORKSPACE: &str = "/workspace";
 /// Bytes of a command's output that are kept, half from its beginning and half from its end.
 const KEPT: usize = 8 * 1024 * 1024;
+/// Size of the private `/tmp`, in bytes.
+const TMP_BYTES: u64 = 1 << 30;
 
 /// Says what a command may see and use.
 #[derive(Clone, Debug)]
@@ -75,6 +77,7 @@ impl SandboxShell {
         let mut command = Command::new("sh")
             .args(["-c", script])
             .toolchain(&self.toolchain)
+            .tmpfs("/tmp", TMP_BYTES)
             .rw(&settings.work_tree, WORKSPACE)
             .cwd(WORKSPACE);
         for folder in &settings.read_only {
@@ -197,7 +200,7 @@ mod tests {
         std::fs::create_dir_all(&tree).unwrap();
         std::fs::write(folder.path().join("secret"), "s3cret").unwrap();
         let shell = shell(&tree);
-        let made = run(&shell, "echo hello > made && cat made && echo oops >&2; exit 3", 20).await;
+        let made = run(&shell, "echo hello > /tmp/x && cp /tmp/x made && cat made && echo oops >&2; exit 3", 20).await;
         assert_eq!((made.exit, made.output.as_str()), (ShellExit::Code(3), "hello\noops\n"));
         assert_eq!(std::fs::read_to_string(tree.join("made")).unwrap(), "hello\n");
         let secret = folder.path().join("secret").display().to_string();

@@ -295,3 +295,21 @@ fn caches_are_keyed_by_repository_command_and_lock_files() {
     .unwrap();
     assert_ne!(one.key, other.key);
 }
+
+#[test]
+fn the_real_parser_names_line_and_column_and_reads_what_is_sound() {
+    let good = "image: rust:1\nsteps:\n  - name: test\n    command: cargo test\n";
+    let gate = resolve(None, &FakeTree::of(&[(GATE_FILE, good)]), &parse_file, &[]).unwrap();
+    assert_eq!(commands(&gate), [("test", "cargo test")]);
+    for bad in [
+        "steps:\n  - nam: test\n    command: x\n",
+        "steps: [\n",
+        "image: rust:1\nstepz: []\n",
+    ] {
+        let error = resolve(None, &FakeTree::of(&[(GATE_FILE, bad)]), &parse_file, &[]).unwrap_err();
+        assert!(matches!(error, GateError::BrokenFile { .. }), "{error}");
+        let text = error.to_string();
+        let place = text.rsplit_once(".foreman/gate.yaml:").unwrap().1;
+        assert!(place.starts_with(|c: char| c.is_ascii_digit()), "{text}");
+    }
+}

@@ -22,7 +22,7 @@ pub(super) fn end_all_others() -> bool {
             let _ = kill_process(pid, Signal::KILL);
         }
         let none_left = reap();
-        if none_left && !(is_first() && !others().is_empty()) {
+        if none_left && (!is_first() || others().is_empty()) {
             return true;
         }
         if Instant::now() > deadline {

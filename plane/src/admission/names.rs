@@ -263,7 +263,32 @@ pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> 
     errors
 }
 
+/// Checks the finalizers of a built-in kind, of which those without a domain must be known ones.
+pub fn validate_builtin_finalizers(metadata: &Value) -> Vec<FieldError> {
+    let list = metadata.get("finalizers").and_then(Value::as_array);
+    let names = list
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .enumerate();
+    names
+        .filter(|(_, name)| {
+            !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion")
+        })
+        .map(|(i, name)| {
+            FieldError::invalid(
+                format!("metadata.finalizers[{i}]"),
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            )
+        })
+        .collect()
+}
+
 /// Checks `metadata` of an object that replaces another.
+///
+/// `resourceVersion` is not checked here: what a missing one means depends on the kind
+/// (see [`super::error::version_required_status`]).
 pub fn validate_metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let finalizers = |m: &Value| -> Vec<String> {
@@ -290,18 +315,7 @@ pub fn validate_metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
             ));
         }
     }
-    if new
-        .get("resourceVersion")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .is_empty()
-    {
-        errors.push(FieldError::invalid(
-            "metadata.resourceVersion",
-            "",
-            "must be specified for an update",
-        ));
-    }
+
     for key in [
         "name",
         "namespace",

@@ -63,9 +63,11 @@ impl Structural {
 
     /// Removes what the schema does not know and returns the removed paths, sorted.
     ///
+    /// Floats without a fraction become integers, as the server's decoder and encoder leave them.
     /// `apiVersion`, `kind` and `metadata` stay at the root and in embedded resources;
     /// of metadata goes what `ObjectMeta` does not know.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        prune::whole_numbers(object);
         prune::prune_root(&self.root, object)
     }
 
@@ -79,14 +81,33 @@ impl Structural {
     ///
     /// Metadata is checked by [`super::names::validate_metadata`].
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        self.finish(value::validate(&self.root, new, old), new, old)
+        self.validate_reporting(Vec::new(), new, old).0
+    }
+
+    /// Validates like [`Structural::validate`], after `before` (what is wrong with metadata), and
+    /// returns beside the errors the texts of `Warning` headers: rules that failed and are
+    /// forgiven because nothing changed.
+    pub fn validate_reporting(
+        &self,
+        mut before: Vec<FieldError>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> (Vec<FieldError>, Vec<String>) {
+        before.extend(value::validate(&self.root, new, old));
+        self.finish(before, new, old)
     }
 
     /// Validates an update through the status subresource: the schema below `status`
-    /// only, and every rule.
-    pub fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    /// only, and every rule. Returns errors and the texts of `Warning` headers.
+    pub fn validate_status(
+        &self,
+        before: Vec<FieldError>,
+        new: &Value,
+        old: &Value,
+    ) -> (Vec<FieldError>, Vec<String>) {
         let mut errors = Vec::new();
-        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status")) {
+        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status"))
+        {
             errors = value::validate(node, status, old.get("status"));
             for error in errors.iter_mut() {
                 // A failed branch of anyOf and its kin has no path of its own.
@@ -97,10 +118,17 @@ impl Structural {
                 };
             }
         }
+        errors.splice(0..0, before);
         self.finish(errors, new, Some(old))
     }
 
-    fn finish(&self, mut errors: Vec<FieldError>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    fn finish(
+        &self,
+        mut errors: Vec<FieldError>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> (Vec<FieldError>, Vec<String>) {
+        let mut warnings = Vec::new();
         value::embedded(&self.root, new, "", &mut errors);
         let mut before = Vec::new();
         if let Some(old) = old {
@@ -127,10 +155,10 @@ impl Structural {
                     "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
                 ));
             } else {
-                errors.extend(cel::validate(&self.root, new, old));
+                errors.extend(cel::validate(&self.root, new, old, &mut warnings));
             }
         }
-        errors
+        (errors, warnings)
     }
 }
 
@@ -139,7 +167,10 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
     if let Some(default) = &node.default {
         let at = format!("{path}.default");
         if root {
-            errors.push(FieldError::forbidden(at.clone(), "must not be set at the root"));
+            errors.push(FieldError::forbidden(
+                at.clone(),
+                "must not be set at the root",
+            ));
         }
         let mut pruned = default.clone();
         prune::default_root(node, &mut pruned);
@@ -149,14 +180,8 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
             } else {
                 format!("{at}.{}", error.path)
             };
-            // Messages name the field; the field of a default is the default itself.
-            let detail = error
-                .detail
-                .strip_prefix(" in body")
-                .map_or(error.detail.clone(), |rest| format!("default in body{rest}"));
             errors.push(FieldError {
                 path: below,
-                detail,
                 ..error
             });
         }
@@ -168,7 +193,12 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
         check_defaults(items, &format!("{path}.items"), false, errors);
     }
     if let Some(additional) = node.additional.node() {
-        check_defaults(additional, &format!("{path}.additionalProperties"), false, errors);
+        check_defaults(
+            additional,
+            &format!("{path}.additionalProperties"),
+            false,
+            errors,
+        );
     }
 }
 

@@ -207,10 +207,13 @@ fn blank(kind: &str) -> Value {
         }
         "Namespace" => json!({"metadata": {}, "spec": {}, "status": {}}),
         "PersistentVolumeClaim" => json!({"metadata": {}, "spec": {"resources": {}}, "status": {}}),
-        "Event" => json!({"metadata": {}, "involvedObject": {}, "source": {}}),
+        "Event" => json!({
+            "metadata": {}, "involvedObject": {}, "source": {}, "eventTime": null, "firstTimestamp": null,
+            "lastTimestamp": null, "reportingComponent": "", "reportingInstance": "",
+        }),
         "Lease" => json!({"metadata": {}, "spec": {}}),
         "CustomResourceDefinition" => {
-            json!({"metadata": {}, "spec": {"names": {}, "versions": null}, "status": {"acceptedNames": {}}})
+            json!({"metadata": {}, "spec": {"names": {}, "versions": null}, "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": null, "storedVersions": null}})
         }
         _ => json!({"metadata": {}}),
     }
@@ -364,7 +367,7 @@ fn from_node(node: &Node) -> Type {
                 Additional::Node(child) => Some(Box::new(from_node(child))),
                 Additional::Any => Some(Box::new(Type::Any)),
                 Additional::None if node.preserve => Some(Box::new(Type::Any)),
-                Additional::None => None,
+                Additional::None | Additional::Forbidden => None,
             };
             if fields.is_empty() && element.is_none() && !node.map_atomic {
                 return Type::Any;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Call, body};
 use crate::admission::apply::{self, ApplyError, Writer};
+use crate::admission::error::FieldError;
 use crate::admission::patch::{PatchError, json_patch, merge_patch, strategic_merge_patch};
 use crate::admit::{self, FieldValidation, Part};
 use crate::object::{meta_mut, meta_str, time};
@@ -30,15 +31,16 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
     if strategic && call.kind().builtin().is_none() {
         return Err(ApiError::unsupported_media(&[MEDIA[0], MEDIA[1], APPLY]));
     }
-    let options = call.write_options()?;
+    let options = call.write_options("PatchOptions")?;
     let bytes = body::read(sent).await?;
     if media == APPLY {
         let patch = body::parse_yaml(&bytes)?;
         return apply_patch(call, patch, options).await;
     }
     if call.query.get("force").is_some() {
-        return Err(ApiError::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::forbidden("force", "may not be specified for non-apply patch"),
         ));
     }
     let patch = body::parse_json(&bytes)?;
@@ -59,7 +61,19 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
             Err(PatchError::BadRequest("a merge patch must be an object".into()))
         };
         let patched = patched.map_err(|error| ApiError::from_status(&error.status()))?;
-        admit::decode(view, patched, options.validation, warnings)
+        let uid = meta_str(&patched, "uid");
+        if uid != meta_str(live, "uid") {
+            let fixed = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            return Err(ApiError::invalid(view.kind.named(), &name, &[fixed.clone(), fixed]));
+        }
+        admit::decode(view, patched, options.validation, warnings).map_err(|error| {
+            // What is wrong with the result is told as wrong with the patch.
+            let told = format!(" cannot be handled as a {}: ", view.kind.kind);
+            match error.message.split_once(&told) {
+                Some((_, why)) => ApiError::unreadable_patch(why),
+                None => error,
+            }
+        })
     };
     let outcome = call
         .server
@@ -72,14 +86,15 @@ fn apply_error(error: ApplyError) -> ApiError {
     match error {
         ApplyError::Conflicts(conflicts) => ApiError::from_status(&apply::conflict_status(&conflicts)),
         ApplyError::BadRequest(message) => ApiError::bad_request(message),
-        ApplyError::Internal(message) => ApiError::internal(message),
+        ApplyError::Internal(message) => ApiError::cannot_apply(message),
     }
 }
 
 async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Result<Response, ApiError> {
     if call.query.get("fieldManager").is_none() {
-        return Err(ApiError::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::required("fieldManager", "is required for apply patch"),
         ));
     }
     options.manager.settled = true;
@@ -92,9 +107,6 @@ async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Res
     let api_version = view.kind.api_version(view.served);
     let manager = options.manager.name.clone();
     let merge = |live: Option<&Value>, warnings: &mut Vec<String>| -> Result<Value, ApiError> {
-        // What the schema does not know is said of the configuration that was sent.
-        let mut known = applied.clone();
-        prune(view, &mut known, options.validation, warnings)?;
         let Some(types) = view.served.types.get() else {
             return Err(ApiError::internal("the kind's lists and maps are not known"));
         };
@@ -104,7 +116,10 @@ async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Res
             subresource: part.name(),
             now: &time(jiff::Timestamp::now()),
         };
-        let merged = apply::apply(live, &known, force, types, &writer).map_err(apply_error)?;
+        let mut merged = apply::apply(live, &applied, force, types, &writer).map_err(apply_error)?;
+        if meta_str(&merged, "name").is_empty() {
+            meta_mut(&mut merged).insert("name".into(), name.as_str().into());
+        }
         admit::decode(view, merged, FieldValidation::Ignore, warnings)
     };
     for _ in 0..8 {
@@ -135,20 +150,20 @@ async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Res
     Err(ApiError::conflict(view.kind.named(), &name))
 }
 
-/// Checks what an apply configuration must say, and fills in what the path says.
-fn check_apply(call: &Call, mut patch: Value, name: &str) -> Result<Value, ApiError> {
+/// Checks what an apply configuration says of itself against the path.
+fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError> {
     let view = call.target.view();
     let api_version = view.kind.api_version(view.served);
     if !patch.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the body is no object"));
     }
-    for (field, wanted) in [("apiVersion", api_version.as_str()), ("kind", view.kind.kind.as_str())] {
-        let found = patch[field].as_str().unwrap_or("");
-        if found != wanted {
-            return Err(ApiError::bad_request(format!(
-                "the {field} in the configuration ({found}) does not match the one on the URL ({wanted})"
-            )));
-        }
+    let said = |field: &str| patch[field].as_str().unwrap_or("");
+    if said("apiVersion") != api_version || said("kind") != view.kind.kind {
+        let (group, version) = said("apiVersion").rsplit_once('/').unwrap_or(("", said("apiVersion")));
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {group}/{version}, Kind={}",
+            said("kind")
+        )));
     }
     if !patch["metadata"]["managedFields"].is_null() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -165,25 +180,5 @@ fn check_apply(call: &Call, mut patch: Value, name: &str) -> Result<Value, ApiEr
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    let metadata = meta_mut(&mut patch);
-    metadata.insert("name".into(), name.into());
-    if view.kind.namespaced {
-        metadata.insert("namespace".into(), call.target.namespace.as_str().into());
-    }
     Ok(patch)
-}
-
-/// Drops what the schema does not know, before it is merged: defaults are not applied here,
-/// or the manager would own them.
-fn prune(
-    view: admit::View<'_>,
-    object: &mut Value,
-    validation: FieldValidation,
-    warnings: &mut Vec<String>,
-) -> Result<(), ApiError> {
-    let unknown = match &view.served.schema {
-        Some(schema) => schema.prune(object),
-        None => crate::admission::builtin::prune(&view.kind.api_version(view.served), &view.kind.kind, object),
-    };
-    admit::report_unknown(view, &unknown, validation, warnings)
 }

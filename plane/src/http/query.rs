@@ -1,6 +1,6 @@
 //! Query parameters.
 
-use crate::status::ApiError;
+use crate::status::{ApiError, unsupported};
 
 /// The parameters of one request.
 #[derive(Debug, Default)]
@@ -42,17 +42,16 @@ impl Query {
             .transpose()
     }
 
-    /// Tells whether the write is to be carried out or only tried.
-    pub fn dry_run(&self) -> Result<bool, ApiError> {
+    /// Tells whether the write is to be carried out or only tried; `options` names the
+    /// kind of the request's options in errors.
+    pub fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
         let mut dry = false;
         for (_, value) in self.0.iter().filter(|(key, _)| key == "dryRun") {
             match value.as_str() {
                 "All" => dry = true,
                 "" => {}
                 other => {
-                    return Err(ApiError::bad_request(format!(
-                        "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-                    )));
+                    return Err(ApiError::options(options, unsupported("dryRun", other, &["All"])));
                 }
             }
         }
@@ -73,7 +72,7 @@ mod tests {
         assert_eq!(query.get("x"), None);
         assert_eq!(query.number("limit").unwrap(), Some(5));
         assert_eq!(query.number("timeoutSeconds").unwrap_err().code, 400);
-        assert!(Query::parse("dryRun=All").dry_run().unwrap());
-        assert!(Query::parse("dryRun=Some").dry_run().is_err());
+        assert!(Query::parse("dryRun=All").dry_run("CreateOptions").unwrap());
+        assert!(Query::parse("dryRun=Some").dry_run("CreateOptions").is_err());
     }
 }

@@ -196,6 +196,9 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
     metadata.insert("resourceVersion".into(), page.version.to_string().into());
     if let Some(next) = &page.next {
         metadata.insert("continue".into(), next.as_str().into());
+    } else if call.kind().builtin().is_none() {
+        // Lists of custom kinds always have the field.
+        metadata.insert("continue".into(), "".into());
     }
     if let Some(remaining) = page.remaining {
         metadata.insert("remainingItemCount".into(), remaining.into());
@@ -223,19 +226,34 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
             let head = list_head(&view.kind.list_kind, &api_version, &metadata);
             let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
             if view.is_stored_form() {
-                stream_list(head, items, |bytes| bytes)
+                // The items of a built-in list do not repeat what they are.
+                let told = match view.kind.builtin() {
+                    Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
+                    None => String::new(),
+                };
+                stream_list(head, items, move |out, bytes| {
+                    match bytes.strip_prefix(told.as_bytes()) {
+                        Some(rest) if !told.is_empty() => {
+                            out.extend_from_slice(b"{");
+                            out.extend_from_slice(rest);
+                        }
+                        _ => out.extend_from_slice(&bytes),
+                    }
+                })
             } else {
                 let target = call.target.clone();
-                stream_list(head, items, move |bytes| shown(target.view(), &bytes))
+                stream_list(head, items, move |out, bytes| {
+                    out.extend_from_slice(&shown(target.view(), &bytes));
+                })
             }
         }
         Form::Partial => {
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
             let target = call.target.clone();
             let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
-            stream_list(head, items, move |bytes| {
+            stream_list(head, items, move |out, bytes| {
                 let object = target.view().from_stored(parse(&bytes));
-                Bytes::from(partial(&object).to_string())
+                out.extend_from_slice(partial(&object).to_string().as_bytes());
             })
         }
     };
@@ -248,7 +266,7 @@ fn list_head(kind: &str, api_version: &str, metadata: &Value) -> String {
 }
 
 /// Sends a list: at once when it is small, in pieces when it is not.
-fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(Bytes) -> Bytes + Send + 'static) -> Response {
+fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(&mut BytesMut, Bytes) + Send + 'static) -> Response {
     let mut items = items.into_iter();
     let mut start = Some(head);
     let mut first = true;
@@ -262,7 +280,7 @@ fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(Bytes) -> Bytes + 
                         out.extend_from_slice(b",");
                     }
                     first = false;
-                    out.extend_from_slice(&show(item));
+                    show(&mut out, item);
                     if out.len() >= CHUNK {
                         start = Some(String::new());
                         return Some(out.freeze());

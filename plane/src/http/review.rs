@@ -12,7 +12,7 @@ use crate::status::ApiError;
 
 /// Answers a review.
 pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let validation = field_validation(&call.query)?;
+    let validation = field_validation(&call.query, "CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
     let mut answer = admit::decode(call.target.view(), sent, validation, &mut warnings)?;

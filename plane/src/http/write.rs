@@ -14,26 +14,28 @@ use crate::kinds::split_key;
 use crate::object::{meta_mut, meta_str, parse};
 use crate::server::delete::{DeleteOptions, Deleted, Propagation};
 use crate::server::write::{Outcome, WriteOptions};
-use crate::status::ApiError;
+use crate::status::{ApiError, Named, unsupported};
 
-/// Reads what is to be done about unknown fields.
-pub fn field_validation(query: &Query) -> Result<FieldValidation, ApiError> {
+/// Reads what is to be done about unknown fields; `options` names the kind of the
+/// request's options in errors.
+pub fn field_validation(query: &Query, options: &str) -> Result<FieldValidation, ApiError> {
     match query.get("fieldValidation") {
         None | Some("Warn") => Ok(FieldValidation::Warn),
         Some("Ignore") => Ok(FieldValidation::Ignore),
         Some("Strict") => Ok(FieldValidation::Strict),
-        Some(other) => Err(ApiError::bad_request(format!(
-            "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-        ))),
+        Some(other) => Err(ApiError::options(
+            options,
+            unsupported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]),
+        )),
     }
 }
 
 impl Call {
-    /// Reads how a write is to be carried out.
-    pub fn write_options(&self) -> Result<WriteOptions, ApiError> {
+    /// Reads how a write is to be carried out; `options` names the kind of its options.
+    pub fn write_options(&self, options: &str) -> Result<WriteOptions, ApiError> {
         Ok(WriteOptions {
-            dry_run: self.query.dry_run()?,
-            validation: field_validation(&self.query)?,
+            dry_run: self.query.dry_run(options)?,
+            validation: field_validation(&self.query, options)?,
             manager: Manager {
                 name: self.manager()?,
                 settled: false,
@@ -86,7 +88,7 @@ pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
     if call.kind().namespaced && call.namespace.is_none() {
         return Err(ApiError::method_not_allowed());
     }
-    let options = call.write_options()?;
+    let options = call.write_options("CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
     let object = admit::decode(call.target.view(), sent, options.validation, &mut warnings)?;
@@ -96,7 +98,7 @@ pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
 
 /// Answers an update.
 pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let options = call.write_options()?;
+    let options = call.write_options("UpdateOptions")?;
     let name = call.name.clone().unwrap_or_default();
     let sent = body::object(&call.headers, sent).await?;
     let view = call.target.view();
@@ -106,8 +108,13 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
         // An object that is not there is told first.
         call.server.entry(view.kind, &call.target.namespace, &name)?;
+        // Here kube-apiserver names the resource where else it names the kind.
+        let named = Named {
+            kind: &view.kind.plural,
+            ..view.kind.named()
+        };
         return Err(ApiError::invalid(
-            view.kind.named(),
+            named,
             &name,
             &[FieldError::invalid(
                 "metadata.resourceVersion",
@@ -145,7 +152,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
 
 /// Answers the `finalize` subresource of namespaces.
 pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let options = call.write_options()?;
+    let options = call.write_options("UpdateOptions")?;
     let name = call.name.clone().unwrap_or_default();
     let sent = body::object(&call.headers, sent).await?;
     let keep = sent["spec"]["finalizers"].clone();
@@ -193,7 +200,7 @@ fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> 
         version: text(&sent["preconditions"]["resourceVersion"]),
         grace,
         propagation,
-        dry_run: query.dry_run()? || dry,
+        dry_run: query.dry_run("DeleteOptions")? || dry,
     })
 }
 

@@ -23,6 +23,9 @@ use super::status::{self, Ended, Seen, Stage};
 use super::volumes::{self, Roots};
 use super::{Desk, FIELD_MANAGER};
 
+/// Where Foreman's own program lies inside a container of its own image.
+const OWN_PROGRAMS: &str = "/foreman/bin";
+
 /// What every start of a container shares.
 struct Ground {
     sources: Sources,
@@ -269,7 +272,8 @@ impl Carrier {
         if asked.own_image {
             let name = PathBuf::from(&asked.program);
             let name = name.file_name().and_then(|name| name.to_str()).unwrap_or("foreman").to_owned();
-            let target = format!("/usr/local/bin/{name}");
+            // Not below a folder that the toolchain shows read-only.
+            let target = format!("{OWN_PROGRAMS}/{name}");
             command.program.clone_from(&target);
             command = command.toolchain(&config.toolchain).ro(&config.executable, target);
         } else {

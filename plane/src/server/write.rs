@@ -44,6 +44,9 @@ impl WriteOptions {
     }
 }
 
+/// Turns an object as it stands into what it is to be, with warnings for the writer.
+pub type Change<'a> = dyn Fn(&Value, &mut Vec<String>) -> Result<Value, ApiError> + Sync + 'a;
+
 /// What a write left behind.
 #[derive(Debug)]
 pub struct Outcome {
@@ -182,7 +185,7 @@ impl Server {
         name: &str,
         part: Part,
         options: &WriteOptions,
-        change: &(dyn Fn(&Value, &mut Vec<String>) -> Result<Value, ApiError> + Sync),
+        change: &Change<'_>,
     ) -> Result<Outcome, ApiError> {
         let kind = &target.kind;
         let view = target.view();

@@ -96,7 +96,7 @@ async fn applies_merge_by_owner_and_conflict_over_fields() {
     let f = Fixture::with_things().await;
     let path = format!("{THINGS}/a");
     let no_manager = f.apply(&path, thing("a", json!({"size": 1}))).await;
-    assert_eq!(no_manager.code, 400);
+    assert_eq!(no_manager.code, 422);
     let made = f
         .apply(
             &format!("{path}?fieldManager=one"),

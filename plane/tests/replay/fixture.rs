@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// A file of exchanges.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,7 +91,11 @@ pub fn normalise(response: Response) -> Response {
     }
     let mut warnings = response.warnings;
     warnings.sort();
-    Response { code: response.code, warnings, body: sorted(body) }
+    Response {
+        code: response.code,
+        warnings,
+        body: sorted(body),
+    }
 }
 
 fn walk(value: &mut Value, key: &str) {
@@ -104,7 +108,10 @@ fn walk(value: &mut Value, key: &str) {
                     ("creationTimestamp", "<time>"),
                     ("deletionTimestamp", "<time>"),
                 ] {
-                    if map.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty())) {
+                    if map
+                        .get(field)
+                        .is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+                    {
                         map.insert(field.to_owned(), shown.into());
                     }
                 }
@@ -115,7 +122,8 @@ fn walk(value: &mut Value, key: &str) {
                         }
                     }
                     managers.sort_by_key(|m| {
-                        ["operation", "manager", "apiVersion", "subresource"].map(|k| m[k].as_str().unwrap_or_default().to_owned())
+                        ["operation", "manager", "apiVersion", "subresource"]
+                            .map(|k| m[k].as_str().unwrap_or_default().to_owned())
                     });
                 }
             }
@@ -132,7 +140,13 @@ fn walk(value: &mut Value, key: &str) {
 fn without_uids(text: &str) -> String {
     let is_uid = |t: &str| {
         t.len() == 36
-            && t.char_indices().all(|(i, c)| if matches!(i, 8 | 13 | 18 | 23) { c == '-' } else { c.is_ascii_hexdigit() })
+            && t.char_indices().all(|(i, c)| {
+                if matches!(i, 8 | 13 | 18 | 23) {
+                    c == '-'
+                } else {
+                    c.is_ascii_hexdigit()
+                }
+            })
     };
     let mut out = String::new();
     let mut at = 0;
@@ -154,7 +168,12 @@ fn without_uids(text: &str) -> String {
 /// Descriptions of columns are each server's own; ages grow.
 fn table(body: &mut Value) {
     let mut ages = Vec::new();
-    for (i, column) in body["columnDefinitions"].as_array_mut().into_iter().flatten().enumerate() {
+    for (i, column) in body["columnDefinitions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         if let Some(column) = column.as_object_mut() {
             column.remove("description");
             if column.get("name").is_some_and(|n| n == "Age") {
@@ -172,8 +191,32 @@ fn table(body: &mut Value) {
 /// kube-apiserver walks maps in no order: several causes are compared as a set, and the
 /// message that lists them only up to its list.
 fn status(body: &mut Value) {
-    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else { return };
+    let Some(causes) = body
+        .pointer_mut("/details/causes")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
+    for cause in causes.iter_mut() {
+        if cause["field"] == "patch"
+            && let Some(message) = cause["message"].as_str()
+        {
+            cause["message"] = without_patched(message).into();
+        }
+    }
     causes.sort_by_key(ToString::to_string);
+    causes.dedup();
+    let one_patch = matches!(causes.as_slice(), [one] if one["field"] == "patch");
+    if let Some(message) = body["message"].as_str().filter(|_| one_patch) {
+        body["message"] = without_patched(message).into();
+        return;
+    }
+    let Some(causes) = body
+        .pointer_mut("/details/causes")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
     if causes.len() > 1
         && body["reason"] == "Invalid"
         && let Some(message) = body["message"].as_str()
@@ -183,26 +226,32 @@ fn status(body: &mut Value) {
     }
 }
 
+/// Drops the patched object, which holds identities and times, from a message.
+fn without_patched(message: &str) -> String {
+    let Some((head, value)) = message.split_once("Invalid value: \"") else {
+        return message.to_owned();
+    };
+    let mut escaped = false;
+    for (i, c) in value.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return format!("{head}Invalid value: <patched>{}", &value[i + 1..]),
+            _ => {}
+        }
+    }
+    message.to_owned()
+}
+
 /// Sorts keys, so that files differ only where answers do.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let ordered: BTreeMap<String, Value> = map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
+            let ordered: BTreeMap<String, Value> =
+                map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
             Value::Object(ordered.into_iter().collect::<Map<_, _>>())
         }
         Value::Array(items) => items.into_iter().map(sorted).collect(),
         other => other,
     }
-}
-
-/// Reads the text of a `Warning` header: `299 - "text"`.
-pub fn warning_text(header: &str) -> String {
-    let quoted = header.split_once('"').map_or(header, |(_, rest)| rest);
-    let text = quoted.rsplit_once('"').map_or(quoted, |(text, _)| text);
-    text.replace("\\\"", "\"").replace("\\\\", "\\")
-}
-
-/// Reads a body; text that is no JSON stands as a string.
-pub fn read_body(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(bytes).trim()))
 }

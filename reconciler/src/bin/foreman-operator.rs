@@ -78,12 +78,17 @@ fn main() -> anyhow::Result<()> {
     }
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(arguments))
 }
 
 async fn serve(arguments: Arguments) -> anyhow::Result<()> {
@@ -93,15 +98,27 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(namespace) = arguments.lease_namespace {
         config.lease_namespace = namespace;
     }
-    let mut git = git::Settings { ca_bundle: arguments.ca_bundle, file_roots: arguments.git_file_root, ..git::Settings::default() };
+    let mut git = git::Settings {
+        ca_bundle: arguments.ca_bundle,
+        file_roots: arguments.git_file_root,
+        ..git::Settings::default()
+    };
     if let Some(file) = &arguments.git_credentials {
         git.credentials = git::read_credentials(file).with_context(|| format!("failed to read {}", file.display()))?;
     }
     config.git = git;
     config.git_remote_url = arguments.git_remote_url;
-    config.evidence_dir = Some(arguments.evidence_dir.unwrap_or_else(|| arguments.state_dir.join("evidence")));
+    config.evidence_dir = Some(
+        arguments
+            .evidence_dir
+            .unwrap_or_else(|| arguments.state_dir.join("evidence")),
+    );
     config.listen = Some(arguments.evidence_listen);
-    config.readers = if arguments.evidence_read_any { Readers::Anyone } else { Readers::Loopback };
+    config.readers = if arguments.evidence_read_any {
+        Readers::Anyone
+    } else {
+        Readers::Loopback
+    };
     config.evidence_keep = Duration::from_secs(arguments.evidence_keep_days.saturating_mul(86_400));
     config.task_ttl = Duration::from_secs(arguments.task_ttl_seconds);
     config.leader_election = arguments.leader_elect;
@@ -119,7 +136,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn client(arguments: &Arguments) -> anyhow::Result<kube::Client> {
-    let options = KubeConfigOptions { context: arguments.kube_context.clone(), ..KubeConfigOptions::default() };
+    let options = KubeConfigOptions {
+        context: arguments.kube_context.clone(),
+        ..KubeConfigOptions::default()
+    };
     let mut config = match &arguments.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("failed to read {}", path.display()))?;
@@ -137,7 +157,9 @@ async fn client(arguments: &Arguments) -> anyhow::Result<kube::Client> {
 
 async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}

@@ -56,7 +56,10 @@ pub fn router(serving: Serving) -> Router {
         .route("/metrics", get(metrics))
         .route("/evidence/{task}", get(list))
         .route("/evidence/{task}/{epoch}/{name}", get(read))
-        .route("/evidence/{task}/{epoch}/{name}/{segment}", put(store).get(read_segment))
+        .route(
+            "/evidence/{task}/{epoch}/{name}/{segment}",
+            put(store).get(read_segment),
+        )
         .layer(DefaultBodyLimit::max(MAX_SEGMENT))
         .with_state(serving)
 }
@@ -70,9 +73,15 @@ fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -84,7 +93,10 @@ fn answer(error: &Error) -> Response {
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Open { .. } | Error::Store { .. } => {
             tracing::warn!(%error, "the evidence store failed");
-            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the evidence store failed; see the operator's log");
+            return refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the evidence store failed; see the operator's log",
+            );
         }
     };
     refuse(status, error.to_string())
@@ -108,10 +120,17 @@ fn is_claim(task: &Value, epoch: i64, hash: &str) -> bool {
 
 async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) -> Result<bool, kube::Error> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(secret) = given.and_then(|value| value.strip_prefix("Bearer ")) else { return Ok(false) };
+    let Some(secret) = given.and_then(|value| value.strip_prefix("Bearer ")) else {
+        return Ok(false);
+    };
     let hash = hex::encode(Sha256::digest(secret.trim().as_bytes()));
-    let Some(known) = find(&serving.tasks, address.task()) else { return Ok(false) };
-    let cached = known.readable().and_then(|task| serde_json::to_value(task).ok()).unwrap_or_default();
+    let Some(known) = find(&serving.tasks, address.task()) else {
+        return Ok(false);
+    };
+    let cached = known
+        .readable()
+        .and_then(|task| serde_json::to_value(task).ok())
+        .unwrap_or_default();
     if is_claim(&cached, address.epoch(), &hash) {
         return Ok(true);
     }
@@ -135,7 +154,9 @@ async fn store(
     body: Bytes,
 ) -> Response {
     let counted = |result: &str| serving.metrics.count(EVIDENCE, &[("verb", "put"), ("result", result)]);
-    let Some(evidence) = &serving.evidence else { return refuse(StatusCode::NOT_FOUND, "no evidence is stored here") };
+    let Some(evidence) = &serving.evidence else {
+        return refuse(StatusCode::NOT_FOUND, "no evidence is stored here");
+    };
     let address = match Address::new(&task, &epoch, &name, &segment) {
         Ok(address) => address,
         Err(error) => return answer(&error),
@@ -144,11 +165,17 @@ async fn store(
         Ok(true) => {}
         Ok(false) => {
             counted("refused");
-            return refuse(StatusCode::FORBIDDEN, "the secret of the task's live claim of this epoch is needed");
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "the secret of the task's live claim of this epoch is needed",
+            );
         }
         Err(error) => {
             tracing::warn!(%error, "a claim could not be checked");
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "the claim could not be checked; try again");
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the claim could not be checked; try again",
+            );
         }
     }
     match evidence.put(&address, body).await {
@@ -175,17 +202,38 @@ fn may_read(serving: &Serving, peer: SocketAddr, headers: &HeaderMap) -> Result<
         return Ok(evidence.clone());
     }
     // A page in a browser can reach loopback under a name of its own; it cannot make that name an address.
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
-    let local = name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|b| b.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
+    });
+    let local = name == "localhost"
+        || name
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback());
     if peer.ip().is_loopback() && local {
         Ok(evidence.clone())
     } else {
-        Err(Box::new(refuse(StatusCode::FORBIDDEN, "evidence is served to this machine only")))
+        Err(Box::new(refuse(
+            StatusCode::FORBIDDEN,
+            "evidence is served to this machine only",
+        )))
     }
 }
 
-async fn list(State(serving): State<Serving>, ConnectInfo(peer): ConnectInfo<SocketAddr>, Path(task): Path<String>, headers: HeaderMap) -> Response {
+async fn list(
+    State(serving): State<Serving>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(task): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let evidence = match may_read(&serving, peer, &headers) {
         Ok(evidence) => evidence,
         Err(response) => return *response,
@@ -247,7 +295,11 @@ mod tests {
         assert!(is_claim(&task, 2, &hash));
         assert!(!is_claim(&task, 1, &hash));
         assert!(!is_claim(&task, 2, &hex::encode(Sha256::digest(b"other"))));
-        assert!(!is_claim(&json!({ "status": { "claim": { "epoch": 2, "secretSHA256": "" } } }), 2, ""));
+        assert!(!is_claim(
+            &json!({ "status": { "claim": { "epoch": 2, "secretSHA256": "" } } }),
+            2,
+            ""
+        ));
         assert!(!is_claim(&json!({}), 0, ""));
     }
 }

@@ -39,7 +39,11 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// Takes out these values, beside everything that looks like a token. Values below eight bytes are left.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut secrets: Vec<Vec<u8>> = secrets.into_iter().map(String::into_bytes).filter(|s| s.len() >= SHORTEST).collect();
+        let mut secrets: Vec<Vec<u8>> = secrets
+            .into_iter()
+            .map(String::into_bytes)
+            .filter(|s| s.len() >= SHORTEST)
+            .collect();
         // A secret that holds another goes first.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
@@ -115,10 +119,15 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 /// Returns the length of `https://user:password@` up to the `@`, where there is a password.
 fn user_info(rest: &[u8]) -> usize {
-    let scheme = [&b"https://"[..], b"http://", b"ssh://"].into_iter().find(|scheme| rest.starts_with(scheme));
+    let scheme = [&b"https://"[..], b"http://", b"ssh://"]
+        .into_iter()
+        .find(|scheme| rest.starts_with(scheme));
     let Some(scheme) = scheme else { return 0 };
     let host = &rest[scheme.len()..];
-    let end = host.iter().take(512).position(|b| matches!(b, b'/' | b'@' | b'?' | b'#' | b'"' | b'\'') || b.is_ascii_whitespace());
+    let end = host
+        .iter()
+        .take(512)
+        .position(|b| matches!(b, b'/' | b'@' | b'?' | b'#' | b'"' | b'\'') || b.is_ascii_whitespace());
     match end {
         Some(end) if host[end] == b'@' && host[..end].contains(&b':') => scheme.len() + end,
         _ => 0,
@@ -141,11 +150,20 @@ mod tests {
         assert_eq!(redact("a hunter2hunter2 b short"), "a [REDACTED] b short");
         let token = format!("x=ghp_{}.", "a".repeat(36));
         assert_eq!(redact(&token), "x=[REDACTED].");
-        assert_eq!(redact("ghp_short and task-sk-not-a-token"), "ghp_short and task-sk-not-a-token");
-        assert_eq!(redact("git clone https://me:pw@h/r and https://h/r@v1"), "git clone [REDACTED]@h/r and https://h/r@v1");
+        assert_eq!(
+            redact("ghp_short and task-sk-not-a-token"),
+            "ghp_short and task-sk-not-a-token"
+        );
+        assert_eq!(
+            redact("git clone https://me:pw@h/r and https://h/r@v1"),
+            "git clone [REDACTED]@h/r and https://h/r@v1"
+        );
         let key = "a\n-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nb";
         assert_eq!(redact(key), "a\n[REDACTED]\nb");
-        assert_eq!(redact("-----BEGIN CERTIFICATE-----\nabc"), "-----BEGIN CERTIFICATE-----\nabc");
+        assert_eq!(
+            redact("-----BEGIN CERTIFICATE-----\nabc"),
+            "-----BEGIN CERTIFICATE-----\nabc"
+        );
     }
 
     proptest! {

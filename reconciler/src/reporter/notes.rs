@@ -24,7 +24,12 @@ pub struct Notes {
 impl Notes {
     /// Writes through `git`; `owner/name` is looked up below `remote_url`.
     pub fn new(git: Git, remote_url: Option<String>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        Self { git, remote_url, clock, metrics }
+        Self {
+            git,
+            remote_url,
+            clock,
+            metrics,
+        }
     }
 
     fn url(&self, repo: &str) -> Result<RemoteUrl, Error> {
@@ -32,7 +37,10 @@ impl Notes {
         if is_url {
             return Ok(RemoteUrl::parse(repo)?);
         }
-        let base = self.remote_url.as_deref().ok_or_else(|| Error::NoRemote(repo.to_owned()))?;
+        let base = self
+            .remote_url
+            .as_deref()
+            .ok_or_else(|| Error::NoRemote(repo.to_owned()))?;
         Ok(RemoteUrl::parse(&format!("{}/{repo}", base.trim_end_matches('/')))?)
     }
 
@@ -41,7 +49,11 @@ impl Notes {
         let object = Oid::from_hex(commit.as_bytes()).map_err(|_| Error::Commit(commit.to_owned()))?;
         let who = Identity::new("Foreman", "foreman@localhost", self.clock.now().as_second());
         self.metrics.count(GIT_REQUESTS, &[("operation", "push")]);
-        match self.git.write_note(&url, NOTES_REF, object, text.to_owned(), mode, who).await? {
+        match self
+            .git
+            .write_note(&url, NOTES_REF, object, text.to_owned(), mode, who)
+            .await?
+        {
             PushOutcome::Won => Ok(format!("{NOTES_REF} of {commit}")),
             other => Err(Error::Push(other.to_string())),
         }
@@ -50,16 +62,27 @@ impl Notes {
 
 /// Renders the note: a line for people, then the verdict for programs.
 pub fn render(status: &CommitStatus) -> String {
-    let line = one_line(&format!("{}: {} {}", status.context, status.state.as_str(), status.description), DESCRIPTION_CHARS);
+    let line = one_line(
+        &format!("{}: {} {}", status.context, status.state.as_str(), status.description),
+        DESCRIPTION_CHARS,
+    );
     let mut details = status.details.clone();
     if let Some(map) = details.as_object_mut() {
         map.remove("wanted");
     }
-    format!("{line}\n\n{}\n", serde_json::to_string_pretty(&details).unwrap_or_default())
+    format!(
+        "{line}\n\n{}\n",
+        serde_json::to_string_pretty(&details).unwrap_or_default()
+    )
 }
 
 impl Forge for Notes {
-    fn commit_status<'a>(&'a self, repo: &'a str, commit: &'a str, status: &'a CommitStatus) -> BoxFuture<'a, Result<String, Error>> {
+    fn commit_status<'a>(
+        &'a self,
+        repo: &'a str,
+        commit: &'a str,
+        status: &'a CommitStatus,
+    ) -> BoxFuture<'a, Result<String, Error>> {
         async move { self.write(repo, commit, &render(status), NoteMode::Replace).await }.boxed()
     }
 
@@ -67,7 +90,13 @@ impl Forge for Notes {
         async { Err(Error::NotHere("write a comment")) }.boxed()
     }
 
-    fn pull_request<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<String, Error>> {
+    fn pull_request<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<String, Error>> {
         async { Err(Error::NotHere("open a pull request")) }.boxed()
     }
 

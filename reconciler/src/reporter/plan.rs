@@ -87,9 +87,11 @@ pub fn state_of(phase: WorkloadPhase, verdict: Option<Verdict>, reason: Option<F
         (WorkloadPhase::Completed, Some(Verdict::Go | Verdict::Skipped), _) => None,
         (WorkloadPhase::Completed, ..) => Some(State::Error),
         (WorkloadPhase::Failed, _, Some(FailureReason::ConstraintViolated)) => Some(State::Failure),
-        (WorkloadPhase::Failed, Some(Verdict::GateFail | Verdict::NoGo), None | Some(FailureReason::GateFailed | FailureReason::BudgetExhausted)) => {
-            Some(State::Failure)
-        }
+        (
+            WorkloadPhase::Failed,
+            Some(Verdict::GateFail | Verdict::NoGo),
+            None | Some(FailureReason::GateFailed | FailureReason::BudgetExhausted),
+        ) => Some(State::Failure),
         (WorkloadPhase::Failed, ..) => Some(State::Error),
         (WorkloadPhase::Planning | WorkloadPhase::Planned | WorkloadPhase::Dispatched, ..) => Some(State::Pending),
     }
@@ -103,12 +105,26 @@ pub fn plan(workload: &Workload) -> Option<CommitStatus> {
         return None;
     }
     let repo = workload.spec.repo.clone().or_else(|| {
-        workload.spec.pipeline.iter().flatten().find_map(|step| step.payload.repo.clone())
+        workload
+            .spec
+            .pipeline
+            .iter()
+            .flatten()
+            .find_map(|step| step.payload.repo.clone())
     })?;
     let head = status.head_sha.clone()?;
     let phase = status.phase.unwrap_or_default();
-    let verifies = workload.spec.pipeline.iter().flatten().any(|step| step.kind == schemas::agentic_task::TaskKind::Verify)
-        || workload.spec.verifier_agent_ref.as_ref().is_some_and(|agent| agent.named().is_some());
+    let verifies = workload
+        .spec
+        .pipeline
+        .iter()
+        .flatten()
+        .any(|step| step.kind == schemas::agentic_task::TaskKind::Verify)
+        || workload
+            .spec
+            .verifier_agent_ref
+            .as_ref()
+            .is_some_and(|agent| agent.named().is_some());
     if !verifies {
         return None;
     }
@@ -132,7 +148,15 @@ pub fn plan(workload: &Workload) -> Option<CommitStatus> {
         "round": status.round,
         "message": description,
     });
-    Some(CommitStatus { repo, head, context: "foreman/gate".into(), state, description, details, run })
+    Some(CommitStatus {
+        repo,
+        head,
+        context: "foreman/gate".into(),
+        state,
+        description,
+        details,
+        run,
+    })
 }
 
 #[cfg(test)]
@@ -142,8 +166,13 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::from_value;
 
-    const PHASES: [WorkloadPhase; 5] =
-        [WorkloadPhase::Planning, WorkloadPhase::Planned, WorkloadPhase::Dispatched, WorkloadPhase::Completed, WorkloadPhase::Failed];
+    const PHASES: [WorkloadPhase; 5] = [
+        WorkloadPhase::Planning,
+        WorkloadPhase::Planned,
+        WorkloadPhase::Dispatched,
+        WorkloadPhase::Completed,
+        WorkloadPhase::Failed,
+    ];
     const VERDICTS: [Verdict; 7] = [
         Verdict::Go,
         Verdict::NoGo,
@@ -182,15 +211,34 @@ mod tests {
 
     #[test]
     fn pending_comes_first_and_each_state_once() {
-        assert_eq!(plan(&workload(json!({ "phase": "Dispatched" }))), None, "there is no head yet");
+        assert_eq!(
+            plan(&workload(json!({ "phase": "Dispatched" }))),
+            None,
+            "there is no head yet"
+        );
         let pending = plan(&workload(json!({ "phase": "Dispatched", "headSHA": "a" }))).unwrap();
         assert_eq!(pending.state, State::Pending);
-        assert_eq!(plan(&workload(json!({ "phase": "Dispatched", "headSHA": "a", "reported": pending.receipt() }))), None);
-        let moved = plan(&workload(json!({ "phase": "Dispatched", "headSHA": "b", "reported": pending.receipt() }))).unwrap();
+        assert_eq!(
+            plan(&workload(
+                json!({ "phase": "Dispatched", "headSHA": "a", "reported": pending.receipt() })
+            )),
+            None
+        );
+        let moved = plan(&workload(
+            json!({ "phase": "Dispatched", "headSHA": "b", "reported": pending.receipt() }),
+        ))
+        .unwrap();
         assert_eq!(moved.head, "b", "a moved head inherits nothing");
         let done = json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b", "baseSHA": "c", "gateDigest": "d", "reported": moved.receipt() });
         let success = plan(&workload(done)).unwrap();
-        assert_eq!((success.state, &success.details["baseSHA"], &success.details["gateDigest"]), (State::Success, &json!("c"), &json!("d")));
+        assert_eq!(
+            (
+                success.state,
+                &success.details["baseSHA"],
+                &success.details["gateDigest"]
+            ),
+            (State::Success, &json!("c"), &json!("d"))
+        );
     }
 
     #[test]
@@ -198,8 +246,12 @@ mod tests {
         let status = json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b" });
         let mut success = plan(&workload(status)).unwrap();
         success.refute("no Job");
-        assert_eq!((success.state, success.details["state"].as_str()), (State::Error, Some("error")));
-        let again = json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b", "reported": success.receipt() });
+        assert_eq!(
+            (success.state, success.details["state"].as_str()),
+            (State::Error, Some("error"))
+        );
+        let again =
+            json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b", "reported": success.receipt() });
         assert_eq!(plan(&workload(again)), None);
     }
 
@@ -207,8 +259,14 @@ mod tests {
     fn refused_is_failure_and_infrastructure_is_error() {
         let state = |verdict, reason| state_of(WorkloadPhase::Failed, verdict, reason).unwrap();
         assert_eq!(state(None, Some(FailureReason::ConstraintViolated)), State::Failure);
-        assert_eq!(state(Some(Verdict::GateFail), Some(FailureReason::GateFailed)), State::Failure);
-        assert_eq!(state(Some(Verdict::GateError), Some(FailureReason::GateError)), State::Error);
+        assert_eq!(
+            state(Some(Verdict::GateFail), Some(FailureReason::GateFailed)),
+            State::Failure
+        );
+        assert_eq!(
+            state(Some(Verdict::GateError), Some(FailureReason::GateError)),
+            State::Error
+        );
         assert_eq!(state(None, Some(FailureReason::Cancelled)), State::Error);
     }
 }

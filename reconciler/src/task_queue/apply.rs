@@ -18,17 +18,37 @@ const EVENTS: usize = 50;
 
 /// Carries a plan out. What one write meets does not stop the others.
 pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<(), Error> {
-    let Plan { writes, broke, taken: _, guarded: _, rejects: _, revision, uid, note_to } = plan;
+    let Plan {
+        writes,
+        broke,
+        taken: _,
+        guarded: _,
+        rejects: _,
+        revision,
+        uid,
+        note_to,
+    } = plan;
     let total = writes.len();
-    let results: Vec<Result<Outcome, writer::Error>> =
-        futures::stream::iter(writes).map(|write| carry_out(ctx, write)).buffer_unordered(CONCURRENT).collect().await;
+    let results: Vec<Result<Outcome, writer::Error>> = futures::stream::iter(writes)
+        .map(|write| carry_out(ctx, write))
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
     if total > 0 {
         tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
     }
     for error in broke.iter().take(EVENTS) {
         let id = names::sha256_hex(format!("{uid}\n{}\n{revision}\n{}", error.path, error.text()));
         let event = build_event(ctx, queue, &uid, &revision, &error.to_string());
-        if let Err(error) = ctx.writer.event(&queue.namespace, &format!("{}.{}", names::fit(&queue.name), &id[..16]), event).await {
+        if let Err(error) = ctx
+            .writer
+            .event(
+                &queue.namespace,
+                &format!("{}.{}", names::fit(&queue.name), &id[..16]),
+                event,
+            )
+            .await
+        {
             tracing::warn!(queue = %queue, %error, "an Event was not recorded");
         }
     }
@@ -61,7 +81,11 @@ async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error
     match write {
         Write::Workload(key, object) => ctx.writer.apply(&ctx.workloads, &key, object).await,
         Write::Task(key, object) => ctx.writer.apply(&ctx.tasks, &key, object).await,
-        Write::Delete("Workload", key, uid) => ctx.writer.delete(&ctx.workloads, &key, &uid).await.map(|_| Outcome::Done),
+        Write::Delete("Workload", key, uid) => ctx
+            .writer
+            .delete(&ctx.workloads, &key, &uid)
+            .await
+            .map(|_| Outcome::Done),
         Write::Delete(_, key, uid) => ctx.writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
     }
 }
@@ -80,7 +104,10 @@ fn build_event(ctx: &Context, queue: &Key, uid: &str, revision: &str, message: &
         type_: Some("Warning".into()),
         reason: Some("InvalidFile".into()),
         message: Some(one_line(&format!("{message} ({revision})"), 1000)),
-        source: Some(EventSource { component: Some("foreman-operator".into()), host: None }),
+        source: Some(EventSource {
+            component: Some("foreman-operator".into()),
+            host: None,
+        }),
         first_timestamp: Some(now.clone()),
         last_timestamp: Some(now),
         count: Some(1),

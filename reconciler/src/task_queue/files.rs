@@ -38,7 +38,12 @@ pub struct Summary {
 impl Files {
     /// Takes in files that changed (`None` is gone) and checks the set. Returns paths beside those whose standing in
     /// the set changed.
-    pub fn update(&mut self, changes: BTreeMap<String, Option<Parsed>>, folder: &str, queue_uid: &str) -> BTreeSet<String> {
+    pub fn update(
+        &mut self,
+        changes: BTreeMap<String, Option<Parsed>>,
+        folder: &str,
+        queue_uid: &str,
+    ) -> BTreeSet<String> {
         let mut whole = !self.set.errors.is_empty() || !self.set.missing.is_empty();
         for (path, parsed) in changes {
             let before = self.documents.remove(&path);
@@ -61,7 +66,10 @@ impl Files {
                     for document in &documents {
                         let name = (document.kind(), document.object_name(queue_uid));
                         // A second owner is for the check of the whole set to judge.
-                        whole |= self.owners.insert(name, path.clone()).is_some_and(|other| other != path);
+                        whole |= self
+                            .owners
+                            .insert(name, path.clone())
+                            .is_some_and(|other| other != path);
                     }
                     self.documents.insert(path, documents);
                 }
@@ -77,7 +85,12 @@ impl Files {
         }
         let before = std::mem::replace(&mut self.set_errors, errors);
         let changed = |path: &&String| before.get(*path) != self.set_errors.get(*path);
-        let moved = before.keys().chain(self.set_errors.keys()).filter(changed).cloned().collect();
+        let moved = before
+            .keys()
+            .chain(self.set_errors.keys())
+            .filter(changed)
+            .cloned()
+            .collect();
         self.own(queue_uid);
         moved
     }
@@ -90,7 +103,9 @@ impl Files {
                 continue;
             }
             for document in documents {
-                self.owners.entry((document.kind(), document.object_name(queue_uid))).or_insert_with(|| path.clone());
+                self.owners
+                    .entry((document.kind(), document.object_name(queue_uid)))
+                    .or_insert_with(|| path.clone());
             }
         }
     }
@@ -146,7 +161,13 @@ impl Files {
     /// Says what stands of all files.
     pub fn summary(&self) -> Summary {
         let paths: BTreeSet<&String> = self.broken.keys().chain(self.set_errors.keys()).collect();
-        let first = |path: &&String| self.broken.get(*path).or_else(|| self.set_errors.get(*path))?.first().map(InvalidFile::from);
+        let first = |path: &&String| {
+            self.broken
+                .get(*path)
+                .or_else(|| self.set_errors.get(*path))?
+                .first()
+                .map(InvalidFile::from)
+        };
         Summary {
             files: i64::try_from(self.documents.len()).unwrap_or(i64::MAX),
             invalid: paths.iter().filter_map(first).take(LISTED).collect(),
@@ -157,8 +178,17 @@ impl Files {
 
 fn same_dependencies(before: &[TaskDocument], after: &[TaskDocument]) -> bool {
     let of = |documents: &[TaskDocument]| -> Vec<(Vec<String>, Vec<String>)> {
-        let one = |document: &TaskDocument| (document.depends().into_iter().map(str::to_owned).collect::<Vec<_>>(), document.depends_on());
-        documents.iter().map(one).filter(|(a, b)| !a.is_empty() || !b.is_empty()).collect()
+        let one = |document: &TaskDocument| {
+            (
+                document.depends().into_iter().map(str::to_owned).collect::<Vec<_>>(),
+                document.depends_on(),
+            )
+        };
+        documents
+            .iter()
+            .map(one)
+            .filter(|(a, b)| !a.is_empty() || !b.is_empty())
+            .collect()
     };
     of(before) == of(after)
 }

@@ -54,7 +54,11 @@ pub async fn load(
         .run(move |git| {
             let mirror = git.mirrors().mirror(&url)?;
             let here = unchanged && mirror.repository().has(tip);
-            let revision = if here { tip } else { mirror.fetch_branch(&valid.branch, false)? };
+            let revision = if here {
+                tip
+            } else {
+                mirror.fetch_branch(&valid.branch, false)?
+            };
             let repository = mirror.repository();
             // What was read of a mirror that was rebuilt since, or of a commit that is not kept, is read anew.
             let base = known.filter(|commit| repository.has(*commit));
@@ -66,7 +70,10 @@ pub async fn load(
         })
         .await;
     match read {
-        Err(error) => Err(Failed { files: spare.map(|()| files), error }),
+        Err(error) => Err(Failed {
+            files: spare.map(|()| files),
+            error,
+        }),
         Ok((revision, changes, whole, valid, uid)) => {
             if whole {
                 files = Files::default();
@@ -76,7 +83,14 @@ pub async fn load(
             let mut look_at = files.take_unfinished();
             look_at.extend(files.update(changes, &valid.folder, &uid));
             look_at.extend(changed.iter().cloned());
-            Ok(Loaded { revision, files, look_at, changed, whole, parsed })
+            Ok(Loaded {
+                revision,
+                files,
+                look_at,
+                changed,
+                whole,
+                parsed,
+            })
         }
     }
 }
@@ -114,18 +128,27 @@ fn all_files(repository: &Repository, revision: Oid, folder: &str) -> git::Resul
 
 /// Reads one file. What is wrong with the file is a value; only the repository can fail.
 fn read(repository: &Repository, raw: &git::BStr, path: &str, kind: EntryKind, oid: Oid) -> git::Result<Parsed> {
-    let refuse = |message: String, expected: &str| Ok(Err(vec![FileError::new(path, START, message).expected(expected)]));
+    let refuse =
+        |message: String, expected: &str| Ok(Err(vec![FileError::new(path, START, message).expected(expected)]));
     if raw.to_str().is_err() {
         return refuse("the file's name is not UTF-8".into(), "a name in UTF-8");
     }
     match kind {
         EntryKind::File | EntryKind::Exec => {}
-        EntryKind::Symlink => return refuse("the file is a symbolic link, and links are not followed".into(), "a plain file"),
+        EntryKind::Symlink => {
+            return refuse(
+                "the file is a symbolic link, and links are not followed".into(),
+                "a plain file",
+            );
+        }
         EntryKind::Submodule | EntryKind::Tree => return refuse("this is no file".into(), "a plain file"),
     }
     let size = repository.blob_size(oid)?;
     if size > MAX_FILE as u64 {
-        return refuse(format!("the file has {size} bytes"), &format!("at most {MAX_FILE} bytes ({} KiB)", MAX_FILE / 1024));
+        return refuse(
+            format!("the file has {size} bytes"),
+            &format!("at most {MAX_FILE} bytes ({} KiB)", MAX_FILE / 1024),
+        );
     }
     Ok(task_file::parse(path, &repository.read_blob(oid, MAX_FILE as u64)?))
 }

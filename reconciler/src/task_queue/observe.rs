@@ -45,7 +45,10 @@ pub fn task_phase(task: &Cached<AgenticTask>) -> &'static str {
 
 /// Says which queue and path an object came from.
 pub fn origin<K>(object: &Cached<K>) -> Option<(&str, &str)> {
-    Some((object.annotation(labels::QUEUE_UID)?, object.annotation(labels::SOURCE_PATH)?))
+    Some((
+        object.annotation(labels::QUEUE_UID)?,
+        object.annotation(labels::SOURCE_PATH)?,
+    ))
 }
 
 impl Inventory {
@@ -70,7 +73,10 @@ impl Inventory {
         let mut woken: Option<(Key, bool)> = None;
         {
             let mut queues = lock(&self.queues);
-            let made = Made { kind, name: change.key.name.clone() };
+            let made = Made {
+                kind,
+                name: change.key.name.clone(),
+            };
             let before = change.before.and_then(|object| Some((origin(object)?, phase(object))));
             let after = change.after.and_then(|object| Some((origin(object)?, phase(object))));
             if before == after && change.after.is_some() {
@@ -110,29 +116,45 @@ impl Inventory {
     /// Returns what a queue made of a path.
     pub fn of_path(&self, uid: &str, path: &str) -> BTreeSet<Made> {
         let queues = lock(&self.queues);
-        queues.get(uid).and_then(|queue| queue.by_path.get(path)).cloned().unwrap_or_default()
+        queues
+            .get(uid)
+            .and_then(|queue| queue.by_path.get(path))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Returns the paths of which a queue made anything.
     pub fn paths(&self, uid: &str) -> Vec<String> {
         let queues = lock(&self.queues);
-        queues.get(uid).map(|queue| queue.by_path.keys().cloned().collect()).unwrap_or_default()
+        queues
+            .get(uid)
+            .map(|queue| queue.by_path.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Returns how many objects a queue made.
     pub fn count(&self, uid: &str) -> i64 {
-        lock(&self.queues).get(uid).map_or(0, |queue| queue.counts.values().sum())
+        lock(&self.queues)
+            .get(uid)
+            .map_or(0, |queue| queue.counts.values().sum())
     }
 
     /// Returns how many objects of a queue are in each phase.
     pub fn counts(&self, uid: &str) -> BTreeMap<String, i64> {
         let queues = lock(&self.queues);
         let counts = queues.get(uid).map(|queue| &queue.counts);
-        counts.into_iter().flatten().map(|(phase, count)| ((*phase).to_owned(), *count)).collect()
+        counts
+            .into_iter()
+            .flatten()
+            .map(|(phase, count)| ((*phase).to_owned(), *count))
+            .collect()
     }
 
     /// Takes the paths of which an object went away.
     pub fn take_missing(&self, uid: &str) -> BTreeSet<String> {
-        lock(&self.queues).get_mut(uid).map(|queue| std::mem::take(&mut queue.missing)).unwrap_or_default()
+        lock(&self.queues)
+            .get_mut(uid)
+            .map(|queue| std::mem::take(&mut queue.missing))
+            .unwrap_or_default()
     }
 }

@@ -59,7 +59,11 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
     let key = Key::of(&cached.meta);
     let uid = cached.uid();
     let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
-    let mut plan = Plan { revision: revision.clone(), uid: uid.to_owned(), ..Plan::default() };
+    let mut plan = Plan {
+        revision: revision.clone(),
+        uid: uid.to_owned(),
+        ..Plan::default()
+    };
     let mut look_at: BTreeSet<String> = loaded.look_at.clone();
     if loaded.whole {
         look_at.extend(ctx.inventory.paths(uid));
@@ -89,7 +93,10 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
                     depends_on: loaded.files.depends_on(path),
                 };
                 for document in documents {
-                    wanted.insert(Made { kind: document.kind(), name: document.object_name(uid) });
+                    wanted.insert(Made {
+                        kind: document.kind(),
+                        name: document.object_name(uid),
+                    });
                     match resolve(document, &context) {
                         Ok(object) => place(ctx, cached, queue, object, path, &mut plan),
                         Err(error) => {
@@ -107,7 +114,12 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
             continue;
         }
         for made in ctx.inventory.of_path(uid, path) {
-            if wanted.contains(&made) || loaded.files.owner(made.kind, &made.name).is_some_and(|owner| owner != path) {
+            if wanted.contains(&made)
+                || loaded
+                    .files
+                    .owner(made.kind, &made.name)
+                    .is_some_and(|owner| owner != path)
+            {
                 continue;
             }
             if !may_prune {
@@ -128,19 +140,35 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
 
 fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existing> {
     fn read<K>(object: &Cached<K>, queue_uid: &str, run_key: Option<String>, run: i64) -> Existing {
-        let path = origin(object).filter(|(uid, _)| *uid == queue_uid).map(|(_, path)| path.to_owned());
+        let path = origin(object)
+            .filter(|(uid, _)| *uid == queue_uid)
+            .map(|(_, path)| path.to_owned());
         let labelled = object.label(labels::QUEUE).is_some();
-        Existing { uid: object.uid().to_owned(), mine: path.is_some() && labelled, path, run_key, run }
+        Existing {
+            uid: object.uid().to_owned(),
+            mine: path.is_some() && labelled,
+            path,
+            run_key,
+            run,
+        }
     }
     if kind == "Workload" {
         let found = ctx.workloads.get(key).filter(|found| !found.is_deleting())?;
         let spec = found.readable().map(|workload| &workload.spec);
-        let run_key = found.annotation(labels::RUN_KEY).map(str::to_owned).or_else(|| spec.and_then(|spec| spec.run_key.clone()));
+        let run_key = found
+            .annotation(labels::RUN_KEY)
+            .map(str::to_owned)
+            .or_else(|| spec.and_then(|spec| spec.run_key.clone()));
         let run = spec.and_then(|spec| spec.run).unwrap_or(1);
         Some(read(&found, queue_uid, run_key, run))
     } else {
         let found = ctx.tasks.get(key).filter(|found| !found.is_deleting())?;
-        Some(read(&found, queue_uid, found.annotation(labels::RUN_KEY).map(str::to_owned), 1))
+        Some(read(
+            &found,
+            queue_uid,
+            found.annotation(labels::RUN_KEY).map(str::to_owned),
+            1,
+        ))
     }
 }
 
@@ -148,11 +176,16 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
 fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: TaskObject, path: &str, plan: &mut Plan) {
     let meta = object.metadata();
     let key = Key::of(meta);
-    let wanted_key = meta.annotations.as_ref().and_then(|annotations| annotations.get(labels::RUN_KEY)).cloned();
+    let wanted_key = meta
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(labels::RUN_KEY))
+        .cloned();
     let existing = find(ctx, object.kind(), &key, queue.uid());
     if let Some(existing) = &existing {
         if !existing.mine {
-            plan.taken.push(format!("{} {:?} (wanted by {path})", object.kind(), key.name));
+            plan.taken
+                .push(format!("{} {:?} (wanted by {path})", object.kind(), key.name));
             return;
         }
         let same_run = existing.run_key == wanted_key;
@@ -161,7 +194,8 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
         }
         if object.kind() == "AgenticTask" && !same_run {
             // An edit replaces the object: when this one is gone, the path is looked at again.
-            plan.writes.push(Write::Delete("AgenticTask", key, existing.uid.clone()));
+            plan.writes
+                .push(Write::Delete("AgenticTask", key, existing.uid.clone()));
             return;
         }
     }

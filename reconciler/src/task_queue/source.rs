@@ -35,7 +35,10 @@ pub struct Problem {
 impl Problem {
     /// Names a problem.
     pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.into(), message: message.into() }
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// Describes an error of Git.
@@ -135,19 +138,33 @@ impl Sources {
         queue: Arc<WorkQueue<Key>>,
         stop: CancellationToken,
     ) -> Self {
-        Self { pollers: Mutex::default(), of_queue: Mutex::default(), settings, state_dir, client, metrics, queue, stop }
+        Self {
+            pollers: Mutex::default(),
+            of_queue: Mutex::default(),
+            settings,
+            state_dir,
+            client,
+            metrics,
+            queue,
+            stop,
+        }
     }
 
     /// Returns a handle that brings looks forward.
     pub fn nudge(self: &Arc<Self>) -> Nudge {
-        Nudge { sources: Arc::downgrade(self) }
+        Nudge {
+            sources: Arc::downgrade(self),
+        }
     }
 
     /// Follows a queue's repository and returns what it showed last; `None` before the first look.
     pub fn join(self: &Arc<Self>, _ctx: &Context, key: &Key, valid: &Valid, requested: Option<&str>) -> Option<Found> {
         let id = SourceId {
             url: valid.url.to_string(),
-            secret: valid.secret.as_ref().map(|name| Key::new(key.namespace.clone(), name.clone())),
+            secret: valid
+                .secret
+                .as_ref()
+                .map(|name| Key::new(key.namespace.clone(), name.clone())),
         };
         let moved = lock(&self.of_queue).insert(key.clone(), id.clone());
         if let Some(old) = moved.filter(|old| *old != id) {
@@ -183,7 +200,12 @@ impl Sources {
             poller.nudged.notify_one();
         }
         let git = lock(&poller.git).clone()?;
-        Some(Found { tip: member.tip.clone()?, requested: member.served.clone(), git, url: valid.url.clone() })
+        Some(Found {
+            tip: member.tip.clone()?,
+            requested: member.served.clone(),
+            git,
+            url: valid.url.clone(),
+        })
     }
 
     /// Stops following for a queue that is gone.
@@ -240,9 +262,13 @@ impl Sources {
     async fn credential(&self, secret: &Key) -> Result<CredentialKind, Problem> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
         let found = api.get_opt(&secret.name).await;
-        let found = found.map_err(|error| Problem::new("SecretUnavailable", format!("failed to read Secret {secret}: {error}")))?;
+        let found = found
+            .map_err(|error| Problem::new("SecretUnavailable", format!("failed to read Secret {secret}: {error}")))?;
         let Some(found) = found else {
-            return Err(Problem::new("SecretMissing", format!("Secret {secret} does not exist; create it or change spec.git.secretRef")));
+            return Err(Problem::new(
+                "SecretMissing",
+                format!("Secret {secret} does not exist; create it or change spec.git.secretRef"),
+            ));
         };
         let data = found.data.unwrap_or_default();
         let text = |name: &str| data.get(name).and_then(|value| String::from_utf8(value.0.clone()).ok());
@@ -250,11 +276,17 @@ impl Sources {
             return Ok(CredentialKind::Token(token.trim().to_owned().into()));
         }
         if let (Some(username), Some(password)) = (text("username"), text("password")) {
-            return Ok(CredentialKind::Basic { username, password: password.into() });
+            return Ok(CredentialKind::Basic {
+                username,
+                password: password.into(),
+            });
         }
         if let Some(key) = text("sshKey") {
             let path = self.write_key(secret, &key).map_err(|error| {
-                Problem::new("SecretUnavailable", format!("failed to keep the key of Secret {secret}: {error}"))
+                Problem::new(
+                    "SecretUnavailable",
+                    format!("failed to keep the key of Secret {secret}: {error}"),
+                )
             })?;
             return Ok(CredentialKind::SshKey { path });
         }
@@ -267,10 +299,17 @@ impl Sources {
         use std::os::unix::fs::OpenOptionsExt as _;
         let folder = self.state_dir.join("keys");
         std::fs::create_dir_all(&folder)?;
-        let path = folder.join(schemas::names::label_value(&format!("{}.{}", secret.namespace, secret.name)));
+        let path = folder.join(schemas::names::label_value(&format!(
+            "{}.{}",
+            secret.namespace, secret.name
+        )));
         let written = path.with_extension("new");
         let _ = std::fs::remove_file(&written);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&written)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&written)?;
         file.write_all(key.trim_end().as_bytes())?;
         file.write_all(b"\n")?;
         std::fs::rename(&written, &path)?;
@@ -293,7 +332,9 @@ async fn poll(sources: Weak<Sources>, poller: Arc<Poller>) {
         };
         let wait = match failures {
             0 => interval,
-            _ => interval.saturating_mul(1 << failures.min(10)).min(LONGEST.max(interval)),
+            _ => interval
+                .saturating_mul(1 << failures.min(10))
+                .min(LONGEST.max(interval)),
         };
         tokio::select! {
             () = poller.stop.cancelled() => {}
@@ -306,11 +347,21 @@ async fn poll(sources: Weak<Sources>, poller: Arc<Poller>) {
 /// Watches a repository on this machine, so that a commit is seen at once.
 fn watch_local(poller: &Arc<Poller>) -> Option<RecommendedWatcher> {
     let path = poller.url.local_path()?;
-    let folder = if path.join(".git").is_dir() { path.join(".git") } else { path };
+    let folder = if path.join(".git").is_dir() {
+        path.join(".git")
+    } else {
+        path
+    };
     let told = Arc::downgrade(poller);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let relevant = match &event {
-            Ok(event) => !event.kind.is_access() && event.paths.iter().any(|path| path.extension().is_none_or(|e| e != "lock")),
+            Ok(event) => {
+                !event.kind.is_access()
+                    && event
+                        .paths
+                        .iter()
+                        .any(|path| path.extension().is_none_or(|e| e != "lock"))
+            }
             Err(_) => true,
         };
         if relevant && let Some(poller) = told.upgrade() {
@@ -325,7 +376,10 @@ fn watch_local(poller: &Arc<Poller>) -> Option<RecommendedWatcher> {
         }
     };
     // Branches live below refs/heads, or in packed-refs, which is replaced in the folder itself.
-    for (path, mode) in [(folder.join("refs/heads"), RecursiveMode::Recursive), (folder, RecursiveMode::NonRecursive)] {
+    for (path, mode) in [
+        (folder.join("refs/heads"), RecursiveMode::Recursive),
+        (folder, RecursiveMode::NonRecursive),
+    ] {
         if let Err(error) = watcher.watch(&path, mode) {
             tracing::debug!(path = %path.display(), %error, "a folder is not watched");
         }
@@ -340,13 +394,18 @@ async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
         if members.values().all(|member| member.suspend && member.tip.is_some()) {
             return false;
         }
-        let mut prefixes: Vec<String> = members.values().map(|member| format!("refs/heads/{}", member.branch)).collect();
+        let mut prefixes: Vec<String> = members
+            .values()
+            .map(|member| format!("refs/heads/{}", member.branch))
+            .collect();
         prefixes.sort();
         prefixes.dedup();
         prefixes
     };
-    let asked: HashMap<Key, Option<String>> =
-        lock(&poller.members).iter().map(|(key, member)| (key.clone(), member.requested.clone())).collect();
+    let asked: HashMap<Key, Option<String>> = lock(&poller.members)
+        .iter()
+        .map(|(key, member)| (key.clone(), member.requested.clone()))
+        .collect();
     let known = lock(&poller.git).clone();
     let access = match known {
         Some(git) => Ok(git),
@@ -358,10 +417,15 @@ async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
             sources.metrics.count(GIT_REQUESTS, &[("operation", "list")]);
             let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
             let listed = git.list_refs(&poller.url, &prefixes).await;
-            if listed.as_ref().is_err_and(|error| error.category() == git::Category::Auth) {
+            if listed
+                .as_ref()
+                .is_err_and(|error| error.category() == git::Category::Auth)
+            {
                 // The Secret may have changed: it is read again before the next look.
                 if poller.id.secret.is_some() {
-                    lock(&poller.members).values_mut().for_each(|member| member.served = None);
+                    lock(&poller.members)
+                        .values_mut()
+                        .for_each(|member| member.served = None);
                 }
             }
             listed.map_err(|error| Problem::of(&error))
@@ -403,7 +467,13 @@ async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
             }
         }
     }
-    let result = if failed { "failed" } else if woken.is_empty() { "unchanged" } else { "changed" };
+    let result = if failed {
+        "failed"
+    } else if woken.is_empty() {
+        "unchanged"
+    } else {
+        "changed"
+    };
     sources.metrics.count(TICKS, &[("result", result)]);
     for key in woken {
         sources.queue.add(key);
@@ -412,6 +482,8 @@ async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
 }
 
 fn no_branch(url: &RemoteUrl, branch: &str) -> Problem {
-    let message = format!("{url} has no branch {branch:?}; push it, or change spec.git.branch (an empty repository has no branches)");
+    let message = format!(
+        "{url} has no branch {branch:?}; push it, or change spec.git.branch (an empty repository has no branches)"
+    );
     Problem::new("BranchMissing", message)
 }

@@ -50,14 +50,26 @@ pub async fn write(
     served: Option<&str>,
 ) -> Result<(), Error> {
     let after = build(ctx, cached, queue, seen, served);
-    let Some(patch) = status_patch(queue.status.as_ref(), &after) else { return Ok(()) };
+    let Some(patch) = status_patch(queue.status.as_ref(), &after) else {
+        return Ok(());
+    };
     // No version: the queue's status has one writer, and a spec that moved on brings the queue here again.
-    match ctx.writer.patch_status(&ctx.queues, &Key::of(&cached.meta), None, patch).await? {
+    match ctx
+        .writer
+        .patch_status(&ctx.queues, &Key::of(&cached.meta), None, patch)
+        .await?
+    {
         Outcome::Done | Outcome::Lost => Ok(()),
     }
 }
 
-fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Seen, served: Option<&str>) -> TaskQueueStatus {
+fn build(
+    ctx: &Context,
+    cached: &Cached<TaskQueue>,
+    queue: &TaskQueue,
+    seen: &Seen,
+    served: Option<&str>,
+) -> TaskQueueStatus {
     let generation = cached.meta.generation;
     let now = ctx.clock.now();
     let mut after = queue.status.clone().unwrap_or_default();
@@ -75,7 +87,10 @@ fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Se
         }
         Seen::NotFetched(problem) => {
             conditions::clear(&mut list, "Stalled");
-            set(&mut list, Said::new("Fetched", false, &problem.reason, &problem.message));
+            set(
+                &mut list,
+                Said::new("Fetched", false, &problem.reason, &problem.message),
+            );
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
         Seen::Unchanged(summary) => {
@@ -86,20 +101,39 @@ fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Se
             if failed {
                 conditions::clear(&mut list, "Stalled");
                 let revision = after.observed_revision.clone().unwrap_or_default();
-                set(&mut list, Said::new("Fetched", true, "Fetched", format!("read {revision}")));
-                set(&mut list, Said::new("Ready", true, "Applied", format!("applied {revision}")));
+                set(
+                    &mut list,
+                    Said::new("Fetched", true, "Fetched", format!("read {revision}")),
+                );
+                set(
+                    &mut list,
+                    Said::new("Ready", true, "Applied", format!("applied {revision}")),
+                );
             }
         }
-        Seen::Acted { revision, summary, taken, guarded } => {
+        Seen::Acted {
+            revision,
+            summary,
+            taken,
+            guarded,
+        } => {
             summarise(&mut after, summary);
-            let branch = queue.spec.git.as_ref().and_then(|git| git.branch.clone()).filter(|branch| !branch.is_empty());
+            let branch = queue
+                .spec
+                .git
+                .as_ref()
+                .and_then(|git| git.branch.clone())
+                .filter(|branch| !branch.is_empty());
             let text = format!("{}@sha1:{revision}", branch.as_deref().unwrap_or("main"));
             after.observed_revision = Some(text.clone());
             conditions::clear(&mut list, "Stalled");
             set(&mut list, Said::new("Fetched", true, "Fetched", format!("read {text}")));
             let first = taken.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
             let name_taken = (!taken.is_empty()).then(|| {
-                let message = format!("{} of the wanted names belong to something else, which is left alone: {first}", taken.len());
+                let message = format!(
+                    "{} of the wanted names belong to something else, which is left alone: {first}",
+                    taken.len()
+                );
                 Said::new("NameTaken", true, "NameTaken", message)
             });
             conditions::set_or_clear(&mut list, "NameTaken", name_taken.clone(), generation, now);
@@ -113,7 +147,10 @@ fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Se
             let ready = match (&name_taken, &guard) {
                 (Some(said), _) | (None, Some(said)) => Said::new("Ready", false, &said.reason, &said.message),
                 (None, None) if summary.invalid_count > 0 => {
-                    let message = format!("applied {text}; {} of {} files cannot be used", summary.invalid_count, summary.files);
+                    let message = format!(
+                        "applied {text}; {} of {} files cannot be used",
+                        summary.invalid_count, summary.files
+                    );
                     Said::new("Ready", true, "AppliedWithInvalidFiles", message)
                 }
                 (None, None) => Said::new("Ready", true, "Applied", format!("applied {text}")),
@@ -121,11 +158,20 @@ fn build(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, seen: &Se
             set(&mut list, ready);
         }
     }
-    let suspended = queue.spec.suspend.then(|| Said::new("Suspended", true, "Suspended", "spec.suspend is set"));
+    let suspended = queue
+        .spec
+        .suspend
+        .then(|| Said::new("Suspended", true, "Suspended", "spec.suspend is set"));
     conditions::set_or_clear(&mut list, "Suspended", suspended, generation, now);
     let fields = validate::unsupported(queue);
-    let unsupported = (!fields.is_empty())
-        .then(|| Said::new("NotSupportedYet", true, "NotSupportedYet", format!("nothing acts on {} yet", fields.join(", "))));
+    let unsupported = (!fields.is_empty()).then(|| {
+        Said::new(
+            "NotSupportedYet",
+            true,
+            "NotSupportedYet",
+            format!("nothing acts on {} yet", fields.join(", ")),
+        )
+    });
     conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
     after.counts = Some(ctx.inventory.counts(cached.uid()));
     if let Some(served) = served {

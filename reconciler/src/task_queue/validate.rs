@@ -30,21 +30,54 @@ pub struct Valid {
 /// Checks a queue; the error needs a person.
 pub fn validate(queue: &TaskQueue) -> Result<Valid, Problem> {
     let Some(source) = &queue.spec.git else {
-        return Err(Problem::new("NotSupportedYet", "spec.issues is not supported yet; set spec.git"));
+        return Err(Problem::new(
+            "NotSupportedYet",
+            "spec.issues is not supported yet; set spec.git",
+        ));
     };
     let url = RemoteUrl::parse(&source.url).map_err(|error| Problem::new("InvalidURL", error.to_string()))?;
-    let branch = source.branch.clone().filter(|branch| !branch.is_empty()).unwrap_or_else(|| "main".to_owned());
-    schemas::names::check_branch(&branch)
-        .map_err(|reason| Problem::new("InvalidBranch", format!("spec.git.branch {branch:?} cannot be used: {reason}")))?;
-    let parts: Vec<&str> = source.path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let branch = source
+        .branch
+        .clone()
+        .filter(|branch| !branch.is_empty())
+        .unwrap_or_else(|| "main".to_owned());
+    schemas::names::check_branch(&branch).map_err(|reason| {
+        Problem::new(
+            "InvalidBranch",
+            format!("spec.git.branch {branch:?} cannot be used: {reason}"),
+        )
+    })?;
+    let parts: Vec<&str> = source
+        .path
+        .split('/')
+        .filter(|part| !matches!(*part, "" | "."))
+        .collect();
     if parts.contains(&"..") {
-        let message = format!("spec.git.path {:?} leads out of the repository; expected a folder inside it", source.path);
+        let message = format!(
+            "spec.git.path {:?} leads out of the repository; expected a folder inside it",
+            source.path
+        );
         return Err(Problem::new("InvalidPath", message));
     }
-    let interval = duration::parse(&source.interval)
-        .map_err(|error| Problem::new("InvalidInterval", format!("spec.git.interval {:?}: {error}", source.interval)))?;
-    let secret = source.secret_ref.as_ref().and_then(|secret| secret.named()).map(str::to_owned);
-    Ok(Valid { url, branch, folder: parts.join("/"), interval: interval.max(SHORTEST), secret, suspend: queue.spec.suspend })
+    let interval = duration::parse(&source.interval).map_err(|error| {
+        Problem::new(
+            "InvalidInterval",
+            format!("spec.git.interval {:?}: {error}", source.interval),
+        )
+    })?;
+    let secret = source
+        .secret_ref
+        .as_ref()
+        .and_then(|secret| secret.named())
+        .map(str::to_owned);
+    Ok(Valid {
+        url,
+        branch,
+        folder: parts.join("/"),
+        interval: interval.max(SHORTEST),
+        secret,
+        suspend: queue.spec.suspend,
+    })
 }
 
 /// Lists what is set and nothing acts on yet.

@@ -12,7 +12,7 @@ use landlock::{
 
 use super::init::Message;
 use super::supervise::Streams;
-use super::{Failure, namespaces, seccomp};
+use super::{Failure, seccomp};
 use crate::Backend;
 use crate::command::{Access, Mount};
 use crate::sys;
@@ -86,7 +86,8 @@ fn set_limits(request: &Request) -> Result<(), Failure> {
     ];
     for (resource, value) in wanted {
         if let Some(value) = value {
-            sys::limit(resource as u32, value).map_err(Failure::to("set a resource limit"))?;
+            sys::limit(libc::c_long::from(resource), value)
+                .map_err(Failure::to("set a resource limit"))?;
         }
     }
     Ok(())
@@ -155,7 +156,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
     let read = AccessFs::from_read(known);
     let all = AccessFs::from_all(known);
     let paths = if namespaces {
-        private_paths(&request.mounts)
+        private_paths(&request.mounts, request.root_of_machine)
     } else {
         request.grants.clone()
     };
@@ -207,7 +208,7 @@ fn allow(
 }
 
 /// Returns the rules inside a private root: everything may be read, what was meant to be is writable.
-fn private_paths(mounts: &[Mount]) -> Vec<(PathBuf, Access)> {
+fn private_paths(mounts: &[Mount], root_of_machine: bool) -> Vec<(PathBuf, Access)> {
     let mut paths = vec![("/".into(), Access::ReadOnly)];
     for mount in mounts {
         match mount {
@@ -226,7 +227,7 @@ fn private_paths(mounts: &[Mount]) -> Vec<(PathBuf, Access)> {
     for device in crate::resolve::DEVICES {
         paths.push((Path::new("/dev").join(device), Access::ReadWrite));
     }
-    if !namespaces::is_root_of_machine() {
+    if !root_of_machine {
         paths.push(("/proc".into(), Access::ReadWrite));
     }
     paths

@@ -14,9 +14,9 @@ use crate::sys::{self, Fork, Waited};
 use crate::wire::{self, Net, Report, Request};
 
 /// How often memory and processes are counted where no cgroup does it.
-const COUNT_EVERY: Duration = Duration::from_millis(20);
+const COUNT_EVERY: Duration = Duration::from_millis(10);
 /// The same, when more than half of the memory limit is used.
-const COUNT_OFTEN: Duration = Duration::from_millis(5);
+const COUNT_OFTEN: Duration = Duration::from_millis(3);
 /// How long init may take to kill all, before the supervisor does.
 const INIT_KILLS: Duration = Duration::from_secs(2);
 /// How often the cgroup is asked for kills.
@@ -41,7 +41,8 @@ fn run() -> std::io::Result<()> {
     // A Ctrl-C at the terminal is the caller's to answer.
     let _ = sys::new_session();
     sys::become_subreaper()?;
-    let (request, stdin, fds) = wire::receive_request(&mut control)?;
+    let (mut request, stdin, fds) = wire::receive_request(&mut control)?;
+    request.root_of_machine = namespaces::is_root_of_machine();
     let mut fds = fds.into_iter();
     let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
         return Err(std::io::ErrorKind::InvalidData.into());
@@ -198,7 +199,10 @@ fn describe_fallbacks(request: &Request, enforced: &mut Enforced) {
         enforced.memory = "monitor".into();
     }
     if enforced.pids == "none" && limits.pids.is_some() {
-        enforced.pids = "monitor".into();
+        // Root of the machine is exempt from the resource limit, and without a user namespace it would
+        // count all of the user's processes.
+        let counted = request.backend == Backend::Namespaces && !request.root_of_machine;
+        enforced.pids = if counted { "rlimit" } else { "monitor" }.into();
     }
     if enforced.cpus == "none" && limits.cpus.is_some() {
         enforced.cpus = "affinity".into();
@@ -226,6 +230,10 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
     let monitor_memory = running.enforced.memory == "monitor";
     let monitor_pids = running.enforced.pids == "monitor";
     let mut peak = 0;
+    let mut counter = MemoryCounter::default();
+    if monitor_memory || monitor_pids {
+        sys::run_promptly();
+    }
     let mut verdict = None;
     let mut tick = Duration::ZERO;
     loop {
@@ -273,7 +281,7 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
             tick = COUNT_EVERY;
             let family = processes::descendants(running.init);
             if let Some(limit) = limits.memory_bytes.filter(|_| monitor_memory) {
-                let used = processes::memory(&family, limit);
+                let used = counter.count(&family, limit);
                 peak = peak.max(used);
                 if used > limit {
                     verdict = Some(out_of_memory(limits.memory_bytes));
@@ -312,6 +320,43 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
         cgroup.remove();
     }
     report(&said, verdict, running.enforced, peak, wall)
+}
+
+/// How long an exact count below the limit is relied on while a quick one lies above it.
+const EXACT_EVERY: Duration = Duration::from_millis(100);
+
+/// Counts memory by quick bounds while they tell on which side of the limit it is.
+#[derive(Default)]
+struct MemoryCounter {
+    /// When the last exact count was made, and what it was.
+    exact: Option<(Instant, u64)>,
+}
+
+impl MemoryCounter {
+    fn count(&mut self, family: &[i32], limit: u64) -> u64 {
+        let most = processes::memory_at_most(family);
+        if most <= limit {
+            self.exact = None;
+            return most;
+        }
+        let least = processes::memory_at_least(family);
+        if least > limit {
+            return least;
+        }
+        if let Some((made, exact)) = self.exact
+            && made.elapsed() < EXACT_EVERY
+        {
+            return exact.max(least);
+        }
+        // The first is init, which takes no memory and must go on.
+        let commands = family.get(1..).unwrap_or_default();
+        let exact = processes::memory_exactly(commands);
+        if exact <= limit {
+            processes::go_on(commands);
+        }
+        self.exact = Some((Instant::now(), exact));
+        exact
+    }
 }
 
 fn out_of_memory(limit: Option<u64>) -> Verdict {

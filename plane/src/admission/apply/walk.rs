@@ -34,10 +34,6 @@ fn is_atomic_map(map: Option<&MapType>) -> bool {
     map.is_some_and(|m| m.atomic)
 }
 
-fn is_atomic_list(list: Option<&ListType>) -> bool {
-    list.is_none_or(|l| l.relation == Relation::Atomic)
-}
-
 fn empty(value: Option<&Value>) -> bool {
     match value {
         Some(Value::Object(m)) => m.is_empty(),
@@ -321,7 +317,7 @@ pub(super) fn merge(of: &Type, old: Option<&Value>, new: Option<&Value>) -> Opti
             (!out.is_empty()).then_some(Value::Object(out))
         }
         Atom::List(list) => match list {
-            Some(list) if !is_atomic_list(Some(list)) && !(empty(old) && empty(new)) => {
+            Some(list) if list.relation != Relation::Atomic && (!empty(old) || !empty(new)) => {
                 merge_items(list, items(old), items(new))
             }
             _ => chosen(),

@@ -38,11 +38,16 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
         "Secret" => secret(root),
         "Namespace" => namespace(root),
         "Pod" => {
+            let mut class = "BestEffort";
             if let Some(spec) = made(root, "spec") {
                 pod_spec(spec);
+                set(spec, "enableServiceLinks", json!(true));
+                class = quality(spec);
             }
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
+                set(status, "qosClass", json!(class));
+                pod_status(status);
             }
         }
         "Job" => job(root),
@@ -54,6 +59,15 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
             }
+        }
+        "Event" => {
+            for key in ["eventTime", "firstTimestamp", "lastTimestamp"] {
+                set(root, key, Value::Null);
+            }
+            for key in ["reportingComponent", "reportingInstance"] {
+                set(root, key, json!(""));
+            }
+            set(root, "source", json!({}));
         }
         "CustomResourceDefinition" => super::crd::default(root),
         _ => {}
@@ -70,7 +84,8 @@ fn secret(root: &mut Object) {
     }
     if let Some(data) = made(root, "data") {
         for (key, text) in plain {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            let encoded =
+                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, encoded.into());
         }
     }
@@ -102,7 +117,9 @@ fn job(root: &mut Object) {
     {
         metadata.insert("labels".to_owned(), labels);
     }
-    set(root, "status", json!({}));
+    if let Some(status) = made(root, "status") {
+        condition_times(status);
+    }
     let Some(spec) = made(root, "spec") else {
         return;
     };
@@ -163,10 +180,16 @@ fn volume(volume: &mut Object) {
             set(source, "defaultMode", json!(420));
             field_references(source);
             for projection in each(source, "sources") {
-                if let Some(token) = projection.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+                if let Some(token) = projection
+                    .get_mut("serviceAccountToken")
+                    .and_then(Value::as_object_mut)
+                {
                     set(token, "expirationSeconds", json!(3600));
                 }
-                if let Some(downward) = projection.get_mut("downwardAPI").and_then(Value::as_object_mut) {
+                if let Some(downward) = projection
+                    .get_mut("downwardAPI")
+                    .and_then(Value::as_object_mut)
+                {
                     field_references(downward);
                 }
             }
@@ -185,6 +208,64 @@ fn field_references(source: &mut Object) {
     }
 }
 
+/// Times that a condition does not have are written as null.
+fn condition_times(status: &mut Object) {
+    for condition in each(status, "conditions") {
+        set(condition, "lastProbeTime", Value::Null);
+        set(condition, "lastTransitionTime", Value::Null);
+    }
+}
+
+fn pod_status(status: &mut Object) {
+    condition_times(status);
+    for key in [
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+    ] {
+        for container in each(status, key) {
+            for state in ["state", "lastState"] {
+                let Some(state) = made(container, state) else {
+                    continue;
+                };
+                for (name, times) in [
+                    ("running", &["startedAt"][..]),
+                    ("terminated", &["startedAt", "finishedAt"]),
+                ] {
+                    if let Some(state) = state.get_mut(name).and_then(Value::as_object_mut) {
+                        times.iter().for_each(|time| set(state, time, Value::Null));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the class of service that a pod's requests and limits put it in.
+fn quality(spec: &Object) -> &'static str {
+    let lists = ["initContainers", "containers"]
+        .into_iter()
+        .filter_map(|k| spec.get(k));
+    let (mut any, mut all) = (false, true);
+    for container in lists.filter_map(Value::as_array).flatten() {
+        let of = |kind: &str, name: &str| {
+            container
+                .pointer(&format!("/resources/{kind}/{name}"))
+                .cloned()
+        };
+        for name in ["cpu", "memory"] {
+            let (request, limit) = (of("requests", name), of("limits", name));
+            any |= request.is_some() || limit.is_some();
+            all &= limit.is_some() && request == limit;
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
 /// Says whether an image's tag may move, so that it is pulled always.
 fn is_latest(image: &str) -> bool {
     if image.contains('@') {
@@ -195,10 +276,21 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn container(container: &mut Object) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let policy = if is_latest(image) {
+        "Always"
+    } else {
+        "IfNotPresent"
+    };
     set(container, "imagePullPolicy", json!(policy));
-    set(container, "terminationMessagePath", json!("/dev/termination-log"));
+    set(
+        container,
+        "terminationMessagePath",
+        json!("/dev/termination-log"),
+    );
     set(container, "terminationMessagePolicy", json!("File"));
     if let Some(resources) = made(container, "resources") {
         if let Some(Value::Object(limits)) = resources.get("limits").cloned()

@@ -23,20 +23,29 @@ pub struct Rule {
 
 impl Rule {
     /// Compiles a rule; `path` is where it stands in the CRD.
-    pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, FieldError> {
-        let get = |key: &str| rule.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, Box<FieldError>> {
+        let get = |key: &str| {
+            rule.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let text = get("rule");
         if text.trim().is_empty() {
-            return Err(FieldError::required(format!("{path}.rule"), "rule is not specified"));
+            return Err(Box::new(FieldError::required(
+                format!("{path}.rule"),
+                "rule is not specified",
+            )));
         }
         let compile = |source: &str, key: &str| {
             Program::compile(source).map_err(|error| {
                 let error = error.to_string();
-                FieldError::invalid(
+                let words = format!("compilation failed: {}", error.trim());
+                Box::new(FieldError::invalid(
                     format!("{path}.{key}"),
                     rule.clone(),
-                    format!("compilation failed: {}", error.trim()),
-                )
+                    words,
+                ))
             })
         };
         let program = compile(&text, "rule")?;
@@ -53,30 +62,33 @@ impl Rule {
             "FieldValueRequired",
         ];
         if !reason.is_empty() && !reasons.contains(&reason.as_str()) {
-            return Err(FieldError::not_supported(
+            return Err(Box::new(FieldError::not_supported(
                 format!("{path}.reason"),
                 reason,
                 &reasons.map(str::to_owned),
-            ));
+            )));
         }
         let message = get("message");
         if message.trim().contains('\n') {
-            return Err(FieldError::invalid(
+            return Err(Box::new(FieldError::invalid(
                 format!("{path}.message"),
                 message,
                 "message must not contain line breaks",
-            ));
+            )));
         }
         if message.is_empty() && message_program.is_none() && text.contains('\n') {
-            return Err(FieldError::required(
+            return Err(Box::new(FieldError::required(
                 format!("{path}.message"),
                 "message must be specified if rule contains line breaks",
-            ));
+            )));
         }
         let transition = program.references().has_variable("oldSelf");
         Ok(Rule {
             field_path: normal_path(&get("fieldPath")),
-            optional_old: rule.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or_default(),
+            optional_old: rule
+                .get("optionalOldSelf")
+                .and_then(Value::as_bool)
+                .unwrap_or_default(),
             text,
             program,
             message,
@@ -130,6 +142,14 @@ fn join(path: &str, child: &str) -> String {
     }
 }
 
+/// What rules found.
+#[derive(Default)]
+struct Found {
+    errors: Vec<FieldError>,
+    /// Failures in what did not change.
+    forgiven: Vec<FieldError>,
+}
+
 /// A value and the old one it correlates with.
 #[derive(Clone, Copy)]
 struct Pair<'a> {
@@ -169,12 +189,25 @@ impl<'a> Ratchet<'a> {
 }
 
 /// Runs every rule of `root` on `new`, and on its transition from `old`.
-pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let current = old.map(|old| Pair { node: root, new, old });
-    let ratchet = Ratchet { current, parent: None };
-    walk(root, new, old, ratchet, "", true, &mut errors);
-    errors
+pub(super) fn validate(
+    root: &Node,
+    new: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Vec<FieldError> {
+    let mut found = Found::default();
+    let current = old.map(|old| Pair {
+        node: root,
+        new,
+        old,
+    });
+    let ratchet = Ratchet {
+        current,
+        parent: None,
+    };
+    walk(root, new, old, ratchet, "", true, &mut found);
+    warnings.extend(found.forgiven.iter().map(ToString::to_string));
+    found.errors
 }
 
 fn walk<'a>(
@@ -184,14 +217,14 @@ fn walk<'a>(
     ratchet: Ratchet<'a>,
     path: &str,
     resource: bool,
-    errors: &mut Vec<FieldError>,
+    found: &mut Found,
 ) {
     if new.is_null() || !node.has_rules() {
         return;
     }
     let old = old.filter(|o| !o.is_null());
     if !node.rules.is_empty() {
-        evaluate(node, new, old, ratchet, path, resource, errors);
+        evaluate(node, new, old, ratchet, path, resource, found);
     }
     match new {
         Value::Array(items) => {
@@ -200,7 +233,9 @@ fn walk<'a>(
             };
             for (i, item) in items.iter().enumerate() {
                 let before = correlate::entry(node, old, item);
-                let ratchet_before = ratchet.current.and_then(|p| correlate::entry(node, Some(p.old), item));
+                let ratchet_before = ratchet
+                    .current
+                    .and_then(|p| correlate::entry(node, Some(p.old), item));
                 let pair = ratchet_before.map(|old| Pair {
                     node: below,
                     new: item,
@@ -213,7 +248,7 @@ fn walk<'a>(
                     ratchet.below(pair),
                     &format!("{path}[{i}]"),
                     below.embedded,
-                    errors,
+                    found,
                 );
             }
         }
@@ -228,19 +263,30 @@ fn walk<'a>(
                 } else {
                     format!("{path}[{key}]")
                 };
-                let root_type =
-                    ratchet.parent.is_none() && path.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
+                let root_type = ratchet.parent.is_none()
+                    && path.is_empty()
+                    && matches!(key.as_str(), "apiVersion" | "kind");
                 let below_ratchet = if root_type {
                     Ratchet::default()
                 } else {
-                    let pair = ratchet.current.and_then(|p| correlate::key(Some(p.old), key));
+                    let pair = ratchet
+                        .current
+                        .and_then(|p| correlate::key(Some(p.old), key));
                     ratchet.below(pair.map(|old| Pair {
                         node: below,
                         new: item,
                         old,
                     }))
                 };
-                walk(below, item, before, below_ratchet, &at, below.embedded, errors);
+                walk(
+                    below,
+                    item,
+                    before,
+                    below_ratchet,
+                    &at,
+                    below.embedded,
+                    found,
+                );
             }
         }
         _ => {}
@@ -254,7 +300,7 @@ fn evaluate(
     ratchet: Ratchet<'_>,
     path: &str,
     resource: bool,
-    errors: &mut Vec<FieldError>,
+    found: &mut Found,
 ) {
     let this = convert(new, Some(node), resource);
     let needs_old = node.rules.iter().any(|r| r.transition);
@@ -277,11 +323,10 @@ fn evaluate(
             match rule.program.execute(&scope) {
                 Ok(Cel::Bool(true)) => {}
                 Ok(Cel::Bool(false)) => {
-                    if !rule.transition && ratchet.forgives() {
-                        continue;
-                    }
                     let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
-                        Some(Ok(Cel::String(text))) if !text.trim().is_empty() && !text.contains('\n') => {
+                        Some(Ok(Cel::String(text)))
+                            if !text.trim().is_empty() && !text.contains('\n') =>
+                        {
                             text.trim().to_owned()
                         }
                         _ => rule.default_message(),
@@ -297,14 +342,30 @@ fn evaluate(
                     } else {
                         message
                     };
-                    errors.push(FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail));
+                    let error =
+                        FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail);
+                    let forgiven = !rule.transition && ratchet.forgives();
+                    if forgiven {
+                        &mut found.forgiven
+                    } else {
+                        &mut found.errors
+                    }
+                    .push(error);
                 }
-                Ok(other) => errors.push(FieldError::invalid(
+                Ok(other) => found.errors.push(FieldError::invalid(
                     path,
                     shown,
-                    format!("rule must evaluate to bool, not {}: {}", other.type_of(), rule.words()),
+                    format!(
+                        "rule must evaluate to bool, not {}: {}",
+                        other.type_of(),
+                        rule.words()
+                    ),
                 )),
-                Err(error) => errors.push(FieldError::invalid(path, shown, failure(&error, rule.words()))),
+                Err(error) => found.errors.push(FieldError::invalid(
+                    path,
+                    shown,
+                    failure(&error, rule.words()),
+                )),
             }
         }
     });

@@ -239,7 +239,7 @@ fn is_isbn10(text: &str) -> bool {
         };
         sum += (i as u32 + 1) * value;
     }
-    sum % 11 == 0
+    sum.is_multiple_of(11)
 }
 
 fn is_isbn13(text: &str) -> bool {
@@ -252,7 +252,7 @@ fn is_isbn13(text: &str) -> bool {
         .enumerate()
         .map(|(i, b)| u32::from(b - b'0') * if i % 2 == 0 { 1 } else { 3 })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_card(text: &str) -> bool {
@@ -269,7 +269,7 @@ fn is_card(text: &str) -> bool {
             if d > 9 { d - 9 } else { d }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub enum Additional {
     /// Nothing may.
     #[default]
     None,
+    /// Nothing may, said so (`additionalProperties: false`).
+    Forbidden,
     /// Anything may (`additionalProperties: true`).
     Any,
     /// Values of this schema.

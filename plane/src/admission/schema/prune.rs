@@ -148,6 +148,21 @@ fn retain(map: &mut Map<String, Value>, known: &[&str], path: &str, paths: &mut 
     });
 }
 
+/// Writes floats without a fraction as the integers that they are.
+pub(super) fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(n) if n.is_f64() => {
+            let float = n.as_f64().unwrap_or(f64::NAN);
+            if float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0 {
+                *value = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
 /// Drops nulls where none may stand and no default follows, then fills in defaults.
 pub(super) fn default_root(root: &Node, object: &mut Value) {
     drop_nulls(object, Some(root));

@@ -113,19 +113,15 @@ fn node_outcome(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> 
 
 fn type_error(path: &str, expected: &str, found: &str) -> FieldError {
     let detail = if found.is_empty() {
-        format!("{} in body must be of type {expected}", shown(path))
+        format!("{} in body must be of type {expected}", path)
     } else {
         format!(
             "{} in body must be of type {expected}: {}",
-            shown(path),
+            path,
             gofmt::quote(found)
         )
     };
     FieldError::new(path, ErrorKind::TypeInvalid, Some(found.into()), detail)
-}
-
-fn shown(path: &str) -> &str {
-    path
 }
 
 fn type_check(node: &Node, value: &Value, path: &str) -> Outcome {
@@ -240,7 +236,7 @@ fn branches(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> Outc
 }
 
 fn invalid(path: &str, value: impl Into<Value>, words: String) -> FieldError {
-    FieldError::invalid(path, value, format!("{} in body {words}", shown(path)))
+    FieldError::invalid(path, value, format!("{} in body {words}", path))
 }
 
 fn failure(error: FieldError) -> Outcome {
@@ -413,6 +409,15 @@ fn object(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> Outcom
             correlate::key(old, key)
         }
     };
+    if matches!(node.additional, Additional::Forbidden) {
+        for key in map.keys().filter(|k| !node.properties.contains_key(*k)) {
+            out.add(FieldError::invalid(
+                path,
+                key.as_str(),
+                format!("{path}.{key} in body is a forbidden property"),
+            ));
+        }
+    }
     if let Additional::Node(below) = &node.additional {
         for (key, item) in map.iter().filter(|(k, _)| !node.properties.contains_key(*k)) {
             out.merge(child(below, item, &format!("{path}.{key}"), before(key)));
