@@ -1,1 +1,18 @@
-//! The room `reconciler`.
+//! The operator of Foreman: queue, workload, scheduler, fleet, reports, evidence.
+//!
+//! Every controller reads the same way: a thin driver beside files named by step: observe, validate, plan, apply,
+//! status. Plans are pure; everything that is written goes through [`writer::Writer`], which only the leader may use.
+
+pub mod agent;
+pub mod agentic_task;
+pub mod cache;
+pub mod clock;
+pub mod conditions;
+pub mod crd_check;
+pub mod fleet_node;
+pub mod leader;
+pub mod metrics;
+pub mod text;
+pub mod work_queue;
+pub mod workload;
+pub mod writer;

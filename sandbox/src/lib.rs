@@ -1,1 +1,295 @@
-//! The room `sandbox`.
+//! One way to run untrusted commands.
+//!
+//! A model's shell commands, the steps of a gate and the containers of a Pod all run through this
+//! crate. [`Sandbox::detect`] picks the best [`Backend`] that the machine allows; a [`Command`] says
+//! what to run, what it may see and what it may use; an [`Outcome`] says how it ended and what was
+//! really enforced.
+//!
+//! A command is never started by the caller itself. The running executable is started again as a
+//! small supervisor ([`reexec_main_if_requested`]), which builds the sandbox, watches the limits and
+//! kills every descendant before it reports the end. When the caller dies, so does the command.
+//!
+//! ```no_run
+//! fn main() {
+//!     sandbox::reexec_main_if_requested();
+//!     let sandbox = sandbox::Sandbox::detect().expect("some backend works here");
+//!     let tools = sandbox::Toolchain::host();
+//!     let command = sandbox::Command::new("cargo")
+//!         .args(["test", "--offline"])
+//!         .toolchain(&tools)
+//!         .rw("/srv/work-tree", "/workspace")
+//!         .cwd("/workspace");
+//!     let outcome = sandbox.run_blocking(command, sandbox::Output::captured());
+//!     println!("{:?}: {}", outcome.reason, outcome.stdout.text());
+//! }
+//! ```
+//!
+//! The backends differ. [`Backend::Namespaces`] gives the command a file system, process table,
+//! network stack and host name of its own, with Landlock and seccomp inside. [`Backend::Landlock`]
+//! serves machines where namespaces are forbidden and is weaker: the command sees the names (not the
+//! contents) of the host's processes and files, may change the mode and times of files that its user
+//! owns, has no Unix sockets, and a granted network proxy is told apart by port alone.
+
+mod child;
+mod command;
+pub mod escapes;
+mod helper;
+mod outcome;
+mod output;
+mod probe;
+pub mod proxy;
+mod resolve;
+mod substitute;
+mod sys;
+mod toolchain;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use child::{Child, Killer};
+pub use command::{Access, Command, Limits, Mount, Network};
+pub use outcome::{Enforced, Exit, Outcome, Reason};
+pub use output::{Capture, FileSink, Output, Sink};
+pub use probe::{Availability, Probe};
+pub use proxy::{AllowList, Proxy};
+pub use toolchain::Toolchain;
+
+use serde::{Deserialize, Serialize};
+
+/// Names the argument that turns an executable into the sandbox's supervisor.
+pub const HELPER_ARGUMENT: &str = "__foreman_sandbox";
+
+/// Turns this process into the sandbox's supervisor, and never returns, if it was started as one.
+///
+/// Every `main` that links this crate calls it first, before it starts threads or an async runtime.
+/// In any other process it returns at once.
+pub fn reexec_main_if_requested() {
+    helper::main_if_requested();
+}
+
+/// Makes a test binary usable as the sandbox's supervisor.
+///
+/// Write `sandbox::test_helper!();` once, in any module of a test binary whose tests spawn
+/// sandboxes. It expands to one more test, which is the helper's entry when the binary is started by
+/// [`Sandbox`], and otherwise checks that it is not taken for it.
+#[macro_export]
+macro_rules! test_helper {
+    () => {
+        #[test]
+        fn __foreman_sandbox() {
+            $crate::reexec_main_if_requested();
+            assert_ne!(
+                ::std::env::args().nth(2).as_deref(),
+                Some("helper"),
+                "a helper never comes back"
+            );
+        }
+    };
+}
+
+/// Tells how a command is kept apart from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// User, mount, pid, network, IPC and UTS namespaces with a private root, Landlock and seccomp.
+    Namespaces,
+    /// Landlock and seccomp alone, for machines that forbid namespaces. The weaker backend.
+    Landlock,
+    /// Nothing but a supervisor: limits and clean-up, no confinement. Only when asked for by name.
+    Unsafe,
+}
+
+impl Backend {
+    /// Returns the name that people see, as in `foreman doctor`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Namespaces => "namespaces",
+            Backend::Landlock => "landlock",
+            Backend::Unsafe => "unsafe (no sandbox)",
+        }
+    }
+
+    /// Returns what this backend does not keep apart, or `None` for the full sandbox.
+    pub fn weakness(self) -> Option<&'static str> {
+        match self {
+            Backend::Namespaces => None,
+            Backend::Landlock => Some(
+                "weaker backend: no namespaces on this machine, so commands see names of host \
+                 processes and files, can change modes and times of files of the same user, and \
+                 have no Unix sockets",
+            ),
+            Backend::Unsafe => Some("no sandbox: commands run with everything this user may do"),
+        }
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Says why a sandbox could not be set up or a command not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No backend works on this machine.
+    #[error(
+        "failed to find a working sandbox: namespaces: {namespaces}; landlock: {landlock}; allow user \
+         namespaces or a kernel with Landlock, or start with --unsafe-no-sandbox"
+    )]
+    NoBackend {
+        /// Why namespaces do not work.
+        namespaces: String,
+        /// Why Landlock does not work.
+        landlock: String,
+    },
+    /// The backend that was asked for does not work on this machine.
+    #[error("failed to use the sandbox backend {backend}: {why}")]
+    BackendUnavailable {
+        /// The backend that was asked for.
+        backend: Backend,
+        /// Why it does not work.
+        why: String,
+    },
+    /// The supervisor process could not be started.
+    #[error("failed to start the sandbox supervisor {helper:?}")]
+    Helper {
+        /// The executable that was to be the supervisor.
+        helper: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A resource that a start needs could not be had.
+    #[error("failed to prepare a sandbox: {what}")]
+    Prepare {
+        /// What was being prepared.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// Runs commands with one backend.
+///
+/// Cheap to clone; one per process is enough.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    backend: Backend,
+    helper: PathBuf,
+    probe: Arc<Probe>,
+}
+
+impl Sandbox {
+    /// Picks the best backend that works on this machine, by trying them.
+    ///
+    /// The result of the trial is kept for the life of the process. [`Backend::Unsafe`] is never
+    /// picked: see [`Sandbox::without_confinement`].
+    pub fn detect() -> Result<Sandbox, Error> {
+        Sandbox::detect_with_helper(default_helper())
+    }
+
+    /// Picks like [`Sandbox::detect`], with another executable as the supervisor.
+    ///
+    /// `helper` is a program that calls [`reexec_main_if_requested`] first thing.
+    pub fn detect_with_helper(helper: impl Into<PathBuf>) -> Result<Sandbox, Error> {
+        let helper = helper.into();
+        let probe = probe::cached(&helper);
+        let backend = probe.best().ok_or_else(|| Error::NoBackend {
+            namespaces: probe.namespaces.explain(),
+            landlock: probe.landlock.explain(),
+        })?;
+        Ok(Sandbox {
+            backend,
+            helper,
+            probe,
+        })
+    }
+
+    /// Uses the backend that is named, or says why it does not work here.
+    ///
+    /// [`Backend::Unsafe`] is granted: naming it is the explicit permission.
+    pub fn with_backend(backend: Backend) -> Result<Sandbox, Error> {
+        let helper = default_helper();
+        let probe = probe::cached(&helper);
+        if let Availability::Missing(why) = probe.availability(backend) {
+            return Err(Error::BackendUnavailable { backend, why });
+        }
+        Ok(Sandbox {
+            backend,
+            helper,
+            probe,
+        })
+    }
+
+    /// Uses no confinement at all: limits and clean-up only.
+    ///
+    /// For `--unsafe-no-sandbox`; the caller has asked the person for it.
+    pub fn without_confinement() -> Sandbox {
+        let helper = default_helper();
+        let probe = probe::cached(&helper);
+        Sandbox {
+            backend: Backend::Unsafe,
+            helper,
+            probe,
+        }
+    }
+
+    /// Uses another executable as the supervisor; it calls [`reexec_main_if_requested`] first thing.
+    #[must_use]
+    pub fn with_helper(mut self, helper: impl Into<PathBuf>) -> Sandbox {
+        self.helper = helper.into();
+        self
+    }
+
+    /// Returns the backend that commands run with.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Returns what was found out about this machine.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Starts a command and returns a handle to it.
+    ///
+    /// What goes wrong after the supervisor's start (a missing program, a mount that does not exist)
+    /// is an [`Outcome`] with [`Reason::StartError`].
+    pub fn spawn(&self, command: Command, output: Output) -> Result<Child, Error> {
+        child::spawn(self, command, output)
+    }
+
+    /// Runs a command to its end. The command is killed when the future is dropped.
+    ///
+    /// Errors of the start are reported as [`Reason::StartError`].
+    pub async fn run(&self, command: Command, output: Output) -> Outcome {
+        match self.spawn(command, output) {
+            Ok(mut child) => child.wait().await,
+            Err(error) => Outcome::start_error(&error),
+        }
+    }
+
+    /// Runs a command to its end on this thread; not for use on an async executor's threads.
+    pub fn run_blocking(&self, command: Command, output: Output) -> Outcome {
+        match self.spawn(command, output) {
+            Ok(child) => child.wait_blocking(),
+            Err(error) => Outcome::start_error(&error),
+        }
+    }
+}
+
+/// Tries every backend with this executable as the supervisor; the result is kept.
+pub fn probe() -> Arc<Probe> {
+    probe::cached(&default_helper())
+}
+
+/// Returns a path that starts the running executable again, even when its file was replaced.
+fn default_helper() -> PathBuf {
+    let own = PathBuf::from("/proc/self/exe");
+    if own.exists() {
+        own
+    } else {
+        std::env::current_exe().unwrap_or(own)
+    }
+}

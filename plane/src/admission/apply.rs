@@ -61,11 +61,7 @@ pub fn conflict_message(conflicts: &[Conflict]) -> String {
         }
         lines.push(format!("- {}", conflict.path));
     }
-    format!(
-        "Apply failed with {} conflicts: {}",
-        conflicts.len(),
-        lines.join("\n")
-    )
+    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
 /// Builds the 409 `Status` object that answers an apply conflict.
@@ -105,9 +101,7 @@ impl TypeInfo {
         if self.resets.object.is_empty() {
             return set;
         }
-        let without = |set: FieldSet, paths: &[Vec<&str>]| {
-            paths.iter().fold(set, |set, path| set.without(path))
-        };
+        let without = |set: FieldSet, paths: &[Vec<&str>]| paths.iter().fold(set, |set, path| set.without(path));
         match (subresource, &self.resets.status) {
             ("status", Some(paths)) => without(set, paths),
             ("status", None) => set.only(&["status"]),
@@ -130,13 +124,8 @@ pub fn apply(
     types: &TypeInfo,
     writer: &Writer<'_>,
 ) -> Result<Value, ApplyError> {
-    if applied["metadata"]
-        .get("managedFields")
-        .is_some_and(|m| !m.is_null())
-    {
-        return Err(ApplyError::BadRequest(
-            "metadata.managedFields must be nil".to_owned(),
-        ));
+    if applied["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+        return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     walk::check(&types.root, applied).map_err(|e| {
         ApplyError::Internal(format!(
@@ -165,19 +154,14 @@ pub fn apply(
     {
         // kubectl may take over what its client-side apply wrote.
         let allowed = last_applied_fields(before, types);
-        let rest: Vec<Taken> = conflicts
-            .iter()
-            .filter(|c| !allowed.covers(&c.set))
-            .cloned()
-            .collect();
+        let rest: Vec<Taken> = conflicts.iter().filter(|c| !allowed.covers(&c.set)).cloned().collect();
         outcome = if rest.is_empty() {
             merged(before, applied, true, types, writer, managers.clone())
         } else {
             Err(rest)
         };
     }
-    let (mut object, mut managers) =
-        outcome.map_err(|taken| ApplyError::Conflicts(conflicts_of(&taken)))?;
+    let (mut object, mut managers) = outcome.map_err(|taken| ApplyError::Conflicts(conflicts_of(&taken)))?;
     let manager = writer.manager(true);
     managers.strip(&manager);
     let changed = base.as_ref().is_none_or(|base| !walk::same(base, &object));
@@ -198,12 +182,7 @@ pub fn apply(
 ///
 /// `before` is the stored object, if there is one. A write that changes nothing
 /// leaves the stored managers as they are, times included.
-pub fn update_managed_fields(
-    before: Option<&Value>,
-    after: &mut Value,
-    types: &TypeInfo,
-    writer: &Writer<'_>,
-) {
+pub fn update_managed_fields(before: Option<&Value>, after: &mut Value, types: &TypeInfo, writer: &Writer<'_>) {
     let stored = || before.and_then(Managers::decode).unwrap_or_default();
     let mut managers = if !writer.subresource.is_empty() {
         stored()
@@ -218,13 +197,7 @@ pub fn update_managed_fields(
     let old = before.map(without_managed);
     // Objects whose managers were taken away stay without until somebody applies.
     if !(managers.0.is_empty() && before.is_some()) {
-        track(
-            &mut managers,
-            old.as_ref().unwrap_or(&types.blank),
-            &new,
-            types,
-            writer,
-        );
+        track(&mut managers, old.as_ref().unwrap_or(&types.blank), &new, types, writer);
         managers.cap();
     }
     *after = new;
@@ -302,11 +275,7 @@ fn merged(
 ) -> Result<(Value, Managers), Vec<Taken>> {
     let manager = writer.manager(true);
     let root = &types.root;
-    let last = managers
-        .0
-        .get(&manager)
-        .map(|o| o.set.clone())
-        .unwrap_or_default();
+    let last = managers.0.get(&manager).map(|o| o.set.clone()).unwrap_or_default();
     let last_time = managers.0.get(&manager).and_then(|o| o.time.clone());
     let together = walk::merge(root, Some(before), Some(applied)).unwrap_or_else(empty_object);
     let set = types.written(writer.subresource, walk::field_set(root, applied));
@@ -348,12 +317,7 @@ fn merged(
 }
 
 /// Removes what the last configuration owned and neither this one nor anybody else does.
-fn without_abandoned(
-    together: &Value,
-    last: &FieldSet,
-    managers: &Managers,
-    types: &TypeInfo,
-) -> Value {
+fn without_abandoned(together: &Value, last: &FieldSet, managers: &Managers, types: &TypeInfo) -> Value {
     let root = &types.root;
     let named = |set: &FieldSet| set.with_named_fields(root);
     let owned = managers
@@ -367,11 +331,7 @@ fn without_abandoned(
     let kept = walk::remove(root, together, &all.difference(&kept));
     // What stood there without an owner and was not in the last configuration stays.
     let kept = named(&walk::field_set(root, &kept));
-    walk::remove(
-        root,
-        together,
-        &all.difference(&kept).intersection(&named(last)),
-    )
+    walk::remove(root, together, &all.difference(&kept).intersection(&named(last)))
 }
 
 /// Drops the nulls that removal left behind; where the configuration has a null or an

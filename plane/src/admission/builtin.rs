@@ -47,12 +47,7 @@ pub fn default(api_version: &str, kind: &str, object: &mut Value) {
 /// Validates an object of a built-in kind; with `old` it is an update.
 ///
 /// Metadata is checked by [`super::names::validate_metadata`].
-pub fn validate(
-    api_version: &str,
-    kind: &str,
-    new: &Value,
-    old: Option<&Value>,
-) -> Vec<FieldError> {
+pub fn validate(api_version: &str, kind: &str, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (api_version, kind) {
         ("v1", "ConfigMap") => validate::config_map(new, old),
         ("v1", "Secret") => validate::secret(new, old),

@@ -65,10 +65,7 @@ impl ErrorKind {
     }
 
     fn shows_value(self) -> bool {
-        !matches!(
-            self,
-            Self::Required | Self::Forbidden | Self::TooLong | Self::Internal
-        )
+        !matches!(self, Self::Required | Self::Forbidden | Self::TooLong | Self::Internal)
     }
 }
 
@@ -87,12 +84,7 @@ pub struct FieldError {
 
 impl FieldError {
     /// Makes an error from its four parts.
-    pub fn new(
-        path: impl Into<String>,
-        kind: ErrorKind,
-        value: Option<Value>,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub fn new(path: impl Into<String>, kind: ErrorKind, value: Option<Value>, detail: impl Into<String>) -> Self {
         Self {
             path: path.into(),
             kind,
@@ -102,11 +94,7 @@ impl FieldError {
     }
 
     /// Makes an error about a value that breaks a rule.
-    pub fn invalid(
-        path: impl Into<String>,
-        value: impl Into<Value>,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub fn invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(path, ErrorKind::Invalid, Some(value.into()), detail)
     }
 
@@ -126,11 +114,7 @@ impl FieldError {
     }
 
     /// Makes an error about a value outside a list.
-    pub fn not_supported(
-        path: impl Into<String>,
-        value: impl Into<Value>,
-        supported: &[String],
-    ) -> Self {
+    pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[String]) -> Self {
         let detail = if supported.is_empty() {
             String::new()
         } else {
@@ -184,11 +168,7 @@ impl FieldError {
 
     /// Returns the path as it is shown.
     pub fn shown_path(&self) -> &str {
-        if self.path.is_empty() {
-            "<nil>"
-        } else {
-            &self.path
-        }
+        if self.path.is_empty() { "<nil>" } else { &self.path }
     }
 }
 
@@ -249,11 +229,7 @@ pub fn invalid_status(group: &str, kind: &str, name: &str, errors: &[FieldError]
 /// Builds the 422 `Status` that answers an update without `metadata.resourceVersion`
 /// of a kind that needs one (custom resources do).
 pub fn version_required_status(group: &str, plural: &str, name: &str) -> Value {
-    let error = FieldError::invalid(
-        "metadata.resourceVersion",
-        0,
-        "must be specified for an update",
-    );
+    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
     invalid_status(group, plural, name, &[error])
 }
 
@@ -275,10 +251,7 @@ mod tests {
                 FieldError::not_supported("spec.role", "x", &["coder".into(), "verifier".into()]),
                 r#"spec.role: Unsupported value: "x": supported values: "coder", "verifier""#,
             ),
-            (
-                FieldError::required("spec.tools", ""),
-                "spec.tools: Required value",
-            ),
+            (FieldError::required("spec.tools", ""), "spec.tools: Required value"),
             (
                 FieldError::too_long("spec.name", 63),
                 "spec.name: Too long: may not be more than 63 bytes",
@@ -313,10 +286,7 @@ mod tests {
             status["message"],
             r#"Widget.example.com "w" is invalid: spec.a: Required value"#
         );
-        assert_eq!(
-            status["details"]["causes"].as_array().map(Vec::len),
-            Some(2)
-        );
+        assert_eq!(status["details"]["causes"].as_array().map(Vec::len), Some(2));
         assert_eq!(status["code"], 422);
     }
 }

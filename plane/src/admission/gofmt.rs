@@ -152,10 +152,7 @@ pub fn plain(value: &Value) -> String {
         Value::Object(map) => {
             let mut keys: Vec<&String> = map.keys().collect();
             keys.sort();
-            let parts: Vec<String> = keys
-                .into_iter()
-                .map(|k| format!("{k}:{}", plain(&map[k])))
-                .collect();
+            let parts: Vec<String> = keys.into_iter().map(|k| format!("{k}:{}", plain(&map[k]))).collect();
             format!("map[{}]", parts.join(" "))
         }
     }

@@ -121,10 +121,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         wrong.push(format!("name part {}", too_long(63)));
     }
     if !QUALIFIED_RE.is_match(name) {
-        wrong.push(format!(
-            "name part {}",
-            mismatch(WORDS, QUALIFIED, &examples)
-        ));
+        wrong.push(format!("name part {}", mismatch(WORDS, QUALIFIED, &examples)));
     }
     wrong
 }
@@ -230,21 +227,12 @@ impl NameRule {
 /// Checks `metadata` of a new object: name, namespace, labels, annotations, owner
 /// references, finalizers. Name generation must have happened.
 pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
-    let text = |key: &str| {
-        metadata
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+    let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default();
     let mut errors = Vec::new();
     let generate = text("generateName");
     if !generate.is_empty() {
         for message in rule.check(&mask_trailing_dash(generate)) {
-            errors.push(FieldError::invalid(
-                "metadata.generateName",
-                generate,
-                message,
-            ));
+            errors.push(FieldError::invalid("metadata.generateName", generate, message));
         }
     }
     let name = text("name");
@@ -264,18 +252,11 @@ pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> 
             errors.push(FieldError::required("metadata.namespace", ""));
         } else {
             for message in dns1123_label(namespace) {
-                errors.push(FieldError::invalid(
-                    "metadata.namespace",
-                    namespace,
-                    message,
-                ));
+                errors.push(FieldError::invalid("metadata.namespace", namespace, message));
             }
         }
     } else if !namespace.is_empty() {
-        errors.push(FieldError::forbidden(
-            "metadata.namespace",
-            "not allowed on this type",
-        ));
+        errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
     errors.extend(validate_maps(metadata));
     errors.extend(validate_finalizers(metadata));
@@ -285,15 +266,9 @@ pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> 
 /// Checks the finalizers of a built-in kind, of which those without a domain must be known ones.
 pub fn validate_builtin_finalizers(metadata: &Value) -> Vec<FieldError> {
     let list = metadata.get("finalizers").and_then(Value::as_array);
-    let names = list
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .enumerate();
+    let names = list.into_iter().flatten().filter_map(Value::as_str).enumerate();
     names
-        .filter(|(_, name)| {
-            !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion")
-        })
+        .filter(|(_, name)| !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion"))
         .map(|(i, name)| {
             FieldError::invalid(
                 format!("metadata.finalizers[{i}]"),
@@ -314,12 +289,7 @@ pub fn validate_metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
         let mut list: Vec<String> = m
             .get("finalizers")
             .and_then(Value::as_array)
-            .map(|l| {
-                l.iter()
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect()
-            })
+            .map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             .unwrap_or_default();
         list.sort();
         list.dedup();
@@ -327,10 +297,7 @@ pub fn validate_metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     };
     if old.get("deletionTimestamp").is_some_and(|t| !t.is_null()) {
         let before = finalizers(old);
-        let added: Vec<String> = finalizers(new)
-            .into_iter()
-            .filter(|f| !before.contains(f))
-            .collect();
+        let added: Vec<String> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
             let shown: Vec<String> = added.iter().map(|f| super::gofmt::quote(f)).collect();
             errors.push(FieldError::forbidden(
@@ -376,18 +343,10 @@ fn validate_maps(metadata: &Value) -> Vec<FieldError> {
         labels.sort_by_key(|(k, _)| *k);
         for (key, value) in labels {
             for message in qualified_name(key) {
-                errors.push(FieldError::invalid(
-                    "metadata.labels",
-                    key.as_str(),
-                    message,
-                ));
+                errors.push(FieldError::invalid("metadata.labels", key.as_str(), message));
             }
             for message in label_value(value.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid(
-                    "metadata.labels",
-                    value.clone(),
-                    message,
-                ));
+                errors.push(FieldError::invalid("metadata.labels", value.clone(), message));
             }
         }
     }
@@ -398,18 +357,11 @@ fn validate_maps(metadata: &Value) -> Vec<FieldError> {
         for (key, value) in annotations {
             size += key.len() + value.as_str().map_or(0, str::len);
             for message in qualified_name(&key.to_lowercase()) {
-                errors.push(FieldError::invalid(
-                    "metadata.annotations",
-                    key.as_str(),
-                    message,
-                ));
+                errors.push(FieldError::invalid("metadata.annotations", key.as_str(), message));
             }
         }
         if size > ANNOTATIONS_LIMIT {
-            errors.push(FieldError::too_long(
-                "metadata.annotations",
-                ANNOTATIONS_LIMIT as u64,
-            ));
+            errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_LIMIT as u64));
         }
     }
     errors.extend(validate_owners(metadata));
@@ -437,11 +389,7 @@ fn validate_owners(metadata: &Value) -> Vec<FieldError> {
         }
         for key in ["kind", "name", "uid"] {
             if text(key).is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("{path}.{key}"),
-                    "",
-                    "must not be empty",
-                ));
+                errors.push(FieldError::invalid(format!("{path}.{key}"), "", "must not be empty"));
             }
         }
         if api_version == "v1" && text("kind") == "Event" {
@@ -554,10 +502,7 @@ mod tests {
             ]
         );
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
-        assert_eq!(
-            dns1123_label(&"a".repeat(64)),
-            ["must be no more than 63 characters"]
-        );
+        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
         assert!(qualified_name("example.com/My.name_1").is_empty());
         assert_eq!(qualified_name("/x"), ["prefix part must be non-empty"]);
         assert_eq!(qualified_name("a/b/c").len(), 1);
@@ -597,9 +542,9 @@ mod tests {
 
     #[test]
     fn an_update_may_not_change_identity() {
-        let old =
-            json!({"name": "a", "uid": "u", "resourceVersion": "1", "deletionTimestamp": "t"});
-        let new = json!({"name": "a", "uid": "w", "resourceVersion": "1", "deletionTimestamp": "t", "finalizers": ["x/y"]});
+        let old = json!({"name": "a", "uid": "u", "resourceVersion": "1", "deletionTimestamp": "t"});
+        let new =
+            json!({"name": "a", "uid": "w", "resourceVersion": "1", "deletionTimestamp": "t", "finalizers": ["x/y"]});
         let messages: Vec<String> = validate_metadata_update(&new, &old)
             .iter()
             .map(ToString::to_string)

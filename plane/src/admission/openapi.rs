@@ -111,11 +111,7 @@ pub fn v3_index(served: &[Served<'_>]) -> Value {
 
 /// Builds the document of one group version, e.g. `api/v1` or `apis/batch/v1`.
 pub fn v3_group_version(path: &str, served: &[Served<'_>]) -> Option<Value> {
-    let mine: Vec<Served<'_>> = served
-        .iter()
-        .filter(|s| s.root() == path)
-        .cloned()
-        .collect();
+    let mine: Vec<Served<'_>> = served.iter().filter(|s| s.root() == path).cloned().collect();
     if mine.is_empty() {
         return None;
     }
@@ -192,18 +188,9 @@ fn translate(schema: &Value, dialect: Dialect, open: &mut Vec<String>) -> Value 
 fn simplify(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            let open = map
-                .get("x-kubernetes-int-or-string")
-                .is_some_and(|v| v == true)
+            let open = map.get("x-kubernetes-int-or-string").is_some_and(|v| v == true)
                 || map.get("nullable").is_some_and(|v| v == true);
-            for key in [
-                "anyOf",
-                "oneOf",
-                "allOf",
-                "not",
-                "nullable",
-                "x-kubernetes-validations",
-            ] {
+            for key in ["anyOf", "oneOf", "allOf", "not", "nullable", "x-kubernetes-validations"] {
                 map.shift_remove(key);
             }
             if open {
@@ -233,9 +220,7 @@ fn custom(one: &Served<'_>, schema: &Value, dialect: Dialect) -> Value {
             .cloned()
             .unwrap_or_default()
     };
-    let properties = map
-        .entry("properties")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let properties = map.entry("properties").or_insert_with(|| Value::Object(Map::new()));
     if let Some(properties) = properties.as_object_mut() {
         properties.insert("apiVersion".to_owned(), about("apiVersion"));
         properties.insert("kind".to_owned(), about("kind"));
@@ -246,10 +231,7 @@ fn custom(one: &Served<'_>, schema: &Value, dialect: Dialect) -> Value {
         );
     }
     map.entry("type").or_insert_with(|| "object".into());
-    map.insert(
-        "x-kubernetes-group-version-kind".to_owned(),
-        json!([one.gvk()]),
-    );
+    map.insert("x-kubernetes-group-version-kind".to_owned(), json!([one.gvk()]));
     out
 }
 
@@ -273,11 +255,7 @@ fn paths(served: &[Served<'_>], dialect: Dialect) -> BTreeMap<String, Value> {
     let mut out = BTreeMap::new();
     for one in served {
         let root = format!("/{}", one.root());
-        let scope = if one.namespaced {
-            "/namespaces/{namespace}"
-        } else {
-            ""
-        };
+        let scope = if one.namespaced { "/namespaces/{namespace}" } else { "" };
         let collection = format!("{root}{scope}/{}", one.plural);
         let item = format!("{collection}/{{name}}");
         let operations = |named: bool, verbs: &[&str]| {
@@ -295,15 +273,9 @@ fn paths(served: &[Served<'_>], dialect: Dialect) -> BTreeMap<String, Value> {
             Value::Object(entry)
         };
         out.insert(collection, operations(false, &["get", "post", "delete"]));
-        out.insert(
-            item.clone(),
-            operations(true, &["get", "put", "patch", "delete"]),
-        );
+        out.insert(item.clone(), operations(true, &["get", "put", "patch", "delete"]));
         if one.status {
-            out.insert(
-                format!("{item}/status"),
-                operations(true, &["get", "put", "patch"]),
-            );
+            out.insert(format!("{item}/status"), operations(true, &["get", "put", "patch"]));
         }
         if one.namespaced {
             let all = json!({"get": operation(one, "get", false, dialect), "parameters": []});
@@ -349,32 +321,15 @@ fn operation(one: &Served<'_>, verb: &str, named: bool, dialect: Dialect) -> Val
                 "watch",
             ],
         ),
-        ("post", _) => (
-            "post",
-            &["pretty", "dryRun", "fieldManager", "fieldValidation"],
-        ),
-        ("put", _) => (
-            "put",
-            &["pretty", "dryRun", "fieldManager", "fieldValidation"],
-        ),
+        ("post", _) => ("post", &["pretty", "dryRun", "fieldManager", "fieldValidation"]),
+        ("put", _) => ("put", &["pretty", "dryRun", "fieldManager", "fieldValidation"]),
         ("patch", _) => (
             "patch",
-            &[
-                "pretty",
-                "dryRun",
-                "fieldManager",
-                "fieldValidation",
-                "force",
-            ],
+            &["pretty", "dryRun", "fieldManager", "fieldValidation", "force"],
         ),
         (_, true) => (
             "delete",
-            &[
-                "pretty",
-                "dryRun",
-                "gracePeriodSeconds",
-                "propagationPolicy",
-            ],
+            &["pretty", "dryRun", "gracePeriodSeconds", "propagationPolicy"],
         ),
         (_, false) => (
             "deletecollection",
@@ -402,12 +357,16 @@ fn operation(one: &Served<'_>, verb: &str, named: bool, dialect: Dialect) -> Val
     let body = match action {
         "post" | "put" => Some(schema(&definition)),
         "patch" => Some(json!({"type": "object"})),
-        "delete" | "deletecollection" => {
-            Some(schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"))
-        }
+        "delete" | "deletecollection" => Some(schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")),
         _ => None,
     };
     let types: &[&str] = match action {
+        // kubectl reads here whether a kind takes a strategic merge patch.
+        "patch" if one.schema.is_some() => &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/apply-patch+yaml",
+        ],
         "patch" => &[
             "application/json-patch+json",
             "application/merge-patch+json",
@@ -424,8 +383,7 @@ fn operation(one: &Served<'_>, verb: &str, named: bool, dialect: Dialect) -> Val
     match dialect {
         Dialect::V2 => {
             if let Some(body) = body {
-                parameters
-                    .push(json!({"name": "body", "in": "body", "required": true, "schema": body}));
+                parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": body}));
             }
             out["consumes"] = json!(types);
             out["produces"] = json!(["application/json"]);
@@ -439,7 +397,8 @@ fn operation(one: &Served<'_>, verb: &str, named: bool, dialect: Dialect) -> Val
                     .collect();
                 out["requestBody"] = json!({"required": true, "content": content});
             }
-            out["responses"] = json!({"200": {"description": "OK", "content": {"application/json": {"schema": schema(&answer)}}}});
+            out["responses"] =
+                json!({"200": {"description": "OK", "content": {"application/json": {"schema": schema(&answer)}}}});
         }
     }
     out["parameters"] = parameters.into();
@@ -521,12 +480,8 @@ mod tests {
             widget["properties"]["spec"]["properties"]["size"]["description"],
             "How large."
         );
-        assert_eq!(
-            widget["x-kubernetes-group-version-kind"][0]["kind"],
-            "Widget"
-        );
-        let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]
-            ["patch"];
+        assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+        let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
         assert!(
             patch["parameters"]
                 .as_array()
@@ -540,8 +495,7 @@ mod tests {
                 .is_some()
         );
         assert_eq!(
-            v2(&served(&schema))["definitions"]["com.example.v1.Widget"]["properties"]["spec"]
-                .get("nullable"),
+            v2(&served(&schema))["definitions"]["com.example.v1.Widget"]["properties"]["spec"].get("nullable"),
             None
         );
     }
@@ -552,9 +506,6 @@ mod tests {
         two["description"] = json!("Another widget.");
         let (a, b) = (v3_index(&served(&one)), v3_index(&served(&two)));
         assert_eq!(a["paths"]["api/v1"], b["paths"]["api/v1"]);
-        assert_ne!(
-            a["paths"]["apis/example.com/v1"],
-            b["paths"]["apis/example.com/v1"]
-        );
+        assert_ne!(a["paths"]["apis/example.com/v1"], b["paths"]["apis/example.com/v1"]);
     }
 }

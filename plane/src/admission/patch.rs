@@ -47,10 +47,7 @@ impl PatchError {
                 "the server rejected our request due to an error in our request".to_owned(),
                 "Invalid",
             ),
-            Self::TooLarge(m) => (
-                format!("Request entity is too large: {m}"),
-                "RequestEntityTooLarge",
-            ),
+            Self::TooLarge(m) => (format!("Request entity is too large: {m}"), "RequestEntityTooLarge"),
             Self::Internal(m) => (m.clone(), ""),
         };
         let mut status = serde_json::json!({
@@ -100,11 +97,7 @@ mod tests {
     fn merge_patches_follow_the_rfc() {
         let table = [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-            (
-                json!({"a": "b"}),
-                json!({"b": "c"}),
-                json!({"a": "b", "b": "c"}),
-            ),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
             (json!({"a": "b"}), json!({"a": null}), json!({})),
             (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
             (
@@ -117,11 +110,7 @@ mod tests {
                 json!({"a": {"bb": {"ccc": null}}}),
                 json!({"a": {"bb": {}}}),
             ),
-            (
-                json!({"e": null}),
-                json!({"a": 1}),
-                json!({"e": null, "a": 1}),
-            ),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
         ];
         for (target, patch, expected) in table {
             assert_eq!(merge_patch(&target, &patch), expected, "{target} + {patch}");

@@ -83,12 +83,7 @@ pub struct Columns {
 fn name_column() -> Column {
     Column {
         format: "name".to_owned(),
-        ..Column::new(
-            "Name",
-            "string",
-            0,
-            "Name of the object, unique within its namespace.",
-        )
+        ..Column::new("Name", "string", 0, "Name of the object, unique within its namespace.")
     }
 }
 
@@ -118,13 +113,8 @@ impl Columns {
                 kind: text("type").to_owned(),
                 format: text("format").to_owned(),
                 description,
-                priority: column
-                    .get("priority")
-                    .and_then(Value::as_i64)
-                    .unwrap_or_default(),
-                path: Some(
-                    JsonPath::parse(path).map_err(|e| format!("column {:?}: {e}", text("name")))?,
-                ),
+                priority: column.get("priority").and_then(Value::as_i64).unwrap_or_default(),
+                path: Some(JsonPath::parse(path).map_err(|e| format!("column {:?}: {e}", text("name")))?),
             });
         }
         Ok(Self {
@@ -291,20 +281,14 @@ mod tests {
         .unwrap();
         let object = json!({"metadata": {"name": "a", "creationTimestamp": "2024-01-01T00:55:00Z"}, "spec": {"n": 3, "l": ["x"]},
             "status": {"phase": "Done", "conditions": [{"type": "Ready", "status": "True"}]}});
-        assert_eq!(
-            row(&columns, object),
-            json!(["a", "Done", "True", 3, "[\"x\"]", "5m"])
-        );
+        assert_eq!(row(&columns, object), json!(["a", "Done", "True", 3, "[\"x\"]", "5m"]));
         assert_eq!(
             row(&columns, json!({"metadata": {"name": "b"}})),
             json!(["b", null, null, null, null, null])
         );
         let table = columns.render(&[], &json!({}), IncludeObject::Object, true, NOW);
         assert_eq!(table["columnDefinitions"][3]["priority"], 1);
-        assert!(
-            Columns::from_crd(&json!([{"name": "X", "type": "string", "jsonPath": ".a["}]))
-                .is_err()
-        );
+        assert!(Columns::from_crd(&json!([{"name": "X", "type": "string", "jsonPath": ".a["}])).is_err());
         assert_eq!(
             row(
                 &Columns::from_crd(&Value::Null).unwrap(),
@@ -386,17 +370,7 @@ mod tests {
                 "v1",
                 "PersistentVolumeClaim",
                 json!({"metadata": meta, "spec": {"volumeName": "v", "volumeMode": "Filesystem"}, "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}}),
-                json!([
-                    "x",
-                    "Bound",
-                    "v",
-                    "1Gi",
-                    "RWO",
-                    "",
-                    "<unset>",
-                    "60s",
-                    "Filesystem"
-                ]),
+                json!(["x", "Bound", "v", "1Gi", "RWO", "", "<unset>", "60s", "Filesystem"]),
             ),
             (
                 "apiextensions.k8s.io/v1",
@@ -406,18 +380,13 @@ mod tests {
             ),
         ];
         for (api_version, kind, object, expected) in table {
-            assert_eq!(
-                row(&Columns::builtin(api_version, kind), object),
-                expected,
-                "{kind}"
-            );
+            assert_eq!(row(&Columns::builtin(api_version, kind), object), expected, "{kind}");
         }
     }
 
     #[test]
     fn rows_carry_what_was_asked_for() {
-        let object =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {}});
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {}});
         let columns = Columns::builtin("v1", "ConfigMap");
         let with = |include| columns.render(&[&object], &json!({}), include, false, NOW);
         assert_eq!(with(IncludeObject::Object)["rows"][0]["object"], object);

@@ -87,11 +87,7 @@ impl Type {
     /// Returns the type of a field.
     pub fn field(&self, name: &str) -> &Type {
         match self {
-            Type::Map(map) => map
-                .fields
-                .get(name)
-                .or(map.element.as_deref())
-                .unwrap_or(&ANY),
+            Type::Map(map) => map.fields.get(name).or(map.element.as_deref()).unwrap_or(&ANY),
             _ => &ANY,
         }
     }
@@ -132,8 +128,7 @@ pub struct TypeInfo {
 impl TypeInfo {
     /// Finds the description of a built-in kind, e.g. `("batch/v1", "Job")`.
     pub fn builtin(api_version: &str, kind: &str) -> Option<&'static TypeInfo> {
-        static CACHE: LazyLock<Mutex<HashMap<&'static str, &'static TypeInfo>>> =
-            LazyLock::new(Mutex::default);
+        static CACHE: LazyLock<Mutex<HashMap<&'static str, &'static TypeInfo>>> = LazyLock::new(Mutex::default);
         let name = definitions::name_of(api_version, kind)?;
         let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = cache.get(name) {
@@ -178,8 +173,7 @@ impl TypeInfo {
         let mut root = from_node(schema.root());
         if let Type::Map(map) = &mut root {
             for key in ["apiVersion", "kind"] {
-                map.fields
-                    .insert(key.to_owned(), Type::Scalar(Scalar::Text));
+                map.fields.insert(key.to_owned(), Type::Scalar(Scalar::Text));
             }
             map.fields.insert("metadata".to_owned(), metadata().clone());
         }
@@ -226,8 +220,7 @@ fn blank(kind: &str) -> Value {
 }
 
 fn metadata() -> &'static Type {
-    static METADATA: LazyLock<Type> =
-        LazyLock::new(|| from_definition(definitions::OBJECT_META, &mut Vec::new()));
+    static METADATA: LazyLock<Type> = LazyLock::new(|| from_definition(definitions::OBJECT_META, &mut Vec::new()));
     &METADATA
 }
 
@@ -248,10 +241,9 @@ fn from_definition(name: &str, above: &mut Vec<String>) -> Type {
 fn from_schema(schema: &Value, above: &mut Vec<String>) -> Type {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         let mut found = from_definition(definitions::ref_name(reference), above);
-        if let (Type::Map(map), Some("atomic")) = (
-            &mut found,
-            schema.get("x-kubernetes-map-type").and_then(Value::as_str),
-        ) {
+        if let (Type::Map(map), Some("atomic")) =
+            (&mut found, schema.get("x-kubernetes-map-type").and_then(Value::as_str))
+        {
             map.atomic = true;
         }
         return found;
@@ -259,17 +251,9 @@ fn from_schema(schema: &Value, above: &mut Vec<String>) -> Type {
     if schema.get("x-kubernetes-int-or-string").is_some() {
         return Type::Scalar(Scalar::Untyped);
     }
-    let atomic = schema
-        .get("x-kubernetes-map-type")
-        .is_some_and(|t| t == "atomic");
-    match schema
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-    {
-        "string" if schema.get("format").is_some_and(|f| f == "date-time") => {
-            Type::Scalar(Scalar::Untyped)
-        }
+    let atomic = schema.get("x-kubernetes-map-type").is_some_and(|t| t == "atomic");
+    match schema.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "string" if schema.get("format").is_some_and(|f| f == "date-time") => Type::Scalar(Scalar::Untyped),
         "string" => Type::Scalar(Scalar::Text),
         "integer" | "number" => Type::Scalar(Scalar::Number),
         "boolean" => Type::Scalar(Scalar::Bool),
@@ -279,12 +263,7 @@ fn from_schema(schema: &Value, above: &mut Vec<String>) -> Type {
                 schema
                     .get("x-kubernetes-list-map-keys")
                     .and_then(Value::as_array)
-                    .map(|l| {
-                        l.iter()
-                            .filter_map(Value::as_str)
-                            .map(str::to_owned)
-                            .collect()
-                    })
+                    .map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
                     .unwrap_or_default()
             };
             let relation = match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
@@ -296,10 +275,7 @@ fn from_schema(schema: &Value, above: &mut Vec<String>) -> Type {
                 .get("x-kubernetes-patch-strategy")
                 .and_then(Value::as_str)
                 .is_some_and(|s| s.split(',').any(|s| s == "merge"));
-            let strategy = match schema
-                .get("x-kubernetes-patch-merge-key")
-                .and_then(Value::as_str)
-            {
+            let strategy = match schema.get("x-kubernetes-patch-merge-key").and_then(Value::as_str) {
                 Some(key) if merges => Strategy::Key(key.to_owned()),
                 _ if merges => Strategy::Values,
                 _ => Strategy::Replace,
@@ -329,11 +305,7 @@ fn from_schema(schema: &Value, above: &mut Vec<String>) -> Type {
             let fields: BTreeMap<String, Type> = schema
                 .get("properties")
                 .and_then(Value::as_object)
-                .map(|p| {
-                    p.iter()
-                        .map(|(k, v)| (k.clone(), from_schema(v, above)))
-                        .collect()
-                })
+                .map(|p| p.iter().map(|(k, v)| (k.clone(), from_schema(v, above))).collect())
                 .unwrap_or_default();
             let element = schema
                 .get("additionalProperties")
@@ -369,8 +341,7 @@ fn from_node(node: &Node) -> Type {
             let mut defaults = BTreeMap::new();
             if let (Relation::Keys(keys), Some(items)) = (&relation, &node.items) {
                 for key in keys {
-                    if let Some(default) = items.properties.get(key).and_then(|p| p.default.clone())
-                    {
+                    if let Some(default) = items.properties.get(key).and_then(|p| p.default.clone()) {
                         defaults.insert(key.clone(), default);
                     }
                 }
@@ -384,11 +355,8 @@ fn from_node(node: &Node) -> Type {
             })
         }
         "object" => {
-            let mut fields: BTreeMap<String, Type> = node
-                .properties
-                .iter()
-                .map(|(k, v)| (k.clone(), from_node(v)))
-                .collect();
+            let mut fields: BTreeMap<String, Type> =
+                node.properties.iter().map(|(k, v)| (k.clone(), from_node(v))).collect();
             if node.embedded {
                 for key in ["apiVersion", "kind"] {
                     fields.insert(key.to_owned(), Type::Scalar(Scalar::Text));
@@ -421,11 +389,7 @@ mod tests {
 
     fn at<'a>(mut t: &'a Type, path: &[&str]) -> &'a Type {
         for name in path {
-            t = if *name == "[]" {
-                t.element()
-            } else {
-                t.field(name)
-            };
+            t = if *name == "[]" { t.element() } else { t.field(name) };
         }
         t
     }

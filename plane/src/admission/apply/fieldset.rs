@@ -28,20 +28,18 @@ impl Scalar {
 
 impl Ord for Scalar {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.rank()
-            .cmp(&other.rank())
-            .then_with(|| match (&self.0, &other.0) {
-                (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
-                    (Some(a), Some(b)) => a.cmp(&b),
-                    _ => a
-                        .as_f64()
-                        .unwrap_or_default()
-                        .total_cmp(&b.as_f64().unwrap_or_default()),
-                },
-                (Value::String(a), Value::String(b)) => a.cmp(b),
-                (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
-                (a, b) => gofmt::json(a).cmp(&gofmt::json(b)),
-            })
+        self.rank().cmp(&other.rank()).then_with(|| match (&self.0, &other.0) {
+            (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
+                (Some(a), Some(b)) => a.cmp(&b),
+                _ => a
+                    .as_f64()
+                    .unwrap_or_default()
+                    .total_cmp(&b.as_f64().unwrap_or_default()),
+            },
+            (Value::String(a), Value::String(b)) => a.cmp(b),
+            (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+            (a, b) => gofmt::json(a).cmp(&gofmt::json(b)),
+        })
     }
 }
 
@@ -100,8 +98,7 @@ impl Step {
         match self {
             Self::Field(name) => format!("f:{name}"),
             Self::Key(keys) => {
-                let map: Map<String, Value> =
-                    keys.iter().map(|(k, v)| (k.clone(), v.0.clone())).collect();
+                let map: Map<String, Value> = keys.iter().map(|(k, v)| (k.clone(), v.0.clone())).collect();
                 format!("k:{}", gofmt::json(&Value::Object(map)))
             }
             Self::Value(value) => format!("v:{}", gofmt::json(&value.0)),
@@ -113,14 +110,11 @@ impl Step {
         let (kind, rest) = text.split_once(':')?;
         match kind {
             "f" => Some(Self::Field(rest.to_owned())),
-            "v" => serde_json::from_str(rest)
-                .ok()
-                .map(|v| Self::Value(Scalar(v))),
+            "v" => serde_json::from_str(rest).ok().map(|v| Self::Value(Scalar(v))),
             "i" => rest.parse().ok().map(Self::Index),
             "k" => {
                 let map: Map<String, Value> = serde_json::from_str(rest).ok()?;
-                let mut keys: Vec<(String, Scalar)> =
-                    map.into_iter().map(|(k, v)| (k, Scalar(v))).collect();
+                let mut keys: Vec<(String, Scalar)> = map.into_iter().map(|(k, v)| (k, Scalar(v))).collect();
                 keys.sort();
                 Some(Self::Key(keys))
             }
@@ -204,8 +198,7 @@ impl FieldSet {
 
     /// Keeps only what stands at or below one of `steps`.
     pub(super) fn only(&self, steps: &[&str]) -> FieldSet {
-        let keep =
-            |step: &Step| matches!(step, Step::Field(name) if steps.contains(&name.as_str()));
+        let keep = |step: &Step| matches!(step, Step::Field(name) if steps.contains(&name.as_str()));
         FieldSet {
             members: self.members.iter().filter(|s| keep(s)).cloned().collect(),
             children: self
@@ -357,10 +350,7 @@ mod tests {
     fn sets_combine() {
         let a = FieldSet::decode(&json!({"f:a": {"f:b": {}, "f:c": {}}})).unwrap();
         let b = FieldSet::decode(&json!({"f:a": {"f:c": {}}, "f:d": {}})).unwrap();
-        assert_eq!(
-            a.union(&b).encode(),
-            json!({"f:a": {"f:b": {}, "f:c": {}}, "f:d": {}})
-        );
+        assert_eq!(a.union(&b).encode(), json!({"f:a": {"f:b": {}, "f:c": {}}, "f:d": {}}));
         assert_eq!(a.intersection(&b).encode(), json!({"f:a": {"f:c": {}}}));
         assert_eq!(a.difference(&b).encode(), json!({"f:a": {"f:b": {}}}));
         assert!(a.difference(&a).is_empty());

@@ -31,11 +31,7 @@ impl Manager {
                 name.to_owned()
             },
             apply,
-            api_version: if apply {
-                String::new()
-            } else {
-                api_version.to_owned()
-            },
+            api_version: if apply { String::new() } else { api_version.to_owned() },
             subresource: subresource.to_owned(),
         }
     }
@@ -44,10 +40,7 @@ impl Manager {
     pub(super) fn describe(&self) -> String {
         let mut text = gofmt::quote(&self.name);
         if !self.subresource.is_empty() {
-            text.push_str(&format!(
-                " with subresource {}",
-                gofmt::quote(&self.subresource)
-            ));
+            text.push_str(&format!(" with subresource {}", gofmt::quote(&self.subresource)));
         }
         if !self.apply {
             text.push_str(&format!(" using {}", self.api_version));
@@ -189,12 +182,7 @@ impl Managers {
             .0
             .iter()
             .filter(|(m, _)| !m.apply)
-            .map(|(m, o)| {
-                (
-                    o.time.as_deref().map(seconds).unwrap_or_default(),
-                    m.clone(),
-                )
-            })
+            .map(|(m, o)| (o.time.as_deref().map(seconds).unwrap_or_default(), m.clone()))
             .collect();
         let mut count = updaters.len();
         if count <= MAX_UPDATERS {
@@ -220,11 +208,7 @@ impl Managers {
             {
                 self.0.insert(bucket.clone(), moved);
             }
-            let before = self
-                .0
-                .get(&bucket)
-                .map(|o| o.set.clone())
-                .unwrap_or_default();
+            let before = self.0.get(&bucket).map(|o| o.set.clone()).unwrap_or_default();
             self.0.remove(&manager);
             let merged = Owned {
                 set: owned.set.union(&before),

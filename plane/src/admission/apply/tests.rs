@@ -22,12 +22,7 @@ fn types() -> &'static TypeInfo {
     TypeInfo::builtin("v1", "ConfigMap").unwrap()
 }
 
-fn run(
-    live: Option<&Value>,
-    data: Value,
-    who: &'static str,
-    force: bool,
-) -> Result<Value, ApplyError> {
+fn run(live: Option<&Value>, data: Value, who: &'static str, force: bool) -> Result<Value, ApplyError> {
     apply(live, &config_map(data), force, types(), &writer(who, T1))
 }
 
@@ -47,10 +42,7 @@ fn what_is_no_longer_applied_goes_unless_somebody_else_owns_it() {
     let less = run(Some(&two), json!({}), "one", false).unwrap();
     assert_eq!(less["data"], json!({"a": "1"}));
     let none = run(Some(&less), json!({}), "two", false).unwrap();
-    assert_eq!(
-        none["data"].as_object().map(Map::len).unwrap_or_default(),
-        0
-    );
+    assert_eq!(none["data"].as_object().map(Map::len).unwrap_or_default(), 0);
 }
 
 #[test]
@@ -150,10 +142,7 @@ fn an_empty_list_forgets_all_managers() {
 fn an_update_without_managers_keeps_those_that_are_stored() {
     let one = run(None, json!({"a": "1"}), "one", false).unwrap();
     let mut object = one.clone();
-    object["metadata"]
-        .as_object_mut()
-        .unwrap()
-        .remove("managedFields");
+    object["metadata"].as_object_mut().unwrap().remove("managedFields");
     update_managed_fields(Some(&one), &mut object, types(), &writer("edit", T2));
     assert_eq!(object, one);
 }
@@ -224,10 +213,7 @@ fn list_maps_merge_by_key_and_keep_others_entries() {
         .collect();
     assert_eq!(names, ["a", "b"]);
     let gone = apply(Some(&two), &pod(json!([])), false, types, &w("one")).unwrap();
-    assert_eq!(
-        gone["spec"]["containers"],
-        json!([{"name": "b", "image": "y"}])
-    );
+    assert_eq!(gone["spec"]["containers"], json!([{"name": "b", "image": "y"}]));
     let error = apply(
         None,
         &pod(json!([{"name": "a"}, {"name": "a"}])),
@@ -260,9 +246,7 @@ fn configurations_that_do_not_fit_are_refused() {
     managed["metadata"]["managedFields"] = json!([]);
     assert_eq!(
         apply(None, &managed, false, types(), &writer("one", T1)),
-        Err(ApplyError::BadRequest(
-            "metadata.managedFields must be nil".into()
-        ))
+        Err(ApplyError::BadRequest("metadata.managedFields must be nil".into()))
     );
 }
 
@@ -289,10 +273,7 @@ fn the_status_belongs_to_its_subresource() {
         status["metadata"]["managedFields"][1]["fieldsV1"],
         json!({"f:status": {"f:phase": {}}})
     );
-    assert_eq!(
-        status["metadata"]["managedFields"][1]["subresource"],
-        "status"
-    );
+    assert_eq!(status["metadata"]["managedFields"][1]["subresource"], "status");
 }
 
 #[test]
@@ -300,12 +281,7 @@ fn kubectl_takes_over_what_its_client_side_apply_wrote() {
     let mut live = config_map(json!({"a": "1", "b": "1"}));
     let last = config_map(json!({"a": "1"}));
     live["metadata"]["annotations"] = json!({LAST_APPLIED: last.to_string()});
-    update_managed_fields(
-        None,
-        &mut live,
-        types(),
-        &writer("kubectl-client-side-apply", T1),
-    );
+    update_managed_fields(None, &mut live, types(), &writer("kubectl-client-side-apply", T1));
     let error = apply(
         Some(&live),
         &config_map(json!({"a": "2"})),
@@ -343,8 +319,7 @@ fn kubectl_takes_over_what_its_client_side_apply_wrote() {
 }
 
 fn data() -> impl Strategy<Value = Value> {
-    prop::collection::btree_map("[a-c]", "[xy]", 0..3)
-        .prop_map(|m| serde_json::to_value(m).unwrap())
+    prop::collection::btree_map("[a-c]", "[xy]", 0..3).prop_map(|m| serde_json::to_value(m).unwrap())
 }
 
 proptest! {

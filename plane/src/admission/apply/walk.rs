@@ -47,15 +47,9 @@ fn step_of(list: &ListType, item: &Value) -> Result<Step, String> {
     match &list.relation {
         Relation::Atomic => Err("invalid indexing of non-associative list".to_owned()),
         Relation::Set => match item {
-            Value::Object(_) => {
-                Err("associative list without keys has an element that's a map type".to_owned())
-            }
-            Value::Array(_) => {
-                Err("not supported: associative list with lists as elements".to_owned())
-            }
-            Value::Null => Err(
-                "associative list without keys has an element that's an explicit null".to_owned(),
-            ),
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
+            Value::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
             scalar => Ok(Step::Value(Scalar(scalar.clone()))),
         },
         Relation::Keys(names) => {
@@ -65,9 +59,7 @@ fn step_of(list: &ListType, item: &Value) -> Result<Step, String> {
                     return Err("associative list with keys may not have a null element".to_owned());
                 }
                 _ => {
-                    return Err(
-                        "associative list with keys may not have non-map elements".to_owned()
-                    );
+                    return Err("associative list with keys may not have non-map elements".to_owned());
                 }
             };
             let mut keys: Vec<(String, Scalar)> = names
@@ -165,13 +157,7 @@ pub(super) fn compare(of: &Type, old: &Value, new: &Value) -> Difference {
     out
 }
 
-fn differ(
-    of: &Type,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<Step>,
-    out: &mut Difference,
-) {
+fn differ(of: &Type, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Step>, out: &mut Difference) {
     let leaf = match (old.map(|v| narrow(of, v)), new.map(|v| narrow(of, v))) {
         (None, None) => return,
         (Some(a), None) => differ_as(a, old, new, path, out),
@@ -207,9 +193,7 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
         (Value::Number(x), Value::Number(y)) => {
             x == y || (x.as_i64().is_none() || y.as_i64().is_none()) && x.as_f64() == y.as_f64()
         }
-        (Value::Array(x), Value::Array(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b))
-        }
+        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b)),
         (Value::Object(x), Value::Object(y)) => {
             x.len() == y.len() && x.iter().all(|(k, a)| y.get(k).is_some_and(|b| same(a, b)))
         }
@@ -230,10 +214,7 @@ fn differ_as(
         Atom::List(list) => {
             let (left, right) = (items(old), items(new));
             match list {
-                Some(list)
-                    if list.relation != Relation::Atomic
-                        && !(left.is_empty() && right.is_empty()) =>
-                {
+                Some(list) if list.relation != Relation::Atomic && !(left.is_empty() && right.is_empty()) => {
                     differ_items(list, left, right, path, out);
                     false
                 }
@@ -241,13 +222,8 @@ fn differ_as(
             }
         }
         Atom::Map(map) => {
-            let (left, right) = (
-                old.and_then(Value::as_object),
-                new.and_then(Value::as_object),
-            );
-            if is_atomic_map(map)
-                || (left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty))
-            {
+            let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            if is_atomic_map(map) || (left.is_none_or(Map::is_empty) && right.is_none_or(Map::is_empty)) {
                 return leaf(old, new, path, out);
             }
             let keys = left.into_iter().flat_map(Map::keys).chain(
@@ -272,13 +248,7 @@ fn differ_as(
     }
 }
 
-fn differ_items(
-    list: &ListType,
-    old: &[Value],
-    new: &[Value],
-    path: &mut Vec<Step>,
-    out: &mut Difference,
-) {
+fn differ_items(list: &ListType, old: &[Value], new: &[Value], path: &mut Vec<Step>, out: &mut Difference) {
     let mut entries: BTreeMap<Step, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
     for item in old {
         if let Ok(step) = step_of(list, item) {
@@ -293,13 +263,7 @@ fn differ_items(
     for (step, (left, right)) in entries {
         path.push(step);
         match (left.len(), right.len()) {
-            (0..=1, 0..=1) => differ(
-                &list.element,
-                left.first().copied(),
-                right.first().copied(),
-                path,
-                out,
-            ),
+            (0..=1, 0..=1) => differ(&list.element, left.first().copied(), right.first().copied(), path, out),
             (2.., 2..) => {
                 if left.len() != right.len() || !left.iter().zip(&right).all(|(a, b)| same(a, b)) {
                     out.modified.insert(path);
@@ -336,17 +300,10 @@ pub(super) fn merge(of: &Type, old: Option<&Value>, new: Option<&Value>) -> Opti
             if is_atomic_map(map) || (empty(old) && empty(new)) {
                 return chosen();
             }
-            let (left, right) = (
-                old.and_then(Value::as_object),
-                new.and_then(Value::as_object),
-            );
+            let (left, right) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
             let mut out = Map::new();
             for (key, item) in left.into_iter().flatten() {
-                if let Some(merged) = merge(
-                    field_type(map, key),
-                    Some(item),
-                    right.and_then(|r| r.get(key)),
-                ) {
+                if let Some(merged) = merge(field_type(map, key), Some(item), right.and_then(|r| r.get(key))) {
                     out.insert(key.clone(), merged);
                 }
             }
@@ -380,17 +337,10 @@ fn merge_items(list: &ListType, old: &[Value], new: &[Value]) -> Option<Value> {
         .filter_map(|v| step_of(list, v).ok().map(|s| (s, v)))
         .collect();
     let find = |side: &[(Step, &Value)], step: &Step| -> Option<Value> {
-        let mut found = side
-            .iter()
-            .filter(|(s, _)| s == step)
-            .map(|(_, v)| (*v).clone());
+        let mut found = side.iter().filter(|(s, _)| s == step).map(|(_, v)| (*v).clone());
         let first = found.next()?;
         // An entry that stands twice merges with nothing.
-        if found.next().is_some() {
-            None
-        } else {
-            Some(first)
-        }
+        if found.next().is_some() { None } else { Some(first) }
     };
     let in_left = |step: &Step| left.iter().any(|(s, _)| s == step);
     let in_right = |step: &Step| right.iter().any(|(s, _)| s == step);
@@ -444,22 +394,21 @@ pub(super) fn remove(of: &Type, value: &Value, gone: &FieldSet) -> Value {
             let Some(list) = list.filter(|l| l.relation != Relation::Atomic) else {
                 return Value::Null;
             };
-            let kept: Vec<Value> =
-                items(Some(value))
-                    .iter()
-                    .filter_map(|item| {
-                        let Ok(step) = step_of(list, item) else {
-                            return Some(item.clone());
-                        };
-                        if gone.has(&step) {
-                            return None;
-                        }
-                        Some(gone.below(&step).map_or_else(
-                            || item.clone(),
-                            |below| remove(&list.element, item, below),
-                        ))
-                    })
-                    .collect();
+            let kept: Vec<Value> = items(Some(value))
+                .iter()
+                .filter_map(|item| {
+                    let Ok(step) = step_of(list, item) else {
+                        return Some(item.clone());
+                    };
+                    if gone.has(&step) {
+                        return None;
+                    }
+                    Some(
+                        gone.below(&step)
+                            .map_or_else(|| item.clone(), |below| remove(&list.element, item, below)),
+                    )
+                })
+                .collect();
             if kept.is_empty() {
                 Value::Null
             } else {
@@ -476,10 +425,9 @@ pub(super) fn remove(of: &Type, value: &Value, gone: &FieldSet) -> Value {
                 if gone.has(&step) {
                     continue;
                 }
-                let item = gone.below(&step).map_or_else(
-                    || item.clone(),
-                    |below| remove(field_type(map, key), item, below),
-                );
+                let item = gone
+                    .below(&step)
+                    .map_or_else(|| item.clone(), |below| remove(field_type(map, key), item, below));
                 kept.insert(key.clone(), item);
             }
             if kept.is_empty() {
@@ -500,10 +448,7 @@ pub(super) fn check(of: &Type, value: &Value) -> Result<(), String> {
         [one] => Err(one.clone()),
         many => Err(format!(
             "errors:\n{}",
-            many.iter()
-                .map(|e| format!("  {e}"))
-                .collect::<Vec<_>>()
-                .join("\n")
+            many.iter().map(|e| format!("  {e}")).collect::<Vec<_>>().join("\n")
         )),
     }
 }
@@ -548,10 +493,9 @@ fn check_at(of: &Type, value: &Value, path: &str, errors: &mut Vec<String>) {
                 };
                 errors.push(at(match scalar {
                     ScalarType::Number => format!("expected numeric (int or float), got {kind}"),
-                    ScalarType::Text => format!(
-                        "expected string, got &value.valueUnstructured{{Value:{}}}",
-                        raw(value)
-                    ),
+                    ScalarType::Text => {
+                        format!("expected string, got &value.valueUnstructured{{Value:{}}}", raw(value))
+                    }
                     ScalarType::Bool => {
                         format!("expected boolean, got &{{{}}}", gofmt::plain(value))
                     }
@@ -563,10 +507,7 @@ fn check_at(of: &Type, value: &Value, path: &str, errors: &mut Vec<String>) {
         }
         Type::List(list) => {
             let Value::Array(entries) = value else {
-                errors.push(at(format!(
-                    "expected list, got &{{{}}}",
-                    gofmt::plain(value)
-                )));
+                errors.push(at(format!("expected list, got &{{{}}}", gofmt::plain(value))));
                 return;
             };
             let mut seen = Vec::new();
@@ -591,10 +532,7 @@ fn check_at(of: &Type, value: &Value, path: &str, errors: &mut Vec<String>) {
         }
         Type::Map(map) => {
             let Value::Object(object) = value else {
-                errors.push(at(format!(
-                    "expected map, got &{{{}}}",
-                    gofmt::plain(value)
-                )));
+                errors.push(at(format!("expected map, got &{{{}}}", gofmt::plain(value))));
                 return;
             };
             for (key, item) in object {

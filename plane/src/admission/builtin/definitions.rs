@@ -33,11 +33,7 @@ const KINDS: [(&str, &str, &str); 10] = [
     ("v1", "Pod", "io.k8s.api.core.v1.Pod"),
     ("v1", "Secret", "io.k8s.api.core.v1.Secret"),
     ("batch/v1", "Job", "io.k8s.api.batch.v1.Job"),
-    (
-        "coordination.k8s.io/v1",
-        "Lease",
-        "io.k8s.api.coordination.v1.Lease",
-    ),
+    ("coordination.k8s.io/v1", "Lease", "io.k8s.api.coordination.v1.Lease"),
     (
         "apiextensions.k8s.io/v1",
         "CustomResourceDefinition",
@@ -115,8 +111,7 @@ fn build() -> BTreeMap<String, Value> {
     for (api_version, kind, name) in KINDS {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         if let Some(schema) = out.get_mut(name) {
-            schema["x-kubernetes-group-version-kind"] =
-                json!([{"group": group, "kind": kind, "version": version}]);
+            schema["x-kubernetes-group-version-kind"] = json!([{"group": group, "kind": kind, "version": version}]);
         }
     }
     out
@@ -150,8 +145,7 @@ impl Topology {
                 schema["x-kubernetes-list-map-keys"] = json!(keys);
                 schema["x-kubernetes-patch-merge-key"] = json!(merge);
                 let retain = matches!(self, Self::MapRetain(..));
-                schema["x-kubernetes-patch-strategy"] =
-                    json!(if retain { "merge,retainKeys" } else { "merge" });
+                schema["x-kubernetes-patch-strategy"] = json!(if retain { "merge,retainKeys" } else { "merge" });
             }
             Self::MapOnly(keys) => {
                 schema["x-kubernetes-list-type"] = json!("map");
@@ -181,10 +175,7 @@ const TYPE: &[&str] = &["type"];
 type Fields = &'static [(&'static str, Topology)];
 
 const CONTAINER: Fields = &[
-    (
-        "ports",
-        Map(&["containerPort", "protocol"], "containerPort"),
-    ),
+    ("ports", Map(&["containerPort", "protocol"], "containerPort")),
     ("env", Map(NAME, "name")),
     ("volumeMounts", Map(&["mountPath"], "mountPath")),
     ("volumeDevices", Map(&["devicePath"], "devicePath")),
@@ -202,10 +193,7 @@ const TOPOLOGY: &[(&str, Fields)] = &[
     ),
     ("io.k8s.api.core.v1.Container", CONTAINER),
     ("io.k8s.api.core.v1.EphemeralContainer", CONTAINER),
-    (
-        "io.k8s.api.core.v1.ResourceRequirements",
-        &[("claims", MapOnly(NAME))],
-    ),
+    ("io.k8s.api.core.v1.ResourceRequirements", &[("claims", MapOnly(NAME))]),
     (
         "io.k8s.api.core.v1.ContainerStatus",
         &[
@@ -217,10 +205,7 @@ const TOPOLOGY: &[(&str, Fields)] = &[
         "io.k8s.api.core.v1.ResourceStatus",
         &[("resources", MapOnly(&["resourceID"]))],
     ),
-    (
-        "io.k8s.api.core.v1.ContainerRestartRuleOnExitCodes",
-        &[("values", Set)],
-    ),
+    ("io.k8s.api.core.v1.ContainerRestartRuleOnExitCodes", &[("values", Set)]),
     (
         "io.k8s.api.core.v1.PodSpec",
         &[
@@ -256,10 +241,7 @@ const TOPOLOGY: &[(&str, Fields)] = &[
         "io.k8s.api.core.v1.PersistentVolumeClaimStatus",
         &[("conditions", Map(TYPE, "type"))],
     ),
-    (
-        "io.k8s.api.batch.v1.JobStatus",
-        &[("conditions", PatchOnly("type"))],
-    ),
+    ("io.k8s.api.batch.v1.JobStatus", &[("conditions", PatchOnly("type"))]),
     (
         "io.k8s.api.batch.v1.UncountedTerminatedPods",
         &[("succeeded", Set), ("failed", Set)],

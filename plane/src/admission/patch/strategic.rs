@@ -19,11 +19,7 @@ type Object = Map<String, Value>;
 ///
 /// # Errors
 /// A directive or list entry that does not fit the type.
-pub fn strategic_merge_patch(
-    types: &TypeInfo,
-    target: &Value,
-    patch: &Value,
-) -> Result<Value, PatchError> {
+pub fn strategic_merge_patch(types: &TypeInfo, target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Object(patch) = patch else {
         return Err(PatchError::BadRequest("invalid JSON document".to_owned()));
     };
@@ -78,9 +74,7 @@ fn merge_map(mut original: Object, mut patch: Object, of: &Type) -> Result<Objec
     for (key, value) in patch {
         let (key, delete) = match key.strip_prefix(DELETE_FROM) {
             Some(rest) => (
-                rest.strip_prefix('/')
-                    .ok_or_else(|| bad("primitive list"))?
-                    .to_owned(),
+                rest.strip_prefix('/').ok_or_else(|| bad("primitive list"))?.to_owned(),
                 true,
             ),
             None => (key, false),
@@ -89,18 +83,17 @@ fn merge_map(mut original: Object, mut patch: Object, of: &Type) -> Result<Objec
             original.shift_remove(&key);
             continue;
         }
-        let merged =
-            match (original.get(&key), value) {
-                (None, _) | (Some(Value::Null), _) if delete => continue,
-                (Some(Value::Object(before)), Value::Object(patch)) => Some(Value::Object(
-                    merge_map(before.clone(), patch, of.field(&key))?,
-                )),
-                (Some(Value::Array(before)), Value::Array(patch)) => Some(Value::Array(
-                    merge_list(before.clone(), patch, of.field(&key), delete)?,
-                )),
-                _ if delete => continue,
-                (_, value) => without_directives(without_nulls(value)),
-            };
+        let merged = match (original.get(&key), value) {
+            (None, _) | (Some(Value::Null), _) if delete => continue,
+            (Some(Value::Object(before)), Value::Object(patch)) => {
+                Some(Value::Object(merge_map(before.clone(), patch, of.field(&key))?))
+            }
+            (Some(Value::Array(before)), Value::Array(patch)) => {
+                Some(Value::Array(merge_list(before.clone(), patch, of.field(&key), delete)?))
+            }
+            _ if delete => continue,
+            (_, value) => without_directives(without_nulls(value)),
+        };
         match merged {
             Some(merged) => {
                 original.insert(key, merged);
@@ -139,9 +132,7 @@ fn without_directives(value: Value) -> Option<Value> {
                     .collect(),
             ))
         }
-        Value::Array(list) => Some(Value::Array(
-            list.into_iter().filter_map(without_directives).collect(),
-        )),
+        Value::Array(list) => Some(Value::Array(list.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
 }
@@ -155,11 +146,7 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     };
     let kept = |name: &str| keys.iter().any(|k| k == name);
     for (name, value) in patch.iter() {
-        if !value.is_null()
-            && !name.starts_with(DELETE_FROM)
-            && !name.starts_with(ORDER)
-            && !kept(name)
-        {
+        if !value.is_null() && !name.starts_with(DELETE_FROM) && !name.starts_with(ORDER) && !kept(name) {
             return Err(bad("retainKeys"));
         }
     }
@@ -194,11 +181,7 @@ fn expect_list(value: Option<Value>) -> Result<Option<Vec<Value>>, PatchError> {
 
 /// Merges the lists whose order the patch sets, and takes them out of it.
 fn order_lists(original: &mut Object, patch: &mut Object, of: &Type) -> Result<(), PatchError> {
-    let orders: Vec<String> = patch
-        .keys()
-        .filter(|k| k.starts_with(ORDER))
-        .cloned()
-        .collect();
+    let orders: Vec<String> = patch.keys().filter(|k| k.starts_with(ORDER)).cloned().collect();
     for name in orders {
         let Some(order) = expect_list(patch.shift_remove(&name))? else {
             continue;
@@ -214,14 +197,8 @@ fn order_lists(original: &mut Object, patch: &mut Object, of: &Type) -> Result<(
         let merged = match (&before, &change) {
             (None, None) => continue,
             (Some(before), None) => before.clone(),
-            (None, Some(change)) => change
-                .iter()
-                .cloned()
-                .filter_map(without_directives)
-                .collect(),
-            (Some(before), Some(change)) => {
-                merge_list(before.clone(), change.clone(), below, false)?
-            }
+            (None, Some(change)) => change.iter().cloned().filter_map(without_directives).collect(),
+            (Some(before), Some(change)) => merge_list(before.clone(), change.clone(), below, false)?,
         };
         let both = arranged(merged, &order, before.as_deref().unwrap_or_default(), key)?;
         original.insert(field.to_owned(), Value::Array(both));
@@ -252,10 +229,7 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
     if change.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let kept: Vec<&Value> = change
-        .iter()
-        .filter(|v| v.get(DIRECTIVE).is_none())
-        .collect();
+    let kept: Vec<&Value> = change.iter().filter(|v| v.get(DIRECTIVE).is_none()).collect();
     let mut at = 0;
     for entry in order {
         if at < kept.len() && same_entry(kept[at], entry, key)? {
@@ -291,11 +265,9 @@ fn arranged(
             key_of(item, key)?;
         }
     }
-    let (mut named, mut rest): (Vec<Value>, Vec<Value>) = merged
-        .into_iter()
-        .partition(|v| place(order, v, key).is_some());
-    let by = |list: &[Value], a: &Value, b: &Value| match (place(list, a, key), place(list, b, key))
-    {
+    let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
+        merged.into_iter().partition(|v| place(order, v, key).is_some());
+    let by = |list: &[Value], a: &Value, b: &Value| match (place(list, a, key), place(list, b, key)) {
         (Some(a), Some(b)) => a.cmp(&b),
         (None, Some(_)) => Ordering::Greater,
         (Some(_), None) => Ordering::Less,
@@ -319,32 +291,19 @@ fn one_kind(lists: [&[Value]; 2]) -> Result<bool, PatchError> {
     let mut kind: Option<&str> = None;
     for item in lists.into_iter().flatten() {
         if item.is_array() {
-            return Err(PatchError::Unprocessable(
-                "lists of lists are not supported".to_owned(),
-            ));
+            return Err(PatchError::Unprocessable("lists of lists are not supported".to_owned()));
         }
         let found = go_type(item);
         if kind.is_some_and(|k| k != found) {
-            let shown: Vec<String> = lists
-                .iter()
-                .map(|l| gofmt::plain(&Value::from(l.to_vec())))
-                .collect();
-            return internal(format!(
-                "list element types are not identical: [{}]",
-                shown.join(" ")
-            ));
+            let shown: Vec<String> = lists.iter().map(|l| gofmt::plain(&Value::from(l.to_vec()))).collect();
+            return internal(format!("list element types are not identical: [{}]", shown.join(" ")));
         }
         kind = Some(found);
     }
     Ok(kind == Some("map[string]interface {}"))
 }
 
-fn merge_list(
-    original: Vec<Value>,
-    patch: Vec<Value>,
-    of: &Type,
-    delete: bool,
-) -> Result<Vec<Value>, PatchError> {
+fn merge_list(original: Vec<Value>, patch: Vec<Value>, of: &Type, delete: bool) -> Result<Vec<Value>, PatchError> {
     let strategy = strategy(of);
     if *strategy == Strategy::Replace && !delete {
         return Ok(patch);
@@ -355,10 +314,7 @@ fn merge_list(
     let maps = one_kind([&original, &patch])?;
     if !maps {
         if delete {
-            return Ok(original
-                .into_iter()
-                .filter(|v| !patch.contains(v))
-                .collect());
+            return Ok(original.into_iter().filter(|v| !patch.contains(v)).collect());
         }
         let mut merged = Vec::new();
         for item in original.iter().chain(&patch) {
@@ -390,11 +346,7 @@ fn merge_list(
 }
 
 /// Carries out `$patch` in entries of a list.
-fn directives(
-    mut original: Vec<Value>,
-    patch: Vec<Value>,
-    key: &str,
-) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
+fn directives(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut rest = Vec::new();
     let mut replace = false;
     for item in patch {
@@ -418,11 +370,7 @@ fn directives(
             }
         }
     }
-    Ok(if replace {
-        (rest, Vec::new())
-    } else {
-        (original, rest)
-    })
+    Ok(if replace { (rest, Vec::new()) } else { (original, rest) })
 }
 
 #[cfg(test)]
@@ -550,11 +498,7 @@ mod tests {
         ];
         for (patch, code, words) in table {
             let error = strategic_merge_patch(pod(), &target, &patch).unwrap_err();
-            assert_eq!(
-                (error.code(), error.to_string().as_str()),
-                (code, words),
-                "{patch}"
-            );
+            assert_eq!((error.code(), error.to_string().as_str()), (code, words), "{patch}");
         }
     }
 

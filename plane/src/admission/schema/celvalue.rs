@@ -55,10 +55,7 @@ pub(super) fn escape(name: &str) -> Option<String> {
         return Some(format!("__{name}__"));
     }
     let mut chars = name.chars();
-    if !chars
-        .next()
-        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-    {
+    if !chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
         return None;
     }
     if !chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/')) {
@@ -74,15 +71,11 @@ pub(super) fn escape(name: &str) -> Option<String> {
 
 /// Wraps an optional value, as `oldSelf` is seen with `optionalOldSelf`.
 pub(super) fn optional(value: Option<Cel>) -> Cel {
-    Cel::Opaque(Arc::new(
-        value.map_or_else(OptionalValue::none, OptionalValue::of),
-    ))
+    Cel::Opaque(Arc::new(value.map_or_else(OptionalValue::none, OptionalValue::of)))
 }
 
 fn map(entries: HashMap<Key, Cel>) -> Cel {
-    Cel::Map(Map {
-        map: Arc::new(entries),
-    })
+    Cel::Map(Map { map: Arc::new(entries) })
 }
 
 fn text(value: &str) -> Cel {
@@ -98,11 +91,7 @@ pub(super) fn convert(value: &Value, node: Option<&Node>, resource: bool) -> Cel
             let float = node.is_some_and(|n| n.kind == "number");
             match (n.as_i64(), n.as_f64()) {
                 (Some(i), _) if !float => Cel::Int(i),
-                (_, Some(f))
-                    if node.is_some_and(|n| n.kind == "integer")
-                        && f.fract() == 0.0
-                        && f.abs() < 9e18 =>
-                {
+                (_, Some(f)) if node.is_some_and(|n| n.kind == "integer") && f.fract() == 0.0 && f.abs() < 9e18 => {
                     Cel::Int(f as i64)
                 }
                 (_, Some(f)) => Cel::Float(f),
@@ -121,8 +110,7 @@ pub(super) fn convert(value: &Value, node: Option<&Node>, resource: bool) -> Cel
         }
         Value::Object(object) => {
             let mut entries = HashMap::with_capacity(object.len());
-            let is_map =
-                node.is_none_or(|n| matches!(n.additional, Additional::Node(_) | Additional::Any));
+            let is_map = node.is_none_or(|n| matches!(n.additional, Additional::Node(_) | Additional::Any));
             for (key, item) in object {
                 let below = node.and_then(|n| n.child(key));
                 if resource && key == "metadata" {
@@ -136,11 +124,7 @@ pub(super) fn convert(value: &Value, node: Option<&Node>, resource: bool) -> Cel
                 if !known {
                     continue;
                 }
-                let name = if is_map {
-                    Some(key.clone())
-                } else {
-                    escape(key)
-                };
+                let name = if is_map { Some(key.clone()) } else { escape(key) };
                 if let Some(name) = name {
                     let item = convert(item, below, below.is_some_and(|b| b.embedded));
                     entries.insert(Key::String(Arc::new(name)), item);
@@ -162,10 +146,7 @@ fn metadata(value: &Value) -> Cel {
     map(entries)
 }
 
-fn call(
-    program: &'static std::thread::LocalKey<RefCell<Option<Program>>>,
-    argument: &str,
-) -> Option<Cel> {
+fn call(program: &'static std::thread::LocalKey<RefCell<Option<Program>>>, argument: &str) -> Option<Cel> {
     program.with(|program| {
         let program = program.borrow();
         with_scope(|base| {

@@ -16,9 +16,7 @@ pub(super) fn entry<'a>(node: &Node, old: Option<&'a Value>, item: &Value) -> Op
     };
     let item = item.as_object()?;
     let same = |other: &Map<String, Value>| keys.iter().all(|k| other.get(k) == item.get(k));
-    old?.as_array()?
-        .iter()
-        .find(|o| o.as_object().is_some_and(same))
+    old?.as_array()?.iter().find(|o| o.as_object().is_some_and(same))
 }
 
 /// Compares as the server does for ratcheting: entries of list maps by their keys, in any order.
@@ -29,18 +27,16 @@ pub(super) fn equal(node: Option<&Node>, new: &Value, old: &Value) -> bool {
                 return false;
             }
             match node {
-                Some(n) if matches!(n.list_type, ListType::Map(_)) => a.iter().all(|item| {
-                    entry(n, Some(old), item).is_some_and(|o| equal(n.items.as_deref(), item, o))
-                }),
+                Some(n) if matches!(n.list_type, ListType::Map(_)) => a
+                    .iter()
+                    .all(|item| entry(n, Some(old), item).is_some_and(|o| equal(n.items.as_deref(), item, o))),
                 _ => a == b,
             }
         }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len()
-                && a.iter().all(|(k, v)| {
-                    b.get(k)
-                        .is_some_and(|o| equal(node.and_then(|n| n.child(k)), v, o))
-                })
+                && a.iter()
+                    .all(|(k, v)| b.get(k).is_some_and(|o| equal(node.and_then(|n| n.child(k)), v, o)))
         }
         _ => new == old,
     }

@@ -58,9 +58,7 @@ static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 static UUID: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?([0-9a-f])[0-9a-f]{3}-?([0-9a-f])[0-9a-f]{3}-?[0-9a-f]{12}$",
-    )
+    pattern(r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?([0-9a-f])[0-9a-f]{3}-?([0-9a-f])[0-9a-f]{3}-?[0-9a-f]{12}$")
 });
 static COLOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"));
 static RGB: LazyLock<Regex> = LazyLock::new(|| {
@@ -74,12 +72,10 @@ static CARD: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 static HEX24: LazyLock<Regex> = LazyLock::new(|| pattern("^[0-9a-fA-F]{24}$"));
-static BASE64: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$")
-});
-static DATE_TIME: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"(?i)^\d{4}-\d{2}-\d{2}(t|\s)\d{2}:\d{2}:\d{2}(\.\d{1,9})?(z|[+-]\d{2}:?\d{2})?$")
-});
+static BASE64: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"));
+static DATE_TIME: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^\d{4}-\d{2}-\d{2}(t|\s)\d{2}:\d{2}:\d{2}(\.\d{1,9})?(z|[+-]\d{2}:?\d{2})?$"));
 static SCALA_DURATION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^((-?\d+)\s*(weeks|week|wks|wk|w|days|day|d|hours|hour|hrs|hr|h|minutes|minute|mins|min|m|seconds|second|secs|sec|s|milliseconds|millisecond|millis|milli|ms|microseconds|microsecond|micros|micro|µs|us|nanoseconds|nanosecond|nanos|nano|ns))$",
@@ -93,9 +89,7 @@ pub fn matches(format: &str, text: &str) -> bool {
         "uri" => is_uri(text),
         "email" => is_email(text),
         "hostname" => {
-            HOSTNAME.is_match(text)
-                && text.len() <= 255
-                && text.split('.').all(|p| !p.is_empty() && p.len() <= 63)
+            HOSTNAME.is_match(text) && text.len() <= 255 && text.split('.').all(|p| !p.is_empty() && p.len() <= 63)
         }
         "ipv4" => Ipv4Addr::from_str(text).is_ok(),
         "ipv6" => Ipv6Addr::from_str(text).is_ok(),
@@ -103,12 +97,8 @@ pub fn matches(format: &str, text: &str) -> bool {
         "mac" => is_mac(text),
         "uuid" => UUID.is_match(text),
         "uuid3" => version(text).is_some_and(|(v, _)| v == '3'),
-        "uuid4" => {
-            version(text).is_some_and(|(v, r)| v == '4' && matches!(r, '8' | '9' | 'a' | 'b'))
-        }
-        "uuid5" => {
-            version(text).is_some_and(|(v, r)| v == '5' && matches!(r, '8' | '9' | 'a' | 'b'))
-        }
+        "uuid4" => version(text).is_some_and(|(v, r)| v == '4' && matches!(r, '8' | '9' | 'a' | 'b')),
+        "uuid5" => version(text).is_some_and(|(v, r)| v == '5' && matches!(r, '8' | '9' | 'a' | 'b')),
         "isbn" => is_isbn10(text) || is_isbn13(text),
         "isbn10" => is_isbn10(text),
         "isbn13" => is_isbn13(text),
@@ -154,9 +144,8 @@ pub fn duration_nanos(text: &str) -> Option<i64> {
             ("h", 3.6e12),
         ];
         let (unit, scale) = units.into_iter().find(|(unit, _)| {
-            rest.strip_prefix(unit).is_some_and(|after| {
-                after.is_empty() || after.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-            })
+            rest.strip_prefix(unit)
+                .is_some_and(|after| after.is_empty() || after.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
         })?;
         rest = &rest[unit.len()..];
         total += number * scale;
@@ -173,11 +162,7 @@ fn is_date_time(text: &str) -> bool {
         return false;
     }
     let day = &text[..10];
-    let number = |range: std::ops::Range<usize>| {
-        text.get(range)
-            .and_then(|t| t.parse::<u8>().ok())
-            .unwrap_or(u8::MAX)
-    };
+    let number = |range: std::ops::Range<usize>| text.get(range).and_then(|t| t.parse::<u8>().ok()).unwrap_or(u8::MAX);
     jiff::civil::Date::strptime("%Y-%m-%d", day).is_ok()
         && number(11..13) < 24
         && number(14..16) < 60
@@ -195,9 +180,7 @@ fn is_email(text: &str) -> bool {
     text.rsplit_once('@').is_some_and(|(local, domain)| {
         !local.is_empty()
             && !domain.is_empty()
-            && !text.contains(|c: char| {
-                c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '(' | ')' | ',')
-            })
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '(' | ')' | ','))
             && !local.starts_with('.')
             && !local.ends_with('.')
             && !local.contains("..")
@@ -215,14 +198,11 @@ fn is_cidr(text: &str) -> bool {
     let Ok(bits) = bits.parse::<u8>() else {
         return false;
     };
-    (Ipv4Addr::from_str(address).is_ok() && bits <= 32)
-        || (Ipv6Addr::from_str(address).is_ok() && bits <= 128)
+    (Ipv4Addr::from_str(address).is_ok() && bits <= 32) || (Ipv6Addr::from_str(address).is_ok() && bits <= 128)
 }
 
 fn is_mac(text: &str) -> bool {
-    let hex = |part: &str, width: usize| {
-        part.len() == width && part.bytes().all(|b| b.is_ascii_hexdigit())
-    };
+    let hex = |part: &str, width: usize| part.len() == width && part.bytes().all(|b| b.is_ascii_hexdigit());
     let grouped = |separator: char, width: usize, counts: &[usize]| {
         let parts: Vec<&str> = text.split(separator).collect();
         counts.contains(&parts.len()) && parts.iter().all(|p| hex(p, width))

@@ -22,14 +22,7 @@ const METADATA: [&str; 15] = [
     "finalizers",
     "managedFields",
 ];
-const OWNER: [&str; 6] = [
-    "apiVersion",
-    "kind",
-    "name",
-    "uid",
-    "controller",
-    "blockOwnerDeletion",
-];
+const OWNER: [&str; 6] = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
 const MANAGED: [&str; 7] = [
     "manager",
     "operation",
@@ -76,22 +69,15 @@ fn prune(value: &mut Value, node: Option<&Node>, root: bool, path: &str, paths: 
                 if resource && is_meta(&key) {
                     continue;
                 }
-                let known = node.is_some_and(|n| {
-                    n.properties.contains_key(&key) || !matches!(n.additional, Additional::None)
-                });
+                let known =
+                    node.is_some_and(|n| n.properties.contains_key(&key) || !matches!(n.additional, Additional::None));
                 if !known {
                     map.shift_remove(&key);
                     if !(is_meta(&key) && path.is_empty()) {
                         paths.push(join(path, &key));
                     }
                 } else if let Some(child) = map.get_mut(&key) {
-                    prune(
-                        child,
-                        node.and_then(|n| n.child(&key)),
-                        false,
-                        &join(path, &key),
-                        paths,
-                    );
+                    prune(child, node.and_then(|n| n.child(&key)), false, &join(path, &key), paths);
                 }
             }
         }
@@ -118,8 +104,7 @@ fn keep(value: &mut Value, node: &Node, resource: bool, path: &str, paths: &mut 
                 if resource && is_meta(key) {
                     continue;
                 }
-                if node.properties.contains_key(key) || !matches!(node.additional, Additional::None)
-                {
+                if node.properties.contains_key(key) || !matches!(node.additional, Additional::None) {
                     prune(child, node.child(key), false, &join(path, key), paths);
                 }
             }
@@ -136,16 +121,9 @@ fn keep(value: &mut Value, node: &Node, resource: bool, path: &str, paths: &mut 
 }
 
 /// Removes what `ObjectMeta` does not know.
-pub(in crate::admission) fn prune_metadata(
-    metadata: &mut Map<String, Value>,
-    path: &str,
-    paths: &mut Vec<String>,
-) {
+pub(in crate::admission) fn prune_metadata(metadata: &mut Map<String, Value>, path: &str, paths: &mut Vec<String>) {
     retain(metadata, &METADATA, path, paths);
-    for (list, known) in [
-        ("ownerReferences", &OWNER[..]),
-        ("managedFields", &MANAGED[..]),
-    ] {
+    for (list, known) in [("ownerReferences", &OWNER[..]), ("managedFields", &MANAGED[..])] {
         for (i, entry) in metadata
             .get_mut(list)
             .and_then(Value::as_array_mut)

@@ -57,22 +57,16 @@ fn values_are_refused_in_the_servers_words() {
         ),
         (
             json!({"role": "coder", "replicas": "2"}),
-            vec![
-                r#"spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#,
-            ],
+            vec![r#"spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#],
         ),
         (
             json!({"role": "coder", "replicas": 9}),
-            vec![
-                "spec.replicas: Invalid value: 9: spec.replicas in body should be less than or equal to 5",
-            ],
+            vec!["spec.replicas: Invalid value: 9: spec.replicas in body should be less than or equal to 5"],
         ),
         (json!({"role": "coder", "replicas": 2.0}), vec![]),
         (
             json!({"role": "coder", "replicas": 2.5}),
-            vec![
-                r#"spec.replicas: Invalid value: "number": spec.replicas in body must be of type integer: "number""#,
-            ],
+            vec![r#"spec.replicas: Invalid value: "number": spec.replicas in body must be of type integer: "number""#],
         ),
         (
             json!({"role": "coder", "name": "abcdef"}),
@@ -90,15 +84,11 @@ fn values_are_refused_in_the_servers_words() {
         (json!({"role": "coder", "port": 80}), vec![]),
         (
             json!({"role": "coder", "port": true}),
-            vec![
-                r#"spec.port: Invalid value: "boolean": spec.port in body must be of type integer,string: "boolean""#,
-            ],
+            vec![r#"spec.port: Invalid value: "boolean": spec.port in body must be of type integer,string: "boolean""#],
         ),
         (
             json!({"role": "coder", "when": "soon"}),
-            vec![
-                r#"spec.when: Invalid value: "soon": spec.when in body must be of type date-time: "soon""#,
-            ],
+            vec![r#"spec.when: Invalid value: "soon": spec.when in body must be of type date-time: "soon""#],
         ),
         (json!({"role": "coder", "maybe": null}), vec![]),
         (
@@ -118,9 +108,7 @@ fn values_are_refused_in_the_servers_words() {
         ),
         (
             json!({"role": "coder", "labels": {"a": 1}}),
-            vec![
-                r#"spec.labels.a: Invalid value: "integer": spec.labels.a in body must be of type string: "integer""#,
-            ],
+            vec![r#"spec.labels.a: Invalid value: "integer": spec.labels.a in body must be of type string: "integer""#],
         ),
         (
             json!({"role": "coder", "one": {}}),
@@ -142,11 +130,7 @@ fn values_are_refused_in_the_servers_words() {
     ];
     let s = widget();
     for (spec, expected) in table {
-        assert_eq!(
-            messages(&s.validate(&object(spec.clone()), None)),
-            expected,
-            "{spec}"
-        );
+        assert_eq!(messages(&s.validate(&object(spec.clone()), None)), expected, "{spec}");
     }
 }
 
@@ -177,9 +161,8 @@ fn unknown_fields_are_removed_and_named() {
 
 #[test]
 fn defaults_fill_in_and_replace_nulls() {
-    let mut o = object(
-        json!({"role": "coder", "replicas": null, "name": null, "maybe": null, "steps": [{"name": "a"}]}),
-    );
+    let mut o =
+        object(json!({"role": "coder", "replicas": null, "name": null, "maybe": null, "steps": [{"name": "a"}]}));
     widget().default(&mut o);
     assert_eq!(
         o["spec"],
@@ -193,10 +176,7 @@ fn what_did_not_change_is_forgiven() {
     let old = object(json!({"role": "coder", "name": "TOO-LONG", "replicas": 2}));
     let mut new = old.clone();
     new["spec"]["replicas"] = json!(3);
-    assert_eq!(
-        messages(&s.validate(&new, Some(&old))),
-        Vec::<String>::new()
-    );
+    assert_eq!(messages(&s.validate(&new, Some(&old))), Vec::<String>::new());
     new["spec"]["name"] = json!("ALSO-BAD");
     assert_eq!(
         messages(&s.validate(&new, Some(&old))),
@@ -346,10 +326,7 @@ fn broken_schemas_are_refused() {
     ];
     for (spec, expected) in table {
         let errors = messages(&schema_result(spec.clone()).unwrap_err());
-        assert!(
-            errors.iter().any(|e| e.contains(expected)),
-            "{spec}: {errors:#?}"
-        );
+        assert!(errors.iter().any(|e| e.contains(expected)), "{spec}: {errors:#?}");
     }
 }
 
@@ -359,13 +336,9 @@ fn rules_with_comprehensions_pass_the_check() {
         json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "string"}}}}},
         "x-kubernetes-validations": [{"rule": "self.l.all(x, x.n.size() > 0 && self.l.exists_one(y, y.n == x.n))"}]}),
     );
-    assert!(
-        s.validate(&object(json!({"l": [{"n": "a"}]})), None)
-            .is_empty()
-    );
+    assert!(s.validate(&object(json!({"l": [{"n": "a"}]})), None).is_empty());
     assert_eq!(
-        s.validate(&object(json!({"l": [{"n": "a"}, {"n": "a"}]})), None)
-            .len(),
+        s.validate(&object(json!({"l": [{"n": "a"}, {"n": "a"}]})), None).len(),
         1
     );
     assert!(
@@ -402,8 +375,7 @@ pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 40, 5, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((key.clone(), inner), 0..5)
-                .prop_map(|l| Value::Object(l.into_iter().collect())),
+            prop::collection::vec((key.clone(), inner), 0..5).prop_map(|l| Value::Object(l.into_iter().collect())),
         ]
     })
 }

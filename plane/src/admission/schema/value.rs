@@ -87,10 +87,7 @@ fn node_outcome(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> 
         out.merge(options(node, value, path));
         return out;
     }
-    let mut steps = vec![
-        type_check(node, value, path),
-        branches(node, value, path, old),
-    ];
+    let mut steps = vec![type_check(node, value, path), branches(node, value, path, old)];
     match value {
         Value::String(text) => {
             steps.push(string(node, text, path));
@@ -118,11 +115,7 @@ fn type_error(path: &str, expected: &str, found: &str) -> FieldError {
     let detail = if found.is_empty() {
         format!("{} in body must be of type {expected}", path)
     } else {
-        format!(
-            "{} in body must be of type {expected}: {}",
-            path,
-            gofmt::quote(found)
-        )
+        format!("{} in body must be of type {expected}: {}", path, gofmt::quote(found))
     };
     FieldError::new(path, ErrorKind::TypeInvalid, Some(found.into()), detail)
 }
@@ -232,9 +225,7 @@ fn branches(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> Outc
     if let Some(not) = &node.not
         && node_outcome(not, value, path, old).valid()
     {
-        out.add(branch_error(format!(
-            "{quoted} must not validate the schema (not)"
-        )));
+        out.add(branch_error(format!("{quoted} must not validate the schema (not)")));
     }
     out.matched += 1;
     out
@@ -257,20 +248,12 @@ fn string(node: &Node, text: &str, path: &str) -> Outcome {
         return failure(FieldError::too_long(path, max));
     }
     if let Some(min) = node.min_length.filter(|min| length < *min) {
-        return failure(invalid(
-            path,
-            text,
-            format!("should be at least {min} chars long"),
-        ));
+        return failure(invalid(path, text, format!("should be at least {min} chars long")));
     }
     if let Some(pattern) = &node.pattern {
         // A pattern that cannot be read matches nothing: fail closed.
         if !pattern.regex.as_ref().is_some_and(|r| r.is_match(text)) {
-            return failure(invalid(
-                path,
-                text,
-                format!("should match '{}'", pattern.text),
-            ));
+            return failure(invalid(path, text, format!("should match '{}'", pattern.text)));
         }
     }
     Outcome::default()
@@ -374,11 +357,7 @@ fn list(node: &Node, items: &[Value], path: &str, old: Option<&Value>) -> Outcom
     }
     let size = items.len() as u64;
     if let Some(min) = node.min_items.filter(|min| size < *min) {
-        out.add(invalid(
-            path,
-            size,
-            format!("should have at least {min} items"),
-        ));
+        out.add(invalid(path, size, format!("should have at least {min} items")));
     }
     if let Some(max) = node.max_items.filter(|max| size > *max) {
         out.add(FieldError::too_many(path, size, max));
@@ -413,11 +392,7 @@ fn object(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> Outcom
     };
     let size = map.len() as u64;
     if let Some(min) = node.min_properties.filter(|min| size < *min) {
-        out.add(invalid(
-            path,
-            size,
-            format!("should have at least {min} properties"),
-        ));
+        out.add(invalid(path, size, format!("should have at least {min} properties")));
     }
     if let Some(max) = node.max_properties.filter(|max| size > *max) {
         out.add(FieldError::too_many(path, size, max));
@@ -440,10 +415,7 @@ fn object(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> Outcom
         }
     }
     if let Additional::Node(below) = &node.additional {
-        for (key, item) in map
-            .iter()
-            .filter(|(k, _)| !node.properties.contains_key(*k))
-        {
+        for (key, item) in map.iter().filter(|(k, _)| !node.properties.contains_key(*k)) {
             out.merge(child(below, item, &format!("{path}.{key}"), before(key)));
         }
     }
@@ -472,10 +444,7 @@ pub(super) fn list_types(node: &Node, value: &Value, path: &str, errors: &mut Ve
                 ListType::Atomic => {}
                 ListType::Set => {
                     for i in repeated(items.iter().map(gofmt::json)) {
-                        errors.push(FieldError::duplicate(
-                            format!("{path}[{i}]"),
-                            items[i].clone(),
-                        ));
+                        errors.push(FieldError::duplicate(format!("{path}[{i}]"), items[i].clone()));
                     }
                 }
                 ListType::Map(keys) => {
@@ -493,10 +462,7 @@ pub(super) fn list_types(node: &Node, value: &Value, path: &str, errors: &mut Ve
                                 .into()
                         };
                         for i in repeated(items.iter().map(|v| gofmt::json(&key(v)))) {
-                            errors.push(FieldError::duplicate(
-                                format!("{path}[{i}]"),
-                                key(&items[i]),
-                            ));
+                            errors.push(FieldError::duplicate(format!("{path}[{i}]"), key(&items[i])));
                         }
                     }
                 }
@@ -559,10 +525,7 @@ pub(super) fn embedded(node: &Node, value: &Value, path: &str, errors: &mut Vec<
                                 errors.push(FieldError::invalid(
                                     at,
                                     s.as_str(),
-                                    format!(
-                                        "may have mixed case, but should otherwise match: {}",
-                                        wrong.join(",")
-                                    ),
+                                    format!("may have mixed case, but should otherwise match: {}", wrong.join(",")),
                                 ));
                             }
                         }
@@ -575,9 +538,7 @@ pub(super) fn embedded(node: &Node, value: &Value, path: &str, errors: &mut Vec<
                                 ));
                             }
                         }
-                        Some(other) => {
-                            errors.push(FieldError::invalid(at, other.clone(), "must be a string"))
-                        }
+                        Some(other) => errors.push(FieldError::invalid(at, other.clone(), "must be a string")),
                     }
                 }
             }

@@ -28,9 +28,7 @@ impl FieldSelector {
         let mut terms = Vec::new();
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             let Some((start, length)) = operator_at(part) else {
-                return Err(format!(
-                    "invalid selector: '{text}'; can't understand '{part}'"
-                ));
+                return Err(format!("invalid selector: '{text}'; can't understand '{part}'"));
             };
             let equal = !part[start..].starts_with('!');
             terms.push(Term {
@@ -50,9 +48,7 @@ impl FieldSelector {
     pub fn check(&self, api_version: &str, kind: &str, selectable: &[&str]) -> Result<(), String> {
         for term in &self.terms {
             let field = term.field.as_str();
-            if matches!(field, "metadata.name" | "metadata.namespace")
-                || selectable.contains(&field)
-            {
+            if matches!(field, "metadata.name" | "metadata.namespace") || selectable.contains(&field) {
                 continue;
             }
             return Err(match (api_version, kind) {
@@ -151,9 +147,7 @@ fn unescape(text: &str) -> Result<String, String> {
             '\\' => match chars.next() {
                 Some(c @ ('\\' | ',' | '=')) => out.push(c),
                 Some(c) => {
-                    return Err(format!(
-                        "invalid field selector: invalid escape sequence: \\{c}"
-                    ));
+                    return Err(format!("invalid field selector: invalid escape sequence: \\{c}"));
                 }
                 None => {
                     return Err("invalid field selector: invalid escape sequence: \\".to_owned());
@@ -224,11 +218,7 @@ mod tests {
             ("spec.missing=", true),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                FieldSelector::parse(text).unwrap().matches(&pod),
-                expected,
-                "{text}"
-            );
+            assert_eq!(FieldSelector::parse(text).unwrap().matches(&pod), expected, "{text}");
         }
     }
 

@@ -75,18 +75,9 @@ impl LabelSelector {
             let values: Vec<String> = expression
                 .get("values")
                 .and_then(Value::as_array)
-                .map(|l| {
-                    l.iter()
-                        .filter_map(Value::as_str)
-                        .map(str::to_owned)
-                        .collect()
-                })
+                .map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
                 .unwrap_or_default();
-            let operator = match expression
-                .get("operator")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-            {
+            let operator = match expression.get("operator").and_then(Value::as_str).unwrap_or_default() {
                 "In" => Operator::In,
                 "NotIn" => Operator::NotIn,
                 "Exists" => Operator::Exists,
@@ -143,11 +134,7 @@ impl Requirement {
     }
 }
 
-fn requirement(
-    key: String,
-    operator: Operator,
-    mut values: Vec<String>,
-) -> Result<Requirement, String> {
+fn requirement(key: String, operator: Operator, mut values: Vec<String>) -> Result<Requirement, String> {
     values.sort();
     values.dedup();
     let mut errors = Vec::new();
@@ -195,11 +182,7 @@ fn requirement(
         }
     }
     if errors.is_empty() {
-        Ok(Requirement {
-            key,
-            operator,
-            values,
-        })
+        Ok(Requirement { key, operator, values })
     } else {
         Err(aggregate(&errors))
     }
@@ -305,23 +288,17 @@ impl Parser {
                         (Token::Comma, _) => {
                             let (token, text) = self.look(true);
                             if !matches!(token, Token::Word | Token::Not) {
-                                return Err(format!(
-                                    "found '{text}', expected: identifier after ','"
-                                ));
+                                return Err(format!("found '{text}', expected: identifier after ','"));
                             }
                         }
                         (_, text) => {
-                            return Err(format!(
-                                "found '{text}', expected: ',' or 'end of string'"
-                            ));
+                            return Err(format!("found '{text}', expected: ',' or 'end of string'"));
                         }
                     }
                 }
                 (Token::End, _) => return Ok(list),
                 (_, text) => {
-                    return Err(format!(
-                        "found '{text}', expected: !, identifier, or 'end of string'"
-                    ));
+                    return Err(format!("found '{text}', expected: !, identifier, or 'end of string'"));
                 }
             }
         }
@@ -354,9 +331,7 @@ impl Parser {
             (Token::Greater, _) => Operator::Greater,
             (Token::Less, _) => Operator::Less,
             (_, text) => {
-                return Err(format!(
-                    "found '{text}', expected: in, notin, =, ==, !=, gt, lt"
-                ));
+                return Err(format!("found '{text}', expected: in, notin, =, ==, !=, gt, lt"));
             }
         };
         let values = match operator {
@@ -440,8 +415,7 @@ mod tests {
 
     #[test]
     fn selectors_match_what_they_say() {
-        let labels =
-            json!({"metadata": {"labels": {"app": "web", "tier": "front", "n": "5", "empty": ""}}});
+        let labels = json!({"metadata": {"labels": {"app": "web", "tier": "front", "n": "5", "empty": ""}}});
         let table = [
             ("", true),
             ("app=web", true),
@@ -464,25 +438,15 @@ mod tests {
             ("in in (in)", false),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                LabelSelector::parse(text).unwrap().matches(&labels),
-                expected,
-                "{text}"
-            );
+            assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), expected, "{text}");
         }
     }
 
     #[test]
     fn broken_selectors_are_named() {
         let table = [
-            (
-                "app in",
-                "unable to parse requirement: found '' expected: '('",
-            ),
-            (
-                "=x",
-                "found '=', expected: !, identifier, or 'end of string'",
-            ),
+            ("app in", "unable to parse requirement: found '' expected: '('"),
+            ("=x", "found '=', expected: !, identifier, or 'end of string'"),
             ("a=b,", "found '', expected: identifier after ','"),
             (
                 "a b",

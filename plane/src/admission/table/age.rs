@@ -30,10 +30,7 @@ pub fn human_duration(seconds: i64) -> String {
 
 /// Words the time between two RFC 3339 times.
 pub(super) fn between(from: &str, to: &str) -> String {
-    match (
-        from.parse::<jiff::Timestamp>(),
-        to.parse::<jiff::Timestamp>(),
-    ) {
+    match (from.parse::<jiff::Timestamp>(), to.parse::<jiff::Timestamp>()) {
         (Ok(from), Ok(to)) => human_duration(to.as_second().saturating_sub(from.as_second())),
         _ => "<invalid>".to_owned(),
     }

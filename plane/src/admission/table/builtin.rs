@@ -18,10 +18,7 @@ pub(super) fn columns(api_version: &str, kind: &str) -> Option<Vec<Column>> {
         ("v1", "Pod") => columns.extend([
             text("Ready", "Containers that are ready, of all containers."),
             text("Status", "What the pod does now."),
-            text(
-                "Restarts",
-                "How often containers were restarted, and when last.",
-            ),
+            text("Restarts", "How often containers were restarted, and when last."),
             age(),
             wide("IP", "Address of the pod."),
             wide("Node", "Node that runs the pod."),
@@ -37,19 +34,14 @@ pub(super) fn columns(api_version: &str, kind: &str) -> Option<Vec<Column>> {
             wide("Images", "Images of the containers."),
             wide("Selector", "Labels of the job's pods."),
         ]),
-        ("v1", "ConfigMap") => columns.extend([
-            Column::new("Data", "string", 0, "Number of entries."),
-            age(),
-        ]),
+        ("v1", "ConfigMap") => columns.extend([Column::new("Data", "string", 0, "Number of entries."), age()]),
         ("v1", "Secret") => columns.extend([
             text("Type", "What the secret is for."),
             Column::new("Data", "string", 0, "Number of entries."),
             age(),
         ]),
         ("v1", "Namespace") => columns.extend([text("Status", "Phase of the namespace."), age()]),
-        ("coordination.k8s.io/v1", "Lease") => {
-            columns.extend([text("Holder", "Who holds the lease."), age()])
-        }
+        ("coordination.k8s.io/v1", "Lease") => columns.extend([text("Holder", "Who holds the lease."), age()]),
         ("v1", "PersistentVolumeClaim") => columns.extend([
             text("Status", "Phase of the claim."),
             text("Volume", "Volume bound to the claim."),
@@ -103,9 +95,7 @@ fn count(value: &Value) -> usize {
 }
 
 fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    list(&object["status"]["conditions"])
-        .iter()
-        .find(|c| c["type"] == kind)
+    list(&object["status"]["conditions"]).iter().find(|c| c["type"] == kind)
 }
 
 fn is_true(object: &Value, kind: &str) -> bool {
@@ -131,11 +121,7 @@ pub(super) fn cells(kind: &str, object: &Value, now: &str) -> Vec<Value> {
             created,
         ],
         "Namespace" => vec![name, text(&object["status"]["phase"]).into(), created],
-        "Lease" => vec![
-            name,
-            text(&object["spec"]["holderIdentity"]).into(),
-            created,
-        ],
+        "Lease" => vec![name, text(&object["spec"]["holderIdentity"]).into(), created],
         "PersistentVolumeClaim" => claim(object, name, created),
         "Event" => event(object, name, now),
         _ => vec![name, created],
@@ -164,18 +150,13 @@ fn pod(object: &Value, name: Value, created: Value, now: &str) -> Vec<Value> {
         init.iter()
             .any(|c| c["name"] == *name && c["restartPolicy"] == "Always")
     };
-    let sidecars = init
-        .iter()
-        .filter(|c| c["restartPolicy"] == "Always")
-        .count();
+    let sidecars = init.iter().filter(|c| c["restartPolicy"] == "Always").count();
     let total = list(&spec["containers"]).len() + sidecars;
     let mut reason = match text(&status["reason"]) {
         "" => text(&status["phase"]).to_owned(),
         reason => reason.to_owned(),
     };
-    if let Some(gated) =
-        condition(object, "PodScheduled").filter(|c| c["reason"] == "SchedulingGated")
-    {
+    if let Some(gated) = condition(object, "PodScheduled").filter(|c| c["reason"] == "SchedulingGated") {
         reason = text(&gated["reason"]).to_owned();
     }
     let (mut ready, mut restarts, mut sidecar_restarts) = (0, 0, 0);
@@ -281,11 +262,7 @@ fn pod(object: &Value, name: Value, created: Value, now: &str) -> Vec<Value> {
 
 fn selector_words(selector: &Value) -> String {
     let mut words = Vec::new();
-    let mut labels: Vec<_> = selector["matchLabels"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .collect();
+    let mut labels: Vec<_> = selector["matchLabels"].as_object().into_iter().flatten().collect();
     labels.sort_by_key(|(k, _)| *k);
     words.extend(labels.into_iter().map(|(k, v)| format!("{k}={}", text(v))));
     for one in list(&selector["matchExpressions"]) {
@@ -335,13 +312,7 @@ fn job(object: &Value, name: Value, created: Value, now: &str) -> Vec<Value> {
         (started, done) => between(started, done),
     };
     let containers = list(&spec["template"]["spec"]["containers"]);
-    let column = |key: &str| {
-        containers
-            .iter()
-            .map(|c| text(&c[key]))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
+    let column = |key: &str| containers.iter().map(|c| text(&c[key])).collect::<Vec<_>>().join(",");
     vec![
         name,
         state.into(),

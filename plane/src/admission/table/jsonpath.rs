@@ -88,9 +88,7 @@ fn one<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
                 let found = walk(path, item);
                 match test {
                     None => !found.is_empty(),
-                    Some((operator, wanted)) => {
-                        found.first().is_some_and(|v| compare(v, operator, wanted))
-                    }
+                    Some((operator, wanted)) => found.first().is_some_and(|v| compare(v, operator, wanted)),
                 }
             })
             .collect(),
@@ -101,10 +99,7 @@ fn one<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
 fn compare(found: &Value, operator: &str, wanted: &Value) -> bool {
     let order = match (found, wanted) {
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
-        (Value::Number(a), Value::Number(b)) => a
-            .as_f64()
-            .zip(b.as_f64())
-            .and_then(|(a, b)| a.partial_cmp(&b)),
+        (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
         _ => None,
     };
@@ -140,10 +135,7 @@ impl<'a> Reader<'a> {
 
     fn unexpected(&self) -> String {
         let rest: String = self.rest().chars().take(20).collect();
-        format!(
-            "cannot read the JSON path {:?}: unexpected {rest:?}",
-            self.whole
-        )
+        format!("cannot read the JSON path {:?}: unexpected {rest:?}", self.whole)
     }
 
     fn skip_space(&mut self) {
@@ -247,12 +239,9 @@ impl<'a> Reader<'a> {
                 if t.is_empty() {
                     Ok(None)
                 } else {
-                    t.parse().map(Some).map_err(|_| {
-                        format!(
-                            "cannot read the JSON path {:?}: invalid array index {t}",
-                            self.whole
-                        )
-                    })
+                    t.parse()
+                        .map(Some)
+                        .map_err(|_| format!("cannot read the JSON path {:?}: invalid array index {t}", self.whole))
                 }
             };
             match inner.split_once(':') {
@@ -322,14 +311,7 @@ mod tests {
                 .collect();
             assert_eq!(Value::from(found), expected, "{path}");
         }
-        for bad in [
-            ".a[",
-            ".a[?(@.b==]",
-            ".a[x]",
-            "a b",
-            ".a..",
-            ".a[?(@.b==\"x]",
-        ] {
+        for bad in [".a[", ".a[?(@.b==]", ".a[x]", "a b", ".a..", ".a[?(@.b==\"x]"] {
             assert!(JsonPath::parse(bad).is_err() || bad == ".a..", "{bad}");
         }
     }

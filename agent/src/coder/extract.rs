@@ -1,0 +1,296 @@
+//! What a reply asks for: its calls, checked one by one, or the reason why there is none.
+
+use crate::coder::recover;
+use crate::model::{Finish, Protocol, RawCall, Reply};
+use crate::tools::Call;
+use crate::tools::output::one_line;
+use crate::tools::schema::ToolSpec;
+
+/// Most calls of one reply that are run.
+pub const CALLS_PER_REPLY: usize = 12;
+
+/// Holds one call of a reply after the check.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    /// It fits its tool.
+    Sound(Call),
+    /// It does not; the text teaches.
+    Wrong {
+        /// The server's id of the call; empty where it was found in text.
+        id: String,
+        /// The name as written.
+        name: String,
+        /// What is wrong and what is expected.
+        lesson: String,
+    },
+}
+
+/// Says what a reply amounts to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Calls, sound or not.
+    Calls {
+        /// The calls.
+        asked: Vec<Asked>,
+        /// True where they came as the server's own tool calls.
+        native: bool,
+    },
+    /// Text without a call.
+    Text,
+    /// Marks of a call that nobody can read.
+    Garbled,
+    /// Cut at the limit of output tokens before a call was whole.
+    Cut,
+    /// Thoughts, and nothing said.
+    ReasoningOnly,
+    /// Nothing.
+    Empty,
+}
+
+/// Reads a reply.
+pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) -> Content {
+    if !reply.calls.is_empty() {
+        let cut = reply.finish == Finish::Length
+            && reply
+                .calls
+                .last()
+                .is_some_and(|call| recover::read_json(&call.arguments).is_none());
+        let whole = if cut {
+            &reply.calls[..reply.calls.len() - 1]
+        } else {
+            &reply.calls[..]
+        };
+        if whole.is_empty() {
+            return Content::Cut;
+        }
+        let native = protocol == Protocol::Native;
+        let asked = whole
+            .iter()
+            .take(CALLS_PER_REPLY)
+            .enumerate()
+            .map(|(at, call)| check_native(call, tools, turn, at, native))
+            .collect();
+        return Content::Calls { asked, native };
+    }
+    let unclosed = reply.finish == Finish::Length && is_unclosed(&reply.content);
+    let mut found = recover::find_calls(&reply.content, tools);
+    if unclosed {
+        found.pop();
+    }
+    if !found.is_empty() {
+        let asked = found
+            .into_iter()
+            .take(CALLS_PER_REPLY)
+            .map(|call| check(String::new(), call.name, call.arguments, tools))
+            .collect();
+        return Content::Calls {
+            asked,
+            native: false,
+        };
+    }
+    if reply.finish == Finish::Length {
+        return Content::Cut;
+    }
+    match (
+        reply.content.trim().is_empty(),
+        reply.reasoning.trim().is_empty(),
+    ) {
+        (true, true) => Content::Empty,
+        (true, false) => Content::ReasoningOnly,
+        _ if recover::looks_like_call(&reply.content) => Content::Garbled,
+        _ => Content::Text,
+    }
+}
+
+fn is_unclosed(content: &str) -> bool {
+    let open = |mark: &str, end: &str| {
+        content
+            .rfind(mark)
+            .is_some_and(|at| !content[at..].contains(end))
+    };
+    open("<call ", "</call>")
+        || open("<function=", "</function>")
+        || (content.trim_start().starts_with('{') && recover::read_json(content).is_none())
+}
+
+fn check_native(call: &RawCall, tools: &[ToolSpec], turn: u32, at: usize, native: bool) -> Asked {
+    let id = match (native, call.id.is_empty()) {
+        (false, _) => String::new(),
+        (true, false) => call.id.clone(),
+        (true, true) => call_id(turn, at),
+    };
+    let arguments = if call.arguments.trim().is_empty() {
+        Some(serde_json::json!({}))
+    } else {
+        recover::read_json(&call.arguments)
+    };
+    let lesson = match arguments {
+        Some(serde_json::Value::Object(arguments)) => {
+            return check(id, call.name.clone(), arguments, tools);
+        }
+        Some(_) => "its arguments are JSON, but not an object".to_owned(),
+        None => match serde_json::from_str::<serde_json::Value>(&call.arguments) {
+            Err(error) => format!(
+                "its arguments are not valid JSON ({error}); they begin {:?}",
+                one_line(&call.arguments, 80)
+            ),
+            Ok(_) => "its arguments cannot be read".to_owned(),
+        },
+    };
+    Asked::Wrong {
+        id,
+        name: one_line(&call.name, 60),
+        lesson: format!(
+            "failed to read the call: {lesson}. Send the call again with a JSON object."
+        ),
+    }
+}
+
+/// Returns the id of a call to which the server gave none.
+pub fn call_id(turn: u32, at: usize) -> String {
+    format!("call_{turn}_{at}")
+}
+
+fn check(
+    id: String,
+    name: String,
+    arguments: serde_json::Map<String, serde_json::Value>,
+    tools: &[ToolSpec],
+) -> Asked {
+    let spec = recover::normalise(&name, tools)
+        .and_then(|known| tools.iter().find(|tool| tool.name == known));
+    let Some(spec) = spec else {
+        let known = tools
+            .iter()
+            .map(|tool| tool.name)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let name = one_line(&name, 60);
+        let lesson = format!("failed to find a tool named {name:?}; the tools are: {known}");
+        return Asked::Wrong { id, name, lesson };
+    };
+    match spec.check(&arguments) {
+        Ok(arguments) => Asked::Sound(Call {
+            id,
+            tool: spec.name.to_owned(),
+            arguments,
+        }),
+        Err(problems) => {
+            let lesson = format!(
+                "failed to run {}: {}. It takes {}.",
+                spec.name,
+                problems.join("; "),
+                spec.signature()
+            );
+            Asked::Wrong {
+                id,
+                name: spec.name.to_owned(),
+                lesson,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn read_reply(
+        content: &str,
+        reasoning: &str,
+        calls: &[(&str, &str)],
+        finish: Finish,
+    ) -> Content {
+        let calls = calls
+            .iter()
+            .map(|(name, arguments)| RawCall {
+                id: String::new(),
+                name: (*name).into(),
+                arguments: (*arguments).into(),
+            })
+            .collect();
+        let reply = Reply {
+            content: content.into(),
+            reasoning: reasoning.into(),
+            calls,
+            finish,
+            ..Reply::default()
+        };
+        read(&reply, Protocol::Native, &crate::tools::all_specs(), 3)
+    }
+
+    #[test]
+    fn what_is_not_a_call_is_told_apart() {
+        let cases = [
+            ("", "", Finish::Stop, Content::Empty),
+            (" \n", "hm", Finish::Stop, Content::ReasoningOnly),
+            ("All done!", "", Finish::Stop, Content::Text),
+            ("half a sen", "", Finish::Length, Content::Cut),
+            ("", "thinking and thin", Finish::Length, Content::Cut),
+            (
+                "<tool_call>{\"name\": }</tool_call>",
+                "",
+                Finish::Stop,
+                Content::Garbled,
+            ),
+            (
+                "<call tool=\"bash\"><command>ls",
+                "",
+                Finish::Length,
+                Content::Cut,
+            ),
+        ];
+        for (content, reasoning, finish, expected) in cases {
+            assert_eq!(
+                read_reply(content, reasoning, &[], finish.clone()),
+                expected,
+                "{content:?} {reasoning:?}"
+            );
+        }
+        assert_eq!(
+            read_reply("", "", &[("bash", "{\"command\": \"l")], Finish::Length),
+            Content::Cut
+        );
+    }
+
+    #[test]
+    fn whole_calls_before_a_cut_one_are_kept() {
+        let Content::Calls { asked, native } = read_reply(
+            "",
+            "",
+            &[("bash", "{\"command\": \"ls\"}"), ("bash", "{\"comm")],
+            Finish::Length,
+        ) else {
+            panic!()
+        };
+        assert!(native);
+        assert_eq!(asked.len(), 1);
+        assert!(
+            matches!(&asked[0], Asked::Sound(call) if call.id == "call_3_0" && call.tool == "bash")
+        );
+    }
+
+    #[test]
+    fn wrong_calls_teach() {
+        let lesson = |name: &str, arguments: &str| match read_reply(
+            "",
+            "",
+            &[(name, arguments)],
+            Finish::ToolCalls,
+        ) {
+            Content::Calls { asked, .. } => match &asked[0] {
+                Asked::Wrong { lesson, .. } => lesson.clone(),
+                Asked::Sound(call) => panic!("{call:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        assert!(lesson("teleport", "{}").contains("the tools are: read_file, write_file"));
+        assert!(
+            lesson("bash", "{}")
+                .contains("`command`: missing; expected a string. It takes bash(command).")
+        );
+        assert!(lesson("bash", "{\"command\": ").contains("not valid JSON"));
+        assert!(lesson("bash", "[1]").contains("not an object"));
+    }
+}

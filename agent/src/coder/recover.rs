@@ -1,0 +1,537 @@
+//! Finds tool calls in text: in the project's own text protocol, and in the forms that models fall into by themselves.
+//!
+//! Nothing is trusted here: what is found is still checked against the tool's description.
+
+use serde_json::{Map, Value};
+
+use crate::tools::schema::{Kind, ToolSpec};
+
+/// Holds a call as it was found in text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The tool, by its own name where it is known, else as written.
+    pub name: String,
+    /// The arguments.
+    pub arguments: Map<String, Value>,
+}
+
+/// Finds the calls in a text; the first form that yields any decides.
+pub fn find_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let forms: [fn(&str, &[ToolSpec]) -> Vec<Found>; 5] = [
+        call_blocks,
+        function_blocks,
+        marked_json,
+        fenced_json,
+        bare_json,
+    ];
+    forms
+        .iter()
+        .map(|form| form(text, tools))
+        .find(|found| !found.is_empty())
+        .unwrap_or_default()
+}
+
+/// Tells whether a text has the marks of a call, readable or not.
+pub fn looks_like_call(text: &str) -> bool {
+    [
+        "<call ",
+        "<call>",
+        "<tool_call>",
+        "</tool_call>",
+        "<function=",
+        "[TOOL_CALLS]",
+        "\"tool_calls\"",
+        "<|tool_call",
+    ]
+    .iter()
+    .any(|mark| text.contains(mark))
+}
+
+/// Returns the known name that a model means.
+pub fn normalise(name: &str, tools: &[ToolSpec]) -> Option<&'static str> {
+    let last = name.trim().rsplit(['.', ':', '/']).next().unwrap_or(name);
+    let mut snake = String::new();
+    let mut previous_lower = false;
+    for c in last.trim_matches(|c: char| !c.is_alphanumeric()).chars() {
+        if c.is_uppercase() && previous_lower {
+            snake.push('_');
+        }
+        previous_lower = c.is_lowercase() || c.is_ascii_digit();
+        snake.push(if c == '-' || c == ' ' {
+            '_'
+        } else {
+            c.to_ascii_lowercase()
+        });
+    }
+    let meant = match snake.as_str() {
+        "shell" | "sh" | "run_bash" | "execute_bash" | "run_command" | "execute_command"
+        | "terminal" => "bash",
+        "search_replace" | "string_replace" | "replace_in_file" => "str_replace",
+        "create_file" | "write" => "write_file",
+        "read" | "open_file" | "view_file" | "cat" => "read_file",
+        "search" | "rg" => "grep",
+        "find_files" => "glob",
+        "submit" | "finish" | "submit_results" => "submit_result",
+        other => other,
+    };
+    tools
+        .iter()
+        .find(|tool| tool.name == snake)
+        .or_else(|| tools.iter().find(|tool| tool.name == meant))
+        .map(|tool| tool.name)
+}
+
+fn named(name: &str, arguments: Map<String, Value>, tools: &[ToolSpec]) -> Found {
+    let name = normalise(name, tools).map_or_else(|| name.trim().to_owned(), str::to_owned);
+    Found { name, arguments }
+}
+
+/// The text protocol: `<call tool="name">` with one tag for each argument, values as they are.
+fn call_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let mut calls = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("<call ") {
+        rest = &rest[at + "<call ".len()..];
+        let Some(end) = rest.find('>') else { break };
+        let name = rest[..end]
+            .trim()
+            .trim_start_matches("tool")
+            .trim_start_matches("name")
+            .trim_start()
+            .trim_start_matches('=')
+            .trim()
+            .trim_end_matches('/')
+            .trim();
+        let name = name.trim_matches(['"', '\'']);
+        let spec =
+            normalise(name, tools).and_then(|known| tools.iter().find(|tool| tool.name == known));
+        let (arguments, after) = tagged_values(&rest[end + 1..], spec, "</call>");
+        calls.push(named(name, arguments, tools));
+        rest = after;
+    }
+    calls
+}
+
+/// Reads `<name>value</name>` pairs up to `close`. A value may hold anything, its own closing tag included, as long as
+/// what follows that is not the next argument or the end.
+fn tagged_values<'a>(
+    text: &'a str,
+    spec: Option<&ToolSpec>,
+    close: &str,
+) -> (Map<String, Value>, &'a str) {
+    let mut values = Map::new();
+    let mut rest = text;
+    loop {
+        let trimmed = rest.trim_start();
+        if let Some(after) = trimmed.strip_prefix(close) {
+            return (values, after);
+        }
+        let Some((name, body)) = opening_tag(trimmed) else {
+            // Stray text: the next tag or the end of the block is what counts.
+            let end = trimmed.find(close);
+            let tag = trimmed.match_indices('<').map(|(at, _)| at).find(|at| opening_tag(&trimmed[*at..]).is_some());
+            match (tag, end) {
+                (Some(tag), end) if tag > 0 && end.is_none_or(|end| tag < end) => {
+                    rest = &trimmed[tag..];
+                    continue;
+                }
+                (_, Some(end)) => return (values, &trimmed[end + close.len()..]),
+                (_, None) => return (values, ""),
+            }
+        };
+        let closing = format!("</{name}>");
+        let is_argument = |name: &str| {
+            spec.is_none_or(|spec| {
+                spec.params
+                    .iter()
+                    .any(|param| param.name == name || param.aliases.contains(&name))
+            })
+        };
+        let fits = |at: &usize| {
+            let after = body[at + closing.len()..].trim_start();
+            after.is_empty()
+                || after.starts_with(close)
+                || opening_tag(after).is_some_and(|(next, _)| is_argument(next))
+        };
+        let ends: Vec<usize> = body
+            .match_indices(&closing)
+            .map(|(at, _)| at)
+            .take(200)
+            .collect();
+        let end = ends
+            .iter()
+            .copied()
+            .find(fits)
+            .or_else(|| ends.last().copied());
+        let (value, after) = match end {
+            Some(end) => (&body[..end], &body[end + closing.len()..]),
+            None => body
+                .find(close)
+                .map_or((body, ""), |at| (&body[..at], &body[at..])),
+        };
+        let kind = spec
+            .and_then(|spec| {
+                spec.params
+                    .iter()
+                    .find(|param| param.name == name || param.aliases.contains(&name))
+            })
+            .map(|param| &param.kind);
+        let value = match kind {
+            Some(Kind::Body) | None => body_value(value),
+            Some(_) => value.trim().to_owned(),
+        };
+        values.insert(name.to_owned(), Value::String(value));
+        rest = after;
+    }
+}
+
+fn opening_tag(text: &str) -> Option<(&str, &str)> {
+    let inner = text.strip_prefix('<')?;
+    let (name, body) = inner.split_once('>')?;
+    let plain = !name.is_empty()
+        && name.len() <= 40
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    plain.then_some((name, body))
+}
+
+/// Takes off the line end after the opening tag and the indentation before the closing one.
+fn body_value(value: &str) -> String {
+    let Some(body) = value
+        .strip_prefix("\r\n")
+        .or_else(|| value.strip_prefix('\n'))
+    else {
+        return value.to_owned();
+    };
+    let end = body.rfind('\n').map_or(0, |at| at + 1);
+    let last = &body[end..];
+    if last.trim().is_empty() {
+        body[..end].to_owned()
+    } else {
+        body.to_owned()
+    }
+}
+
+/// `<function=name><parameter=key>value</parameter></function>`, and `<tool_call>name<arg_key>…<arg_value>…`.
+fn function_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let mut calls = Vec::new();
+    for piece in text.split("<function=").skip(1) {
+        let Some((name, body)) = piece.split_once('>') else {
+            continue;
+        };
+        let body = body.split("</function>").next().unwrap_or(body);
+        let mut arguments = Map::new();
+        for parameter in body.split("<parameter=").skip(1) {
+            let Some((key, value)) = parameter.split_once('>') else {
+                continue;
+            };
+            let value = value
+                .rsplit_once("</parameter>")
+                .map_or(value, |(value, _)| value);
+            arguments.insert(key.trim().to_owned(), Value::String(body_value(value)));
+        }
+        if arguments.is_empty() {
+            if let Some(Value::Object(object)) = read_json(body) {
+                arguments = object;
+            }
+        }
+        calls.push(named(name, arguments, tools));
+    }
+    if calls.is_empty() && text.contains("<arg_key>") {
+        for piece in text.split("<tool_call>").skip(1) {
+            let piece = piece.split("</tool_call>").next().unwrap_or(piece);
+            let name = piece.split(['\n', '<']).next().unwrap_or_default();
+            let mut arguments = Map::new();
+            for pair in piece.split("<arg_key>").skip(1) {
+                let Some((key, value)) = pair.split_once("</arg_key>") else {
+                    continue;
+                };
+                let value = value
+                    .split_once("<arg_value>")
+                    .map_or("", |(_, value)| value);
+                let value = value
+                    .rsplit_once("</arg_value>")
+                    .map_or(value, |(value, _)| value);
+                arguments.insert(key.trim().to_owned(), Value::String(value.to_owned()));
+            }
+            calls.push(named(name, arguments, tools));
+        }
+    }
+    calls
+}
+
+/// JSON between the marks that models were trained on; a missing opening or closing mark is forgiven.
+fn marked_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    if let Some((_, rest)) = text.split_once("[TOOL_CALLS]") {
+        return json_calls(rest, tools);
+    }
+    let Some(at) = text
+        .find("<tool_call>")
+        .map(|at| at + "<tool_call>".len())
+        .or_else(|| text.contains("</tool_call>").then_some(0))
+    else {
+        return Vec::new();
+    };
+    json_calls(&text[at..], tools)
+}
+
+fn fenced_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let mut calls = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("```") {
+        let after = &rest[at + 3..];
+        let (info, body) = after.split_once('\n').unwrap_or((after, ""));
+        let (body, next) = body.split_once("```").unwrap_or((body, ""));
+        if matches!(
+            info.trim(),
+            "json" | "tool" | "tool_call" | "tool_code" | ""
+        ) {
+            calls.extend(json_calls(body, tools));
+        }
+        rest = next;
+    }
+    calls
+}
+
+fn bare_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let text = text.trim();
+    if text.starts_with(['{', '[']) {
+        json_calls(text, tools)
+    } else {
+        Vec::new()
+    }
+}
+
+/// Reads JSON objects one after another and keeps those that are calls of known tools.
+fn json_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    let mut calls = Vec::new();
+    let mut rest = text;
+    for _ in 0..64 {
+        let Some(at) = rest.find(['{', '[']) else {
+            break;
+        };
+        rest = &rest[at..];
+        let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        let (value, used) = match stream.next() {
+            Some(Ok(value)) => (Some(value), stream.byte_offset()),
+            _ => match balanced(rest) {
+                Some(piece) => (read_json(piece), piece.len()),
+                None => (read_json(rest), 1),
+            },
+        };
+        let before = calls.len();
+        if let Some(value) = &value {
+            collect(value, tools, &mut calls);
+        }
+        let used = if calls.len() == before && value.is_none() {
+            1
+        } else {
+            used.max(1)
+        };
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    calls
+}
+
+fn collect(value: &Value, tools: &[ToolSpec], calls: &mut Vec<Found>) {
+    let object = match value {
+        Value::Array(items) => {
+            items.iter().for_each(|item| collect(item, tools, calls));
+            return;
+        }
+        Value::Object(object) => object,
+        _ => return,
+    };
+    for wrapper in ["tool_calls", "function_call", "tool_call", "function"] {
+        if let Some(inner @ (Value::Object(_) | Value::Array(_))) = object.get(wrapper) {
+            collect(inner, tools, calls);
+            return;
+        }
+    }
+    let name_key = ["name", "tool", "tool_name", "function", "action"]
+        .into_iter()
+        .find(|key| object.get(*key).is_some_and(Value::is_string));
+    let Some(name_key) = name_key else { return };
+    let Some(name) = object
+        .get(name_key)
+        .and_then(Value::as_str)
+        .and_then(|name| normalise(name, tools))
+    else {
+        return;
+    };
+    let nested = ["arguments", "parameters", "args", "input", "action_input"]
+        .into_iter()
+        .find_map(|key| object.get(key));
+    let arguments = match nested {
+        Some(Value::Object(arguments)) => arguments.clone(),
+        Some(Value::String(text)) => match read_json(text) {
+            Some(Value::Object(arguments)) => arguments,
+            _ => return,
+        },
+        Some(_) => return,
+        None => object
+            .iter()
+            .filter(|(key, _)| key.as_str() != name_key && key.as_str() != "thought")
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    };
+    calls.push(Found {
+        name: name.to_owned(),
+        arguments,
+    });
+}
+
+/// Returns the piece from an opening brace to the one that closes it.
+fn balanced(text: &str) -> Option<&str> {
+    let (mut depth, mut in_string, mut escaped) = (0u32, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return Some(&text[..=at]);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Reads JSON, mending what models get wrong most: bare line ends in strings, bad escapes, commas before a closing brace.
+pub fn read_json(text: &str) -> Option<Value> {
+    let text = text.trim();
+    if let Ok(value) = serde_json::from_str(text) {
+        return Some(value);
+    }
+    serde_json::from_str(&mend_json(text)).ok()
+}
+
+fn mend_json(text: &str) -> String {
+    let mut mended = String::with_capacity(text.len() + 16);
+    let mut in_string = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => {
+                in_string = !in_string;
+                mended.push(c);
+            }
+            '\\' if in_string => match chars.peek() {
+                Some('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' | 'u') => {
+                    mended.push('\\');
+                    mended.extend(chars.next());
+                }
+                Some('\'') => mended.extend(chars.next()),
+                _ => mended.push_str("\\\\"),
+            },
+            '\n' if in_string => mended.push_str("\\n"),
+            '\r' if in_string => mended.push_str("\\r"),
+            '\t' if in_string => mended.push_str("\\t"),
+            ',' if !in_string => {
+                let mut ahead = chars.clone();
+                let next = ahead.find(|c| !c.is_whitespace());
+                if !matches!(next, Some('}' | ']')) {
+                    mended.push(',');
+                }
+            }
+            c => mended.push(c),
+        }
+    }
+    mended
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn calls(text: &str) -> Vec<(String, Value)> {
+        find_calls(text, &crate::tools::all_specs())
+            .into_iter()
+            .map(|found| (found.name, Value::Object(found.arguments)))
+            .collect()
+    }
+
+    #[test]
+    fn every_form_of_a_call_is_found() {
+        let read = || vec![("read_file".to_owned(), json!({"path": "a.rs"}))];
+        let forms = [
+            "<call tool=\"read_file\">\n<path>a.rs</path>\n</call>",
+            "I look.\n<call name='read_file'><path> a.rs </path></call> done",
+            "<tool_call>\n{\"name\": \"read_file\", \"arguments\": {\"path\": \"a.rs\"}}\n</tool_call>",
+            "{\"name\": \"read_file\", \"arguments\": {\"path\": \"a.rs\"}}\n</tool_call>",
+            "<tool_call>{\"name\": \"functions.ReadFile\", \"parameters\": \"{\\\"path\\\": \\\"a.rs\\\"}\"}",
+            "<tool_call><function=read_file><parameter=path>\na.rs</parameter></function></tool_call>",
+            "<tool_call>read_file\n<arg_key>path</arg_key>\n<arg_value>a.rs</arg_value>\n</tool_call>",
+            "First:\n```json\n{\"tool\": \"read-file\", \"args\": {\"path\": \"a.rs\",}}\n```\nthen more",
+            "[TOOL_CALLS][{\"name\": \"read_file\", \"arguments\": {\"path\": \"a.rs\"}}]",
+            "{\"tool_calls\": [{\"type\": \"function\", \"function\": {\"name\": \"read_file\", \"arguments\": \"{\\\"path\\\": \\\"a.rs\\\"}\"}}]}",
+            "{\"thought\": \"x\", \"tool\": \"read_file\", \"path\": \"a.rs\"}",
+        ];
+        for form in forms {
+            assert_eq!(calls(form), read(), "{form}");
+        }
+    }
+
+    #[test]
+    fn text_that_only_speaks_of_tools_is_no_call() {
+        for text in [
+            "I would use read_file.",
+            "```json\n{\"name\": \"serde\", \"version\": \"1\"}\n```",
+            "{\"a\": 1}",
+            "```rust\nfn a() {}\n```",
+            "",
+        ] {
+            assert_eq!(calls(text), vec![], "{text}");
+        }
+    }
+
+    #[test]
+    fn bodies_come_out_as_they_stand_even_with_tags_and_json_inside() {
+        let text = "<call tool=\"write_file\">\n<path>x.html</path>\n<content>\n<p>\"a\\n\"</p>\n</content>\nstill </call> inside {\"name\": \"bash\"}\n</content>\n</call>\n<call tool=\"bash\"><command>ls</command></call>";
+        let found = calls(text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(
+            found[0].1["content"],
+            json!("<p>\"a\\n\"</p>\n</content>\nstill </call> inside {\"name\": \"bash\"}\n")
+        );
+        assert_eq!(found[1], ("bash".to_owned(), json!({"command": "ls"})));
+    }
+
+    #[test]
+    fn an_empty_body_and_a_missing_end_are_read() {
+        assert_eq!(calls("<call tool=\"str_replace\"><path>a</path><old_string>\nx\n</old_string><new_string></new_string></call>")[0].1,
+            json!({"path": "a", "old_string": "x\n", "new_string": ""}));
+        assert_eq!(
+            calls("<call tool=\"bash\"><command>ls -l")[0].1,
+            json!({"command": "ls -l"})
+        );
+        assert_eq!(
+            calls("<call tool=\"nonsense\"><a>1</a></call>")[0],
+            ("nonsense".to_owned(), json!({"a": "1"}))
+        );
+    }
+
+    #[test]
+    fn broken_json_is_mended() {
+        assert_eq!(
+            read_json("{\"command\": \"printf 'a\nb' | grep \\d\",}"),
+            Some(json!({"command": "printf 'a\nb' | grep \\d"}))
+        );
+        assert_eq!(read_json("{\"command\": \"ls"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_breaks_the_search(text in "(<call tool=\"?[a-z_]{0,9}\"?>|</call>|<tool_call>|</tool_call>|<[a-z]{1,4}>|</[a-z]{1,4}>|\\{|\\}|\\[|\"name\":\"bash\"|\"arguments\":|,|```json\n|```|é|\\\\|\"|<function=|<parameter=|\n| ){0,30}") {
+            find_calls(&text, &crate::tools::all_specs());
+            read_json(&text);
+        }
+    }
+}

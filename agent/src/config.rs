@@ -1,0 +1,421 @@
+//! What a node agent is told at its start: the published flags and our own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use schemas::fleet_node::Accelerator;
+use schemas::names;
+
+/// How tasks are executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The agent's own loop, tools and gate.
+    Native,
+    /// Sleeps and succeeds: for smoke tests.
+    #[default]
+    Stub,
+}
+
+/// The accelerator that a flag names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AcceleratorFlag {
+    /// Apple Metal.
+    Metal,
+    /// NVIDIA CUDA.
+    Cuda,
+    /// Vulkan.
+    Vulkan,
+    /// None.
+    None,
+}
+
+impl From<AcceleratorFlag> for Accelerator {
+    fn from(flag: AcceleratorFlag) -> Self {
+        match flag {
+            AcceleratorFlag::Metal => Self::Metal,
+            AcceleratorFlag::Cuda => Self::Cuda,
+            AcceleratorFlag::Vulkan => Self::Vulkan,
+            AcceleratorFlag::None => Self::None,
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    schemas::duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// The flags of `foreman-agent`.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Name of this node's FleetNode; unset means the host's name.
+    #[arg(long, env = "FOREMAN_NODE_NAME")]
+    pub fleet_node_name: Option<String>,
+    /// Address of this node in a tailnet.
+    #[arg(long, default_value = "")]
+    pub tailscale_addr: String,
+    /// Context of the kubeconfig to use.
+    #[arg(long)]
+    pub kube_context: Option<String>,
+    /// Path of a kubeconfig; unset means in-cluster, then the usual places.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Folder for mirrors, work trees and the evidence spool.
+    #[arg(long, default_value = "/var/lib/foreman-agent")]
+    pub workspace_dir: PathBuf,
+    /// Roles that this node takes, separated by commas.
+    #[arg(long, default_value = "")]
+    pub roles: String,
+    /// Labels of the FleetNode, `key=value` separated by commas.
+    #[arg(long, default_value = "")]
+    pub node_labels: String,
+    /// Accelerator; unset means what is found.
+    #[arg(long, value_enum)]
+    pub accelerator: Option<AcceleratorFlag>,
+    /// Models that are installed, separated by commas; unset means what the endpoints serve.
+    #[arg(long, default_value = "")]
+    pub installed_models: String,
+    /// Time between two heartbeats.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub heartbeat_interval: Duration,
+    /// Bound on how long a missed watch event can go unseen.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub task_poll_interval: Duration,
+    /// Namespace whose tasks are taken; empty means all.
+    #[arg(long, default_value = "default")]
+    pub task_namespace: String,
+    /// Time that the stub executor sleeps.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub stub_sleep: Duration,
+    /// Largest context window in tokens; 0 means what is found.
+    #[arg(long, default_value_t = 0)]
+    pub max_context_tokens: i64,
+    /// Tokens per second; 0 means unknown.
+    #[arg(long, default_value_t = 0)]
+    pub tokens_per_second: i64,
+    /// RAM in GiB; 0 means what is found.
+    #[arg(long, default_value_t = 0)]
+    pub total_ram_gb: i64,
+    /// How tasks are executed.
+    #[arg(long, value_enum, default_value = "stub")]
+    pub agent_mode: Mode,
+    /// Base URL against which `owner/name` repositories are resolved.
+    #[arg(long, default_value = "")]
+    pub git_remote_url: String,
+    /// Endpoint that replaces whatever an Agent's model reference resolves to.
+    #[arg(long, default_value = "")]
+    pub inference_base_url_override: String,
+    /// Host that replaces the host of an Agent's endpoint.
+    #[arg(long, default_value = "")]
+    pub inference_base_url_host_override: String,
+    /// Author's name of commits.
+    #[arg(long, default_value = "Foreman Bot")]
+    pub commit_author_name: String,
+    /// Author's address of commits.
+    #[arg(long, default_value = "foreman@localhost")]
+    pub commit_author_email: String,
+    /// Committer's name; unset means the author's.
+    #[arg(long, default_value = "")]
+    pub commit_committer_name: String,
+    /// Committer's address; when set, commits carry a sign-off trailer.
+    #[arg(long, default_value = "")]
+    pub commit_committer_email: String,
+    /// Whether work trees stay after a task.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set)]
+    pub keep_workspace: bool,
+    /// Namespace of the release: node Leases live there.
+    #[arg(long, default_value = "foreman-system")]
+    pub foreman_namespace: String,
+    /// Namespace in which gate Jobs run; unset means the task's.
+    #[arg(long)]
+    pub jobs_namespace: Option<String>,
+    /// PersistentVolumeClaim for the gate's caches; empty means none.
+    #[arg(long, default_value = "")]
+    pub gate_cache_pvc: String,
+    /// Secret with the credential for clones and pushes.
+    #[arg(long, default_value = "")]
+    pub coder_git_secret: String,
+    /// Key of that Secret.
+    #[arg(long, default_value = "token")]
+    pub coder_git_secret_key: String,
+    /// File with Git credentials, one `https://user:password@host/path` a line, or `ssh://git@host/path key=FILE`.
+    #[arg(long)]
+    pub git_credentials: Option<PathBuf>,
+    /// PEM bundle of certificate authorities, for the API, Git and model servers.
+    #[arg(long)]
+    pub ca_bundle: Option<PathBuf>,
+    /// Roots below which `file://` repositories may lie; may be repeated.
+    #[arg(long = "file-root")]
+    pub file_roots: Vec<PathBuf>,
+    /// Base URL of the operator's evidence store; empty keeps evidence on this node.
+    #[arg(long, default_value = "", env = "FOREMAN_EVIDENCE_URL")]
+    pub evidence_url: String,
+    /// Tasks taken at once.
+    #[arg(long, default_value_t = 2)]
+    pub slots: usize,
+    /// Folder of recorded sessions, for Agents whose base URL is `replay:`.
+    #[arg(long)]
+    pub replay_sessions: Option<PathBuf>,
+    /// Run model commands and gate steps without any sandbox. Dangerous.
+    #[arg(long)]
+    pub unsafe_no_sandbox: bool,
+    /// Accepted for compatibility; self-update is not built yet.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", hide = true)]
+    pub self_update: Option<String>,
+    /// Accepted for compatibility; self-update is not built yet.
+    #[arg(long, hide = true)]
+    pub self_update_dir: Option<String>,
+    /// Accepted for compatibility; external executors are not built yet.
+    #[arg(long, hide = true)]
+    pub opencode_bin: Option<String>,
+}
+
+/// Who writes commits.
+#[derive(Clone, Debug)]
+pub struct Identities {
+    /// Author's name.
+    pub author_name: String,
+    /// Author's address.
+    pub author_email: String,
+    /// Committer's name.
+    pub committer_name: String,
+    /// Committer's address.
+    pub committer_email: String,
+    /// Whether commits carry a sign-off trailer.
+    pub sign_off: bool,
+}
+
+/// What this node offers where its flags say so.
+#[derive(Clone, Debug, Default)]
+pub struct CapabilityOverrides {
+    /// Accelerator.
+    pub accelerator: Option<Accelerator>,
+    /// Models.
+    pub installed_models: Option<Vec<String>>,
+    /// Context window in tokens.
+    pub max_context_tokens: Option<i64>,
+    /// Tokens per second.
+    pub tokens_per_second: Option<i64>,
+    /// RAM in GiB.
+    pub total_ram_gb: Option<i64>,
+}
+
+/// What a node agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the FleetNode.
+    pub node_name: String,
+    /// Name of the machine.
+    pub host_name: String,
+    /// Address in a tailnet.
+    pub tailscale_addr: Option<String>,
+    /// Roles; none means every role.
+    pub roles: Option<Vec<String>>,
+    /// Labels of the FleetNode.
+    pub node_labels: BTreeMap<String, String>,
+    /// Capability where flags say it.
+    pub capability: CapabilityOverrides,
+    /// Folder for mirrors, work trees and the evidence spool.
+    pub workspace_dir: PathBuf,
+    /// Time between two heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Bound on how long a missed watch event can go unseen.
+    pub poll_interval: Duration,
+    /// Namespace whose tasks are taken; none means all.
+    pub task_namespace: Option<String>,
+    /// Namespace of the release.
+    pub foreman_namespace: String,
+    /// Namespace in which gate Jobs run; none means the task's.
+    pub jobs_namespace: Option<String>,
+    /// How tasks are executed.
+    pub mode: Mode,
+    /// Time that the stub executor sleeps.
+    pub stub_sleep: Duration,
+    /// Base URL of `owner/name` repositories.
+    pub git_remote_url: Option<String>,
+    /// Endpoint that replaces an Agent's.
+    pub inference_base_url: Option<String>,
+    /// Host that replaces the host of an Agent's endpoint.
+    pub inference_host: Option<String>,
+    /// Who writes commits.
+    pub identities: Identities,
+    /// Whether work trees stay.
+    pub keep_workspace: bool,
+    /// Claim for the gate's caches.
+    pub gate_cache_pvc: Option<String>,
+    /// Secret and key with the clone credential of gate Jobs.
+    pub git_secret: Option<(String, String)>,
+    /// Git settings: credentials, CA bundle, roots of `file://`.
+    pub git: git::Settings,
+    /// PEM bundle of certificate authorities.
+    pub ca_bundle: Option<PathBuf>,
+    /// Base URL of the evidence store.
+    pub evidence_url: Option<String>,
+    /// Tasks taken at once.
+    pub slots: usize,
+    /// Folder of recorded sessions.
+    pub replay_sessions: Option<PathBuf>,
+    /// Whether model commands may run without a sandbox.
+    pub unsafe_no_sandbox: bool,
+    /// Sandbox backend; none means the best that works here.
+    pub sandbox_backend: Option<sandbox::Backend>,
+}
+
+fn filled(text: String) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Turns published single-dash long flags (`-roles=x`) into the double-dash form.
+pub fn normalise_args(args: impl IntoIterator<Item = String>) -> Vec<String> {
+    args.into_iter()
+        .enumerate()
+        .map(|(index, arg)| {
+            let long = arg.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 2);
+            match long {
+                Some(rest) if index > 0 && rest.as_bytes()[0].is_ascii_lowercase() => format!("--{rest}"),
+                _ => arg,
+            }
+        })
+        .collect()
+}
+
+/// Parses `key=value` pairs separated by commas.
+pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    names::comma_list(text)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+            _ => Err(format!("failed to read --node-labels: found {pair:?}, expected key=value")),
+        })
+        .collect()
+}
+
+impl Flags {
+    /// Turns the flags into a configuration for the machine called `host_name`.
+    pub fn into_config(self, host_name: &str) -> Result<Config, String> {
+        for (flag, value) in [
+            ("--self-update", &self.self_update),
+            ("--self-update-dir", &self.self_update_dir),
+            ("--opencode-bin", &self.opencode_bin),
+        ] {
+            if value.is_some() {
+                tracing::info!(flag, "this flag is accepted and has no effect yet");
+            }
+        }
+        let git = git_settings(self.git_credentials.as_deref(), self.ca_bundle.clone(), self.file_roots.clone())?;
+        let sign_off = filled(self.commit_committer_email.clone()).is_some();
+        let author_email = self.commit_author_email.clone();
+        Ok(Config {
+            node_name: names::node_name(self.fleet_node_name.as_deref().unwrap_or(host_name)),
+            host_name: host_name.to_owned(),
+            tailscale_addr: filled(self.tailscale_addr),
+            roles: names::comma_list(&self.roles),
+            node_labels: parse_labels(&self.node_labels)?,
+            capability: CapabilityOverrides {
+                accelerator: self.accelerator.map(Into::into),
+                installed_models: names::comma_list(&self.installed_models),
+                max_context_tokens: Some(self.max_context_tokens).filter(|n| *n > 0),
+                tokens_per_second: Some(self.tokens_per_second).filter(|n| *n > 0),
+                total_ram_gb: Some(self.total_ram_gb).filter(|n| *n > 0),
+            },
+            workspace_dir: self.workspace_dir,
+            heartbeat_interval: self.heartbeat_interval,
+            poll_interval: self.task_poll_interval,
+            task_namespace: filled(self.task_namespace),
+            foreman_namespace: self.foreman_namespace,
+            jobs_namespace: self.jobs_namespace.and_then(filled),
+            mode: self.agent_mode,
+            stub_sleep: self.stub_sleep,
+            git_remote_url: filled(self.git_remote_url),
+            inference_base_url: filled(self.inference_base_url_override),
+            inference_host: filled(self.inference_base_url_host_override),
+            identities: Identities {
+                committer_name: filled(self.commit_committer_name).unwrap_or_else(|| self.commit_author_name.clone()),
+                committer_email: filled(self.commit_committer_email).unwrap_or_else(|| author_email.clone()),
+                author_name: self.commit_author_name,
+                author_email,
+                sign_off,
+            },
+            keep_workspace: self.keep_workspace,
+            gate_cache_pvc: filled(self.gate_cache_pvc),
+            git_secret: filled(self.coder_git_secret).map(|name| (name, self.coder_git_secret_key)),
+            git,
+            ca_bundle: self.ca_bundle,
+            evidence_url: filled(self.evidence_url).map(|url| url.trim_end_matches('/').to_owned()),
+            slots: self.slots.max(1),
+            replay_sessions: self.replay_sessions,
+            unsafe_no_sandbox: self.unsafe_no_sandbox,
+            sandbox_backend: None,
+        })
+    }
+}
+
+/// Reads a credentials file into Git settings.
+pub fn git_settings(
+    credentials: Option<&std::path::Path>,
+    ca_bundle: Option<PathBuf>,
+    file_roots: Vec<PathBuf>,
+) -> Result<git::Settings, String> {
+    let mut settings = git::Settings { ca_bundle, file_roots, ..git::Settings::default() };
+    if let Some(path) = credentials {
+        settings.credentials = git::read_credentials(path).map_err(|error| error.to_string())?;
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(args: &[&str]) -> Config {
+        let args = std::iter::once("foreman-agent").chain(args.iter().copied()).map(str::to_owned);
+        Program::try_parse_from(normalise_args(args)).unwrap().flags.into_config("Host_A").unwrap()
+    }
+
+    #[test]
+    fn published_flags_are_taken_with_one_dash_and_with_two() {
+        let one = parse(&["-roles=coder,verifier", "-heartbeat-interval", "10s", "-keep-workspace"]);
+        let two = parse(&["--roles=coder,verifier", "--heartbeat-interval", "10s", "--keep-workspace"]);
+        for config in [one, two] {
+            assert_eq!(config.roles, Some(vec!["coder".to_owned(), "verifier".to_owned()]));
+            assert_eq!(config.heartbeat_interval, Duration::from_secs(10));
+            assert!(config.keep_workspace);
+        }
+    }
+
+    #[test]
+    fn published_defaults_hold() {
+        let config = parse(&[]);
+        assert_eq!(config.node_name, "host-a");
+        assert_eq!(config.heartbeat_interval, Duration::from_secs(30));
+        assert_eq!(config.poll_interval, Duration::from_secs(5));
+        assert_eq!(config.task_namespace.as_deref(), Some("default"));
+        assert_eq!(config.stub_sleep, Duration::from_secs(10));
+        assert_eq!(config.identities.author_name, "Foreman Bot");
+        assert_eq!(config.roles, None);
+        assert_eq!(config.capability.accelerator, None);
+    }
+
+    #[test]
+    fn lists_of_separators_only_are_absent_and_an_empty_namespace_means_all() {
+        let config = parse(&["--roles", " , ,", "--installed-models", ",", "--task-namespace", ""]);
+        assert_eq!(config.roles, None);
+        assert_eq!(config.capability.installed_models, None);
+        assert_eq!(config.task_namespace, None);
+    }
+
+    #[test]
+    fn a_label_without_a_value_is_refused_by_name() {
+        assert!(parse_labels("zone=a,oops").unwrap_err().contains("oops"));
+    }
+}

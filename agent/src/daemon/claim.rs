@@ -1,0 +1,241 @@
+//! Claims: a compare-and-set on an AgenticTask's status, and every write under one.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use schemas::AgenticTask;
+use schemas::agentic_task::{Claim, Phase};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::registration::FIELD_MANAGER;
+use crate::outcome::Outcome;
+
+/// A claim that this process holds.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Namespace of the task.
+    pub namespace: String,
+    /// Name of the task.
+    pub name: String,
+    /// UID of the task.
+    pub uid: String,
+    /// What stands in the task's status.
+    pub claim: Claim,
+    /// The secret behind `claim.secret_sha256`.
+    pub secret: ClaimSecret,
+}
+
+/// A secret that only one claim knows.
+#[derive(Clone)]
+pub struct ClaimSecret(String);
+
+impl ClaimSecret {
+    /// Makes a secret from random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(hex::encode(random))
+    }
+
+    /// Returns the secret itself, for the evidence store.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns what may be written down.
+    pub fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(self.0.as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for ClaimSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClaimSecret(…)")
+    }
+}
+
+/// What came of a write under a claim.
+#[derive(Debug)]
+pub enum Written {
+    /// It stands.
+    Done(Box<AgenticTask>),
+    /// The claim is no longer this process's; nothing was written.
+    Lost,
+}
+
+/// Says whether `task` waits for this node to claim it.
+pub fn is_claimable(task: &AgenticTask, node: &str) -> bool {
+    task.metadata.deletion_timestamp.is_none()
+        && task.status.as_ref().is_some_and(|status| {
+            status.phase == Some(Phase::Scheduled)
+                && status.assigned_node.as_deref() == Some(node)
+                && status.claim.is_none()
+        })
+}
+
+/// Says whether `task` is held by exactly this claim.
+pub fn is_held_by(task: &AgenticTask, held: &Held) -> bool {
+    task.metadata.uid.as_deref() == Some(&held.uid)
+        && task.metadata.deletion_timestamp.is_none()
+        && task.status.as_ref().is_some_and(|status| {
+            status.claim.as_ref() == Some(&held.claim) && !status.phase.is_some_and(Phase::is_terminal)
+        })
+}
+
+/// Builds the status patch of a claim.
+pub fn build_claim(task: &AgenticTask, claim: &Claim, now: Timestamp) -> Value {
+    let started = task.status.as_ref().and_then(|status| status.started_at.clone()).unwrap_or(Time(now));
+    json!({
+        "metadata": { "resourceVersion": task.resource_version() },
+        "status": {
+            "phase": Phase::Running,
+            "epoch": claim.epoch,
+            "claim": claim,
+            "claimedAt": Time(now),
+            "startedAt": started,
+            "waiting": null,
+        }
+    })
+}
+
+/// Claims `task` for this process; `None` when another write came first.
+pub async fn claim(
+    client: &Client,
+    task: &AgenticTask,
+    node: &str,
+    agent: &str,
+    random: [u8; 32],
+) -> Result<Option<(Held, AgenticTask)>, kube::Error> {
+    let secret = ClaimSecret::new(random);
+    let namespace = task.namespace().unwrap_or_default();
+    let claim = Claim {
+        node: node.to_owned(),
+        agent: agent.to_owned(),
+        epoch: task.status.as_ref().and_then(|status| status.epoch).unwrap_or(0) + 1,
+        secret_sha256: secret.sha256(),
+    };
+    let api: Api<AgenticTask> = Api::namespaced(client.clone(), &namespace);
+    let patch = build_claim(task, &claim, Timestamp::now());
+    match api.patch_status(&task.name_any(), &params(), &Patch::Merge(patch)).await {
+        Ok(written) => {
+            let held =
+                Held { namespace, name: task.name_any(), uid: written.uid().unwrap_or_default(), claim, secret };
+            Ok(Some((held, written)))
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Patches the status under the claim: reads, checks the claim, writes with the version that was read.
+pub async fn patch_status(client: &Client, held: &Held, status: Value) -> Result<Written, kube::Error> {
+    let api: Api<AgenticTask> = Api::namespaced(client.clone(), &held.namespace);
+    loop {
+        let Some(live) = api.get_opt(&held.name).await? else { return Ok(Written::Lost) };
+        if !is_held_by(&live, held) {
+            return Ok(Written::Lost);
+        }
+        let patch = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": status });
+        match api.patch_status(&held.name, &params(), &Patch::Merge(patch)).await {
+            Ok(task) => return Ok(Written::Done(Box::new(task))),
+            Err(kube::Error::Api(error)) if error.code == 409 => continue,
+            Err(kube::Error::Api(error)) if error.code == 404 => return Ok(Written::Lost),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Builds the status patch that ends a task.
+pub fn build_end(outcome: &Outcome, started: Timestamp, now: Timestamp) -> Value {
+    let elapsed = now.duration_since(started).as_secs_f64();
+    let mut result = outcome.result.clone();
+    result.insert("verdict".into(), json!(outcome.verdict));
+    result.insert("summary".into(), json!(outcome.summary));
+    result.insert("elapsed".into(), json!(format!("{elapsed:.1}s")));
+    json!({
+        "phase": if outcome.failure.is_some() { Phase::Failed } else { Phase::Succeeded },
+        "verdict": outcome.verdict,
+        "failureReason": outcome.failure,
+        "finishedAt": Time(now),
+        "claim": null,
+        "commitSHA": outcome.head_sha,
+        "baseSHA": outcome.base_sha,
+        "branch": outcome.branch,
+        "gateDigest": outcome.gate_digest,
+        "jobName": outcome.job_name,
+        "usage": outcome.usage,
+        "diffStat": outcome.diff_stat,
+        "replay": outcome.replay.then_some(true),
+        "evidence": outcome.evidence,
+        "evidenceError": outcome.evidence_error,
+        "transcriptRef": outcome.evidence.iter().find(|item| item.name == "transcript").map(|item| item.url.clone()),
+        "result": result,
+    })
+}
+
+/// Builds the status patch that gives a claim back, so that the task is scheduled anew.
+pub fn build_release() -> Value {
+    json!({ "phase": Phase::Pending, "claim": null, "assignedNode": null, "jobName": null })
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use schemas::AgenticTaskStatus;
+
+    fn held() -> Held {
+        let secret = ClaimSecret::new([7; 32]);
+        Held {
+            namespace: "default".into(),
+            name: "t".into(),
+            uid: "u1".into(),
+            claim: Claim { node: "n".into(), agent: "a".into(), epoch: 2, secret_sha256: secret.sha256() },
+            secret,
+        }
+    }
+
+    fn task(change: impl FnOnce(&mut AgenticTask)) -> AgenticTask {
+        let mut task = AgenticTask::default();
+        task.metadata.uid = Some("u1".into());
+        task.status =
+            Some(AgenticTaskStatus { phase: Some(Phase::Running), claim: Some(held().claim), ..Default::default() });
+        change(&mut task);
+        task
+    }
+
+    #[test]
+    fn only_the_very_claim_on_the_very_object_counts_as_held() {
+        assert!(is_held_by(&task(|_| ()), &held()));
+        assert!(!is_held_by(&task(|t| t.metadata.uid = Some("u2".into())), &held()));
+        assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().claim = None), &held()));
+        assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().claim.as_mut().unwrap().epoch = 3), &held()));
+        assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().phase = Some(Phase::Failed)), &held()));
+    }
+
+    #[test]
+    fn a_task_is_claimable_only_by_its_node_while_scheduled_and_unclaimed() {
+        let ready = task(|t| {
+            let status = t.status.as_mut().unwrap();
+            status.phase = Some(Phase::Scheduled);
+            status.assigned_node = Some("n".into());
+            status.claim = None;
+        });
+        assert!(is_claimable(&ready, "n"));
+        assert!(!is_claimable(&ready, "m"));
+        let mut held = ready.clone();
+        held.status.as_mut().unwrap().claim = Some(super::tests::held().claim);
+        assert!(!is_claimable(&held, "n"));
+    }
+
+    #[test]
+    fn a_secret_shows_only_its_hash() {
+        let secret = ClaimSecret::new([1; 32]);
+        assert!(!format!("{secret:?}").contains("0101"));
+        assert_ne!(secret.sha256(), secret.expose());
+    }
+}

@@ -1,0 +1,257 @@
+//! The node's own objects: its FleetNode and its Lease.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use schemas::fleet_node::{AgentKind, Capability, FleetNode, FleetNodeSpec, NodePhase};
+use schemas::labels;
+use serde_json::json;
+
+use super::Error;
+use crate::config::Config;
+
+/// The field manager of everything that the agent writes.
+pub const FIELD_MANAGER: &str = "foreman-agent";
+/// Seconds for which a node's Lease holds without renewal.
+pub const LEASE_SECONDS: i32 = 30;
+
+/// Builds the spec that the flags ask for.
+pub fn build_spec(config: &Config) -> FleetNodeSpec {
+    FleetNodeSpec {
+        node_name: config.host_name.clone(),
+        roles: config.roles.clone(),
+        tailscale_addr: config.tailscale_addr.clone(),
+    }
+}
+
+fn labels_differ(live: &FleetNode, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().any(|(key, value)| live.labels().get(key) != Some(value))
+}
+
+/// Creates the FleetNode, or updates it where the flags changed; writes nothing otherwise.
+pub async fn register(client: &Client, config: &Config) -> Result<FleetNode, Error> {
+    let nodes: Api<FleetNode> = Api::all(client.clone());
+    let spec = build_spec(config);
+    let failed = |source| Error::Register { node: config.node_name.clone(), source };
+    loop {
+        match nodes.get_opt(&config.node_name).await.map_err(failed)? {
+            Some(live) if live.spec == spec && !labels_differ(&live, &config.node_labels) => return Ok(live),
+            Some(live) => {
+                let patch = json!({
+                    "metadata": { "labels": config.node_labels, "resourceVersion": live.resource_version() },
+                    "spec": { "nodeName": spec.node_name, "roles": spec.roles, "tailscaleAddr": spec.tailscale_addr },
+                });
+                match nodes.patch(&config.node_name, &params(), &Patch::Merge(patch)).await {
+                    Ok(node) => return Ok(node),
+                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            None => {
+                let mut node = FleetNode::new(&config.node_name, spec.clone());
+                node.metadata.labels = Some(config.node_labels.clone()).filter(|labels| !labels.is_empty());
+                let post = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+                match nodes.create(&post, &node).await {
+                    Ok(node) => return Ok(node),
+                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+    }
+}
+
+/// What a heartbeat says beside the time.
+pub struct Beat<'a> {
+    /// Phase.
+    pub phase: NodePhase,
+    /// Capability as it is now.
+    pub capability: &'a Capability,
+    /// Tasks in hand, by name.
+    pub tasks: &'a [String],
+    /// Repositories with a mirror on this node.
+    pub repositories: &'a [String],
+}
+
+/// Builds the status patch of one heartbeat.
+pub fn build_heartbeat(beat: &Beat<'_>, now: Timestamp) -> serde_json::Value {
+    json!({ "status": {
+        "phase": beat.phase,
+        "lastHeartbeatTime": Time(now),
+        "capability": beat.capability,
+        "currentTask": beat.tasks.first(),
+        "runningTasks": beat.tasks.len(),
+        "cachedRepositories": beat.repositories.iter().take(50).collect::<Vec<_>>(),
+        "agentKind": AgentKind::ForemanAgent,
+        "agentVersion": env!("CARGO_PKG_VERSION"),
+        "os": std::env::consts::OS,
+        "arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
+    }})
+}
+
+/// Writes one heartbeat.
+pub async fn heartbeat(client: &Client, node: &str, beat: &Beat<'_>, now: Timestamp) -> Result<(), kube::Error> {
+    let nodes: Api<FleetNode> = Api::all(client.clone());
+    nodes.patch_status(node, &params(), &Patch::Merge(build_heartbeat(beat, now))).await.map(drop)
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+}
+
+/// What this process may do about a Lease it found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LeaseStep {
+    /// Nobody holds it: take it.
+    Take,
+    /// This process holds it: renew it.
+    Renew,
+    /// Another process holds it and has renewed it lately: wait.
+    Wait,
+}
+
+/// Decides about a Lease by how long ago this process saw it change, never by the holder's clock.
+pub fn lease_step(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> LeaseStep {
+    let Some(spec) = lease.and_then(|lease| lease.spec.as_ref()) else { return LeaseStep::Take };
+    match spec.holder_identity.as_deref() {
+        None | Some("") => LeaseStep::Take,
+        Some(holder) if holder == identity => LeaseStep::Renew,
+        Some(_) => {
+            let seconds = spec.lease_duration_seconds.unwrap_or(LEASE_SECONDS).max(1) as u64;
+            if unchanged_for > Duration::from_secs(seconds) { LeaseStep::Take } else { LeaseStep::Wait }
+        }
+    }
+}
+
+/// Builds the Lease that this process writes.
+pub fn build_lease(config: &Config, identity: &str, found: Option<&Lease>, now: Timestamp) -> Lease {
+    let mut lease = found.cloned().unwrap_or_default();
+    lease.metadata.name = Some(format!("{}{}", labels::NODE_LEASE_PREFIX, config.node_name));
+    lease.metadata.namespace = Some(config.foreman_namespace.clone());
+    let spec = lease.spec.get_or_insert_default();
+    if spec.holder_identity.as_deref() != Some(identity) {
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
+        spec.acquire_time = Some(MicroTime(now));
+    }
+    spec.holder_identity = Some(identity.to_owned());
+    spec.lease_duration_seconds = Some(LEASE_SECONDS);
+    spec.renew_time = Some(MicroTime(now));
+    lease
+}
+
+/// This process's hold on its node's name.
+pub struct NodeLease {
+    api: Api<Lease>,
+    identity: String,
+    seen: Option<(Option<String>, tokio::time::Instant)>,
+    held: Option<Lease>,
+}
+
+impl NodeLease {
+    /// Prepares to take the Lease as `identity`.
+    pub fn new(client: &Client, config: &Config, identity: &str) -> Self {
+        Self {
+            api: Api::namespaced(client.clone(), &config.foreman_namespace),
+            identity: identity.to_owned(),
+            seen: None,
+            held: None,
+        }
+    }
+
+    /// Takes or renews the Lease once; says whether this process holds it now.
+    pub async fn tick(&mut self, config: &Config) -> Result<bool, kube::Error> {
+        if let Some(held) = &self.held {
+            let lease = build_lease(config, &self.identity, Some(held), Timestamp::now());
+            let name = lease.name_any();
+            match self.api.replace(&name, &post(), &lease).await {
+                Ok(lease) => {
+                    self.held = Some(lease);
+                    return Ok(true);
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => self.held = None,
+                Err(error) => return Err(error),
+            }
+        }
+        let name = format!("{}{}", labels::NODE_LEASE_PREFIX, config.node_name);
+        let found = self.api.get_opt(&name).await?;
+        let version = found.as_ref().and_then(ResourceExt::resource_version);
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == version => *since,
+            _ => {
+                let now = tokio::time::Instant::now();
+                self.seen = Some((version, now));
+                now
+            }
+        };
+        if lease_step(found.as_ref(), &self.identity, since.elapsed()) == LeaseStep::Wait {
+            return Ok(false);
+        }
+        let lease = build_lease(config, &self.identity, found.as_ref(), Timestamp::now());
+        let written = match found {
+            Some(_) => self.api.replace(&name, &post(), &lease).await,
+            None => self.api.create(&post(), &lease).await,
+        };
+        match written {
+            Ok(lease) => {
+                self.held = Some(lease);
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the Lease back, so that a successor need not wait.
+    pub async fn release(&mut self) {
+        let Some(mut lease) = self.held.take() else { return };
+        let name = lease.name_any();
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+        }
+        if let Err(error) = self.api.replace(&name, &post(), &lease).await {
+            tracing::debug!(%error, lease = name, "failed to give the node's lease back");
+        }
+    }
+}
+
+fn post() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+
+    fn lease(holder: Option<&str>) -> Lease {
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                lease_duration_seconds: Some(30),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    #[test]
+    fn a_lease_of_another_process_is_waited_for_until_it_is_seen_unchanged_long_enough() {
+        let table = [
+            (None, 0, LeaseStep::Take),
+            (Some(lease(None)), 0, LeaseStep::Take),
+            (Some(lease(Some(""))), 0, LeaseStep::Take),
+            (Some(lease(Some("me"))), 999, LeaseStep::Renew),
+            (Some(lease(Some("other"))), 29, LeaseStep::Wait),
+            (Some(lease(Some("other"))), 31, LeaseStep::Take),
+        ];
+        for (found, seconds, step) in table {
+            assert_eq!(lease_step(found.as_ref(), "me", Duration::from_secs(seconds)), step, "{found:?} {seconds}");
+        }
+    }
+}

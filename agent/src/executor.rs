@@ -1,0 +1,76 @@
+//! How a claimed task is carried out.
+
+pub mod coder;
+pub mod endpoint;
+pub mod native;
+pub mod shell;
+pub mod source;
+pub mod stub;
+pub mod verifier;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use schemas::{Agent, AgenticTask};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::daemon::claim::Held;
+use crate::evidence::Spool;
+use crate::outcome::Outcome;
+
+/// What the executors of one node share.
+#[derive(Clone)]
+pub struct Services {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// The API.
+    pub client: kube::Client,
+    /// Mirrors of repositories, and the way to their remotes.
+    pub git: git::Git,
+    /// Repositories that this node has a mirror of.
+    pub repositories: Repositories,
+    /// Where untrusted commands run.
+    pub sandbox: sandbox::Sandbox,
+    /// HTTP for evidence.
+    pub http: reqwest::Client,
+}
+
+/// Repositories that this node has a mirror of, by URL.
+#[derive(Clone, Debug, Default)]
+pub struct Repositories(Arc<Mutex<BTreeSet<String>>>);
+
+impl Repositories {
+    /// Remembers a repository.
+    pub fn add(&self, url: &git::RemoteUrl) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(url.to_string());
+    }
+
+    /// Lists what was remembered.
+    pub fn list(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// One claimed task.
+pub struct Run {
+    /// What the executors of this node share.
+    pub services: Services,
+    /// The task as it was claimed.
+    pub task: AgenticTask,
+    /// Its Agent, if it names one.
+    pub agent: Option<Agent>,
+    /// The claim.
+    pub held: Held,
+    /// Ends the run at once; why is the daemon's business.
+    pub cancel: CancellationToken,
+    /// Where transcripts and logs go.
+    pub spool: Spool,
+}
+
+/// A way to carry out tasks.
+pub trait Executor: Send + Sync {
+    /// Carries out one task; the outcome of a run that was cancelled is not used.
+    fn run<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Outcome>;
+}

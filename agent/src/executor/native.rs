@@ -1,0 +1,108 @@
+//! The native executor: Foreman's own loop, tools and gate.
+
+use std::sync::OnceLock;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use schemas::Agent;
+use schemas::agent::AgentRole;
+use schemas::agentic_task::{FailureReason, TaskKind};
+
+use super::{Executor, Run, coder, endpoint, verifier};
+use crate::capability::Served;
+use crate::config::{Config, Mode};
+use crate::outcome::Outcome;
+
+/// Carries out tasks by their Agent's role.
+pub struct Native;
+
+impl Executor for Native {
+    fn run<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Outcome> {
+        async move {
+            let mut outcome = match dispatch(run).await {
+                Ok(outcome) | Err(outcome) => outcome,
+            };
+            outcome.result.entry("kind").or_insert_with(|| serde_json::json!(run.task.spec.kind.as_str()));
+            outcome
+        }
+        .boxed()
+    }
+}
+
+async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
+    let kind = run.task.spec.kind;
+    let Some(agent) = &run.agent else {
+        return match kind {
+            TaskKind::Verify => verifier::run(run).await,
+            _ => Err(Outcome::failed(
+                FailureReason::AgentNotFound,
+                format!("a task of kind {} needs spec.agentRef on a native node; see `foreman get agents`", kind.as_str()),
+            )),
+        };
+    };
+    if agent.spec.is_deterministic() {
+        let first = agent.spec.tools.iter().find(|tool| *tool != "submit_result");
+        return match first.map(String::as_str) {
+            Some("run_gate_job") => verifier::run(run).await,
+            Some(tool) => Err(Outcome::failed(
+                FailureReason::NotSupportedYet,
+                format!("the deterministic tool {tool} is not supported yet; supported: run_gate_job"),
+            )),
+            None => Err(Outcome::failed(
+                FailureReason::ToolFailed,
+                "a deterministic Agent needs a tool other than submit_result, such as run_gate_job",
+            )),
+        };
+    }
+    match (agent.spec.role, kind) {
+        (AgentRole::Coder, TaskKind::IssueFix | TaskKind::Freeform) => coder::run(run, agent).await,
+        (role, kind) => Err(Outcome::failed(
+            FailureReason::NotSupportedYet,
+            format!("an Agent of role {} for a task of kind {} is not supported yet", role.as_str(), kind.as_str()),
+        )),
+    }
+}
+
+/// Opens the sandbox that this node's commands run in; a stub node needs none.
+pub fn open_sandbox(config: &Config) -> Result<sandbox::Sandbox, String> {
+    if config.unsafe_no_sandbox || config.mode == Mode::Stub {
+        return Ok(sandbox::Sandbox::without_confinement());
+    }
+    match config.sandbox_backend {
+        Some(backend) => sandbox::Sandbox::with_backend(backend),
+        None => sandbox::Sandbox::detect(),
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// Returns the host's tools, found once.
+pub fn toolchain() -> &'static sandbox::Toolchain {
+    static FOUND: OnceLock<sandbox::Toolchain> = OnceLock::new();
+    FOUND.get_or_init(sandbox::Toolchain::host)
+}
+
+/// Asks the endpoints of all Agents what they serve.
+pub async fn served(client: &Client, config: &Config) -> Served {
+    let agents: Api<Agent> = match &config.task_namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut served = Served::default();
+    let Ok(agents) = agents.list(&ListParams::default()).await else { return served };
+    for agent in agents.items {
+        let Some(url) = endpoint::base_url(&agent, config).filter(|url| !url.starts_with(endpoint::REPLAY)) else { continue };
+        let Some(report) = endpoint::look(&url, config).await else { continue };
+        for model in report.models {
+            if !served.models.contains(&model) {
+                served.models.push(model);
+            }
+        }
+        if let Some(window) = report.window {
+            served.max_context_tokens = served.max_context_tokens.max(Some(i64::from(window.tokens)));
+        }
+    }
+    served.models.truncate(100);
+    served
+}

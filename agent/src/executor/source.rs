@@ -1,0 +1,171 @@
+//! Where a task's work lies: repository, base, branch, and what the base says of the gate.
+
+use gate::definition::BaseTree;
+use gate::{GateError, ResolvedGate};
+use git::{Oid, RemoteUrl, Repository};
+use kube::ResourceExt;
+use kube::api::Api;
+use schemas::agentic_task::FailureReason;
+use schemas::shared::LocalRef;
+use schemas::{AgenticTask, Workload, labels, names};
+
+use super::Run;
+use crate::config::Config;
+use crate::outcome::Outcome;
+
+/// Resolves `payload.repo`: a URL, a path, or `owner/name` below the configured remote.
+pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outcome> {
+    let Some(repo) = task.spec.payload.repo.as_deref().map(str::trim).filter(|repo| !repo.is_empty()) else {
+        return Err(Outcome::failed(
+            FailureReason::CloneFailed,
+            "the task names no repository: set payload.repo, or defaults.repo in the queue",
+        ));
+    };
+    let is_short = !repo.contains(':') && !repo.starts_with(['/', '.', '~']) && repo.split('/').count() == 2;
+    let url = match (&config.git_remote_url, is_short) {
+        (Some(base), true) => format!("{}/{}.git", base.trim_end_matches('/'), repo.trim_end_matches(".git")),
+        (None, true) => {
+            return Err(Outcome::failed(
+                FailureReason::GitRemoteNotConfigured,
+                format!(
+                    "payload.repo is {repo:?} and this node has no --git-remote-url (GitRemoteNotConfigured, also known as \
+                     GitRemoteURLNotConfigured); set the flag, or name the repository by its URL"
+                ),
+            ));
+        }
+        (_, false) => repo.to_owned(),
+    };
+    RemoteUrl::parse(&url).map_err(|error| Outcome::failed(FailureReason::CloneFailed, error.to_string()))
+}
+
+/// Returns the branch that work is cut from.
+pub fn base_branch(task: &AgenticTask) -> String {
+    task.spec.payload.base_branch.clone().filter(|branch| !branch.is_empty()).unwrap_or_else(|| "main".into())
+}
+
+/// Turns a Git error into the outcome of a run that could not get its code.
+pub fn clone_failed(error: &git::Error) -> Outcome {
+    let reason = match error.category() {
+        git::Category::Auth => FailureReason::AuthUnavailable,
+        git::Category::DiskFull => FailureReason::InfrastructureError,
+        _ => FailureReason::CloneFailed,
+    };
+    Outcome::failed(reason, error.to_string())
+}
+
+/// Finds the base commit: the pinned one, else the base branch's tip now; it is in the mirror afterwards.
+pub async fn base(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<&str>) -> Result<Oid, Outcome> {
+    if let Some(pinned) = pinned {
+        let oid = parse(pinned)?;
+        git.fetch_oid(url, oid, false).await.map_err(|error| clone_failed(&error))?;
+        return Ok(oid);
+    }
+    let branch = base_branch(&run.task);
+    let tip = git.find_ref(url, &format!("refs/heads/{branch}")).await.map_err(|error| clone_failed(&error))?;
+    if tip.is_none() {
+        let refs = git.list_refs(url, &["refs/heads/"]).await.unwrap_or_default();
+        let mut known: Vec<&str> = refs.iter().filter_map(|found| found.name.strip_prefix("refs/heads/")).collect();
+        known.truncate(10);
+        let has = if known.is_empty() { "no branch at all".to_owned() } else { known.join(", ") };
+        return Err(Outcome::failed(
+            FailureReason::CloneFailed,
+            format!("the base branch {branch:?} does not exist in {url}; it has {has}. Set baseBranch, or push the branch"),
+        ));
+    }
+    git.fetch_branch(url, &branch, false).await.map_err(|error| clone_failed(&error))
+}
+
+/// Reads a commit id.
+pub fn parse(sha: &str) -> Result<Oid, Outcome> {
+    Oid::from_hex(sha.as_bytes())
+        .map_err(|_| Outcome::failed(FailureReason::InfrastructureError, format!("{sha:?} is no commit id")))
+}
+
+/// Reads the Workload that a task belongs to, if any.
+pub async fn workload(run: &Run) -> Result<Option<Workload>, Outcome> {
+    let label = run.task.labels().get(labels::WORKLOAD).map(String::as_str);
+    let Some(name) = run.task.spec.workload_ref.as_ref().and_then(LocalRef::named).or(label) else { return Ok(None) };
+    let api: Api<Workload> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
+    api.get_opt(name)
+        .await
+        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to read Workload {name}: {error}")))
+}
+
+/// Reads another task of the same namespace.
+pub async fn task(run: &Run, name: &str) -> Result<Option<AgenticTask>, Outcome> {
+    let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
+    api.get_opt(name)
+        .await
+        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to read task {name}: {error}")))
+}
+
+/// Returns the stem of the task's file, or a name where there is no file.
+pub fn stem(task: &AgenticTask, workload: Option<&Workload>) -> String {
+    let path = workload
+        .and_then(|workload| workload.annotations().get(labels::SOURCE_PATH))
+        .or_else(|| task.annotations().get(labels::SOURCE_PATH));
+    match path {
+        Some(path) => {
+            let file = path.rsplit('/').next().unwrap_or(path);
+            file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned()
+        }
+        None => workload.map(ResourceExt::name_any).unwrap_or_else(|| task.name_any()),
+    }
+}
+
+/// Returns the work branch of a task.
+pub fn branch(task: &AgenticTask, workload: Option<&Workload>) -> Result<String, Outcome> {
+    let payload = &task.spec.payload;
+    let name = workload.map(ResourceExt::name_any).unwrap_or_else(|| task.name_any());
+    let branch = match (payload.branch.clone().filter(|branch| !branch.is_empty()), &payload.branch_prefix) {
+        (Some(branch), _) => branch,
+        (None, Some(prefix)) => format!("{prefix}{name}"),
+        (None, None) => names::default_branch(&name),
+    };
+    names::check_branch(&branch).map_err(|why| {
+        Outcome::failed(FailureReason::ConstraintViolated, format!("{branch:?} cannot be a branch: {why}"))
+    })?;
+    if branch == base_branch(task) {
+        return Err(Outcome::failed(
+            FailureReason::ConstraintViolated,
+            format!("the work branch {branch:?} is the base branch itself; name another"),
+        ));
+    }
+    Ok(branch)
+}
+
+/// The tree of one commit, as the gate's definition is read from it.
+pub struct CommitTree {
+    repository: Repository,
+    commit: Oid,
+}
+
+impl CommitTree {
+    /// Reads `commit` of `repository`.
+    pub fn new(repository: Repository, commit: Oid) -> Self {
+        Self { repository, commit }
+    }
+}
+
+impl BaseTree for CommitTree {
+    fn exists(&self, path: &str) -> bool {
+        self.repository.entry_at(self.commit, path).is_ok_and(|entry| entry.is_some())
+    }
+
+    fn read(&self, path: &str, max: usize) -> Option<Vec<u8>> {
+        match self.repository.read_file(self.commit, path, max as u64) {
+            Ok(Some((git::EntryKind::File | git::EntryKind::Exec, bytes))) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
+/// Finds the gate of a task from its base commit. Blocks.
+pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
+    let parse = |bytes: &[u8]| -> Result<schemas::GateDefinition, String> {
+        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        let value = schemas::yaml::parse_value(text).map_err(|error| error.to_string())?;
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    };
+    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &parse, &[])
+}

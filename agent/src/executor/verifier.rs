@@ -1,0 +1,335 @@
+//! The role verifier: a gate Job, its verdict, its log.
+
+use std::time::Duration;
+
+use futures::{AsyncReadExt, StreamExt};
+use gate::cache::{CacheScope, cache_key};
+use gate::fixlog::FixLog;
+use gate::job::{CacheMount, GateObjects, GateRequest, MAIN_CONTAINER, build_job};
+use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
+use git::Oid;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
+use schemas::agentic_task::{FailureReason, Phase};
+use schemas::shared::Verdict as Published;
+use serde_json::json;
+
+use super::{Run, source};
+use crate::daemon::claim::{self, Written};
+use crate::daemon::registration::FIELD_MANAGER;
+use crate::outcome::Outcome;
+
+/// Tries of the gate before a GATE-ERROR is final.
+const TRIES: i64 = 3;
+/// Bytes of a gate's log that are kept as evidence.
+const LOG_BYTES: u64 = 16 << 20;
+/// Seconds for which an ended Job stays.
+const TTL_SECONDS: i32 = 600;
+/// User that the gate's containers run as on a cluster.
+const USER: i64 = 65_532;
+
+/// What is to be proved.
+struct Question {
+    head: Oid,
+    base: Oid,
+    branch: String,
+    repository: git::RemoteUrl,
+}
+
+/// Carries out a verifier's task.
+pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
+    let question = ask(run).await?;
+    let git = &run.services.git;
+    let (task, base) = (run.task.clone(), question.base);
+    let resolved = git
+        .read(&question.repository, move |repository| {
+            let tree = source::CommitTree::new(repository.clone(), base);
+            Ok(source::resolve_gate(&task, &tree).map(|gate| {
+                let key = cache_key(&gate, task.spec.payload.repo.as_deref().unwrap_or_default(), &tree, &CacheScope::Shared);
+                (gate, key)
+            }))
+        })
+        .await
+        .map_err(|error| source::clone_failed(&error))?;
+    let (gate, key) = match resolved {
+        Ok(found) => found,
+        Err(error) => {
+            let verdict = Verdict::Error(Failure::from(&error));
+            return Ok(bind(outcome_of(&verdict, None), &question, None));
+        }
+    };
+    let config = &run.services.config;
+    let digest = gate.digest();
+    let namespace = config.jobs_namespace.clone().unwrap_or_else(|| run.held.namespace.clone());
+    let mut last = None;
+    for attempt in 1..=TRIES {
+        let request = GateRequest {
+            task_name: run.held.name.clone(),
+            task_uid: run.held.uid.clone(),
+            epoch: run.held.claim.epoch,
+            attempt,
+            namespace: namespace.clone(),
+            labels: Default::default(),
+            repository: question.repository.to_string(),
+            branch: question.branch.clone(),
+            head_sha: question.head.to_string(),
+            base_sha: question.base.to_string(),
+            file_roots: config.git.file_roots.iter().map(|root| root.display().to_string()).collect(),
+            credentials_secret: config.git_secret.as_ref().map(|(name, _)| name.clone()),
+            ca_bundle: None,
+            cache: config
+                .gate_cache_pvc
+                .clone()
+                .zip(key.clone())
+                .map(|(claim, key)| CacheMount { claim, key }),
+            service_account: None,
+            runtime_class: None,
+            program_image: None,
+            ttl_seconds: TTL_SECONDS,
+            user: USER,
+        };
+        let objects = match build_job(&gate, &request) {
+            Ok(objects) => objects,
+            Err(error) => {
+                return Ok(bind(Outcome::failed(FailureReason::GateError, error.to_string()), &question, Some(&digest)));
+            }
+        };
+        let name = objects.job.name_any();
+        let (verdict, log) = once(run, &namespace, &objects, attempt).await?;
+        if let Some(log) = &log {
+            let _ = run.spool.write("gate-log", log);
+        }
+        let mut outcome = bind(outcome_of(&verdict, log.as_deref()), &question, Some(&digest));
+        outcome.job_name = Some(name.clone());
+        outcome.extra("jobName", json!(name));
+        outcome.extra("namespace", json!(namespace));
+        outcome.extra("tries", json!(attempt));
+        let Verdict::Error(failure) = &verdict else { return Ok(outcome) };
+        if !failure.retry || run.cancel.is_cancelled() {
+            return Ok(outcome);
+        }
+        tracing::warn!(task = run.held.name, attempt, reason = failure.reason, detail = failure.detail, "the gate could not tell");
+        if let Ok(Written::Lost) = claim::patch_status(&run.services.client, &run.held, json!({ "gateTries": attempt })).await {
+            run.cancel.cancel();
+        }
+        last = Some(outcome);
+        if attempt < TRIES {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1 << (attempt * 2 - 2))) => {}
+                () = run.cancel.cancelled() => break,
+            }
+        }
+    }
+    last.ok_or_else(|| Outcome::failed(FailureReason::GateError, "the gate was not run"))
+}
+
+async fn ask(run: &Run) -> Result<Question, Outcome> {
+    let git = &run.services.git;
+    let repository = source::repository(&run.task, &run.services.config)?;
+    let mut upstream = None;
+    for dependency in &run.task.spec.depends_on {
+        let Ok(name) = dependency.resolve(&run.held.namespace) else { continue };
+        let found = source::task(run, name).await?.and_then(|task| task.status).filter(|status| status.commit_sha.is_some());
+        upstream = upstream.or(found);
+    }
+    let upstream = upstream.unwrap_or_default();
+    let own = run.task.spec.payload.branch.clone().filter(|branch| !branch.is_empty());
+    let Some(branch) = own.or(upstream.branch) else {
+        return Err(Outcome::failed(FailureReason::ToolFailed, "a verify task needs payload.branch, or a dependency that pushed one"));
+    };
+    let head = match &upstream.commit_sha {
+        Some(sha) => source::parse(sha)?,
+        None => {
+            let tip = git.find_ref(&repository, &format!("refs/heads/{branch}")).await;
+            tip.map_err(|error| source::clone_failed(&error))?.ok_or_else(|| {
+                Outcome::failed(FailureReason::CloneFailed, format!("branch {branch:?} does not exist in {repository}; push it first"))
+            })?
+        }
+    };
+    let pinned = run.task.spec.base_sha.clone().or(upstream.base_sha);
+    let base = source::base(run, git, &repository, pinned.as_deref()).await?;
+    run.services.repositories.add(&repository);
+    Ok(Question { head, base, branch, repository })
+}
+
+fn bind(mut outcome: Outcome, question: &Question, digest: Option<&str>) -> Outcome {
+    outcome.head_sha = Some(question.head.to_string());
+    outcome.base_sha = Some(question.base.to_string());
+    outcome.branch = Some(question.branch.clone());
+    outcome.gate_digest = digest.map(str::to_owned);
+    outcome
+}
+
+fn broken(what: &str, error: impl std::fmt::Display) -> (Verdict, Option<Vec<u8>>) {
+    let failure = Failure { reason: "ApiError".into(), detail: format!("failed to {what}: {error}"), retry: true };
+    (Verdict::Error(failure), None)
+}
+
+/// Runs the gate's objects once and judges their end.
+async fn once(run: &Run, namespace: &str, objects: &GateObjects, attempt: i64) -> Result<(Verdict, Option<Vec<u8>>), Outcome> {
+    let client = run.services.client.clone();
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let status = json!({ "phase": Phase::Verifying, "jobName": objects.job.name_any(), "gateTries": attempt - 1 });
+    match claim::patch_status(&client, &run.held, status).await {
+        Ok(Written::Done(_)) => {}
+        Ok(Written::Lost) => {
+            run.cancel.cancel();
+            return Err(Outcome::failed(FailureReason::LostClaims, "the claim was lost"));
+        }
+        Err(error) => return Ok(broken("write the phase Verifying", error)),
+    }
+    if let Err(error) = create(&maps, &objects.config_map).await {
+        return Ok(broken("create the gate's plan", error));
+    }
+    let ended = run_jobs(run, &jobs, namespace, objects).await;
+    let _ = maps.delete(&objects.config_map.name_any(), &DeleteParams::default()).await;
+    Ok(ended)
+}
+
+async fn run_jobs(run: &Run, jobs: &Api<Job>, namespace: &str, objects: &GateObjects) -> (Verdict, Option<Vec<u8>>) {
+    if let Some(prepare) = &objects.prepare_job {
+        match run_job(run, jobs, namespace, prepare).await {
+            Err(error) => return broken("run the prepare Job", error),
+            Ok(ended) => {
+                if let Err(failure) = judge_prepare(&ended) {
+                    return (Verdict::Error(failure), log(run, namespace, prepare).await);
+                }
+            }
+        }
+    }
+    match run_job(run, jobs, namespace, &objects.job).await {
+        Err(error) => broken("run the gate Job", error),
+        Ok(ended) => {
+            let verdict = judge(&ended, &objects.plan.binding());
+            (verdict, log(run, namespace, &objects.job).await)
+        }
+    }
+}
+
+async fn create<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+    api.create(&params, object).await.map(drop)
+}
+
+async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
+    Ok(pods.list(&ListParams::default().labels(&format!("job-name={job}"))).await?.items)
+}
+
+/// Creates a Job and waits for its end, or for what it will never get over.
+async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Result<JobOutcome, kube::Error> {
+    let name = job.name_any();
+    let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
+    create(jobs, job).await?;
+    let mut live = None;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job))) => live = Some(job),
+                Some(Ok(watcher::Event::Delete(_))) => return Ok(JobOutcome::from_objects(None, &[])),
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, job = name, "the watch on the gate's Job broke off and is taken up again");
+                    continue;
+                }
+                None => return Ok(JobOutcome::from_objects(None, &[])),
+            },
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = run.cancel.cancelled() => {
+                let _ = jobs.delete(&name, &DeleteParams::background().grace_period(0)).await;
+                return Ok(JobOutcome::from_objects(None, &[]));
+            }
+        }
+        let Some(job) = &live else { continue };
+        if !JobOutcome::from_objects(Some(job), &[]).finished() && job.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+            continue;
+        }
+        let seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
+        if seen.finished() {
+            return Ok(seen);
+        }
+        if let Some(why) = seen.stuck() {
+            tracing::warn!(job = name, why, "the gate's Job will not start");
+            let _ = jobs.delete(&name, &DeleteParams::background()).await;
+            return Ok(seen);
+        }
+    }
+}
+
+/// Reads the end of the main container's log, as much as is kept.
+async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
+    let pod = pods(run, namespace, &job.name_any()).await.ok()?.into_iter().next()?;
+    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
+    let params = LogParams { container: Some(MAIN_CONTAINER.into()), ..LogParams::default() };
+    let mut stream = pods.log_stream(&pod.name_any(), &params).await.ok()?;
+    let mut kept: Vec<u8> = Vec::new();
+    let mut block = vec![0_u8; 64 * 1024];
+    loop {
+        match stream.read(&mut block).await {
+            Ok(0) | Err(_) => break,
+            Ok(read) => {
+                kept.extend_from_slice(&block[..read]);
+                if kept.len() as u64 > LOG_BYTES * 2 {
+                    kept.drain(..kept.len() - LOG_BYTES as usize);
+                }
+            }
+        }
+    }
+    Some(kept)
+}
+
+fn outcome_of(verdict: &Verdict, log: Option<&[u8]>) -> Outcome {
+    let mut outcome = match verdict {
+        Verdict::Pass { .. } => Outcome::ended(Published::GatePass, verdict.summary()),
+        Verdict::Fail { .. } => Outcome::ended(Published::GateFail, verdict.summary()),
+        Verdict::Refused { .. } => Outcome::failed(FailureReason::ConstraintViolated, verdict.summary()),
+        Verdict::Error(_) => {
+            let mut outcome = Outcome::failed(FailureReason::GateError, verdict.summary());
+            outcome.verdict = Some(Published::GateError);
+            outcome
+        }
+    };
+    match verdict {
+        Verdict::Pass { report } => outcome.extra("steps", json!(report.steps)),
+        Verdict::Fail { report, .. } => {
+            if let Some(report) = report {
+                outcome.extra("steps", json!(report.steps));
+            }
+            if let Some(fix) = FixLog::of(verdict, None) {
+                outcome.extra("firstFailingStep", json!(fix.step));
+                outcome.extra("logTail", json!(fix.tail));
+            }
+        }
+        Verdict::Refused { paths } => outcome.extra("refused", json!(paths.iter().take(20).collect::<Vec<_>>())),
+        Verdict::Error(failure) => outcome.extra("reason", json!(failure.reason)),
+    }
+    if !matches!(verdict, Verdict::Fail { .. }) && let Some(log) = log {
+        let text = gate::tail::clean(&log[log.len().saturating_sub(4096)..]);
+        outcome.extra("logTail", json!(gate::tail::last(text.trim_end(), 2000)));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn only_a_pass_becomes_a_pass() {
+        let error = Verdict::Error(Failure { reason: "Evicted".into(), detail: "x".into(), retry: true });
+        let outcome = outcome_of(&error, Some(b"GATE-PASS"));
+        assert_eq!(outcome.verdict, Some(Published::GateError));
+        assert_eq!(outcome.failure, Some(FailureReason::GateError));
+        let refused = outcome_of(&Verdict::Refused { paths: vec![".foreman/gate.yaml".into()] }, None);
+        assert_eq!((refused.verdict, refused.failure), (None, Some(FailureReason::ConstraintViolated)));
+    }
+}

@@ -1,0 +1,431 @@
+//! Finds the lines that a model means, although it did not copy them quite right.
+//!
+//! The stages are tried in order: exact, trailing space, indentation, Unicode punctuation. The first stage that
+//! matches anything decides; whether its matches are the expected ones is for the caller to say.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+
+use similar::TextDiff;
+
+/// Names how a match was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Byte for byte.
+    Exact,
+    /// Spaces at line ends differ.
+    TrailingSpace,
+    /// The lines are indented otherwise; the replacement is indented as the file is.
+    Indentation,
+    /// Quotes, dashes or spaces are of another kind.
+    Punctuation,
+}
+
+impl Stage {
+    /// Says what was overlooked, for the model.
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Exact => None,
+            Self::TrailingSpace => Some("spaces at line ends were ignored"),
+            Self::Indentation => {
+                Some("the indentation differed; the new text was indented like the file")
+            }
+            Self::Punctuation => {
+                Some("typographic quotes, dashes or spaces were taken for plain ones")
+            }
+        }
+    }
+}
+
+/// Holds one place of a text and what is to stand there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// The first byte.
+    pub start: usize,
+    /// The byte after the last.
+    pub end: usize,
+    /// The new text.
+    pub replacement: String,
+}
+
+/// Finds every place where `old` stands, in the first stage that finds any.
+pub fn find(text: &str, old: &str, new: &str) -> Option<(Stage, Vec<Match>)> {
+    let exact: Vec<Match> = text
+        .match_indices(old)
+        .map(|(start, _)| Match {
+            start,
+            end: start + old.len(),
+            replacement: new.to_owned(),
+        })
+        .collect();
+    if !exact.is_empty() {
+        return Some((Stage::Exact, exact));
+    }
+    let lines = Lines::new(text);
+    let old_lines: Vec<&str> = old.strip_suffix('\n').unwrap_or(old).split('\n').collect();
+    if old_lines.iter().all(|line| line.trim().is_empty()) {
+        return None;
+    }
+    for stage in [Stage::TrailingSpace, Stage::Indentation, Stage::Punctuation] {
+        let mut matches = Vec::new();
+        let mut at = 0;
+        while at + old_lines.len() <= lines.len() {
+            let window: Vec<&str> = (at..at + old_lines.len())
+                .map(|line| lines.get(line))
+                .collect();
+            match fit(stage, &window, &old_lines, new) {
+                Some(replacement) => {
+                    matches.push(lines.place(
+                        at,
+                        old_lines.len(),
+                        old.ends_with('\n'),
+                        replacement,
+                    ));
+                    at += old_lines.len();
+                }
+                None => at += 1,
+            }
+        }
+        if !matches.is_empty() {
+            return Some((stage, matches));
+        }
+    }
+    None
+}
+
+/// Puts the replacements into the text.
+pub fn apply(text: &str, matches: &[Match]) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut from = 0;
+    for found in matches {
+        result.push_str(&text[from..found.start]);
+        result.push_str(&found.replacement);
+        from = found.end;
+    }
+    result.push_str(&text[from..]);
+    result
+}
+
+/// Returns the line number, from 1, of a byte.
+pub fn line_of(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
+}
+
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut starts = vec![0];
+        starts.extend(
+            text.match_indices('\n')
+                .map(|(at, _)| at + 1)
+                .filter(|at| *at < text.len()),
+        );
+        Self { text, starts }
+    }
+
+    fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    fn end(&self, line: usize) -> usize {
+        let end = self
+            .starts
+            .get(line + 1)
+            .copied()
+            .unwrap_or(self.text.len());
+        if end > self.starts[line] && self.text.as_bytes()[end - 1] == b'\n' {
+            end - 1
+        } else {
+            end
+        }
+    }
+
+    fn get(&self, line: usize) -> &'a str {
+        &self.text[self.starts[line]..self.end(line)]
+    }
+
+    /// The line end belongs to the place where the old text had one; a file may end without it.
+    fn place(&self, first: usize, count: usize, with_end: bool, mut replacement: String) -> Match {
+        let mut end = self.end(first + count - 1);
+        if with_end {
+            if end < self.text.len() {
+                end += 1;
+            } else if replacement.ends_with('\n') {
+                replacement.pop();
+            }
+        }
+        Match {
+            start: self.starts[first],
+            end,
+            replacement,
+        }
+    }
+}
+
+fn fit(stage: Stage, window: &[&str], old: &[&str], new: &str) -> Option<String> {
+    let mut pairs = window.iter().zip(old);
+    match stage {
+        Stage::Exact => None,
+        Stage::TrailingSpace => pairs
+            .all(|(file, old)| file.trim_end() == old.trim_end())
+            .then(|| new.to_owned()),
+        Stage::Punctuation => pairs
+            .all(|(file, old)| plain(file).trim() == plain(old).trim())
+            .then(|| reindent(window, old, new).unwrap_or_else(|| new.to_owned())),
+        Stage::Indentation => {
+            if !pairs.all(|(file, old)| file.trim() == old.trim()) {
+                return None;
+            }
+            reindent(window, old, new)
+        }
+    }
+}
+
+/// Indents `new` by what the pairs of lines say about the file's indentation; `None` where they contradict each other.
+fn reindent(window: &[&str], old: &[&str], new: &str) -> Option<String> {
+    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+    for (file, old) in window
+        .iter()
+        .zip(old)
+        .filter(|(_, old)| !old.trim().is_empty())
+    {
+        let (file, old) = (indent(file), indent(old));
+        if *known.entry(old).or_insert(file) != file {
+            return None;
+        }
+    }
+    // Lines further left than any known one move by what the leftmost known one moved.
+    let (least_old, least_file) = known
+        .iter()
+        .min_by_key(|(old, _)| old.len())
+        .map(|(old, file)| (*old, *file))?;
+    let lines = new.split('\n').map(|line| {
+        if line.trim().is_empty() {
+            return line.to_owned();
+        }
+        let own = indent(line);
+        let base = known
+            .iter()
+            .filter(|(old, _)| own.starts_with(**old))
+            .max_by_key(|(old, _)| old.len());
+        match base {
+            Some((old, file)) => format!("{file}{}", &line[old.len()..]),
+            None => match least_file.strip_suffix(least_old) {
+                Some(added) => format!("{added}{line}"),
+                None => line.to_owned(),
+            },
+        }
+    });
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn indent(line: &str) -> &str {
+    &line[..line.len() - line.trim_start().len()]
+}
+
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\u{2018}' | '\u{2019}' | '\u{201a}' | '\u{201b}' | '\u{2032}' => '\'',
+            '\u{201c}' | '\u{201d}' | '\u{201e}' | '\u{201f}' | '\u{2033}' => '"',
+            '\u{2010}'..='\u{2015}' | '\u{2212}' => '-',
+            '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}' => ' ',
+            other => other,
+        })
+        .collect()
+}
+
+/// Shows the lines of a text that are most like `wanted`, with their numbers; `None` where nothing is near.
+pub fn nearest(text: &str, wanted: &str) -> Option<String> {
+    const SHOWN: usize = 12;
+    let lines: Vec<&str> = text.lines().take(20_000).collect();
+    let wanted: Vec<&str> = wanted.lines().collect();
+    // The longest line says most about where the text belongs.
+    let (offset, anchor) = wanted
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, line)| line.trim().len())?;
+    let grams = bigrams(anchor);
+    if grams.is_empty() {
+        return None;
+    }
+    let mut candidates: Vec<(usize, usize)> = lines
+        .iter()
+        .enumerate()
+        .map(|(at, line)| (at, dice(&grams, &bigrams(line))))
+        .filter(|(_, score)| *score >= 40)
+        .collect();
+    candidates.sort_by_key(|(at, score)| (std::cmp::Reverse(*score), *at));
+    let size = wanted.len().clamp(1, SHOWN);
+    let wanted_text = wanted
+        .iter()
+        .take(size)
+        .copied()
+        .collect::<Vec<_>>()
+        .join("\n");
+    let window = |at: usize| {
+        let first = at.saturating_sub(offset).min(lines.len().saturating_sub(1));
+        (first, (first + size).min(lines.len()))
+    };
+    let best = candidates.iter().take(8).map(|(at, _)| {
+        let (first, last) = window(*at);
+        let there = lines[first..last].join("\n");
+        let ratio = TextDiff::from_chars(
+            super::output::head_bytes(&there, 2000),
+            super::output::head_bytes(&wanted_text, 2000),
+        )
+        .ratio();
+        ((ratio * 100.0) as u32, first, last)
+    });
+    let (score, first, last) =
+        best.max_by_key(|(score, first, _)| (*score, std::cmp::Reverse(*first)))?;
+    let (first, last) = (first.saturating_sub(1), (last + 1).min(lines.len()));
+    let shown: Vec<String> = (first..last)
+        .map(|at| format!("{:>6}| {}", at + 1, super::output::truncate(lines[at], 200)))
+        .collect();
+    Some(format!(
+        "the nearest lines ({score} % alike) are:\n{}",
+        shown.join("\n")
+    ))
+}
+
+fn bigrams(line: &str) -> HashSet<(char, char)> {
+    let chars: Vec<char> = line
+        .trim()
+        .chars()
+        .take(200)
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    chars.windows(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
+fn dice(a: &HashSet<(char, char)>, b: &HashSet<(char, char)>) -> usize {
+    if a.is_empty() || b.is_empty() {
+        return 0;
+    }
+    200 * a.intersection(b).count() / (a.len() + b.len())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn replace(text: &str, old: &str, new: &str) -> Option<(Stage, String)> {
+        find(text, old, new).map(|(stage, matches)| (stage, apply(text, &matches)))
+    }
+
+    #[test]
+    fn each_stage_finds_what_the_one_before_does_not() {
+        let text = "fn a() {  \n    let x = 1;\n    go(x);\n}\n// it’s — done\n";
+        let cases = [
+            (
+                "let x = 1;",
+                "let x = 2;",
+                Stage::Exact,
+                "fn a() {  \n    let x = 2;\n    go(x);\n}\n// it’s — done\n",
+            ),
+            (
+                "fn a() {\n    let x = 1;\n",
+                "fn b() {\n",
+                Stage::TrailingSpace,
+                "fn b() {\n    go(x);\n}\n// it’s — done\n",
+            ),
+            (
+                "let x = 1;\ngo(x);",
+                "let x = 1;\nif x > 0 {\n    go(x);\n}",
+                Stage::Indentation,
+                "fn a() {  \n    let x = 1;\n    if x > 0 {\n        go(x);\n    }\n}\n// it’s — done\n",
+            ),
+            (
+                "        let x = 1;\n        go(x);\n",
+                "        go(1);\n",
+                Stage::Indentation,
+                "fn a() {  \n    go(1);\n}\n// it’s — done\n",
+            ),
+            (
+                "// it's - done",
+                "// ok",
+                Stage::Punctuation,
+                "fn a() {  \n    let x = 1;\n    go(x);\n}\n// ok\n",
+            ),
+        ];
+        for (old, new, stage, expected) in cases {
+            assert_eq!(
+                replace(text, old, new),
+                Some((stage, expected.to_owned())),
+                "{old:?}"
+            );
+        }
+        assert_eq!(replace(text, "let y = 1;", ""), None);
+        assert_eq!(replace(text, " \n\n\t\n", "x"), None);
+    }
+
+    #[test]
+    fn tabs_and_spaces_are_mapped_line_by_line() {
+        let text = "if x:\n\tif y:\n\t\tgo()\n";
+        let (stage, new) = replace(
+            text,
+            "    if y:\n        go()\n",
+            "    if y:\n        go()\n        stop()\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (stage, new.as_str()),
+            (Stage::Indentation, "if x:\n\tif y:\n\t\tgo()\n\t\tstop()\n")
+        );
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_is_found_and_stays_without() {
+        assert_eq!(
+            replace("a\nb", "b\n", "c\n"),
+            Some((Stage::TrailingSpace, "a\nc".to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_nearest_lines_are_shown_with_their_numbers() {
+        let text = "use a;\n\nfn total(items: &[u32]) -> u32 {\n    items.iter().sum()\n}\n";
+        let shown = nearest(
+            text,
+            "fn total(items: Vec<u32>) -> u64 {\n    items.iter().sum()\n",
+        )
+        .unwrap();
+        assert!(
+            shown.contains("     3| fn total(items: &[u32]) -> u32 {"),
+            "{shown}"
+        );
+        assert_eq!(nearest(text, "zzzz qqqq"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_of_a_text_is_found_and_replaced(lines in proptest::collection::vec("[ a-c’é]{0,8}", 1..12), pick in any::<prop::sample::Index>()) {
+            let text = lines.join("\n");
+            let old = lines[pick.index(lines.len())].clone();
+            if old.is_empty() { return Ok(()); }
+            let (_, matches) = find(&text, &old, "NEW").unwrap();
+            let replaced = apply(&text, &matches);
+            prop_assert_eq!(replaced.matches("NEW").count(), matches.len());
+        }
+
+        #[test]
+        fn arbitrary_texts_never_break_the_search(text in any::<String>(), old in any::<String>(), new in any::<String>()) {
+            if old.is_empty() { return Ok(()); }
+            if let Some((_, matches)) = find(&text, &old, &new) {
+                apply(&text, &matches);
+            }
+            nearest(&text, &old);
+        }
+    }
+}

@@ -1,0 +1,650 @@
+//! The work tree as the file tools see it: nothing above it, nothing beside it, nothing through a link.
+//!
+//! Every path is walked component by component from an open folder, and no component may be a symbolic link, so
+//! that a link planted or swapped at any moment leads nowhere.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// The work tree's folder, held open.
+#[derive(Debug)]
+pub struct Root {
+    folder: OwnedFd,
+    path: PathBuf,
+    protected: Protected,
+}
+
+/// Holds the paths that may not be written.
+#[derive(Debug, Clone)]
+pub struct Protected {
+    set: GlobSet,
+    patterns: Vec<String>,
+}
+
+/// Tells why a file cannot be read or written; the words are for the model.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The path leads out, or to what is not for the model.
+    #[error("failed to use the path {path:?}: {reason}")]
+    Refused {
+        /// The path as given.
+        path: String,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// The path is protected.
+    #[error(
+        "failed to write {path:?}: it is protected ({pattern}); a task may not change it. Leave it as it is, and if the task cannot be done without it, submit NO-GO and say so"
+    )]
+    Protected {
+        /// The path.
+        path: String,
+        /// The pattern that protects it.
+        pattern: String,
+    },
+    /// There is nothing there.
+    #[error("failed to find {path:?}: no such file in the work tree")]
+    Missing {
+        /// The path.
+        path: String,
+    },
+    /// It is larger than tools take.
+    #[error(
+        "failed to read {path:?}: it has {size} bytes, at most {limit} are read; use grep or bash (head, sed -n) on it"
+    )]
+    TooLarge {
+        /// The path.
+        path: String,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The machine failed.
+    #[error("failed to {action} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The path.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl RootError {
+    /// Tells whether the machine is at fault, not the model.
+    pub fn is_infrastructure(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => !matches!(
+                source.kind(),
+                std::io::ErrorKind::PermissionDenied
+                    | std::io::ErrorKind::IsADirectory
+                    | std::io::ErrorKind::NotADirectory
+                    | std::io::ErrorKind::InvalidFilename
+            ),
+            _ => false,
+        }
+    }
+}
+
+impl Protected {
+    /// Compiles patterns; a pattern that ends in `/` or names a folder covers all below it.
+    pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
+        let mut builder = GlobSetBuilder::new();
+        let mut kept = Vec::new();
+        for pattern in patterns {
+            let bare = pattern.trim_end_matches('/');
+            for form in [bare.to_owned(), format!("{bare}/**")] {
+                builder.add(
+                    globset::GlobBuilder::new(&form)
+                        .literal_separator(true)
+                        .case_insensitive(true)
+                        .build()
+                        .or_else(|_| Glob::new(&form))?,
+                );
+                kept.push(pattern.clone());
+            }
+        }
+        Ok(Self {
+            set: builder.build()?,
+            patterns: kept,
+        })
+    }
+
+    /// Returns the pattern that protects a path, if one does.
+    pub fn covers(&self, path: &str) -> Option<&str> {
+        self.set
+            .matches(path)
+            .first()
+            .and_then(|at| self.patterns.get(*at))
+            .map(String::as_str)
+    }
+}
+
+/// What a read brought.
+#[derive(Debug)]
+pub enum Found {
+    /// A regular file.
+    File(Vec<u8>),
+    /// A folder and the names in it, folders with a trailing slash, sorted.
+    Folder(Vec<String>),
+}
+
+/// Cuts a path into its components, or says why it is no path of the work tree.
+pub fn components(path: &str) -> Result<Vec<&str>, RootError> {
+    let refuse = |reason: &str| RootError::Refused {
+        path: super::output::one_line(path, 200),
+        reason: reason.to_owned(),
+    };
+    if path.contains('\0') || path.len() > 4096 {
+        return Err(refuse("it is not a path"));
+    }
+    if path.starts_with('/') || path.starts_with('~') {
+        return Err(refuse(
+            "paths are relative to the work tree; write it without the leading part",
+        ));
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                return Err(refuse(
+                    "`..` leads out of where tools may go; write the path from the top of the work tree",
+                ));
+            }
+            name if name.eq_ignore_ascii_case(".git") => {
+                return Err(refuse(
+                    "`.git` is not for tools; commits and pushes happen outside",
+                ));
+            }
+            name => parts.push(name),
+        }
+    }
+    Ok(parts)
+}
+
+impl Root {
+    /// Opens a work tree.
+    pub fn open(path: &Path, protected: Protected) -> std::io::Result<Self> {
+        let path = path.canonicalize()?;
+        let folder = rustix::fs::open(
+            &path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(Self {
+            folder,
+            path,
+            protected,
+        })
+    }
+
+    /// Returns where the work tree lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the paths that may not be written.
+    pub fn protected(&self) -> &Protected {
+        &self.protected
+    }
+
+    /// Takes the work tree's own absolute prefix off a path, as models like to write it.
+    pub fn relative<'a>(&self, path: &'a str) -> &'a str {
+        let path = path.trim();
+        let own = self.path.to_str().unwrap_or("\0");
+        for prefix in [own, "/workspace"] {
+            if let Some(rest) = path.strip_prefix(prefix) {
+                if rest.is_empty() {
+                    return ".";
+                }
+                if let Some(rest) = rest.strip_prefix('/') {
+                    return rest.trim_start_matches('/');
+                }
+            }
+        }
+        path
+    }
+
+    /// Reads a regular file of at most `limit` bytes, or lists a folder.
+    pub fn read(&self, path: &str, limit: u64) -> Result<Found, RootError> {
+        let path = self.relative(path);
+        let parts = components(path)?;
+        let Some((name, above)) = parts.split_last() else {
+            return self.list(&self.folder, path);
+        };
+        let parent = self.walk(path, above, false)?;
+        let parent = parent.as_ref().unwrap_or(&self.folder);
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(parent, *name, flags, Mode::empty())
+            .map_err(|error| self.explain("read", path, parent, name, error))?;
+        let stat = rustix::fs::fstat(&opened).map_err(|error| io("read", path, error))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return self.list(&opened, path),
+            _ => return Err(refused(path, "it is a device, pipe or socket, not a file")),
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if size > limit {
+            return Err(RootError::TooLarge {
+                path: path.to_owned(),
+                size,
+                limit,
+            });
+        }
+        let mut bytes = Vec::new();
+        let mut file = std::fs::File::from(opened).take(limit + 1);
+        file.read_to_end(&mut bytes)
+            .map_err(|source| RootError::Io {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            })?;
+        if bytes.len() as u64 > limit {
+            return Err(RootError::TooLarge {
+                path: path.to_owned(),
+                size: bytes.len() as u64,
+                limit,
+            });
+        }
+        Ok(Found::File(bytes))
+    }
+
+    /// Replaces or makes a file, and the folders above it. Whole or not at all; the mode of an existing file stays.
+    /// Returns whether there was one before.
+    pub fn write(&self, path: &str, content: &[u8]) -> Result<bool, RootError> {
+        let path = self.relative(path);
+        let parts = self.writable(path)?;
+        let Some((name, above)) = parts.split_last() else {
+            return Err(refused(path, "it is a folder; name a file"));
+        };
+        if path.ends_with('/') {
+            return Err(refused(path, "it ends in a slash; name a file"));
+        }
+        let parent = self.walk(path, above, true)?;
+        let parent = parent.as_ref().unwrap_or(&self.folder);
+        let before = self.regular(path, parent, name)?;
+        let temporary = format!(".foreman-{:016x}.tmp", rand::random::<u64>());
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o644);
+        let opened = rustix::fs::openat(parent, &temporary, flags, mode)
+            .map_err(|error| io("write", path, error))?;
+        let outcome = (|| {
+            if let Some(mode) = before {
+                rustix::fs::fchmod(&opened, mode)?;
+            }
+            let mut file = std::fs::File::from(opened);
+            file.write_all(content)?;
+            rustix::fs::renameat(parent, &temporary, parent, *name)?;
+            Ok(())
+        })();
+        if let Err(source) = outcome {
+            // What is left over is ours alone; failing to remove it adds nothing to the error.
+            let _ = rustix::fs::unlinkat(parent, &temporary, AtFlags::empty());
+            return Err(RootError::Io {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            });
+        }
+        Ok(before.is_some())
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, path: &str) -> Result<(), RootError> {
+        let path = self.relative(path);
+        let parts = self.writable(path)?;
+        let Some((name, above)) = parts.split_last() else {
+            return Err(refused(path, "it is a folder; name a file"));
+        };
+        let parent = self.walk(path, above, false)?;
+        let parent = parent.as_ref().unwrap_or(&self.folder);
+        if self.regular(path, parent, name)?.is_none() {
+            return Err(RootError::Missing {
+                path: path.to_owned(),
+            });
+        }
+        rustix::fs::unlinkat(parent, *name, AtFlags::empty())
+            .map_err(|error| io("remove", path, error))
+    }
+
+    fn writable<'a>(&self, path: &'a str) -> Result<Vec<&'a str>, RootError> {
+        let parts = components(path)?;
+        let plain = parts.join("/");
+        match self.protected.covers(&plain) {
+            Some(pattern) => Err(RootError::Protected {
+                path: plain,
+                pattern: pattern.to_owned(),
+            }),
+            None => Ok(parts),
+        }
+    }
+
+    /// Returns the mode of an existing regular file; `None` where there is nothing.
+    fn regular(&self, path: &str, parent: &OwnedFd, name: &str) -> Result<Option<Mode>, RootError> {
+        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(io("write", path, error)),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Ok(Some(Mode::from_raw_mode(stat.st_mode & 0o777))),
+                FileType::Directory => Err(refused(path, "it is a folder; name a file")),
+                FileType::Symlink => Err(self.link(path, parent, name)),
+                _ => Err(refused(path, "it is a device, pipe or socket, not a file")),
+            },
+        }
+    }
+
+    /// Opens the folder that `parts` name; `None` is the work tree itself.
+    fn walk(&self, path: &str, parts: &[&str], create: bool) -> Result<Option<OwnedFd>, RootError> {
+        let mut here: Option<OwnedFd> = None;
+        for part in parts {
+            let parent = here.as_ref().unwrap_or(&self.folder);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut opened = rustix::fs::openat(parent, *part, flags, Mode::empty());
+            if create && matches!(opened, Err(Errno::NOENT)) {
+                match rustix::fs::mkdirat(parent, *part, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(io("make a folder for", path, error)),
+                }
+                opened = rustix::fs::openat(parent, *part, flags, Mode::empty());
+            }
+            let next = opened.map_err(|error| self.explain("open", path, parent, part, error))?;
+            here = Some(next);
+        }
+        Ok(here)
+    }
+
+    fn explain(
+        &self,
+        action: &'static str,
+        path: &str,
+        parent: &OwnedFd,
+        part: &str,
+        error: Errno,
+    ) -> RootError {
+        match error {
+            Errno::NOENT => RootError::Missing {
+                path: path.to_owned(),
+            },
+            // A link answers ELOOP, or ENOTDIR where a folder was asked for.
+            Errno::LOOP | Errno::NOTDIR | Errno::MLINK => {
+                match rustix::fs::statat(parent, part, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                        self.link(path, parent, part)
+                    }
+                    _ => refused(path, &format!("{part:?} in it is a file, not a folder")),
+                }
+            }
+            Errno::NXIO => refused(path, "it is a device, pipe or socket, not a file"),
+            other => io(action, path, other),
+        }
+    }
+
+    fn link(&self, path: &str, parent: &OwnedFd, name: &str) -> RootError {
+        let target = rustix::fs::readlinkat(parent, name, Vec::new())
+            .map(|target| target.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let target = super::output::one_line(&target, 120);
+        refused(
+            path,
+            &format!(
+                "{name:?} is a symbolic link (to {target:?}), and tools follow none; use the path of the file itself"
+            ),
+        )
+    }
+
+    fn list(&self, folder: &OwnedFd, path: &str) -> Result<Found, RootError> {
+        let entries =
+            rustix::fs::Dir::read_from(folder).map_err(|error| io("list", path, error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| io("list", path, error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if matches!(name.as_str(), "." | ".." | ".git") {
+                continue;
+            }
+            names.push(if entry.file_type() == FileType::Directory {
+                format!("{name}/")
+            } else {
+                name
+            });
+        }
+        names.sort();
+        Ok(Found::Folder(names))
+    }
+}
+
+fn refused(path: &str, reason: &str) -> RootError {
+    RootError::Refused {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn io(action: &'static str, path: &str, error: Errno) -> RootError {
+    RootError::Io {
+        action,
+        path: path.to_owned(),
+        source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        outside: PathBuf,
+        root: Root,
+    }
+
+    fn place() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        let outside = folder.path().join("outside");
+        std::fs::create_dir_all(tree.join("src")).unwrap();
+        std::fs::create_dir_all(tree.join(".git")).unwrap();
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("secret"), "secret").unwrap();
+        std::fs::write(tree.join(".git/config"), "[core]").unwrap();
+        std::fs::write(tree.join("src/a.rs"), "fn a() {}\n").unwrap();
+        let protected =
+            Protected::new(&[".foreman/**".into(), "tests/gate.rs".into(), "ci/".into()]).unwrap();
+        let root = Root::open(&tree, protected).unwrap();
+        Place {
+            _folder: folder,
+            outside,
+            root,
+        }
+    }
+
+    #[test]
+    fn no_path_leads_out_of_the_work_tree() {
+        let Place {
+            _folder,
+            outside,
+            root,
+        } = place();
+        let tree = root.path().to_owned();
+        symlink(&outside, tree.join("out")).unwrap();
+        symlink(outside.join("secret"), tree.join("leak")).unwrap();
+        symlink("../../outside/secret", tree.join("src/rel")).unwrap();
+        symlink(".git", tree.join("dotgit")).unwrap();
+        symlink(outside.join("new"), tree.join("dangling")).unwrap();
+        let absolute = outside.join("secret").display().to_string();
+        let escapes = [
+            "../outside/secret",
+            "src/../../outside/secret",
+            absolute.as_str(),
+            "out/secret",
+            "leak",
+            "src/rel",
+            "dotgit/config",
+            "dangling",
+            ".git/config",
+            "src/.GIT/config",
+            "~/.ssh/id",
+            "a\0b",
+            "/workspace/../etc/passwd",
+        ];
+        for path in escapes {
+            assert!(
+                matches!(root.read(path, 1 << 20), Err(RootError::Refused { .. })),
+                "read {path:?}"
+            );
+            assert!(
+                matches!(root.write(path, b"x"), Err(RootError::Refused { .. })),
+                "write {path:?}"
+            );
+        }
+        assert_eq!(
+            std::fs::read_to_string(outside.join("secret")).unwrap(),
+            "secret"
+        );
+        assert!(!outside.join("new").exists());
+        assert!(
+            root.read("leak", 9)
+                .unwrap_err()
+                .to_string()
+                .contains("symbolic link")
+        );
+    }
+
+    #[test]
+    fn a_folder_swapped_for_a_link_between_two_writes_leads_nowhere() {
+        let Place {
+            _folder,
+            outside,
+            root,
+        } = place();
+        root.write("deep/er/file", b"1").unwrap();
+        let tree = root.path().to_owned();
+        std::fs::rename(tree.join("deep"), tree.join("moved")).unwrap();
+        symlink(&outside, tree.join("deep")).unwrap();
+        std::fs::create_dir_all(outside.join("er")).unwrap();
+        assert!(root.write("deep/er/file", b"2").is_err());
+        assert!(!outside.join("er/file").exists());
+    }
+
+    #[test]
+    fn writing_makes_folders_keeps_the_mode_and_breaks_hard_links() {
+        let Place {
+            _folder,
+            outside,
+            root,
+        } = place();
+        let tree = root.path().to_owned();
+        assert!(!root.write("new/dir/run.sh", b"one").unwrap());
+        std::fs::set_permissions(
+            tree.join("new/dir/run.sh"),
+            std::fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+        assert!(root.write("./new//dir/run.sh", b"two").unwrap());
+        assert_eq!(
+            std::fs::metadata(tree.join("new/dir/run.sh"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o755
+        );
+        std::fs::hard_link(outside.join("secret"), tree.join("hard")).unwrap();
+        root.write("hard", b"mine").unwrap();
+        assert_eq!(
+            std::fs::read_to_string(outside.join("secret")).unwrap(),
+            "secret"
+        );
+        let left: Vec<_> = std::fs::read_dir(&tree)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().contains(".tmp"))
+            .collect();
+        assert!(left.is_empty());
+        assert!(
+            root.write("src", b"x").is_err()
+                && root.write("src/a.rs/b", b"x").is_err()
+                && root.write("x/", b"x").is_err()
+        );
+    }
+
+    #[test]
+    fn protected_paths_are_refused_with_the_pattern_that_protects_them() {
+        let Place { _folder, root, .. } = place();
+        for path in [
+            ".foreman/gate.yaml",
+            "./.foreman//x/y",
+            ".Foreman/gate.yaml",
+            "tests/gate.rs",
+            "ci/run",
+            "ci",
+        ] {
+            let error = root.write(path, b"x").unwrap_err();
+            assert!(
+                matches!(error, RootError::Protected { .. }),
+                "{path}: {error}"
+            );
+        }
+        assert!(
+            root.write(".foreman/gate.yaml", b"x")
+                .unwrap_err()
+                .to_string()
+                .contains(".foreman/**")
+        );
+        assert!(root.write("tests/other.rs", b"x").is_ok());
+        assert!(matches!(
+            root.remove("tests/gate.rs"),
+            Err(RootError::Protected { .. })
+        ));
+    }
+
+    #[test]
+    fn special_files_and_large_files_are_refused_without_being_read() {
+        let Place { _folder, root, .. } = place();
+        let tree = root.path().to_owned();
+        let made = std::process::Command::new("mkfifo")
+            .arg(tree.join("pipe"))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        assert!(matches!(
+            root.read("pipe", 9),
+            Err(RootError::Refused { .. })
+        ));
+        assert!(matches!(
+            root.write("pipe", b"x"),
+            Err(RootError::Refused { .. })
+        ));
+        assert!(matches!(
+            root.read("src/a.rs", 3),
+            Err(RootError::TooLarge { size: 10, .. })
+        ));
+        let Found::Folder(names) = root.read(".", 9).unwrap() else {
+            panic!("not a folder")
+        };
+        assert_eq!(names, ["pipe", "src/"]);
+    }
+
+    #[test]
+    fn the_trees_own_absolute_path_is_understood() {
+        let Place { _folder, root, .. } = place();
+        let path = root.path().join("src/a.rs").display().to_string();
+        assert!(matches!(root.read(&path, 99), Ok(Found::File(_))));
+        assert!(matches!(
+            root.read("/workspace/src/a.rs", 99),
+            Ok(Found::File(_))
+        ));
+    }
+}

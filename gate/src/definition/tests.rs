@@ -1,0 +1,265 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::collections::BTreeMap;
+
+use schemas::gate_definition::{GateStep, Prepare};
+
+use super::*;
+use crate::cache::{CacheScope, cache_key};
+
+pub(crate) struct FakeTree(pub BTreeMap<String, Vec<u8>>);
+
+impl FakeTree {
+    fn of(files: &[(&str, &str)]) -> Self {
+        Self(
+            files
+                .iter()
+                .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()))
+                .collect(),
+        )
+    }
+}
+
+impl BaseTree for FakeTree {
+    fn exists(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn read(&self, path: &str, max: usize) -> Option<Vec<u8>> {
+        self.0.get(path).filter(|bytes| bytes.len() <= max).cloned()
+    }
+}
+
+/// The YAML parser is another room's; these tests hand over JSON, which is YAML too.
+fn parse(bytes: &[u8]) -> Result<GateDefinition, String> {
+    serde_json::from_slice(bytes).map_err(|error| format!("{}:{}: {error}", error.line(), error.column()))
+}
+
+fn find(profile: Option<&GateProfile>, files: &[(&str, &str)]) -> Result<ResolvedGate, GateError> {
+    resolve(profile, &FakeTree::of(files), &parse, &[])
+}
+
+fn commands(gate: &ResolvedGate) -> Vec<(&str, &str)> {
+    gate.steps
+        .iter()
+        .map(|step| (step.name.as_str(), step.command.as_str()))
+        .collect()
+}
+
+const FILE: &str = r#"{"steps":[{"name":"all","command":"make check"}],"protectedPaths":["ci/**"]}"#;
+
+#[test]
+fn the_profile_goes_before_the_file_and_the_file_before_the_preset() {
+    let tree = [("Cargo.toml", "[package]"), (GATE_FILE, FILE)];
+    let profile = GateProfile {
+        language: Some(GateLanguage::Generic),
+        commands: Some(GateCommands {
+            test: Some("./run-tests".into()),
+            ..GateCommands::default()
+        }),
+        ..GateProfile::default()
+    };
+    let gate = find(Some(&profile), &tree).unwrap();
+    assert_eq!(gate.source, Source::Profile);
+    assert_eq!(commands(&gate), [("test", "./run-tests")]);
+    assert_eq!(gate.protected, [".foreman/**", "ci/**"], "rules of the base hold for a profile too");
+
+    let gate = find(None, &tree).unwrap();
+    assert_eq!(gate.source, Source::File);
+    assert_eq!(commands(&gate), [("all", "make check")]);
+
+    let gate = find(Some(&GateProfile::default()), &tree[..1]).unwrap();
+    assert_eq!(gate.source, Source::Preset("rust".into()));
+}
+
+#[test]
+fn every_command_of_a_profile_replaces_the_presets() {
+    let profile = GateProfile {
+        commands: Some(GateCommands {
+            test: Some("cargo nextest run".into()),
+            format: Some(String::new()),
+            codegen_check: Some("./gen --check".into()),
+            ..GateCommands::default()
+        }),
+        image: Some("registry.example/rust:1".into()),
+        ..GateProfile::default()
+    };
+    let gate = find(Some(&profile), &[("Cargo.toml", "[package]\nname = \"a\"")]).unwrap();
+    assert_eq!(
+        commands(&gate),
+        [
+            ("build", "cargo build --workspace --all-targets"),
+            ("test", "cargo nextest run"),
+            ("codegenCheck", "./gen --check"),
+        ]
+    );
+    assert_eq!(gate.image, "registry.example/rust:1");
+}
+
+#[test]
+fn presets_prepare_only_what_must_be_downloaded() {
+    let prepared = |files: &[(&str, &str)]| find(None, files).unwrap().prepare.map(|prepare| prepare.command);
+    assert_eq!(prepared(&[("Cargo.toml", "[package]\nname=\"a\"\n[dependencies]\n")]), None);
+    assert_eq!(
+        prepared(&[("Cargo.toml", "[dependencies]\nserde = \"1\"")]).as_deref(),
+        Some("cargo fetch")
+    );
+    assert_eq!(
+        prepared(&[("Cargo.toml", ""), ("Cargo.lock", "source = \"registry+x\"")]).as_deref(),
+        Some("cargo fetch --locked")
+    );
+    assert_eq!(prepared(&[("go.mod", "module a\n")]), None);
+    assert_eq!(
+        prepared(&[("go.mod", "module a\nrequire b v1.0.0\n")]).as_deref(),
+        Some("go mod download")
+    );
+    assert_eq!(prepared(&[("package.json", r#"{"scripts":{"test":"node t"}}"#)]), None);
+    assert_eq!(
+        prepared(&[("package.json", r#"{"dependencies":{"a":"1"}}"#), ("package-lock.json", "{}")]).as_deref(),
+        Some("npm ci --ignore-scripts --no-audit --no-fund")
+    );
+    assert!(prepared(&[("requirements.txt", "six==1.16.0")]).unwrap().contains("-r requirements.txt"));
+    assert_eq!(prepared(&[("setup.py", "")]), None);
+}
+
+#[test]
+fn go_goes_before_node_in_a_tree_that_has_both() {
+    let gate = find(None, &[("go.mod", "module a"), ("package.json", "{}")]).unwrap();
+    assert_eq!(gate.source, Source::Preset("go".into()));
+}
+
+#[test]
+fn a_broken_gate_file_names_file_and_line_even_beside_a_profile() {
+    let profile = GateProfile {
+        language: Some(GateLanguage::Rust),
+        ..GateProfile::default()
+    };
+    for profile in [None, Some(&profile)] {
+        let error = find(profile, &[(GATE_FILE, "{\n \"stepz\": []}")]).unwrap_err();
+        assert!(matches!(error, GateError::BrokenFile { .. }));
+        assert!(error.to_string().contains(".foreman/gate.yaml:2:"), "{error}");
+    }
+    let long = "x".repeat(GATE_FILE_MAX + 1);
+    let error = find(None, &[(GATE_FILE, &long)]).unwrap_err();
+    assert!(error.to_string().contains("65536"), "{error}");
+}
+
+#[test]
+fn nothing_to_run_is_said_so() {
+    assert_eq!(find(None, &[("README.md", "")]), Err(GateError::NotFound));
+    let generic = GateProfile {
+        language: Some(GateLanguage::Generic),
+        ..GateProfile::default()
+    };
+    assert!(matches!(find(Some(&generic), &[]), Err(GateError::Invalid { .. })));
+}
+
+#[test]
+fn unusable_definitions_are_refused_with_what_was_found() {
+    let step = |name: &str| GateStep {
+        name: name.into(),
+        command: "true".into(),
+        ..GateStep::default()
+    };
+    let with = |change: &dyn Fn(&mut GateDefinition)| {
+        let mut file = GateDefinition {
+            steps: vec![step("a")],
+            ..GateDefinition::default()
+        };
+        change(&mut file);
+        let text = serde_json::to_string(&file).unwrap();
+        find(None, &[(GATE_FILE, &text)]).unwrap_err().to_string()
+    };
+    for (message, found) in [
+        (with(&|file| file.steps.clear()), "no steps"),
+        (with(&|file| file.steps.push(step("a"))), "\"a\""),
+        (with(&|file| file.steps[0].advisory = true), "advisory"),
+        (with(&|file| file.steps[0].name = "a\u{1b}".into()), "named"),
+        (with(&|file| file.steps[0].timeout_seconds = Some(0)), "timeoutSeconds is 0"),
+        (with(&|file| file.deadline_seconds = Some(-1)), "deadlineSeconds is -1"),
+        (with(&|file| file.protected_paths = vec!["[".into()]), "\"[\""),
+        (with(&|file| file.image = Some("a b".into())), "\"a b\""),
+        (with(&|file| file.steps = (0..17).map(|n| step(&n.to_string())).collect()), "17 steps"),
+        (
+            with(&|file| {
+                file.prepare = Some(Prepare {
+                    command: "x".into(),
+                    allow_hosts: vec!["http://x".into()],
+                    ..Prepare::default()
+                });
+            }),
+            "\"http://x\"",
+        ),
+        (
+            with(&|file| {
+                file.resources = Some(schemas::gate_definition::GateResources {
+                    cpu: None,
+                    memory: Some("lots".into()),
+                });
+            }),
+            "\"lots\"",
+        ),
+    ] {
+        assert!(message.contains(found), "{message} does not name {found}");
+        assert!(message.contains(".foreman/gate.yaml"), "{message}");
+    }
+}
+
+#[test]
+fn small_limits_pull_the_requests_down() {
+    let file = r#"{"steps":[{"name":"a","command":"true"}],"resources":{"cpu":"500m","memory":"1Gi"}}"#;
+    let gate = find(None, &[(GATE_FILE, file)]).unwrap();
+    assert_eq!(gate.resources.cpu_request, "500m");
+    assert_eq!(gate.resources.memory_request, "1Gi");
+    assert_eq!(ResolvedResources::default().memory_request, "4Gi");
+}
+
+#[test]
+fn the_digest_changes_with_every_part_that_a_verdict_rests_on() {
+    let gate = find(None, &[(GATE_FILE, FILE)]).unwrap();
+    let digest = gate.digest();
+    assert_eq!(digest.len(), 64);
+    let mut seen = vec![digest.clone()];
+    let changes: [&dyn Fn(&mut ResolvedGate); 6] = [
+        &|gate| gate.image.push('x'),
+        &|gate| gate.steps[0].command.push('x'),
+        &|gate| gate.steps[0].advisory = true,
+        &|gate| gate.protected.push("x".into()),
+        &|gate| gate.resources.memory_limit = "1Gi".into(),
+        &|gate| gate.deadline_seconds = 1,
+    ];
+    for change in changes {
+        let mut other = gate.clone();
+        change(&mut other);
+        assert!(!seen.contains(&other.digest()));
+        seen.push(other.digest());
+    }
+    let mut moved = gate.clone();
+    moved.source = Source::Profile;
+    assert_eq!(moved.digest(), digest, "the place where it is written does not matter");
+    let read_back: ResolvedGate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
+    assert_eq!(read_back.digest(), digest);
+}
+
+#[test]
+fn caches_are_keyed_by_repository_command_and_lock_files() {
+    let files = |lock: &'static str| {
+        FakeTree::of(&[("Cargo.toml", "x"), ("Cargo.lock", lock), ("src/lib.rs", "x")])
+    };
+    let gate = find(None, &[("Cargo.toml", ""), ("Cargo.lock", "source = 1")]).unwrap();
+    let key = |lock, repository: &str, scope: &CacheScope| {
+        cache_key(&gate, repository, &files(lock), scope).unwrap()
+    };
+    let one = key("source = 1", "https://git.example/a", &CacheScope::Shared);
+    assert_eq!(one, key("source = 1", "https://git.example/a/", &CacheScope::Shared));
+    assert_ne!(one.key, key("source = 2", "https://git.example/a", &CacheScope::Shared).key);
+    assert_ne!(one.repository, key("source = 1", "https://git.example/b", &CacheScope::Shared).repository);
+    let private = CacheScope::Private {
+        task_uid: "u".into(),
+        epoch: 1,
+    };
+    assert_ne!(one.repository, key("source = 1", "https://git.example/a", &private).repository);
+    let mut changed = gate.clone();
+    changed.prepare.as_mut().unwrap().command.push('x');
+    let other = cache_key(&changed, "https://git.example/a", &files("source = 1"), &CacheScope::Shared).unwrap();
+    assert_ne!(one.key, other.key);
+}

@@ -1,0 +1,231 @@
+//! `foreman-gate run`: the steps, then the report.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::caches;
+use super::environment::{self, Environment};
+use super::fence::Fenced;
+use super::fetch::{CheckedOut, refusal};
+use super::log::GateLog;
+use super::lookup::{NotRunnable, Programs};
+use super::memory::OomCounter;
+use super::step::{self, Place};
+use super::{Folders, Trouble, harden, reap};
+use crate::definition::ResolvedStep;
+use crate::plan::Plan;
+use crate::report::{ErrorReason, Outcome, Report, StepOutcome, StepReport, first_failing, outcome_of};
+use crate::tail;
+
+/// Name of the log in the evidence folder.
+pub(super) const LOG: &str = "gate.log";
+/// Search path where the container has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Arguments of `foreman-gate run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) folders: Folders,
+    /// Folder for temporary files.
+    #[arg(long)]
+    tmp: Option<PathBuf>,
+    /// Folder of the log.
+    #[arg(long)]
+    evidence: PathBuf,
+    /// Folder of the cache that prepare filled.
+    #[arg(long)]
+    cache: Option<PathBuf>,
+}
+
+/// What is known of the steps so far; nothing of it is on disk.
+#[derive(Default)]
+struct Results {
+    steps: Vec<StepReport>,
+    /// End of the log of the step that a person should look at first, with its name.
+    tail: Option<(String, Vec<u8>)>,
+    trouble: Option<Trouble>,
+}
+
+/// Runs every step and reports.
+pub(super) fn run(args: &RunArgs, plan: &Plan) -> Result<Report, Trouble> {
+    harden::harden()?;
+    let checked_out = CheckedOut::verify(&args.folders, &plan.head)?;
+    if let Some(report) = refusal(&checked_out.repository, plan)? {
+        return Ok(report);
+    }
+    let environment = lay_out(args)?;
+    let path = args.evidence.join(LOG);
+    let log = GateLog::create(&path).map_err(|error| Trouble::internal(&format!("open {}", path.display()), error))?;
+    let log = Arc::new(Mutex::new(log));
+    locked(&log).line(&format!("gate {} on {} against {}", plan.digest, plan.head, plan.base));
+
+    let results = run_steps(args, plan, &environment, &log);
+    // Whatever went wrong above, nothing may write after the report.
+    let alone = reap::end_all_others();
+    let results = results?;
+    if !alone {
+        return Err(Trouble::new(
+            ErrorReason::ProcessesRemain,
+            "a process that a step started would not end",
+            true,
+        ));
+    }
+    Ok(report(plan, results, log))
+}
+
+fn report(plan: &Plan, results: Results, log: Arc<Mutex<GateLog>>) -> Report {
+    let outcome = outcome_of(&results.steps);
+    let mut report = match (outcome, results.trouble) {
+        (Outcome::Error, trouble) => trouble
+            .unwrap_or_else(|| Trouble::new(ErrorReason::Internal, "no blocking step ran", true))
+            .report(plan),
+        (outcome, _) => Report::new(&plan.head, &plan.base, &plan.digest, outcome),
+    };
+    report.first_failing = first_failing(&results.steps).map(str::to_owned);
+    report.steps = results.steps;
+    if let Some((name, bytes)) = results.tail
+        && report.first_failing.as_ref() == Some(&name)
+    {
+        report.tail = tail::clean(&bytes);
+    }
+    locked(&log).line(&format!("{outcome:?}").to_lowercase());
+    report.log = Arc::into_inner(log)
+        .map(|log| log.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .and_then(GateLog::finish);
+    report
+}
+
+fn lay_out(args: &RunArgs) -> Result<Environment, Trouble> {
+    let fail = |error: std::io::Error| Trouble::internal("lay out the home of the steps", error);
+    let home = args.folders.home.join("user");
+    std::fs::create_dir_all(&home).map_err(fail)?;
+    let own_cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    match &args.cache {
+        Some(cache) if !caches::is_complete(cache) => {
+            return Err(Trouble::new(
+                ErrorReason::CacheMissing,
+                "the cache that prepare should have filled is not there",
+                true,
+            ));
+        }
+        Some(cache) => caches::lay_out(cache, &home, own_cargo_home.as_deref()).map_err(fail)?,
+        None => {
+            std::fs::create_dir_all(home.join("cargo")).map_err(fail)?;
+            caches::copy_config(own_cargo_home.as_deref(), &home.join("cargo"));
+        }
+    }
+    let mut environment = environment::base(std::env::vars_os(), &home, args.tmp.as_deref());
+    environment::offline(&mut environment, args.cache.as_deref(), &home, &args.folders.work);
+    environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+    Ok(environment)
+}
+
+fn run_steps(
+    args: &RunArgs,
+    plan: &Plan,
+    environment: &Environment,
+    log: &Arc<Mutex<GateLog>>,
+) -> Result<Results, Trouble> {
+    let mut writable = vec![args.folders.work.clone(), args.folders.home.clone()];
+    writable.extend(args.tmp.clone());
+    let place = Place {
+        work: &args.folders.work,
+        writable: &writable,
+        environment,
+    };
+    let path = environment.get(OsStr::new("PATH")).map(std::ffi::OsString::as_os_str);
+    let programs = Programs::remember(plan.gate.steps.iter().map(|step| step.command.as_str()), path);
+    let memory = OomCounter::of_this_process();
+    let mut results = Results::default();
+    for step in &plan.gate.steps {
+        locked(log).line(&format!("step {}: {}", step.name, tail::line(&step.command, 500)));
+        let (report, end) = match programs.check(&step.command, path) {
+            Ok(shell) => {
+                let before = memory.kills();
+                let ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
+                if ended.fenced != Fenced::Whole && results.steps.is_empty() {
+                    locked(log).line(&format!("fence: {:?}; this kernel keeps less than Landlock 6", ended.fenced));
+                }
+                let report = StepReport {
+                    name: step.name.clone(),
+                    outcome: match ended.exit_code {
+                        None => StepOutcome::Timeout,
+                        Some(0) => StepOutcome::Pass,
+                        Some(_) => StepOutcome::Fail,
+                    },
+                    exit_code: ended.exit_code,
+                    ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
+                    advisory: step.advisory,
+                    oom: memory.kills() > before,
+                };
+                (report, ended.tail)
+            }
+            Err(why) => {
+                let trouble = not_runnable(plan, step, &why);
+                let detail = trouble.detail.clone();
+                locked(log).line(&detail);
+                if !step.advisory {
+                    results.trouble.get_or_insert(trouble);
+                }
+                let report = StepReport {
+                    name: step.name.clone(),
+                    outcome: StepOutcome::Error,
+                    exit_code: None,
+                    ms: 0,
+                    advisory: step.advisory,
+                    oom: false,
+                };
+                (report, detail.into_bytes())
+            }
+        };
+        locked(log).line(&describe(&report));
+        results.steps.push(report);
+        if first_failing(&results.steps) == Some(step.name.as_str()) {
+            results.tail = Some((step.name.clone(), end));
+        }
+    }
+    Ok(results)
+}
+
+fn not_runnable(plan: &Plan, step: &ResolvedStep, why: &NotRunnable) -> Trouble {
+    match why {
+        NotRunnable::Missing(program) => Trouble::new(
+            ErrorReason::ProgramMissing,
+            format!(
+                "step {} needs {program}, which is not in {}; install it there or choose another image",
+                step.name, plan.gate.image
+            ),
+            false,
+        ),
+        NotRunnable::Changed(path) => Trouble::new(
+            ErrorReason::ProgramChanged,
+            format!("step {} would run {path}, which an earlier step put there or changed", step.name),
+            false,
+        ),
+    }
+}
+
+fn describe(report: &StepReport) -> String {
+    let how = match (report.outcome, report.exit_code) {
+        (StepOutcome::Timeout, _) => "overran its timeout".to_owned(),
+        (StepOutcome::Error, _) => "could not be started".to_owned(),
+        (StepOutcome::Pass, _) => "passed".to_owned(),
+        (StepOutcome::Fail, code) => format!("failed with exit code {}", code.unwrap_or_default()),
+    };
+    let advisory = if report.advisory { " (advisory)" } else { "" };
+    let oom = if report.oom { ", killed at the memory limit" } else { "" };
+    format!("step {} {how}{oom} after {} ms{advisory}", report.name, report.ms)
+}
+
+fn seconds(step: &ResolvedStep) -> Duration {
+    Duration::from_secs(u64::try_from(step.timeout_seconds).unwrap_or(1))
+}
+
+fn locked(log: &Mutex<GateLog>) -> MutexGuard<'_, GateLog> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,200 @@
+//! Code under test that wants a verdict it has not earned.
+
+use gate::plan::PLAN_KEY;
+use gate::report::{LogDigest, Outcome, StepOutcome, StepReport};
+use gate::{Plan, Report, Verdict};
+use git::FileEdit;
+
+use crate::runner::{Bench, Ran, step};
+
+/// A report that would pass, for the plan that stands in the Pod.
+fn forged(plan: &Plan) -> String {
+    let mut report = Report::new(&plan.head, &plan.base, &plan.digest, Outcome::Pass);
+    report.steps = plan
+        .gate
+        .steps
+        .iter()
+        .map(|step| StepReport {
+            name: step.name.clone(),
+            outcome: StepOutcome::Pass,
+            exit_code: Some(0),
+            ms: 1,
+            advisory: step.advisory,
+            oom: false,
+        })
+        .collect();
+    report.log = Some(LogDigest {
+        sha256: "0".repeat(64),
+        bytes: 1,
+    });
+    String::from_utf8(report.to_message()).unwrap()
+}
+
+/// Runs a script that finds the forged report in `$PWD/forged`, the Pod's folder in `$PWD/..`.
+fn attack(script: &str) -> Ran {
+    let mut bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "sh ./attack")]);
+    bench = with_head(bench, script);
+    bench.run_with(|folder, objects| {
+        std::fs::write(folder.join("forged"), forged(&objects.plan)).unwrap();
+    })
+}
+
+fn with_head(bench: Bench, script: &str) -> Bench {
+    let steps = bench.gate.steps.clone();
+    Bench::new(&[("file", "base")], &[FileEdit::write("attack", script.as_bytes().to_vec())], steps)
+}
+
+fn assert_not_passed(ran: &Ran) {
+    assert!(!matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+}
+
+#[test]
+fn the_forged_report_of_these_tests_would_pass() {
+    let bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "true")]);
+    let plan = bench.objects().plan;
+    let report = Report::parse(forged(&plan).as_bytes()).unwrap();
+    assert_eq!(report.outcome, Outcome::Pass);
+}
+
+#[test]
+fn printing_the_verdict_changes_nothing() {
+    let ran = attack("echo GATE-PASS; cat ../forged; exit 1");
+    assert_eq!(ran.verdict.summary(), "step test failed with exit code 1");
+    assert!(ran.printed.contains("GATE-PASS"));
+}
+
+#[test]
+fn writing_the_termination_message_changes_nothing() {
+    let ran = attack("cp ../forged ../message-gate; cat ../forged > ../message-gate; exit 1");
+    assert_eq!(ran.verdict.summary(), "step test failed with exit code 1");
+}
+
+#[test]
+fn a_daemon_that_writes_the_message_later_is_gone_by_then() {
+    let ran = attack(
+        "for n in 1 2 3; do (setsid sh -c 'trap \"\" TERM HUP INT; while :; do cat ../forged > ../message-gate; done' >/dev/null 2>&1 &); done\n\
+         sleep 0.2; exit 1",
+    );
+    assert_eq!(ran.verdict.summary(), "step test failed with exit code 1");
+    assert_eq!(ran.report().outcome, Outcome::Fail);
+}
+
+#[test]
+fn putting_another_file_in_the_place_of_the_message_gives_no_pass() {
+    let ran = attack("rm -f ../message-gate; cp ../forged ../message-gate; ln -sf forged ../message-gate; exit 1");
+    assert_not_passed(&ran);
+}
+
+#[test]
+fn killing_the_gate_gives_no_pass() {
+    let ran = attack("cat ../forged > ../message-gate; kill -9 $PPID; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); exit 1");
+    assert_not_passed(&ran);
+}
+
+#[test]
+fn stopping_the_gate_is_refused_or_gives_no_pass() {
+    let ran = attack("kill -TERM $PPID; exit 1");
+    assert_not_passed(&ran);
+}
+
+#[test]
+fn the_gates_memory_can_neither_be_read_nor_written() {
+    // The step's parent is the shell that the gate started; the gate is the parent of that one.
+    let ran = attack(
+        "gate=$(cut -d' ' -f4 /proc/$PPID/stat); tr '\\0' ' ' < /proc/$gate/cmdline | grep -q foreman-gate || gate=$PPID\n\
+         tr '\\0' ' ' < /proc/$gate/cmdline | grep -q foreman-gate || exit 9\n\
+         head -c 1 /proc/$gate/environ && exit 10\n\
+         head -c 1 /proc/$gate/mem && exit 11\n\
+         (: > /proc/$gate/mem) && exit 12\n\
+         for fd in 0 1 2 3 4 5 6 7 8 9 10; do cat < /proc/$gate/fd/$fd && exit 13; (: >> /proc/$gate/fd/$fd) && exit 13; done\n\
+         ls /proc/$gate/root/ && exit 14\n\
+         exit 42",
+    );
+    assert_eq!(ran.verdict.summary(), "step test failed with exit code 42", "{}", ran.printed);
+}
+
+#[test]
+fn changing_the_plan_of_a_running_gate_changes_nothing() {
+    let ran = attack(&format!(
+        "sed -i 's/sh .\\/attack/true/' ../plan/{PLAN_KEY}; echo '{{}}' > ../plan/{PLAN_KEY}; rm -f ../plan/{PLAN_KEY}; exit 1"
+    ));
+    assert_eq!(ran.verdict.summary(), "step test failed with exit code 1");
+}
+
+#[test]
+fn a_changed_gate_file_is_refused_before_anything_runs() {
+    for (path, link) in [(".foreman/gate.yaml", false), (".foreman", true), ("ci", true), ("CI/run", false)] {
+        let edit = if link {
+            FileEdit::symlink(path, b"elsewhere".to_vec())
+        } else {
+            FileEdit::write(path, "steps: []")
+        };
+        let mut bench = Bench::new(&[("file", "base")], &[edit], vec![step("test", "echo it ran")]);
+        let ran = bench.run();
+        assert!(
+            matches!(&ran.verdict, Verdict::Refused { paths } if paths == &[path.to_owned()]),
+            "{path}: {:?}\n{}",
+            ran.verdict,
+            ran.printed
+        );
+        assert!(!ran.printed.contains("it ran"));
+    }
+}
+
+#[test]
+fn the_main_container_refuses_by_itself_what_the_first_one_let_through() {
+    let mut bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("ci/run", "x")],
+        vec![step("test", "echo it ran")],
+    );
+    let strict = bench.objects().config_map.data.unwrap()[PLAN_KEY].clone();
+    let strict_binding = bench.objects().plan.binding();
+    bench.gate.protected = vec![".foreman/**".into()];
+    // The plan is exchanged after the fetch, as if the first check had failed to see the change.
+    let ran = bench.run_with(move |folder, objects| {
+        assert_eq!(objects.plan.gate.protected.len(), 1);
+        std::fs::write(folder.join("strict.json"), &strict).unwrap();
+    });
+    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    let output = std::process::Command::new(ran.folder.join("tools/bin/foreman-gate"))
+        .args(["run", "--plan"])
+        .arg(ran.folder.join("strict.json"))
+        .args([&"--work".into(), &ran.folder.join("work"), &"--tools".into(), &ran.folder.join("tools")])
+        .args([&"--home".into(), &ran.folder.join("home"), &"--evidence".into(), &ran.folder.join("evidence")])
+        .args([&"--termination-log".into(), &ran.folder.join("message-again")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let message = std::fs::read(ran.folder.join("message-again")).unwrap();
+    let report = Report::parse(&message).unwrap();
+    assert_eq!((report.refused, report.digest), (vec!["ci/run".to_owned()], strict_binding.digest));
+}
+
+#[test]
+fn a_work_tree_that_is_not_the_head_is_an_error() {
+    let mut bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "true")]);
+    let ran = bench.run_with(|folder, _| std::fs::write(folder.join("work/file"), "other").unwrap());
+    assert_eq!(ran.error(), ("WorkTreeMismatch".to_owned(), true));
+}
+
+#[test]
+fn a_program_that_an_earlier_step_puts_in_front_is_not_run() {
+    let mut bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![
+            step("build", "mkdir -p ../tmp/bin && printf '#!/bin/sh\\nexit 0\\n' > ../tmp/bin/false-or-not && chmod +x ../tmp/bin/false-or-not"),
+            step("test", "false-or-not"),
+        ],
+    );
+    let folder = bench.root.path().join("pod-1/tmp/bin");
+    let tools = bench.root.path().join("tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    let tool = tools.join("false-or-not");
+    std::fs::write(&tool, "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}:{}", folder.display(), tools.display(), bench.env["PATH"]);
+    bench.env.insert("PATH".into(), path);
+    assert_eq!(bench.run().error(), ("ProgramChanged".to_owned(), false));
+}

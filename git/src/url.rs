@@ -1,0 +1,489 @@
+//! Remote addresses: parsing, showing, and telling which credential belongs to which.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::error::{Error, Result};
+
+/// How a remote is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// HTTP over TLS.
+    Https,
+    /// HTTP in clear text.
+    Http,
+    /// The `ssh` program.
+    Ssh,
+    /// The anonymous daemon.
+    Git,
+    /// A folder on this machine.
+    File,
+}
+
+impl Scheme {
+    /// Names the scheme as it stands in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Https => "https",
+            Scheme::Http => "http",
+            Scheme::Ssh => "ssh",
+            Scheme::Git => "git",
+            Scheme::File => "file",
+        }
+    }
+
+    fn default_port(self) -> Option<u16> {
+        match self {
+            Scheme::Https => Some(443),
+            Scheme::Http => Some(80),
+            Scheme::Ssh => Some(22),
+            Scheme::Git => Some(9418),
+            Scheme::File => None,
+        }
+    }
+}
+
+/// The address of a remote repository. It never holds a password: a URL with one is refused.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RemoteUrl {
+    pub(crate) scheme: Scheme,
+    pub(crate) user: Option<String>,
+    /// Lower case; empty for files; an IPv6 address in brackets.
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
+    /// Starts with `/`, except for `~…` and the relative path of `user@host:path`.
+    pub(crate) path: String,
+}
+
+impl RemoteUrl {
+    /// Parses a URL, an scp-like `user@host:path` or an absolute path.
+    pub fn parse(text: &str) -> Result<Self> {
+        let refuse = |reason: &str| Error::Url {
+            url: redact(text),
+            reason: reason.into(),
+        };
+        if text.is_empty() {
+            return Err(refuse("it is empty"));
+        }
+        if text
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() && c != ' ')
+        {
+            return Err(refuse("it contains control characters"));
+        }
+        if text.starts_with('/') {
+            return Self::local(Path::new(text));
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Self::parse_scp(text)
+                .ok_or_else(|| refuse("it has no scheme and is not an absolute path"))?;
+        };
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            "ssh" | "git+ssh" | "ssh+git" => Scheme::Ssh,
+            "git" => Scheme::Git,
+            "file" => Scheme::File,
+            other => return Err(refuse(&format!("the scheme {other:?} is not supported"))),
+        };
+        if rest.contains(' ') && scheme != Scheme::File {
+            return Err(refuse("it contains a space"));
+        }
+        if scheme == Scheme::File {
+            let path = rest.strip_prefix("localhost").unwrap_or(rest);
+            if !path.starts_with('/') {
+                return Err(refuse("a file URL needs an absolute path, file:///folder"));
+            }
+            return Self::local(Path::new(
+                &percent_decode(path).ok_or_else(|| refuse("its path is not UTF-8"))?,
+            ));
+        }
+        if rest.contains(['?', '#']) {
+            return Err(refuse("a repository's URL has no query and no fragment"));
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(at) => (&rest[..at], &rest[at..]),
+            None => (rest, ""),
+        };
+        let (user, host_port) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        if user.is_some_and(|u| u.contains(':')) {
+            return Err(refuse(
+                "it holds a password; bind a credential to the URL's prefix instead",
+            ));
+        }
+        let (host, port) =
+            split_port(host_port).ok_or_else(|| refuse("its port is not a number"))?;
+        let path = path.trim_end_matches('/');
+        if path.is_empty() {
+            return Err(refuse("it names no repository"));
+        }
+        let url = RemoteUrl {
+            scheme,
+            user: user.filter(|u| !u.is_empty()).map(str::to_owned),
+            host: host.to_ascii_lowercase(),
+            port: port.filter(|p| Some(*p) != scheme.default_port()),
+            path: path.to_owned(),
+        };
+        url.checked().map_err(|reason| refuse(&reason))
+    }
+
+    /// Names a folder on this machine.
+    pub fn local(path: &Path) -> Result<Self> {
+        let text = path.to_str().ok_or_else(|| Error::Url {
+            url: path.display().to_string(),
+            reason: "the path is not UTF-8".into(),
+        })?;
+        if !text.starts_with('/') {
+            return Err(Error::Url {
+                url: text.into(),
+                reason: "the path is not absolute".into(),
+            });
+        }
+        let trimmed = text.trim_end_matches('/');
+        RemoteUrl {
+            scheme: Scheme::File,
+            user: None,
+            host: String::new(),
+            port: None,
+            path: if trimmed.is_empty() {
+                "/".into()
+            } else {
+                trimmed.into()
+            },
+        }
+        .checked()
+        .map_err(|reason| Error::Url {
+            url: text.into(),
+            reason,
+        })
+    }
+
+    fn parse_scp(text: &str) -> Option<Result<Self>> {
+        let (before, path) = text.split_once(':')?;
+        if before.contains('/') || path.is_empty() || text.contains(' ') {
+            return None;
+        }
+        let (user, host) = match before.rsplit_once('@') {
+            Some((user, host)) => (Some(user.to_owned()), host),
+            None => (None, before),
+        };
+        let url = RemoteUrl {
+            scheme: Scheme::Ssh,
+            user: user.filter(|u| !u.is_empty()),
+            host: host.to_ascii_lowercase(),
+            port: None,
+            path: path.trim_end_matches('/').to_owned(),
+        };
+        Some(url.checked().map_err(|reason| Error::Url {
+            url: text.into(),
+            reason,
+        }))
+    }
+
+    fn checked(self) -> Result<Self, String> {
+        if self.scheme != Scheme::File {
+            if self.host.is_empty() {
+                return Err("it names no host".into());
+            }
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+            if self.host.starts_with('-') || !self.host.chars().all(fits) {
+                return Err(format!("the host {:?} is not a host name", self.host));
+            }
+        }
+        if let Some(user) = &self.user {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._+".contains(c);
+            if user.starts_with('-') || !user.chars().all(fits) {
+                return Err("the user name has characters other than letters, digits, '-', '.', '_' and '+'".into());
+            }
+        }
+        if self.path.starts_with('-') {
+            return Err("the path begins with '-'".into());
+        }
+        for segment in self.path.split('/') {
+            let decoded = percent_decode(segment).ok_or("the path is not UTF-8")?;
+            if decoded == "." || decoded == ".." {
+                return Err("the path contains '.' or '..'".into());
+            }
+            if self.scheme != Scheme::File && decoded != segment && decoded.contains(['/', '\\']) {
+                return Err("the path contains an escaped slash".into());
+            }
+            if decoded.contains(['\0', '\n', '\r']) {
+                return Err("the path contains control characters".into());
+            }
+        }
+        Ok(self)
+    }
+
+    /// Says how the remote is reached.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Returns the host, lower case; empty for a local path.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the path on the host; for a local repository the folder.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns the folder of a local repository.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        (self.scheme == Scheme::File).then(|| PathBuf::from(&self.path))
+    }
+
+    pub(crate) fn port_or_default(&self) -> Option<u16> {
+        self.port.or(self.scheme.default_port())
+    }
+
+    /// Says whether two addresses share scheme, host and port.
+    pub(crate) fn same_origin(&self, other: &RemoteUrl) -> bool {
+        self.scheme == other.scheme
+            && self.host == other.host
+            && self.port_or_default() == other.port_or_default()
+    }
+
+    /// Says whether this address, taken as a prefix, covers `url`: same scheme, host and port, and whole path
+    /// segments. A prefix's user, where it names one, must be the same too.
+    pub fn covers(&self, url: &RemoteUrl) -> bool {
+        if !self.same_origin(url) || (self.user.is_some() && self.user != url.user) {
+            return false;
+        }
+        let name = |segment: &str| segment.strip_suffix(".git").unwrap_or(segment).to_owned();
+        let mut segments = url.path.split('/').filter(|s| !s.is_empty());
+        let mut wanted = self.path.split('/').filter(|s| !s.is_empty());
+        // Forges serve a repository with and without `.git`.
+        wanted.all(|want| {
+            segments
+                .next()
+                .is_some_and(|found| name(found) == name(want))
+        })
+    }
+}
+
+/// Parses a URL prefix of a credential, where the path may be empty: `https://forge.example/`.
+pub(crate) fn parse_prefix(text: &str) -> Result<RemoteUrl> {
+    let trimmed = text.trim_end_matches('/');
+    let has_path = trimmed
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.contains('/'));
+    if has_path || !trimmed.contains("://") {
+        return RemoteUrl::parse(trimmed);
+    }
+    let mut url = RemoteUrl::parse(&format!("{trimmed}/x"))?;
+    url.path = "/".into();
+    Ok(url)
+}
+
+impl fmt::Display for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The path of `user@host:path` begins at the user's home there: no URL says that.
+        let from_home = self.scheme == Scheme::Ssh && !self.path.starts_with('/');
+        if !from_home {
+            write!(f, "{}://", self.scheme.as_str())?;
+        }
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        f.write_str(&self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        if from_home {
+            f.write_str(":")?;
+        }
+        f.write_str(&self.path)
+    }
+}
+
+impl fmt::Debug for RemoteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for RemoteUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        RemoteUrl::parse(text)
+    }
+}
+
+impl serde::Serialize for RemoteUrl {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for RemoteUrl {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        RemoteUrl::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+fn split_port(host_port: &str) -> Option<(&str, Option<u16>)> {
+    let after_bracket = host_port.rfind(']').map_or(0, |at| at + 1);
+    match host_port[after_bracket..].rfind(':') {
+        Some(at) => {
+            let at = after_bracket + at;
+            let port = &host_port[at + 1..];
+            if port.is_empty() {
+                return Some((&host_port[..at], None));
+            }
+            Some((&host_port[..at], Some(port.parse().ok()?)))
+        }
+        None => Some((host_port, None)),
+    }
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match escaped {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Returns any text that may be a URL with what stands before `@`, `?` or `#` taken out.
+pub fn redact(text: &str) -> String {
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect();
+    let text = match text.find(['?', '#']) {
+        Some(at) => format!("{}…", &text[..at]),
+        None => text,
+    };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return match text.split_once('@') {
+            Some((user, rest)) if user.contains(':') => format!("***@{rest}"),
+            _ => text,
+        };
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) if rest[..at].contains(':') || scheme.starts_with("http") => {
+            format!("{scheme}://***@{}", &rest[at + 1..])
+        }
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn parse(text: &str) -> RemoteUrl {
+        RemoteUrl::parse(text).unwrap()
+    }
+
+    #[test]
+    fn every_scheme_is_read_and_shown_again() {
+        for (text, shown) in [
+            (
+                "https://Forge.example/a/b.git",
+                "https://forge.example/a/b.git",
+            ),
+            (
+                "https://forge.example:443/a/b/",
+                "https://forge.example/a/b",
+            ),
+            ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x"),
+            ("ssh://git@host:2222/a", "ssh://git@host:2222/a"),
+            ("git@host:a/b.git", "git@host:a/b.git"),
+            ("git@host:/a/b.git", "ssh://git@host/a/b.git"),
+            ("git://host/a", "git://host/a"),
+            ("https://[::1]:8443/a", "https://[::1]:8443/a"),
+            ("/srv/a b.git", "file:///srv/a b.git"),
+            ("file:///srv/a%20b.git/", "file:///srv/a b.git"),
+        ] {
+            assert_eq!(parse(text).to_string(), shown, "{text}");
+            assert_eq!(
+                parse(shown),
+                parse(text),
+                "what is shown is read as the same"
+            );
+        }
+    }
+
+    #[test]
+    fn what_could_reach_somewhere_else_is_refused() {
+        for text in [
+            "",
+            "relative/path",
+            "ext::sh -c id",
+            "ftp://host/a",
+            "ssh://-oProxyCommand=id/a",
+            "-oProxyCommand=id:a",
+            "ssh://-l@host/a",
+            "https://host/a/../b",
+            "https://host/a/%2e%2e/b",
+            "https://host/a%2fb",
+            "https://host/a?x=1",
+            "https://host",
+            "file://host/a",
+            "https://host:port/a",
+            "git@host:-x",
+            "https://ho st/a",
+            "https://host/a\nb",
+        ] {
+            assert!(RemoteUrl::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        let error = RemoteUrl::parse("https://me:hunter2@host/a")
+            .unwrap_err()
+            .to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(error.contains("bind a credential"), "{error}");
+        let error = RemoteUrl::parse("https://tok3n@host")
+            .unwrap_err()
+            .to_string();
+        assert!(!error.contains("tok3n"), "{error}");
+    }
+
+    #[test]
+    fn a_prefix_covers_whole_segments_of_one_origin() {
+        let covers = |prefix: &str, url: &str| parse_prefix(prefix).unwrap().covers(&parse(url));
+        assert!(covers("https://h/", "https://h/a/b"));
+        assert!(covers("https://h", "https://h:443/a/b"));
+        assert!(covers("https://h/a", "https://h/a/b"));
+        assert!(covers("https://h/a/b", "https://h/a/b.git"));
+        assert!(covers("ssh://git@h/a", "git@h:a/b"));
+        assert!(!covers("https://h/a", "https://h/ab"));
+        assert!(!covers("https://h/a", "http://h/a"));
+        assert!(!covers("https://h/a", "https://h.evil/a"));
+        assert!(!covers("https://h/a", "https://h:8443/a"));
+        assert!(!covers("https://h/a/b", "https://h/a"));
+        assert!(!covers("ssh://git@h/a", "ssh://root@h/a"));
+    }
+}

@@ -1,0 +1,489 @@
+//! What becomes of an object on its way into the store: pure functions over JSON.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+
+use crate::admission::apply::{self, Writer};
+use crate::admission::builtin;
+use crate::admission::error::FieldError;
+use crate::admission::names::{validate_builtin_finalizers, validate_metadata};
+use crate::kinds::builtin::Stamp;
+use crate::kinds::{Kind, Served, event};
+use crate::object::{finalizers, meta_mut, meta_str, time};
+use crate::status::{ApiError, Named};
+
+/// The part of an object that a write is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The object itself.
+    Main,
+    /// Its `status` subresource.
+    Status,
+    /// A namespace's content finalizers.
+    Finalize,
+}
+
+impl Part {
+    /// Returns the name of the subresource, empty for the object itself.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Main => "",
+            Part::Status => "status",
+            Part::Finalize => "finalize",
+        }
+    }
+}
+
+/// What is done about fields that the schema does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are dropped in silence.
+    Ignore,
+    /// They are dropped with a warning.
+    Warn,
+    /// They are refused.
+    Strict,
+}
+
+/// Who writes.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    /// The field manager's name.
+    pub name: String,
+    /// Whether `managedFields` are settled already, by an apply.
+    pub settled: bool,
+}
+
+/// A kind in the version in which a request speaks of it.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The kind.
+    pub kind: &'a Kind,
+    /// The version.
+    pub served: &'a Served,
+}
+
+impl View<'_> {
+    fn api_version(&self) -> String {
+        self.kind.api_version(self.served)
+    }
+
+    /// Tells whether stored bytes can be handed out as they are.
+    pub fn is_stored_form(&self) -> bool {
+        self.kind.stored == self.api_version()
+    }
+
+    fn is_new_event(&self) -> bool {
+        self.kind.group == "events.k8s.io"
+    }
+
+    /// Turns a stored object into this version.
+    pub fn from_stored(&self, object: Value) -> Value {
+        if self.is_stored_form() {
+            return object;
+        }
+        if self.is_new_event() {
+            return event::from_core(object);
+        }
+        let mut object = object;
+        object["apiVersion"] = self.api_version().into();
+        object
+    }
+
+    /// Turns an object of this version into the stored form.
+    pub fn to_stored(&self, object: Value) -> Value {
+        if self.is_stored_form() {
+            return object;
+        }
+        if self.is_new_event() {
+            return event::to_core(object);
+        }
+        let mut object = object;
+        object["apiVersion"] = self.kind.stored.as_str().into();
+        object
+    }
+}
+
+/// Reads an object that was sent: checks its identity and types, drops what the schema
+/// does not know, and says what that was.
+pub fn decode(
+    view: View<'_>,
+    mut object: Value,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let kind = view.kind;
+    let api_version = view.api_version();
+    if !object.is_object() {
+        return Err(unreadable(view, "the body is no object"));
+    }
+    for (at, wanted, words) in [
+        ("apiVersion", api_version.as_str(), "API version"),
+        ("kind", kind.kind.as_str(), "kind"),
+    ] {
+        match object.get(at).and_then(Value::as_str).unwrap_or("") {
+            "" if kind.builtin().is_some() => object[at] = wanted.into(),
+            "" => {
+                let missing = if at == "kind" { "Kind" } else { "apiVersion" };
+                return Err(ApiError::bad_request(format!(
+                    "Object '{missing}' is missing in '{}'",
+                    cut(&object.to_string())
+                )));
+            }
+            found if at == "kind" && found != wanted => {
+                return Err(wrong_kind(view, found, meta_str(&object, "name")));
+            }
+            found if found != wanted => {
+                return Err(ApiError::bad_request(format!(
+                    "the {words} in the data ({found}) does not match the expected {words} ({wanted})"
+                )));
+            }
+            _ => {}
+        }
+    }
+    let unknown = match (&view.served.schema, kind.builtin()) {
+        (Some(schema), _) => {
+            let unknown = schema.prune(&mut object);
+            normalise_metadata(&mut object).map_err(|error| unreadable(view, &error))?;
+            schema.default(&mut object);
+            unknown
+        }
+        (None, Some(rules)) => match rules.normalise {
+            Some(normalise) => {
+                object = normalise(object).map_err(|error| unreadable(view, &error))?;
+                Vec::new()
+            }
+            None => {
+                let unknown = builtin::prune(&api_version, &kind.kind, &mut object);
+                builtin::check_types(&api_version, &kind.kind, &object).map_err(ApiError::bad_request)?;
+                builtin::default(&api_version, &kind.kind, &mut object);
+                unknown
+            }
+        },
+        (None, None) => Vec::new(),
+    };
+    report_unknown(view, &unknown, validation, warnings)?;
+    Ok(object)
+}
+
+fn wrong_kind(view: View<'_>, found: &str, name: &str) -> ApiError {
+    let kind = view.kind;
+    if kind.builtin().is_some() {
+        return ApiError::bad_request(format!(
+            "{found} in version \"{}\" cannot be handled as a {}",
+            view.served.name, kind.kind
+        ));
+    }
+    let named = Named {
+        kind: found,
+        ..kind.named()
+    };
+    let error = FieldError::invalid("kind", found, format!("must be {}", kind.kind));
+    ApiError::invalid(named, name, &[error])
+}
+
+/// Warns of fields that the schema does not know, or refuses them.
+pub fn report_unknown(
+    view: View<'_>,
+    unknown: &[String],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let list = unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    match validation {
+        FieldValidation::Warn => warnings.extend(list),
+        FieldValidation::Strict if !unknown.is_empty() => {
+            let list: Vec<String> = list.collect();
+            return Err(unreadable(view, &format!("strict decoding error: {}", list.join(", "))));
+        }
+        FieldValidation::Ignore | FieldValidation::Strict => {}
+    }
+    Ok(())
+}
+
+fn unreadable(view: View<'_>, error: &str) -> ApiError {
+    let kind = &view.kind.kind;
+    ApiError::bad_request(format!(
+        "{kind} in version \"{}\" cannot be handled as a {kind}: {error}",
+        view.served.name
+    ))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(256) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+fn normalise_metadata(object: &mut Value) -> Result<(), String> {
+    let metadata = match object.get_mut("metadata") {
+        None | Some(Value::Null) => json!({}),
+        Some(metadata) => metadata.take(),
+    };
+    let typed: ObjectMeta = serde_json::from_value(metadata).map_err(|error| format!("metadata: {error}"))?;
+    object["metadata"] = serde_json::to_value(typed).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// Prepares an object that is made, and checks it.
+pub fn create(
+    view: View<'_>,
+    mut object: Value,
+    namespace: &str,
+    stamp: &Stamp,
+    manager: &Manager,
+) -> Result<Value, ApiError> {
+    let kind = view.kind;
+    place(&mut object, kind, namespace)?;
+    if !meta_str(&object, "resourceVersion").is_empty() {
+        return Err(ApiError::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let metadata = meta_mut(&mut object);
+    for gone in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
+        metadata.remove(gone);
+    }
+    metadata.insert("uid".into(), stamp.uid.as_str().into());
+    metadata.insert("creationTimestamp".into(), time(stamp.now).into());
+    if kind.has_generation() {
+        metadata.insert("generation".into(), 1.into());
+    }
+    // What the server itself sets belongs to no manager.
+    if !manager.settled {
+        track(view, None, &mut object, Part::Main, stamp, manager);
+    }
+    match kind.builtin() {
+        Some(builtin) => (builtin.create)(&mut object, stamp),
+        None if view.served.status => {
+            if let Some(map) = object.as_object_mut() {
+                map.remove("status");
+            }
+        }
+        None => {}
+    }
+    check(view, &object, None, Part::Main)?;
+    Ok(object)
+}
+
+/// Checks the namespace that an object names against the one it was sent to.
+fn place(object: &mut Value, kind: &Kind, namespace: &str) -> Result<(), ApiError> {
+    let found = meta_str(object, "namespace");
+    if kind.namespaced {
+        if !found.is_empty() && found != namespace {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        meta_mut(object).insert("namespace".into(), namespace.into());
+    } else if found.is_empty() {
+        meta_mut(object).remove("namespace");
+    }
+    Ok(())
+}
+
+fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result<(), ApiError> {
+    let kind = view.kind;
+    let mut problems = validate_metadata(&new["metadata"], kind.namespaced, kind.name_rule());
+    if let Some(old) = old {
+        problems.extend(metadata_change(new, old));
+    }
+    match (&view.served.schema, kind.builtin(), old) {
+        (Some(schema), _, Some(old)) if part == Part::Status => {
+            problems = schema.validate_status(problems, new, old).0;
+        }
+        (Some(schema), ..) => problems = schema.validate_reporting(problems, new, old).0,
+        (None, Some(rules), _) => {
+            let api_version = view.api_version();
+            problems.extend(validate_builtin_finalizers(&new["metadata"]));
+            problems.extend(builtin::validate(&api_version, &kind.kind, new, old));
+            problems.extend((rules.validate)(new, old));
+        }
+        (None, None, _) => {}
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(kind.named(), meta_str(new, "name"), &problems))
+}
+
+fn metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut problems = Vec::new();
+    if !meta_str(old, "deletionTimestamp").is_empty() {
+        let known = finalizers(old);
+        let added: Vec<&str> = finalizers(new)
+            .into_iter()
+            .filter(|name| !known.contains(name))
+            .collect();
+        if !added.is_empty() {
+            problems.push(FieldError::forbidden(
+                "metadata.finalizers",
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{\"{}\"}}",
+                    added.join("\", \"")
+                ),
+            ));
+        }
+    }
+    problems
+}
+
+fn track(view: View<'_>, before: Option<&Value>, after: &mut Value, part: Part, stamp: &Stamp, manager: &Manager) {
+    let Some(types) = view.served.types.get() else {
+        return;
+    };
+    let writer = Writer {
+        manager: &manager.name,
+        api_version: &view.api_version(),
+        subresource: part.name(),
+        now: &time(stamp.now),
+    };
+    apply::update_managed_fields(before, after, types, &writer);
+}
+
+/// Prepares the change of an object from `old` to `new`, and checks it. The object's
+/// version and identity, where `new` names them, must be those of `old`.
+pub fn update(
+    view: View<'_>,
+    old: &Value,
+    mut new: Value,
+    part: Part,
+    stamp: &Stamp,
+    manager: &Manager,
+) -> Result<Value, ApiError> {
+    let kind = view.kind;
+    let name = meta_str(old, "name");
+    place(&mut new, kind, meta_str(old, "namespace"))?;
+    let sent = meta_str(&new, "name");
+    if sent != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({sent}) does not match the name on the URL ({name})"
+        )));
+    }
+    let uid = meta_str(&new, "uid");
+    if !uid.is_empty() && uid != meta_str(old, "uid") {
+        return Err(ApiError::conflict_because(
+            kind.named(),
+            name,
+            &format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta_str(old, "uid")
+            ),
+        ));
+    }
+    let version = meta_str(&new, "resourceVersion");
+    if !version.is_empty() && version != "0" && version != meta_str(old, "resourceVersion") {
+        return Err(ApiError::conflict(kind.named(), name));
+    }
+    new = merge_part(view, old, new, part);
+    let metadata = meta_mut(&mut new);
+    metadata.remove("selfLink");
+    for fixed in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "resourceVersion",
+    ] {
+        match old["metadata"].get(fixed) {
+            Some(value) => metadata.insert(fixed.into(), value.clone()),
+            None => metadata.remove(fixed),
+        };
+    }
+    if !manager.settled {
+        track(view, Some(old), &mut new, part, stamp, manager);
+    }
+    if part == Part::Main
+        && let Some(builtin) = kind.builtin()
+    {
+        (builtin.update)(&mut new, stamp);
+    }
+    if kind.has_generation() && part == Part::Main && generation_changes(view, old, &new) {
+        let next = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        meta_mut(&mut new).insert("generation".into(), next.into());
+    }
+    check(view, &new, Some(old), part)?;
+    Ok(new)
+}
+
+/// Takes from `new` what a write to `part` may change, and the rest from `old`.
+fn merge_part(view: View<'_>, old: &Value, mut new: Value, part: Part) -> Value {
+    let managed = new["metadata"].get("managedFields").cloned();
+    let set = |object: &mut Value, field: &str, value: Option<&Value>| {
+        if let Some(map) = object.as_object_mut() {
+            match value {
+                Some(value) => map.insert(field.into(), value.clone()),
+                None => map.remove(field),
+            };
+        }
+    };
+    match part {
+        Part::Finalize => new,
+        Part::Main => {
+            if view.kind.prefix == "core/namespaces/" {
+                set(&mut new["spec"], "finalizers", old["spec"].get("finalizers"));
+            }
+            if view.served.status {
+                set(&mut new, "status", old.get("status"));
+            }
+            new
+        }
+        Part::Status if view.kind.builtin().is_some() => {
+            set(&mut new, "spec", old.get("spec"));
+            if let Some(owners) = old["metadata"].get("ownerReferences") {
+                meta_mut(&mut new).insert("ownerReferences".into(), owners.clone());
+            }
+            new
+        }
+        Part::Status => {
+            let mut merged = old.clone();
+            set(&mut merged, "status", new.get("status"));
+            if let Some(managed) = managed {
+                meta_mut(&mut merged).insert("managedFields".into(), managed);
+            }
+            merged
+        }
+    }
+}
+
+fn generation_changes(view: View<'_>, old: &Value, new: &Value) -> bool {
+    if view.kind.builtin().is_some() {
+        return old.get("spec") != new.get("spec");
+    }
+    let rest = |object: &Value| {
+        let mut map = object.as_object().cloned().unwrap_or_default();
+        map.remove("metadata");
+        if view.served.status {
+            map.remove("status");
+        }
+        map
+    };
+    rest(old) != rest(new)
+}
+
+/// Tells whether an object that is being deleted has nothing left to wait for.
+pub fn is_gone(kind: &Kind, object: &Value) -> bool {
+    let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    !meta_str(object, "deletionTimestamp").is_empty()
+        && finalizers(object).is_empty()
+        && grace.unwrap_or(0) == 0
+        && !has_content_finalizers(kind, object)
+}
+
+/// Tells whether a namespace still waits for its content to go.
+pub fn has_content_finalizers(kind: &Kind, object: &Value) -> bool {
+    kind.group.is_empty()
+        && kind.plural == "namespaces"
+        && object["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|list| !list.is_empty())
+}

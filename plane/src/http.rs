@@ -1,0 +1,263 @@
+//! The HTTP face of the API: one handler that reads the path and finds the kind.
+
+mod body;
+mod discovery;
+mod logs;
+mod negotiate;
+mod openapi;
+mod patch;
+mod path;
+mod query;
+mod read;
+mod review;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::kinds::Kind;
+use crate::server::Server;
+use crate::server::write::Target;
+use crate::status::ApiError;
+
+use path::{ResourcePath, Route};
+use query::Query;
+
+/// Builds the router that serves the whole API, without authentication.
+pub fn router(server: Arc<Server>) -> Router {
+    Router::new().fallback(handle).with_state(server)
+}
+
+/// A request for a resource, read.
+struct Call {
+    server: Arc<Server>,
+    target: Target,
+    /// The namespace of the path; none means all namespaces.
+    namespace: Option<String>,
+    name: Option<String>,
+    subresource: Option<String>,
+    query: Query,
+    headers: HeaderMap,
+}
+
+async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
+    match route(server, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let get = parts.method == Method::GET || parts.method == Method::HEAD;
+    let route = path::parse(parts.uri.path())?;
+    if !get && !matches!(route, Route::Resource(_)) {
+        return Err(ApiError::method_not_allowed());
+    }
+    let accept = parts.headers.get(header::ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
+    match route {
+        Route::Version => Ok(json_response(&version(&server))),
+        Route::Health => Ok((StatusCode::OK, "ok").into_response()),
+        Route::Paths => Ok(json_response(
+            &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        )),
+        Route::Api => discovery::core(&server, accept),
+        Route::Apis => discovery::groups(&server, accept),
+        Route::Group(group) => discovery::group(&server, &group),
+        Route::GroupVersion(group, version) => discovery::resources(&server, &group, &version),
+        Route::OpenApiV2 => openapi::v2(&server, accept),
+        Route::OpenApiV3 => openapi::v3_index(&server, accept),
+        Route::OpenApiV3Document(path) => openapi::v3(&server, &path, accept),
+        Route::Resource(path) => {
+            let call = find(server, path, parts.uri.query().unwrap_or(""), parts.headers)?;
+            dispatch(call, parts.method, body).await
+        }
+    }
+}
+
+fn version(server: &Server) -> Value {
+    let mut numbers = server.git_version.trim_start_matches('v').split(['.', '+', '-']);
+    let major = numbers.next().unwrap_or("1");
+    let minor = numbers.next().unwrap_or("34");
+    json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": server.git_version,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": concat_platform(),
+    })
+}
+
+fn concat_platform() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}/{arch}", std::env::consts::OS)
+}
+
+fn find(server: Arc<Server>, path: ResourcePath, query: &str, headers: HeaderMap) -> Result<Call, ApiError> {
+    let kinds = server.catalog.kinds();
+    let kind = kinds
+        .resource(&path.group, &path.resource)
+        .ok_or_else(ApiError::unknown_path)?;
+    let version = kind
+        .versions
+        .iter()
+        .position(|served| served.name == path.version)
+        .ok_or_else(ApiError::unknown_path)?;
+    let scoped = path.namespace.is_some();
+    // A namespaced object is reached through its namespace only, any other never.
+    if (kind.namespaced && path.name.is_some() && !scoped) || (!kind.namespaced && scoped) {
+        return Err(ApiError::unknown_path());
+    }
+    Ok(Call {
+        target: Target {
+            kind: Arc::clone(kind),
+            version,
+            namespace: path.namespace.clone().unwrap_or_default(),
+        },
+        namespace: path.namespace,
+        name: path.name,
+        subresource: path.subresource,
+        query: Query::parse(query),
+        headers,
+        server,
+    })
+}
+
+impl Call {
+    fn kind(&self) -> &Kind {
+        &self.target.kind
+    }
+
+    fn accept(&self) -> &str {
+        self.headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+    }
+
+    fn count(&self, verb: &'static str) {
+        let kind = self.kind();
+        let group = if kind.group.is_empty() { "core" } else { &kind.group };
+        let mut resource = format!("{group}/{}", kind.plural);
+        if let Some(subresource) = &self.subresource {
+            resource.push('/');
+            resource.push_str(subresource);
+        }
+        self.server.counters.count(verb, resource);
+    }
+}
+
+async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, ApiError> {
+    let served = call.target.view().served;
+    let stored = call.kind().builtin().is_none_or(|builtin| builtin.stored);
+    match call.subresource.as_deref() {
+        None => {}
+        Some("status") if served.status => {}
+        Some("log") if call.kind().prefix == "core/pods/" => {
+            call.count("get");
+            if method != Method::GET {
+                return Err(ApiError::method_not_allowed());
+            }
+            return logs::log(call).await;
+        }
+        Some("finalize") if call.kind().prefix == "core/namespaces/" => {
+            call.count("update");
+            if method != Method::PUT {
+                return Err(ApiError::method_not_allowed());
+            }
+            return write::finalize(call, body).await;
+        }
+        Some(_) => return Err(ApiError::no_such_resource()),
+    }
+    if !stored {
+        call.count("create");
+        if method != Method::POST || call.name.is_some() {
+            return Err(ApiError::method_not_allowed());
+        }
+        return review::review(call, body).await;
+    }
+    let watch = call.query.flag("watch");
+    let named = call.name.is_some();
+    match method {
+        Method::GET | Method::HEAD if named && !watch => {
+            call.count("get");
+            read::get(&call)
+        }
+        Method::GET if watch => {
+            call.count("watch");
+            watch::watch(call)
+        }
+        Method::GET | Method::HEAD => {
+            call.count("list");
+            read::list(&call)
+        }
+        Method::POST if !named => {
+            call.count("create");
+            write::create(call, body).await
+        }
+        Method::PUT if named => {
+            call.count("update");
+            write::replace(call, body).await
+        }
+        Method::PATCH if named => {
+            call.count("patch");
+            patch::patch(call, body).await
+        }
+        Method::DELETE if call.subresource.is_some() => Err(ApiError::method_not_allowed()),
+        Method::DELETE if named => {
+            call.count("delete");
+            write::delete(call, body).await
+        }
+        Method::DELETE => {
+            call.count("deletecollection");
+            write::delete_collection(call, body).await
+        }
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+fn json_response(value: &Value) -> Response {
+    bytes_response(StatusCode::OK, value.to_string().into())
+}
+
+fn bytes_response(code: StatusCode, bytes: bytes::Bytes) -> Response {
+    let mut response = (code, Body::from(bytes)).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Adds one Warning header for each warning.
+fn warn(mut response: Response, warnings: &[String]) -> Response {
+    for warning in warnings {
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .flat_map(|c| {
+                let escaped = matches!(c, '"' | '\\').then_some('\\');
+                escaped.into_iter().chain(std::iter::once(c))
+            })
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}

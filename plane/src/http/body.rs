@@ -1,0 +1,64 @@
+//! Request bodies.
+
+use axum::body::Body;
+use http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::server::BODY_LIMIT;
+use crate::status::ApiError;
+
+/// Returns the media type of the body, without parameters.
+pub fn content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .map_or("", str::trim)
+}
+
+/// Reads a body, up to the limit.
+pub async fn read(body: Body) -> Result<bytes::Bytes, ApiError> {
+    axum::body::to_bytes(body, BODY_LIMIT).await.map_err(|error| {
+        let mut cause: &dyn std::error::Error = &error;
+        loop {
+            if cause.is::<http_body_util::LengthLimitError>() {
+                return ApiError::too_large(BODY_LIMIT);
+            }
+            match cause.source() {
+                Some(next) => cause = next,
+                None => {
+                    return ApiError::bad_request(format!("failed to read the body: {error}"));
+                }
+            }
+        }
+    })
+}
+
+/// Reads a body of JSON or YAML as its media type says.
+pub async fn object(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+    let kind = content_type(headers);
+    match kind {
+        "" | "application/json" | "*/*" => parse_json(&read(body).await?),
+        "application/yaml" => parse_yaml(&read(body).await?),
+        _ => Err(ApiError::unsupported_media(&["application/json", "application/yaml"])),
+    }
+}
+
+/// Parses JSON.
+pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type JSON): {error}"
+        ))
+    })
+}
+
+/// Parses YAML, of which JSON is a part.
+pub fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+    schemas::yaml::parse_value(text).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+}

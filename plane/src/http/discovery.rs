@@ -1,0 +1,206 @@
+//! What is served: groups, versions and resources, plain and aggregated.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{HeaderValue, header};
+use serde_json::{Value, json};
+
+use super::{json_response, negotiate};
+use crate::kinds::{Kind, Kinds, Served, api_version, versions_of};
+use crate::server::Server;
+use crate::status::ApiError;
+
+const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+/// Answers `/api`.
+pub fn core(server: &Server, accept: &str) -> Result<Response, ApiError> {
+    if let Some(version) = negotiate::aggregated(accept) {
+        return Ok(aggregated(&server.catalog.kinds(), version, |group| group.is_empty()));
+    }
+    negotiate::json(accept)?;
+    Ok(json_response(&json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [],
+    })))
+}
+
+/// Answers `/apis`.
+pub fn groups(server: &Server, accept: &str) -> Result<Response, ApiError> {
+    let kinds = server.catalog.kinds();
+    if let Some(version) = negotiate::aggregated(accept) {
+        return Ok(aggregated(&kinds, version, |group| !group.is_empty()));
+    }
+    negotiate::json(accept)?;
+    let groups: Vec<Value> = kinds
+        .groups()
+        .filter(|(group, _)| !group.is_empty())
+        .map(|(group, kinds)| describe_group(group, kinds))
+        .collect();
+    Ok(json_response(
+        &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
+    ))
+}
+
+/// Answers `/apis/GROUP`.
+pub fn group(server: &Server, group: &str) -> Result<Response, ApiError> {
+    let kinds = server.catalog.kinds();
+    let known = kinds.group(group).ok_or_else(ApiError::unknown_path)?;
+    let mut answer = describe_group(group, known);
+    answer["kind"] = "APIGroup".into();
+    answer["apiVersion"] = "v1".into();
+    Ok(json_response(&answer))
+}
+
+fn describe_group(group: &str, kinds: &[Arc<Kind>]) -> Value {
+    let versions: Vec<Value> = versions_of(kinds)
+        .into_iter()
+        .map(|version| json!({"groupVersion": api_version(group, version), "version": version}))
+        .collect();
+    let preferred = versions.first().cloned().unwrap_or_default();
+    json!({"name": group, "versions": versions, "preferredVersion": preferred})
+}
+
+/// Answers `/api/v1` and `/apis/GROUP/VERSION`.
+pub fn resources(server: &Server, group: &str, version: &str) -> Result<Response, ApiError> {
+    let kinds = server.catalog.kinds();
+    let known = kinds.group(group).ok_or_else(ApiError::unknown_path)?;
+    let mut found = false;
+    let mut list = Vec::new();
+    for kind in known {
+        let Some(served) = kind.version(version) else {
+            continue;
+        };
+        found = true;
+        list.push(with_optional(
+            json!({
+                "name": kind.plural,
+                "singularName": kind.singular,
+                "namespaced": kind.namespaced,
+                "kind": kind.kind,
+                "verbs": verbs(kind),
+            }),
+            kind,
+        ));
+        for (name, verbs) in subresources(kind, served) {
+            list.push(json!({
+                "name": format!("{}/{name}", kind.plural),
+                "singularName": "",
+                "namespaced": kind.namespaced,
+                "kind": kind.kind,
+                "verbs": verbs,
+            }));
+        }
+    }
+    if !found {
+        return Err(ApiError::unknown_path());
+    }
+    Ok(json_response(&json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": api_version(group, version),
+        "resources": list,
+    })))
+}
+
+fn with_optional(mut entry: Value, kind: &Kind) -> Value {
+    if !kind.short_names.is_empty() {
+        entry["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        entry["categories"] = json!(kind.categories);
+    }
+    entry
+}
+
+fn verbs(kind: &Kind) -> &'static [&'static str] {
+    match kind.builtin() {
+        Some(builtin) if !builtin.stored => &VERBS[..1],
+        _ => &VERBS,
+    }
+}
+
+fn subresources(kind: &Kind, served: &Served) -> Vec<(&'static str, &'static [&'static str])> {
+    let mut list: Vec<(&str, &'static [&'static str])> = Vec::new();
+    match kind.prefix.as_str() {
+        "core/namespaces/" => list.push(("finalize", &["update"])),
+        "core/pods/" => list.push(("log", &["get"])),
+        _ => {}
+    }
+    if served.status {
+        list.push(("status", &STATUS_VERBS));
+    }
+    list
+}
+
+fn aggregated(kinds: &Kinds, version: &str, wanted: impl Fn(&str) -> bool) -> Response {
+    let items: Vec<Value> = kinds
+        .groups()
+        .filter(|(group, _)| wanted(group))
+        .map(|(group, kinds)| {
+            let versions: Vec<Value> = versions_of(kinds)
+                .into_iter()
+                .map(|version| {
+                    json!({
+                        "version": version,
+                        "resources": aggregated_resources(group, version, kinds),
+                        "freshness": "Current",
+                    })
+                })
+                .collect();
+            json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
+        })
+        .collect();
+    let api = format!("apidiscovery.k8s.io/{version}");
+    let mut response = json_response(&json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": api,
+        "metadata": {},
+        "items": items,
+    }));
+    let kind = if version == "v2" {
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    } else {
+        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+    };
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn aggregated_resources(group: &str, version: &str, kinds: &[Arc<Kind>]) -> Vec<Value> {
+    kinds
+        .iter()
+        .filter_map(|kind| Some((kind, kind.version(version)?)))
+        .map(|(kind, served)| {
+            let response = json!({"group": group, "version": version, "kind": kind.kind});
+            let subresources: Vec<Value> = subresources(kind, served)
+                .into_iter()
+                .map(|(name, verbs)| json!({"subresource": name, "responseKind": response, "verbs": verbs}))
+                .collect();
+            let mut entry = json!({
+                "resource": kind.plural,
+                "responseKind": response,
+                "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+                "singularResource": kind.singular,
+                "verbs": verbs(kind),
+            });
+            if !subresources.is_empty() {
+                entry["subresources"] = Value::Array(subresources);
+            }
+            with_optional(entry, kind)
+        })
+        .collect()
+}

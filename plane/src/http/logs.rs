@@ -1,0 +1,90 @@
+//! The `log` subresource of Pods.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+use serde_json::Value;
+
+use super::Call;
+use crate::object::{meta_str, parse};
+use crate::pod_logs::{LogError, LogRequest};
+use crate::status::ApiError;
+
+/// Answers with a container's log.
+pub async fn log(call: Call) -> Result<Response, ApiError> {
+    let name = call.name.clone().unwrap_or_default();
+    let entry = call.server.entry(call.kind(), &call.target.namespace, &name)?;
+    let pod = parse(&entry.bytes);
+    let container = container(&pod, &name, call.query.get("container"))?;
+    let since_time = call.query.get("sinceTime").map(str::to_owned);
+    if let Some(text) = &since_time
+        && text.parse::<jiff::Timestamp>().is_err()
+    {
+        return Err(ApiError::bad_request(format!(
+            "sinceTime: Invalid value: \"{text}\": must be a time such as 2026-01-02T15:04:05Z"
+        )));
+    }
+    let request = LogRequest {
+        namespace: call.target.namespace.clone(),
+        uid: meta_str(&pod, "uid").to_owned(),
+        pod: name,
+        follow: call.query.flag("follow"),
+        previous: call.query.flag("previous"),
+        timestamps: call.query.flag("timestamps"),
+        tail_lines: call.query.number("tailLines")?,
+        since_seconds: call.query.number("sinceSeconds")?,
+        limit_bytes: call.query.number("limitBytes")?,
+        since_time,
+        container,
+    };
+    let Some(logs) = call.server.pod_logs() else {
+        return Err(ApiError::bad_request(format!(
+            "container \"{}\" in pod \"{}\" is waiting to start: no runner serves this plane",
+            request.container, request.pod
+        )));
+    };
+    let stream = logs.open(request).await.map_err(|error| match error {
+        LogError::NotYet(message) => ApiError::bad_request(message),
+        LogError::NotFound(message) => ApiError::bad_request(message),
+        LogError::Io(_) => ApiError::internal(error.to_string()),
+    })?;
+    let mut response = Body::from_stream(stream).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// Picks the container: the one that is named, or the only one.
+fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, ApiError> {
+    let names = |field: &str| -> Vec<&str> {
+        pod["spec"][field]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|container| container["name"].as_str())
+            .collect()
+    };
+    let (first, main) = (names("initContainers"), names("containers"));
+    if let Some(asked) = asked {
+        if first.contains(&asked) || main.contains(&asked) {
+            return Ok(asked.to_owned());
+        }
+        return Err(ApiError::bad_request(format!(
+            "container {asked} is not valid for pod {name}"
+        )));
+    }
+    match main.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        many => {
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                many.join(" ")
+            );
+            if !first.is_empty() {
+                message.push_str(&format!(" or one of the init containers: [{}]", first.join(" ")));
+            }
+            Err(ApiError::bad_request(message))
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Patches: JSON patch, merge patch, strategic merge patch, server-side apply.
+
+use axum::body::Body;
+use axum::response::Response;
+use serde_json::Value;
+
+use super::{Call, body};
+use crate::admission::apply::{self, ApplyError, Writer};
+use crate::admission::error::FieldError;
+use crate::admission::patch::{PatchError, json_patch, merge_patch, strategic_merge_patch};
+use crate::admit::{self, FieldValidation, Part};
+use crate::object::{meta_mut, meta_str, time};
+use crate::server::write::WriteOptions;
+use crate::status::ApiError;
+
+const APPLY: &str = "application/apply-patch+yaml";
+const MEDIA: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    APPLY,
+];
+
+/// Answers a patch.
+pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
+    let media = body::content_type(&call.headers).to_owned();
+    if !MEDIA.contains(&media.as_str()) {
+        return Err(ApiError::unsupported_media(&MEDIA));
+    }
+    let strategic = media == MEDIA[2];
+    if strategic && call.kind().builtin().is_none() {
+        return Err(ApiError::unsupported_media(&[MEDIA[0], MEDIA[1], APPLY]));
+    }
+    let options = call.write_options("PatchOptions")?;
+    let bytes = body::read(sent).await?;
+    if media == APPLY {
+        let patch = body::parse_yaml(&bytes)?;
+        return apply_patch(call, patch, options).await;
+    }
+    if call.query.get("force").is_some() {
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::forbidden("force", "may not be specified for non-apply patch"),
+        ));
+    }
+    let patch = body::parse_json(&bytes)?;
+    let name = call.name.clone().unwrap_or_default();
+    let target = &call.target;
+    let view = target.view();
+    let change = |live: &Value, warnings: &mut Vec<String>| -> Result<Value, ApiError> {
+        let patched = if strategic {
+            match view.served.types.get() {
+                Some(types) => strategic_merge_patch(types, live, &patch),
+                None => Ok(merge_patch(live, &patch)),
+            }
+        } else if media == MEDIA[0] {
+            json_patch(live, &patch)
+        } else if patch.is_object() {
+            Ok(merge_patch(live, &patch))
+        } else {
+            Err(PatchError::BadRequest("a merge patch must be an object".into()))
+        };
+        let patched = patched.map_err(|error| ApiError::from_status(&error.status()))?;
+        let uid = meta_str(&patched, "uid");
+        if uid != meta_str(live, "uid") {
+            let fixed = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            return Err(ApiError::invalid(view.kind.named(), &name, &[fixed.clone(), fixed]));
+        }
+        admit::decode(view, patched, options.validation, warnings).map_err(|error| {
+            // What is wrong with the result is told as wrong with the patch.
+            let told = format!(" cannot be handled as a {}: ", view.kind.kind);
+            match error.message.split_once(&told) {
+                Some((_, why)) => ApiError::unreadable_patch(why),
+                None => error,
+            }
+        })
+    };
+    let outcome = call
+        .server
+        .update(target, &name, call.part(), &options, &change)
+        .await?;
+    call.answer(&outcome)
+}
+
+fn apply_error(error: ApplyError) -> ApiError {
+    match error {
+        ApplyError::Conflicts(conflicts) => ApiError::from_status(&apply::conflict_status(&conflicts)),
+        ApplyError::BadRequest(message) => ApiError::bad_request(message),
+        ApplyError::Internal(message) => ApiError::cannot_apply(message),
+    }
+}
+
+async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Result<Response, ApiError> {
+    if call.query.get("fieldManager").is_none() {
+        return Err(ApiError::options(
+            "PatchOptions",
+            FieldError::required("fieldManager", "is required for apply patch"),
+        ));
+    }
+    options.manager.settled = true;
+    let force = call.query.flag("force");
+    let part = call.part();
+    let target = &call.target;
+    let view = target.view();
+    let name = call.name.clone().unwrap_or_default();
+    let applied = check_apply(&call, patch, &name)?;
+    let api_version = view.kind.api_version(view.served);
+    let manager = options.manager.name.clone();
+    let merge = |live: Option<&Value>, warnings: &mut Vec<String>| -> Result<Value, ApiError> {
+        let Some(types) = view.served.types.get() else {
+            return Err(ApiError::internal("the kind's lists and maps are not known"));
+        };
+        let writer = Writer {
+            manager: &manager,
+            api_version: &api_version,
+            subresource: part.name(),
+            now: &time(jiff::Timestamp::now()),
+        };
+        let mut merged = apply::apply(live, &applied, force, types, &writer).map_err(apply_error)?;
+        if meta_str(&merged, "name").is_empty() {
+            meta_mut(&mut merged).insert("name".into(), name.as_str().into());
+        }
+        admit::decode(view, merged, FieldValidation::Ignore, warnings)
+    };
+    for _ in 0..8 {
+        let updated = call
+            .server
+            .update(target, &name, part, &options, &|live, warnings| {
+                merge(Some(live), warnings)
+            })
+            .await;
+        match updated {
+            Err(error) if error.code == 404 && part == Part::Main => {}
+            other => return call.answer(&other?),
+        }
+        if !meta_str(&applied, "uid").is_empty() || !meta_str(&applied, "resourceVersion").is_empty() {
+            return Err(ApiError::conflict_because(
+                view.kind.named(),
+                &name,
+                "uid mismatch: the provided object specified uid or resourceVersion, and no existing object was found",
+            ));
+        }
+        let mut warnings = Vec::new();
+        let object = merge(None, &mut warnings)?;
+        match call.server.create(target, object, &options, warnings).await {
+            Err(error) if error.reason == "AlreadyExists" => {}
+            other => return call.answer(&other?),
+        }
+    }
+    Err(ApiError::conflict(view.kind.named(), &name))
+}
+
+/// Checks what an apply configuration says of itself against the path.
+fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError> {
+    let view = call.target.view();
+    let api_version = view.kind.api_version(view.served);
+    if !patch.is_object() {
+        return Err(ApiError::bad_request("error decoding YAML: the body is no object"));
+    }
+    let said = |field: &str| patch[field].as_str().unwrap_or("");
+    if said("apiVersion") != api_version || said("kind") != view.kind.kind {
+        let (group, version) = said("apiVersion").rsplit_once('/').unwrap_or(("", said("apiVersion")));
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {group}/{version}, Kind={}",
+            said("kind")
+        )));
+    }
+    if !patch["metadata"]["managedFields"].is_null() {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let found = meta_str(&patch, "name").to_owned();
+    if !found.is_empty() && found != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({found}) does not match the name on the URL ({name})"
+        )));
+    }
+    let namespace = meta_str(&patch, "namespace").to_owned();
+    if view.kind.namespaced && !namespace.is_empty() && namespace != call.target.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(patch)
+}

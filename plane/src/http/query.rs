@@ -1,0 +1,78 @@
+//! Query parameters.
+
+use crate::status::{ApiError, unsupported};
+
+/// The parameters of one request.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query string.
+    pub fn parse(text: &str) -> Query {
+        Query(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    /// Returns a parameter that is given and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Tells whether a parameter is set: `true`, `1`, or given without a value.
+    pub fn flag(&self, name: &str) -> bool {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .is_some_and(|(_, value)| !matches!(value.as_str(), "false" | "0"))
+    }
+
+    /// Returns a parameter that is a number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        self.get(name)
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    ApiError::bad_request(format!(
+                        "{name}: Invalid value: \"{text}\": must be a whole number, not negative"
+                    ))
+                })
+            })
+            .transpose()
+    }
+
+    /// Tells whether the write is to be carried out or only tried; `options` names the
+    /// kind of the request's options in errors.
+    pub fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
+        let mut dry = false;
+        for (_, value) in self.0.iter().filter(|(key, _)| key == "dryRun") {
+            match value.as_str() {
+                "All" => dry = true,
+                "" => {}
+                other => {
+                    return Err(ApiError::options(options, unsupported("dryRun", other, &["All"])));
+                }
+            }
+        }
+        Ok(dry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_checked() {
+        let query = Query::parse("watch&labelSelector=a%3Db&limit=5&x=&timeoutSeconds=-1&allow=0");
+        assert!(query.flag("watch") && !query.flag("allow") && !query.flag("none"));
+        assert_eq!(query.get("labelSelector"), Some("a=b"));
+        assert_eq!(query.get("x"), None);
+        assert_eq!(query.number("limit").unwrap(), Some(5));
+        assert_eq!(query.number("timeoutSeconds").unwrap_err().code, 400);
+        assert!(Query::parse("dryRun=All").dry_run("CreateOptions").unwrap());
+        assert!(Query::parse("dryRun=Some").dry_run("CreateOptions").is_err());
+    }
+}

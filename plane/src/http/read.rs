@@ -1,0 +1,403 @@
+//! Getting and listing objects.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::negotiate::{self, Form};
+use super::{Call, bytes_response};
+use crate::admission::selector::{FieldSelector, LabelSelector};
+use crate::admission::table::IncludeObject;
+use crate::admit::View;
+use crate::object::{meta_of, parse, time};
+use crate::status::ApiError;
+use crate::storage::{Entry, Listing, Version};
+
+/// Bodies larger than this are sent in pieces of about this size.
+const CHUNK: usize = 64 << 10;
+
+/// Which objects of a collection are meant.
+pub struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// Whether metadata is enough to decide.
+    metadata_only: bool,
+}
+
+impl Selection {
+    /// Reads the selectors of a request.
+    pub fn of(call: &Call) -> Result<Selection, ApiError> {
+        let labels =
+            LabelSelector::parse(call.query.get("labelSelector").unwrap_or("")).map_err(ApiError::bad_request)?;
+        let text = call.query.get("fieldSelector").unwrap_or("");
+        let fields = FieldSelector::parse(text).map_err(ApiError::bad_request)?;
+        let view = call.target.view();
+        let selectable: Vec<&str> = view.served.selectable.iter().map(String::as_str).collect();
+        fields
+            .check(&view.kind.api_version(view.served), &view.kind.kind, &selectable)
+            .map_err(ApiError::bad_request)?;
+        let metadata_only = text.split(',').all(|term| {
+            let field = term.trim();
+            field.is_empty() || field.starts_with("metadata.")
+        });
+        Ok(Selection {
+            labels,
+            fields,
+            metadata_only,
+        })
+    }
+
+    /// Tells whether everything is meant.
+    pub fn is_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Tells whether an object is meant.
+    pub fn matches(&self, view: View<'_>, bytes: &[u8]) -> bool {
+        if self.is_all() {
+            return true;
+        }
+        let object = if self.metadata_only {
+            let meta = meta_of(bytes);
+            json!({"metadata": {"name": meta.name, "namespace": meta.namespace, "labels": meta.labels}})
+        } else {
+            view.from_stored(parse(bytes))
+        };
+        self.labels.matches(&object) && self.fields.matches(&object)
+    }
+}
+
+/// Turns stored bytes into the object as a request sees it.
+pub fn shown(view: View<'_>, bytes: &Bytes) -> Bytes {
+    if view.is_stored_form() {
+        bytes.clone()
+    } else {
+        Bytes::from(view.from_stored(parse(bytes)).to_string())
+    }
+}
+
+/// Returns an object's metadata alone.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+/// Reads what a table's rows carry besides their cells.
+pub fn include_object(call: &Call) -> Result<IncludeObject, ApiError> {
+    let text = call.query.get("includeObject").unwrap_or("");
+    IncludeObject::parse(text).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "includeObject: Unsupported value: \"{text}\": supported values: \"None\", \"Metadata\", \"Object\""
+        ))
+    })
+}
+
+/// Answers with one object in the form that was asked for.
+pub fn respond(call: &Call, code: StatusCode, bytes: &Bytes) -> Result<Response, ApiError> {
+    let view = call.target.view();
+    let bytes = match negotiate::form(call.accept())? {
+        Form::Object => shown(view, bytes),
+        Form::Partial => Bytes::from(partial(&view.from_stored(parse(bytes))).to_string()),
+        Form::Table => {
+            let object = view.from_stored(parse(bytes));
+            let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+            let table = view.served.columns.render(
+                &[&object],
+                &metadata,
+                include_object(call)?,
+                true,
+                &time(Timestamp::now()),
+            );
+            Bytes::from(table.to_string())
+        }
+    };
+    let mut response = bytes_response(code, bytes);
+    deprecate(view, &mut response);
+    Ok(response)
+}
+
+/// Warns of a deprecated version.
+pub fn deprecate(view: View<'_>, response: &mut Response) {
+    if let Some(warning) = &view.served.deprecation {
+        let warned = super::warn(std::mem::take(response), std::slice::from_ref(warning));
+        *response = warned;
+    }
+}
+
+/// Answers a get.
+pub fn get(call: &Call) -> Result<Response, ApiError> {
+    let name = call.name.as_deref().unwrap_or("");
+    if let Some(version) = call.query.number("resourceVersion")? {
+        refuse_future(version, call.server.store.version())?;
+    }
+    let entry = call.server.entry(call.kind(), &call.target.namespace, name)?;
+    respond(call, StatusCode::OK, &entry.bytes)
+}
+
+/// Refuses a version that has not been reached.
+pub fn refuse_future(asked: Version, current: Version) -> Result<(), ApiError> {
+    if asked > current {
+        let mut error = ApiError::timeout(format!("Too large resource version: {asked}, current: {current}"));
+        error.details = Some(json!({
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        }));
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Where a list goes on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Continue {
+    rv: Version,
+    start: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+    }
+
+    fn decode(text: &str) -> Result<Continue, ApiError> {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    }
+}
+
+struct Page {
+    version: Version,
+    entries: Vec<Arc<Entry>>,
+    next: Option<String>,
+    remaining: Option<usize>,
+}
+
+/// Answers a list.
+pub fn list(call: &Call) -> Result<Response, ApiError> {
+    let form = negotiate::form(call.accept())?;
+    let selection = Selection::of(call)?;
+    let page = page(call, &selection)?;
+    let view = call.target.view();
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".into(), page.version.to_string().into());
+    if let Some(next) = &page.next {
+        metadata.insert("continue".into(), next.as_str().into());
+    } else if call.kind().builtin().is_none() {
+        // Lists of custom kinds always have the field.
+        metadata.insert("continue".into(), "".into());
+    }
+    if let Some(remaining) = page.remaining {
+        metadata.insert("remainingItemCount".into(), remaining.into());
+    }
+    let metadata = Value::Object(metadata);
+    let mut response = match form {
+        Form::Table => {
+            let objects: Vec<Value> = page
+                .entries
+                .iter()
+                .map(|entry| view.from_stored(parse(&entry.bytes)))
+                .collect();
+            let objects: Vec<&Value> = objects.iter().collect();
+            let table = view.served.columns.render(
+                &objects,
+                &metadata,
+                include_object(call)?,
+                true,
+                &time(Timestamp::now()),
+            );
+            super::json_response(&table)
+        }
+        Form::Object => {
+            let api_version = view.kind.api_version(view.served);
+            let head = list_head(&view.kind.list_kind, &api_version, &metadata);
+            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
+            if view.is_stored_form() {
+                // The items of a built-in list do not repeat what they are.
+                let told = match view.kind.builtin() {
+                    Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
+                    None => String::new(),
+                };
+                stream_list(head, items, move |out, bytes| {
+                    match bytes.strip_prefix(told.as_bytes()) {
+                        Some(rest) if !told.is_empty() => {
+                            out.extend_from_slice(b"{");
+                            out.extend_from_slice(rest);
+                        }
+                        _ => out.extend_from_slice(&bytes),
+                    }
+                })
+            } else {
+                let target = call.target.clone();
+                stream_list(head, items, move |out, bytes| {
+                    out.extend_from_slice(&shown(target.view(), &bytes));
+                })
+            }
+        }
+        Form::Partial => {
+            let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
+            let target = call.target.clone();
+            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
+            stream_list(head, items, move |out, bytes| {
+                let object = target.view().from_stored(parse(&bytes));
+                out.extend_from_slice(partial(&object).to_string().as_bytes());
+            })
+        }
+    };
+    deprecate(view, &mut response);
+    Ok(response)
+}
+
+fn list_head(kind: &str, api_version: &str, metadata: &Value) -> String {
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+}
+
+/// Sends a list: at once when it is small, in pieces when it is not.
+fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(&mut BytesMut, Bytes) + Send + 'static) -> Response {
+    let mut items = items.into_iter();
+    let mut start = Some(head);
+    let mut first = true;
+    let mut chunk = move || -> Option<Bytes> {
+        let mut out = BytesMut::with_capacity(4096);
+        out.extend_from_slice(start.take()?.as_bytes());
+        loop {
+            match items.next() {
+                Some(item) => {
+                    if !first {
+                        out.extend_from_slice(b",");
+                    }
+                    first = false;
+                    show(&mut out, item);
+                    if out.len() >= CHUNK {
+                        start = Some(String::new());
+                        return Some(out.freeze());
+                    }
+                }
+                None => {
+                    out.extend_from_slice(b"]}");
+                    return Some(out.freeze());
+                }
+            }
+        }
+    };
+    let first = chunk().unwrap_or_default();
+    if first.len() < CHUNK {
+        return bytes_response(StatusCode::OK, first);
+    }
+    let pieces = std::iter::once(first).chain(std::iter::from_fn(chunk));
+    let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+    let mut response = Body::from_stream(stream).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Picks the objects of one page.
+fn page(call: &Call, selection: &Selection) -> Result<Page, ApiError> {
+    let limit = call.query.number("limit")?.unwrap_or(0);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let listing = listing(call)?;
+    let view = call.target.view();
+    let mut entries = listing.entries;
+    if !selection.is_all() {
+        entries.retain(|entry| selection.matches(view, &entry.bytes));
+    }
+    let total = entries.len();
+    let mut next = None;
+    let mut remaining = None;
+    if limit > 0 && total > limit {
+        entries.truncate(limit);
+        next = entries.last().map(|last| {
+            Continue {
+                rv: listing.version,
+                start: last.key.to_string(),
+            }
+            .encode()
+        });
+        if selection.is_all() {
+            remaining = Some(total - limit);
+        }
+    }
+    Ok(Page {
+        version: listing.version,
+        entries,
+        next,
+        remaining,
+    })
+}
+
+fn listing(call: &Call) -> Result<Listing, ApiError> {
+    let store = &call.server.store;
+    let prefix = call.kind().prefix_of(call.namespace.as_deref());
+    let rule = call.query.get("resourceVersionMatch");
+    let asked = call.query.number("resourceVersion")?;
+    if let Some(token) = call.query.get("continue") {
+        if rule.is_some() {
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
+        if asked.is_some_and(|version| version != 0) {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let from = Continue::decode(token)?;
+        if !from.start.starts_with(&prefix) {
+            return Err(ApiError::bad_request("continue key is not valid"));
+        }
+        let listing = store
+            .list(&prefix, Some(&from.start), Some(from.rv))
+            .map_err(|_| {
+                ApiError::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
+            })?;
+        return Ok(listing);
+    }
+    let at = match (rule, asked) {
+        (Some("NotOlderThan" | "Exact"), None) => {
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
+        }
+        (Some("Exact"), Some(0)) => {
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ));
+        }
+        (Some("Exact"), Some(version)) => {
+            refuse_future(version, store.version())?;
+            Some(version)
+        }
+        (None | Some("NotOlderThan"), version) => {
+            refuse_future(version.unwrap_or(0), store.version())?;
+            None
+        }
+        (Some(other), _) => {
+            return Err(ApiError::bad_request(format!(
+                "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
+            )));
+        }
+    };
+    Ok(store.list(&prefix, None, at)?)
+}
+
+/// Lists the names of the objects that a request means, for a deletion of all of them.
+pub fn meant(call: &Call) -> Result<(Vec<Arc<Entry>>, Version), ApiError> {
+    let selection = Selection::of(call)?;
+    let page = page(call, &selection)?;
+    Ok((page.entries, page.version))
+}

@@ -1,0 +1,30 @@
+//! Reviews of what the caller may do: whoever holds the credential may do everything.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::json;
+
+use super::write::field_validation;
+use super::{Call, body, bytes_response, warn};
+use crate::admit;
+use crate::status::ApiError;
+
+/// Answers a review.
+pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
+    let validation = field_validation(&call.query, "CreateOptions")?;
+    let sent = body::object(&call.headers, sent).await?;
+    let mut warnings = Vec::new();
+    let mut answer = admit::decode(call.target.view(), sent, validation, &mut warnings)?;
+    answer["status"] = if call.kind().kind == "SelfSubjectRulesReview" {
+        json!({
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            "incomplete": false,
+        })
+    } else {
+        json!({"allowed": true})
+    };
+    let response = bytes_response(StatusCode::CREATED, answer.to_string().into());
+    Ok(warn(response, &warnings))
+}

@@ -1,0 +1,330 @@
+//! Watches: changes as they are committed, from memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Call;
+use super::negotiate::{self, Form};
+use super::read::{Selection, deprecate, include_object, partial, shown};
+use crate::admission::table::IncludeObject;
+use crate::admit::View;
+use crate::kinds::{Origin, split_key};
+use crate::object::{parse, time};
+use crate::server::Server;
+use crate::server::write::Target;
+use crate::status::ApiError;
+use crate::storage::{Change, Entry, Version};
+
+/// A watch that names no end is ended after this long, at least.
+const LIFETIME: Duration = Duration::from_secs(1800);
+/// The events of this many objects are sent together at most.
+const BATCH: usize = 256;
+
+/// Where a watch begins.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// With what there is now, then what changes; `mark` ends the first part with a bookmark.
+    Now { mark: bool },
+    /// With what changed after a version.
+    After(Version),
+}
+
+struct Watch {
+    server: Arc<Server>,
+    target: Target,
+    prefix: String,
+    /// The only object that is watched, if the path names one.
+    name: Option<String>,
+    selection: Selection,
+    form: Form,
+    include: IncludeObject,
+    bookmarks: bool,
+    latest: Receiver<Version>,
+    kinds: Receiver<()>,
+    stopping: CancellationToken,
+    seen: Version,
+    deadline: Instant,
+    bookmark_at: Instant,
+    waiting: VecDeque<Bytes>,
+    columns_sent: bool,
+    ended: bool,
+}
+
+/// Answers a watch.
+pub fn watch(call: Call) -> Result<Response, ApiError> {
+    let form = negotiate::form(call.accept())?;
+    let selection = Selection::of(&call)?;
+    // A cluster-scoped object lies in the namespace without a name.
+    let prefix = match &call.name {
+        Some(_) => call.kind().prefix_of(Some(&call.target.namespace)),
+        None => call.kind().prefix_of(call.namespace.as_deref()),
+    };
+    let start = start(&call)?;
+    let include = include_object(&call)?;
+    let lifetime = match call.query.number("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(86_400)),
+        _ => LIFETIME + Duration::from_secs(rand::rng().random_range(0..1800)),
+    };
+    let store = &call.server.store;
+    let latest = store.subscribe();
+    let now = Instant::now();
+    let mut watch = Watch {
+        bookmarks: call.query.flag("allowWatchBookmarks"),
+        stopping: call.server.stopping.clone(),
+        bookmark_at: now + call.server.bookmark_every,
+        deadline: now + lifetime,
+        target: call.target.clone(),
+        server: Arc::clone(&call.server),
+        prefix,
+        name: call.name.clone(),
+        selection,
+        form,
+        include,
+        latest,
+        kinds: call.server.catalog.subscribe(),
+        seen: 0,
+        waiting: VecDeque::new(),
+        columns_sent: false,
+        ended: false,
+    };
+    match start {
+        Start::After(version) => {
+            super::read::refuse_future(version, store.version())?;
+            watch.seen = version;
+        }
+        Start::Now { mark } => watch.send_current(mark)?,
+    }
+    let target = call.target.clone();
+    let stream = futures::stream::unfold(watch, |mut watch| async move {
+        let bytes = watch.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(bytes), watch))
+    });
+    let mut response = Body::from_stream(stream).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    deprecate(target.view(), &mut response);
+    Ok(response)
+}
+
+fn start(call: &Call) -> Result<Start, ApiError> {
+    let query = &call.query;
+    let rule = query.get("resourceVersionMatch");
+    let initial = query.get("sendInitialEvents").is_some();
+    let version = query.number("resourceVersion")?;
+    if !initial {
+        if rule.is_some() {
+            return Err(ApiError::bad_request(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
+        }
+        return Ok(match version {
+            None | Some(0) => Start::Now { mark: false },
+            Some(version) => Start::After(version),
+        });
+    }
+    if rule != Some("NotOlderThan") {
+        return Err(ApiError::bad_request(
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    if query.flag("sendInitialEvents") {
+        super::read::refuse_future(version.unwrap_or(0), call.server.store.version())?;
+        return Ok(Start::Now {
+            mark: query.flag("allowWatchBookmarks"),
+        });
+    }
+    Ok(match version {
+        None | Some(0) => Start::After(call.server.store.version()),
+        Some(version) => Start::After(version),
+    })
+}
+
+impl Watch {
+    fn view(&self) -> View<'_> {
+        self.target.view()
+    }
+
+    fn meant(&self, entry: &Entry) -> bool {
+        let named = |name: &String| split_key(&entry.key).1 == name;
+        self.name.as_ref().is_none_or(named) && self.selection.matches(self.view(), &entry.bytes)
+    }
+
+    /// Queues everything that there is as added.
+    fn send_current(&mut self, mark: bool) -> Result<(), ApiError> {
+        let listing = self.server.store.list(&self.prefix, None, None)?;
+        self.seen = listing.version;
+        let mut batch = BytesMut::new();
+        let mut count = 0;
+        for entry in &listing.entries {
+            if !self.meant(entry) {
+                continue;
+            }
+            let bytes = entry.bytes.clone();
+            self.event(&mut batch, "ADDED", &bytes);
+            count += 1;
+            if count % BATCH == 0 {
+                self.waiting.push_back(batch.split().freeze());
+            }
+        }
+        if mark {
+            let mut object = self.bookmark();
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            self.value_event(&mut batch, "BOOKMARK", &object);
+        }
+        if !batch.is_empty() {
+            self.waiting.push_back(batch.freeze());
+        }
+        Ok(())
+    }
+
+    fn bookmark(&self) -> Value {
+        let view = self.view();
+        let metadata = json!({"resourceVersion": self.seen.to_string(), "creationTimestamp": null});
+        match self.form {
+            Form::Partial => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Form::Object | Form::Table => {
+                json!({"kind": view.kind.kind, "apiVersion": view.kind.api_version(view.served), "metadata": metadata})
+            }
+        }
+    }
+
+    fn value_event(&self, batch: &mut BytesMut, kind: &str, object: &Value) {
+        let line = json!({"type": kind, "object": object});
+        batch.extend_from_slice(line.to_string().as_bytes());
+        batch.extend_from_slice(b"\n");
+    }
+
+    fn event(&mut self, batch: &mut BytesMut, kind: &str, stored: &Bytes) {
+        let view = self.target.view();
+        let object = match self.form {
+            Form::Object => shown(view, stored),
+            Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored))).to_string()),
+            Form::Table => {
+                let object = view.from_stored(parse(stored));
+                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let first = !std::mem::replace(&mut self.columns_sent, true);
+                let table =
+                    view.served
+                        .columns
+                        .render(&[&object], &metadata, self.include, first, &time(Timestamp::now()));
+                Bytes::from(table.to_string())
+            }
+        };
+        batch.extend_from_slice(b"{\"type\":\"");
+        batch.extend_from_slice(kind.as_bytes());
+        batch.extend_from_slice(b"\",\"object\":");
+        batch.extend_from_slice(&object);
+        batch.extend_from_slice(b"}\n");
+    }
+
+    /// Words one change as the watcher sees it, if it sees it at all.
+    fn change(&mut self, batch: &mut BytesMut, change: &Change) {
+        let meant = |entry: &Option<Arc<Entry>>| entry.as_ref().filter(|entry| self.meant(entry)).cloned();
+        let before = meant(&change.before);
+        let after = meant(&change.after);
+        match (before, after) {
+            (None, Some(after)) => self.event(batch, "ADDED", &after.bytes),
+            (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after.bytes),
+            (Some(before), None) => {
+                let bytes = before.bytes_at(change.version);
+                self.event(batch, "DELETED", &bytes);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Tells whether the kind is still served as it was when the watch began.
+    fn still_served(&self) -> bool {
+        let kind = &self.target.kind;
+        let Origin::Custom { uid, .. } = &kind.origin else {
+            return true;
+        };
+        let kinds = self.server.catalog.kinds();
+        kinds
+            .resource(&kind.group, &kind.plural)
+            .is_some_and(|now| matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid))
+    }
+
+    /// Returns the next bytes to send, or nothing when the watch has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.waiting.pop_front() {
+                return Some(bytes);
+            }
+            if self.ended {
+                return None;
+            }
+            self.latest.borrow_and_update();
+            self.kinds.borrow_and_update();
+            if let Some(bytes) = self.collect() {
+                return Some(bytes);
+            }
+            if !self.still_served() {
+                return None;
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    // The last word lets the client go on from here.
+                    self.ended = true;
+                    if self.bookmarks {
+                        return Some(self.bookmark_line());
+                    }
+                    return None;
+                }
+                () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
+                    self.bookmark_at = Instant::now() + self.server.bookmark_every;
+                    return Some(self.bookmark_line());
+                }
+                _ = self.kinds.changed() => {}
+                changed = self.latest.changed() => {
+                    if changed.is_err() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn bookmark_line(&self) -> Bytes {
+        let mut batch = BytesMut::new();
+        self.value_event(&mut batch, "BOOKMARK", &self.bookmark());
+        batch.freeze()
+    }
+
+    /// Collects what was committed since the last time.
+    fn collect(&mut self) -> Option<Bytes> {
+        match self.server.store.changes_since(&self.prefix, self.seen) {
+            Ok((changes, version)) => {
+                let mut batch = BytesMut::new();
+                for change in &changes {
+                    self.change(&mut batch, change);
+                }
+                self.seen = version;
+                (!batch.is_empty()).then(|| batch.freeze())
+            }
+            Err(expired) => {
+                self.ended = true;
+                let mut batch = BytesMut::new();
+                let status = ApiError::from(expired).to_status();
+                self.value_event(&mut batch, "ERROR", &status);
+                Some(batch.freeze())
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Creating, replacing and deleting objects.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use super::query::Query;
+use super::read::{meant, respond, shown};
+use super::{Call, body, bytes_response, json_response, warn};
+use crate::admission::error::FieldError;
+use crate::admit::{self, FieldValidation, Manager, Part};
+use crate::kinds::split_key;
+use crate::object::{meta_mut, meta_str, parse};
+use crate::server::delete::{DeleteOptions, Deleted, Propagation};
+use crate::server::write::{Outcome, WriteOptions};
+use crate::status::{ApiError, Named, unsupported};
+
+/// Reads what is to be done about unknown fields; `options` names the kind of the
+/// request's options in errors.
+pub fn field_validation(query: &Query, options: &str) -> Result<FieldValidation, ApiError> {
+    match query.get("fieldValidation") {
+        None | Some("Warn") => Ok(FieldValidation::Warn),
+        Some("Ignore") => Ok(FieldValidation::Ignore),
+        Some("Strict") => Ok(FieldValidation::Strict),
+        Some(other) => Err(ApiError::options(
+            options,
+            unsupported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]),
+        )),
+    }
+}
+
+impl Call {
+    /// Reads how a write is to be carried out; `options` names the kind of its options.
+    pub fn write_options(&self, options: &str) -> Result<WriteOptions, ApiError> {
+        Ok(WriteOptions {
+            dry_run: self.query.dry_run(options)?,
+            validation: field_validation(&self.query, options)?,
+            manager: Manager {
+                name: self.manager()?,
+                settled: false,
+            },
+        })
+    }
+
+    /// Names the field manager: as asked, else the first part of the User-Agent.
+    fn manager(&self) -> Result<String, ApiError> {
+        if let Some(name) = self.query.get("fieldManager") {
+            if name.chars().count() > 128 || name.chars().any(char::is_control) {
+                return Err(ApiError::bad_request(
+                    "fieldManager: Invalid value: must be at most 128 printable characters",
+                ));
+            }
+            return Ok(name.to_owned());
+        }
+        let agent = self
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.split('/').next())
+            .unwrap_or("");
+        let name: String = agent.chars().filter(|c| !c.is_control()).take(128).collect();
+        Ok(if name.is_empty() { "unknown".into() } else { name })
+    }
+
+    /// The part of the object that the path names.
+    pub fn part(&self) -> Part {
+        match self.subresource {
+            Some(_) => Part::Status,
+            None => Part::Main,
+        }
+    }
+
+    /// Answers with what a write left behind.
+    pub fn answer(&self, outcome: &Outcome) -> Result<Response, ApiError> {
+        let code = if outcome.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let response = respond(self, code, &outcome.bytes)?;
+        Ok(warn(response, &outcome.warnings))
+    }
+}
+
+/// Answers a create.
+pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
+    if call.kind().namespaced && call.namespace.is_none() {
+        return Err(ApiError::method_not_allowed());
+    }
+    let options = call.write_options("CreateOptions")?;
+    let sent = body::object(&call.headers, sent).await?;
+    let mut warnings = Vec::new();
+    let object = admit::decode(call.target.view(), sent, options.validation, &mut warnings)?;
+    let outcome = call.server.create(&call.target, object, &options, warnings).await?;
+    call.answer(&outcome)
+}
+
+/// Answers an update.
+pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
+    let options = call.write_options("UpdateOptions")?;
+    let name = call.name.clone().unwrap_or_default();
+    let sent = body::object(&call.headers, sent).await?;
+    let view = call.target.view();
+    let mut warnings = Vec::new();
+    let object = admit::decode(view, sent, options.validation, &mut warnings)?;
+    let builtin = view.kind.builtin();
+    if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
+        // An object that is not there is told first.
+        call.server.entry(view.kind, &call.target.namespace, &name)?;
+        // Here kube-apiserver names the resource where else it names the kind.
+        let named = Named {
+            kind: &view.kind.plural,
+            ..view.kind.named()
+        };
+        return Err(ApiError::invalid(
+            named,
+            &name,
+            &[FieldError::invalid(
+                "metadata.resourceVersion",
+                0,
+                "must be specified for an update",
+            )],
+        ));
+    }
+    let updated = call
+        .server
+        .update(&call.target, &name, call.part(), &options, &|_, _| Ok(object.clone()))
+        .await;
+    let outcome = match updated {
+        Err(error)
+            if error.code == 404
+                && call.subresource.is_none()
+                && builtin.is_some_and(|builtin| builtin.create_on_update) =>
+        {
+            let mut object = object;
+            let named = meta_str(&object, "name").to_owned();
+            if named != name {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({named}) does not match the name on the URL ({name})"
+                )));
+            }
+            meta_mut(&mut object).remove("resourceVersion");
+            call.server
+                .create(&call.target, object, &options, warnings.clone())
+                .await?
+        }
+        other => other?,
+    };
+    call.answer(&Outcome { warnings, ..outcome })
+}
+
+/// Answers the `finalize` subresource of namespaces.
+pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
+    let options = call.write_options("UpdateOptions")?;
+    let name = call.name.clone().unwrap_or_default();
+    let sent = body::object(&call.headers, sent).await?;
+    let keep = sent["spec"]["finalizers"].clone();
+    let outcome = call.server.finalize(&call.target, &name, &keep, &options).await?;
+    call.answer(&outcome)
+}
+
+fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> {
+    let query = &call.query;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let propagation = text(&sent["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
+    let orphan = sent["orphanDependents"].as_bool();
+    let propagation = match (propagation.as_deref(), orphan) {
+        (None, None) => None,
+        (None, Some(true)) | (Some("Orphan"), None) => Some(Propagation::Orphan),
+        (None, Some(false)) | (Some("Background"), None) => Some(Propagation::Background),
+        (Some("Foreground"), None) => Some(Propagation::Foreground),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request(
+                "DeleteOptions: orphanDependents and propagationPolicy cannot be both set",
+            ));
+        }
+        (Some(other), None) => {
+            return Err(ApiError::bad_request(format!(
+                "DeleteOptions.propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
+            )));
+        }
+    };
+    let dry = sent["dryRun"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|value| value == "All"));
+    let grace = match sent["gracePeriodSeconds"].as_i64() {
+        Some(seconds) => Some(seconds),
+        None => query
+            .number("gracePeriodSeconds")?
+            .map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
+    };
+    if grace.is_some_and(|seconds| seconds < 0) {
+        return Err(ApiError::bad_request(
+            "DeleteOptions.gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
+        ));
+    }
+    Ok(DeleteOptions {
+        uid: text(&sent["preconditions"]["uid"]),
+        version: text(&sent["preconditions"]["resourceVersion"]),
+        grace,
+        propagation,
+        dry_run: query.dry_run("DeleteOptions")? || dry,
+    })
+}
+
+async fn read_options(call: &Call, sent: Body) -> Result<DeleteOptions, ApiError> {
+    let bytes = body::read(sent).await?;
+    let sent = if bytes.is_empty() {
+        Value::Null
+    } else {
+        body::parse_yaml(&bytes)?
+    };
+    delete_options(call, &sent)
+}
+
+const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
+/// Answers a delete.
+pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
+    let options = read_options(&call, sent).await?;
+    let name = call.name.clone().unwrap_or_default();
+    let kind = call.kind();
+    let mut warnings = Vec::new();
+    if kind.group == "batch" && options.propagation.is_none() {
+        warnings.push(JOB_WARNING.to_owned());
+    }
+    let response = match call.server.delete(&call.target, &name, &options).await? {
+        Deleted::Waiting(bytes) => respond(&call, StatusCode::OK, &bytes)?,
+        Deleted::Gone(bytes) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &bytes)?,
+        Deleted::Gone(bytes) => {
+            let object = parse(&bytes);
+            let mut details = Map::new();
+            details.insert("name".into(), name.as_str().into());
+            if !kind.group.is_empty() {
+                details.insert("group".into(), kind.group.as_str().into());
+            }
+            details.insert("kind".into(), kind.plural.as_str().into());
+            details.insert("uid".into(), meta_str(&object, "uid").into());
+            json_response(&json!({
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Success",
+                "details": details,
+            }))
+        }
+    };
+    Ok(warn(response, &warnings))
+}
+
+/// Answers a deletion of all objects that are meant.
+pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiError> {
+    if call.kind().namespaced && call.namespace.is_none() {
+        return Err(ApiError::method_not_allowed());
+    }
+    let options = read_options(&call, sent).await?;
+    let (entries, version) = meant(&call)?;
+    let view = call.target.view();
+    let mut items = Vec::new();
+    for entry in entries {
+        let (_, name) = split_key(&entry.key);
+        match call.server.delete(&call.target, name, &options).await {
+            Ok(Deleted::Gone(bytes) | Deleted::Waiting(bytes)) => {
+                items.push(parse(&shown(view, &bytes)));
+            }
+            // Somebody else was faster.
+            Err(error) if error.code == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let list = json!({
+        "kind": view.kind.list_kind,
+        "apiVersion": view.kind.api_version(view.served),
+        "metadata": {"resourceVersion": version.to_string()},
+        "items": items,
+    });
+    Ok(bytes_response(StatusCode::OK, list.to_string().into()))
+}

@@ -1,0 +1,143 @@
+//! The API itself, without its transport: the store, the kinds, and what writes do.
+
+pub mod delete;
+pub mod write;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::kinds::builtin::Stamp;
+use crate::kinds::{Catalog, Kind};
+use crate::object::parse;
+use crate::pod_logs::PodLogs;
+use crate::status::{ApiError, Named};
+use crate::storage::{Entry, Store, Write};
+
+/// The largest request body, in bytes.
+pub const BODY_LIMIT: usize = 3 << 20;
+
+/// The names of Namespaces in errors.
+pub const NAMESPACES: Named<'static> = Named {
+    group: "",
+    plural: "namespaces",
+    kind: "Namespace",
+};
+
+/// The state that every request shares.
+pub struct Server {
+    /// The objects.
+    pub store: Store,
+    /// The kinds.
+    pub catalog: Catalog,
+    /// How requests were counted.
+    pub counters: Counters,
+    /// Ends every watch when the server shuts down.
+    pub stopping: CancellationToken,
+    /// The version that clients are told.
+    pub git_version: String,
+    /// How often watches that asked for it are sent a bookmark.
+    pub bookmark_every: Duration,
+    pod_logs: RwLock<Option<Arc<dyn PodLogs>>>,
+}
+
+impl Server {
+    /// Makes a server over an open store.
+    pub fn new(store: Store, git_version: String, bookmark_every: Duration) -> Server {
+        Server {
+            catalog: Catalog::new(&store),
+            store,
+            counters: Counters::default(),
+            stopping: CancellationToken::new(),
+            git_version,
+            bookmark_every,
+            pod_logs: RwLock::new(None),
+        }
+    }
+
+    /// Returns what serves Pod logs, if anything does.
+    pub fn pod_logs(&self) -> Option<Arc<dyn PodLogs>> {
+        self.pod_logs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Names what serves Pod logs.
+    pub fn set_pod_logs(&self, logs: Arc<dyn PodLogs>) {
+        *self.pod_logs.write().unwrap_or_else(PoisonError::into_inner) = Some(logs);
+    }
+
+    /// Returns the stored object, or the error that it does not exist.
+    pub fn entry(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
+        self.store
+            .get(&kind.key(namespace, name))
+            .ok_or_else(|| ApiError::not_found(kind.named(), name))
+    }
+
+    /// Makes the precondition that a namespace is there and stays, for a write into it.
+    fn namespace_guard(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Write, ApiError> {
+        let key: Arc<str> = Arc::from(format!("core/namespaces//{namespace}"));
+        let entry = self
+            .store
+            .get(&key)
+            .ok_or_else(|| ApiError::not_found(NAMESPACES, namespace))?;
+        let object: Value = parse(&entry.bytes);
+        if !object["metadata"]["deletionTimestamp"].is_null() {
+            return Err(ApiError::terminating(kind.named(), name, namespace));
+        }
+        Ok(Write::Require {
+            key,
+            expect: entry.version,
+        })
+    }
+
+    /// Makes the time and identity of a write.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            now: Timestamp::now(),
+            uid: new_uid(),
+        }
+    }
+}
+
+/// Makes a random identity (UUID version 4).
+pub fn new_uid() -> String {
+    let mut bytes: [u8; 16] = rand::rng().random();
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex = hex::encode(bytes);
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+/// Counts of requests by verb and resource, such as (`list`, `batch/jobs`).
+#[derive(Debug, Default)]
+pub struct Counters {
+    counts: Mutex<BTreeMap<(&'static str, String), u64>>,
+}
+
+impl Counters {
+    /// Counts one request.
+    pub fn count(&self, verb: &'static str, resource: String) {
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((verb, resource))
+            .or_default() += 1;
+    }
+
+    /// Returns the counts so far.
+    pub fn snapshot(&self) -> BTreeMap<(&'static str, String), u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

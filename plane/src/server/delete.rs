@@ -1,0 +1,216 @@
+//! Deleting objects: preconditions, grace, propagation, finalizers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::Server;
+use super::write::Target;
+use crate::admit::has_content_finalizers;
+use crate::kinds::builtin::Stamp;
+use crate::kinds::{Kind, crd, pod};
+use crate::object::{finalizers, map_mut, meta_mut, meta_str, parse, time, to_document};
+use crate::status::ApiError;
+use crate::storage::{CommitError, Expect, Write};
+
+/// The finalizer of a foreground deletion.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer of a deletion that leaves dependents behind.
+pub const ORPHAN: &str = "orphan";
+
+/// What becomes of the objects that the deleted one owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// They are deleted afterwards.
+    Background,
+    /// They are deleted first.
+    Foreground,
+    /// They stay and lose their owner.
+    Orphan,
+}
+
+/// What a deletion asks for.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// The identity that the object must have.
+    pub uid: Option<String>,
+    /// The version that the object must have.
+    pub version: Option<String>,
+    /// How long what runs is given to stop, in seconds.
+    pub grace: Option<i64>,
+    /// What becomes of dependents; the kind decides if it is not said.
+    pub propagation: Option<Propagation>,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+}
+
+/// What a deletion left behind.
+#[derive(Debug)]
+pub enum Deleted {
+    /// The object is gone; these were its last bytes.
+    Gone(Bytes),
+    /// The object waits for its finalizers or its grace period.
+    Waiting(Bytes),
+}
+
+/// What is to be written for a deletion.
+enum Step {
+    Remove,
+    Mark(Value),
+    Nothing,
+}
+
+impl Server {
+    /// Deletes one object.
+    pub async fn delete(&self, target: &Target, name: &str, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        let kind = &target.kind;
+        loop {
+            let entry = self.entry(kind, &target.namespace, name)?;
+            let object = parse(&entry.bytes);
+            check(kind, &object, name, options)?;
+            let step = plan(kind, &object, options, &self.stamp());
+            if options.dry_run {
+                return Ok(match step {
+                    Step::Remove => Deleted::Gone(entry.bytes.clone()),
+                    Step::Mark(new) => Deleted::Waiting(Bytes::from(new.to_string())),
+                    Step::Nothing => Deleted::Waiting(entry.bytes.clone()),
+                });
+            }
+            let key = Arc::clone(&entry.key);
+            let write = match step {
+                Step::Nothing => return Ok(Deleted::Waiting(entry.bytes.clone())),
+                Step::Remove => Write::Delete {
+                    key,
+                    expect: entry.version,
+                },
+                Step::Mark(new) => Write::Put {
+                    key,
+                    document: to_document(&new),
+                    expect: Expect::Version(entry.version),
+                },
+            };
+            match self.store.commit(vec![write]).await {
+                Ok(changes) => {
+                    if kind.prefix == crd::PREFIX {
+                        self.catalog.refresh(&self.store);
+                    }
+                    let last = changes.first().and_then(|change| change.after.clone());
+                    return Ok(match last {
+                        Some(marked) => Deleted::Waiting(marked.bytes.clone()),
+                        None => Deleted::Gone(entry.bytes.clone()),
+                    });
+                }
+                Err(CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn check(kind: &Kind, object: &Value, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+    let uid = meta_str(object, "uid");
+    if let Some(wanted) = &options.uid
+        && wanted != uid
+    {
+        return Err(ApiError::conflict_because(
+            kind.named(),
+            name,
+            &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"),
+        ));
+    }
+    if kind.prefix == "core/namespaces/" && matches!(name, "default" | "kube-system") {
+        return Err(ApiError::forbidden(
+            kind.named(),
+            name,
+            "this namespace may not be deleted",
+        ));
+    }
+    let version = meta_str(object, "resourceVersion");
+    if let Some(wanted) = &options.version
+        && wanted != version
+    {
+        return Err(ApiError::conflict_because(
+            kind.named(),
+            name,
+            &format!(
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Decides what a deletion writes.
+fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> Step {
+    let before: Vec<&str> = finalizers(object);
+    let marked = !meta_str(object, "deletionTimestamp").is_empty();
+    let mut after: Vec<&str> = before.clone();
+    let propagation = options.propagation.or_else(|| {
+        let said = before.contains(&ORPHAN) || before.contains(&FOREGROUND);
+        (!said && kind.group == "batch" && kind.plural == "jobs").then_some(Propagation::Orphan)
+    });
+    if let Some(propagation) = propagation {
+        after.retain(|name| *name != ORPHAN && *name != FOREGROUND);
+        match propagation {
+            Propagation::Background => {}
+            Propagation::Foreground => after.push(FOREGROUND),
+            Propagation::Orphan => after.push(ORPHAN),
+        }
+    }
+    if kind.prefix == crd::PREFIX && !marked && !after.contains(&crd::FINALIZER) {
+        after.push(crd::FINALIZER);
+    }
+    let grace = grace_of(kind, object, options);
+    if after.is_empty() && grace == 0 && !has_content_finalizers(kind, object) {
+        return Step::Remove;
+    }
+    let mut new = object.clone();
+    let metadata = meta_mut(&mut new);
+    if before != after {
+        if after.is_empty() {
+            metadata.remove("finalizers");
+        } else {
+            metadata.insert("finalizers".into(), json!(after));
+        }
+    }
+    let granted = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    if !marked || granted.is_some_and(|granted| grace < granted) {
+        let at = end_of_grace(stamp.now, grace);
+        metadata.insert("deletionTimestamp".into(), time(at).into());
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
+    if !marked {
+        if let Some(generation) = object["metadata"]["generation"].as_i64() {
+            metadata.insert("generation".into(), (generation + 1).into());
+        }
+        if has_content_finalizers(kind, object) {
+            map_mut(&mut new, "status").insert("phase".into(), "Terminating".into());
+        }
+        if kind.prefix == crd::PREFIX {
+            crd::terminating(&mut new, stamp);
+        }
+    }
+    if new == *object { Step::Nothing } else { Step::Mark(new) }
+}
+
+fn end_of_grace(now: Timestamp, grace: i64) -> Timestamp {
+    now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now)
+}
+
+/// Only Pods whose processes may be running are given time.
+fn grace_of(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
+    if !kind.group.is_empty() || kind.plural != "pods" || pod::removable(object) {
+        return 0;
+    }
+    let asked = options
+        .grace
+        .or_else(|| object["spec"]["terminationGracePeriodSeconds"].as_i64())
+        .unwrap_or(30)
+        .clamp(0, 86_400);
+    match object["metadata"]["deletionGracePeriodSeconds"].as_i64() {
+        Some(granted) => asked.min(granted),
+        None => asked,
+    }
+}

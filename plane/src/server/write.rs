@@ -1,0 +1,261 @@
+//! Creating and changing objects.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::Rng;
+use serde_json::Value;
+
+use super::Server;
+use crate::admission::names::generate_name;
+use crate::admit::{self, FieldValidation, Manager, Part, View};
+use crate::kinds::{Kind, Origin};
+use crate::object::{meta_mut, meta_str, parse, same, to_document};
+use crate::status::ApiError;
+use crate::storage::{CommitError, Entry, Expect, Write};
+
+/// How often a write that named no version is tried again when another came first.
+const TRIES: usize = 64;
+/// How many generated names are tried.
+const NAMES: usize = 8;
+
+/// How a write is to be carried out.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+    /// What is done about unknown fields.
+    pub validation: FieldValidation,
+    /// Who writes.
+    pub manager: Manager,
+}
+
+impl WriteOptions {
+    /// A write by a part of the plane itself.
+    pub fn by(manager: &str) -> WriteOptions {
+        WriteOptions {
+            dry_run: false,
+            validation: FieldValidation::Ignore,
+            manager: Manager {
+                name: manager.to_owned(),
+                settled: false,
+            },
+        }
+    }
+}
+
+/// Turns an object as it stands into what it is to be, with warnings for the writer.
+pub type Change<'a> = dyn Fn(&Value, &mut Vec<String>) -> Result<Value, ApiError> + Sync + 'a;
+
+/// What a write left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The object in its stored form.
+    pub bytes: Bytes,
+    /// Whether the write made the object.
+    pub created: bool,
+    /// What the writer should know.
+    pub warnings: Vec<String>,
+}
+
+impl Outcome {
+    fn of(entry: &Entry, warnings: Vec<String>) -> Outcome {
+        Outcome {
+            bytes: entry.bytes.clone(),
+            created: false,
+            warnings,
+        }
+    }
+}
+
+/// A view that owns its kind, as requests hold it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The kind.
+    pub kind: Arc<Kind>,
+    /// The place of the version among the kind's.
+    pub version: usize,
+    /// The namespace, empty for cluster-scoped kinds.
+    pub namespace: String,
+}
+
+impl Target {
+    /// Borrows the kind and version.
+    pub fn view(&self) -> View<'_> {
+        View {
+            kind: &self.kind,
+            served: &self.kind.versions[self.version],
+        }
+    }
+}
+
+fn is_crd(kind: &Kind) -> bool {
+    kind.prefix == crate::kinds::crd::PREFIX
+}
+
+impl Server {
+    /// Makes an object that was decoded.
+    pub async fn create(
+        &self,
+        target: &Target,
+        object: Value,
+        options: &WriteOptions,
+        warnings: Vec<String>,
+    ) -> Result<Outcome, ApiError> {
+        let kind = &target.kind;
+        let view = target.view();
+        if matches!(kind.origin, Origin::Custom { terminating: true, .. }) {
+            let mut error = ApiError::method_not_allowed();
+            error.message = format!(
+                "create not allowed while custom resource definition is terminating: {}.{}",
+                kind.plural, kind.group
+            );
+            return Err(error);
+        }
+        let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
+        let mut names = 0;
+        for _ in 0..TRIES {
+            let stamp = self.stamp();
+            let mut candidate = object.clone();
+            if generated {
+                let name = generate_name(meta_str(&candidate, "generateName"), rand::rng().random());
+                meta_mut(&mut candidate).insert("name".into(), name.into());
+            }
+            let name = meta_str(&candidate, "name").to_owned();
+            let guard = if kind.namespaced {
+                Some(self.namespace_guard(kind, &target.namespace, &name)?)
+            } else {
+                None
+            };
+            let made = admit::create(view, candidate, &target.namespace, &stamp, &options.manager)?;
+            let made = view.to_stored(made);
+            let key = kind.key(&target.namespace, &name);
+            if options.dry_run {
+                if self.store.get(&key).is_some() {
+                    return Err(ApiError::already_exists(kind.named(), &name));
+                }
+                return Ok(Outcome {
+                    bytes: Bytes::from(made.to_string()),
+                    created: true,
+                    warnings,
+                });
+            }
+            let mut writes = vec![Write::Put {
+                key: Arc::clone(&key),
+                document: to_document(&made),
+                expect: Expect::Absent,
+            }];
+            writes.extend(guard);
+            match self.store.commit(writes).await {
+                Ok(changes) => {
+                    if is_crd(kind) {
+                        self.catalog.refresh(&self.store);
+                    }
+                    let entry = changes
+                        .first()
+                        .and_then(|change| change.after.clone())
+                        .ok_or_else(|| ApiError::internal("a create left nothing behind"))?;
+                    return Ok(Outcome {
+                        created: true,
+                        ..Outcome::of(&entry, warnings)
+                    });
+                }
+                Err(CommitError::Precondition { key: failed, .. }) if failed == key => {
+                    names += 1;
+                    if !generated || names >= NAMES {
+                        return Err(ApiError::already_exists(kind.named(), &name));
+                    }
+                }
+                // The namespace changed in between: look at it again.
+                Err(CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::timeout(
+            "the namespace kept changing while an object was made in it; try again",
+        ))
+    }
+
+    /// Changes an object: `change` is given the object as it stands, in the version of
+    /// `target`, and returns what it is to be. It may be called again when another write
+    /// came first.
+    pub async fn update(
+        &self,
+        target: &Target,
+        name: &str,
+        part: Part,
+        options: &WriteOptions,
+        change: &Change<'_>,
+    ) -> Result<Outcome, ApiError> {
+        let kind = &target.kind;
+        let view = target.view();
+        for _ in 0..TRIES {
+            let entry = self.entry(kind, &target.namespace, name)?;
+            let stored = parse(&entry.bytes);
+            let live = view.from_stored(stored);
+            let mut warnings = Vec::new();
+            let new = change(&live, &mut warnings)?;
+            let new = admit::update(view, &live, new, part, &self.stamp(), &options.manager)?;
+            if same(&live, &new) {
+                return Ok(Outcome::of(&entry, warnings));
+            }
+            let gone = admit::is_gone(kind, &new);
+            let new = view.to_stored(new);
+            if options.dry_run {
+                return Ok(Outcome {
+                    bytes: Bytes::from(new.to_string()),
+                    created: false,
+                    warnings,
+                });
+            }
+            let key = Arc::clone(&entry.key);
+            let write = if gone {
+                Write::Delete {
+                    key,
+                    expect: entry.version,
+                }
+            } else {
+                Write::Put {
+                    key,
+                    document: to_document(&new),
+                    expect: Expect::Version(entry.version),
+                }
+            };
+            match self.store.commit(vec![write]).await {
+                Ok(changes) => {
+                    if is_crd(kind) {
+                        self.catalog.refresh(&self.store);
+                    }
+                    return Ok(match changes.first().and_then(|change| change.after.clone()) {
+                        Some(entry) => Outcome::of(&entry, warnings),
+                        None => Outcome {
+                            bytes: Bytes::from(new.to_string()),
+                            created: false,
+                            warnings,
+                        },
+                    });
+                }
+                Err(CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::conflict(kind.named(), name))
+    }
+
+    /// Sets the content finalizers of a namespace; the last one that goes takes the
+    /// namespace with it.
+    pub async fn finalize(
+        &self,
+        target: &Target,
+        name: &str,
+        keep: &Value,
+        options: &WriteOptions,
+    ) -> Result<Outcome, ApiError> {
+        self.update(target, name, Part::Finalize, options, &|live, _| {
+            let mut new = live.clone();
+            new["spec"]["finalizers"] = keep.clone();
+            Ok(new)
+        })
+        .await
+    }
+}

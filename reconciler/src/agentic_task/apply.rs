@@ -1,0 +1,60 @@
+//! The writes of a pass: one status patch per transition, lost when the task changed meanwhile.
+
+use futures::StreamExt;
+use schemas::phase::Event;
+
+use super::Context;
+use super::plan::{Step, What};
+use super::status::build_patch;
+use crate::cache::Key;
+use crate::metrics::{ASSIGNMENTS, LOST_CLAIMS};
+use crate::writer::Outcome;
+
+/// Writes that are under way at once.
+const CONCURRENT: usize = 16;
+
+/// Carries the steps out; returns the tasks to look at again because their write did not happen.
+pub async fn apply(ctx: &Context, steps: Vec<Step>) -> Vec<Key> {
+    let writes = futures::stream::iter(steps).map(|step| async move {
+        let again = write(ctx, &step).await;
+        (again, step.key)
+    });
+    writes.buffer_unordered(CONCURRENT).filter_map(|(again, key)| async move { again.then_some(key) }).collect().await
+}
+
+/// Writes one step; says whether the task is to be looked at again.
+async fn write(ctx: &Context, step: &Step) -> bool {
+    let Step { key, task, what } = step;
+    let patch = match build_patch(&task.0, what, ctx.clock.now()) {
+        Ok(Some(patch)) => patch,
+        Ok(None) => return false,
+        Err(error) => {
+            tracing::error!(task = %key, %error, "the scheduler planned an illegal transition");
+            return false;
+        }
+    };
+    let version = task.0.meta.resource_version.as_deref();
+    match ctx.writer.patch_status(&ctx.tasks, key, version, patch).await {
+        Ok(Outcome::Done) => {
+            if let What::Apply { event, message, cause } = what {
+                match event {
+                    Event::Assign { node } => {
+                        ctx.metrics.count(ASSIGNMENTS, &[]);
+                        tracing::info!(task = %key, node, "assigned");
+                    }
+                    Event::LoseClaim { .. } => {
+                        ctx.metrics.count(LOST_CLAIMS, &[("cause", cause)]);
+                        tracing::warn!(task = %key, message, "the claim is dead; the task is pending again");
+                    }
+                    _ => tracing::info!(task = %key, message, cause, "task changed"),
+                }
+            }
+            false
+        }
+        Ok(Outcome::Lost) => true,
+        Err(error) => {
+            tracing::warn!(task = %key, %error, category = error.category(), "a transition was not written");
+            true
+        }
+    }
+}

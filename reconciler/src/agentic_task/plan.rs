@@ -1,0 +1,339 @@
+//! One pass of the scheduler: from the index to the transitions that are due.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::agentic_task::{FailureReason, Phase, TaskKind, Waiting};
+use schemas::dependencies::DependencyState;
+use schemas::phase::{self, EndReason, Event};
+use schemas::{AgenticTask, labels};
+
+use super::fit::{self, Fitting};
+use super::index::{Class, Index, Node, PRIORITY_STEP, Standing, TaskObject, phase_of, status_of};
+use crate::cache::Key;
+
+/// How long an assigned task may stay unclaimed by a node that is alive.
+pub const CLAIM_TIME: Duration = Duration::from_secs(120);
+/// How long beyond its own time limit a task may be worked on before its claim counts as dead.
+pub const OVERTIME: Duration = Duration::from_secs(120);
+/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
+const VERIFY_SECONDS: i64 = 3 * 1800;
+
+/// A transition that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Task.
+    pub key: Key,
+    /// The task as it was when this was decided; a newer version makes the step void.
+    pub task: TaskObjectRef,
+    /// What happens.
+    pub what: What,
+}
+
+/// A task, compared by version only.
+#[derive(Clone, Debug)]
+pub struct TaskObjectRef(pub TaskObject);
+
+impl PartialEq for TaskObjectRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.meta.resource_version == other.0.meta.resource_version && self.0.meta.uid == other.0.meta.uid
+    }
+}
+
+/// What happens to a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// It is seen for the first time: phase Pending.
+    Admit,
+    /// A transition of the phase machine.
+    Apply {
+        /// Event.
+        event: Event,
+        /// Why, for people.
+        message: String,
+        /// Name of the cause, for counters.
+        cause: &'static str,
+    },
+    /// Why it waits, and where it stands.
+    Wait(Waiting),
+}
+
+/// What a pass found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// Transitions, independent of each other.
+    pub steps: Vec<Step>,
+    /// When to look again even if nothing changes.
+    pub wake: Option<Duration>,
+}
+
+/// Plans all transitions that are due at `at` (time since the process began).
+pub fn plan(index: &mut Index, at: Duration) -> Pass {
+    let mut pass = Pass::default();
+    let overdue: Vec<Key> = index.worked_since.iter().filter(|(key, _)| deadline(index, key).is_some_and(|d| d <= at)).map(|(key, _)| key.clone()).collect();
+    for key in overdue {
+        index.look_at_task(&key);
+    }
+    let dirty = std::mem::take(&mut index.dirty);
+    for key in dirty {
+        index.unqueue(&key);
+        let Some(task) = index.tasks.get(&key).cloned() else { continue };
+        let Some(object) = task.readable() else { continue };
+        if task.is_deleting() || phase_of(&task).is_terminal() {
+            continue;
+        }
+        if phase_of(&task) == Phase::Pending {
+            consider(index, &key, &task, object, &mut pass);
+        } else {
+            oversee(index, &key, &task, object, at, &mut pass);
+        }
+    }
+    assign(index, &mut pass);
+    index.supply_changed = false;
+    pass.wake = index.worked_since.keys().filter_map(|key| deadline(index, key)).filter(|due| *due > at).min();
+    pass
+}
+
+/// When the work on a task is overdue.
+fn deadline(index: &Index, key: &Key) -> Option<Duration> {
+    let (_, phase, since) = index.worked_since.get(key)?;
+    let task = index.tasks.get(key)?;
+    let limit = match phase {
+        Phase::Scheduled => CLAIM_TIME,
+        _ => {
+            let object = task.readable()?;
+            let own = object.spec.timeout();
+            let seconds = if object.spec.kind == TaskKind::Verify { own.max(VERIFY_SECONDS) } else { own };
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME)
+        }
+    };
+    Some(since.saturating_add(limit))
+}
+
+fn step(key: &Key, task: &TaskObject, event: Event, message: impl Into<String>, cause: &'static str) -> Step {
+    let what = What::Apply { event, message: message.into(), cause };
+    Step { key: key.clone(), task: TaskObjectRef(task.clone()), what }
+}
+
+/// Returns the id of a cancel request that was not dealt with.
+pub(super) fn cancel_request(task: &TaskObject) -> Option<&str> {
+    let id = task.annotation(labels::CANCEL).filter(|id| !id.is_empty())?;
+    (status_of(task).handled_cancel.as_deref() != Some(id)).then_some(id)
+}
+
+/// Decides about a pending task: an end, a hold, or a place in a queue.
+fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTask, pass: &mut Pass) {
+    let status = status_of(task);
+    let mut end = |reason: EndReason, message: String, cause| {
+        pass.steps.push(step(key, task, Event::End(reason), message, cause));
+    };
+    if cancel_request(task).is_some() {
+        return end(EndReason::Cancelled, "cancelled before it began".into(), "cancelled");
+    }
+    if phase::lost_too_often(status) {
+        let lost = status.lost_claims.unwrap_or(0);
+        return end(EndReason::LostClaims, format!("{lost} claims were lost to agents that died; see their logs"), "lost-claims");
+    }
+    if matches!(object.spec.kind, TaskKind::Integrate | TaskKind::Reconcile) {
+        let message = format!("kind {} is not supported yet", object.spec.kind.as_str());
+        return end(EndReason::Refused(FailureReason::NotSupportedYet), message, "not-supported");
+    }
+    let standing = match index.gate(key, object) {
+        Err(reason) => return end(EndReason::Refused(FailureReason::ConstraintViolated), reason, "bad-dependency"),
+        // Its Workload decides: another round may take the task's place.
+        Ok(DependencyState::UpstreamFailed(reason) | DependencyState::Skip(reason)) if task.label(labels::WORKLOAD).is_some() => {
+            Standing::Held(reason)
+        }
+        Ok(DependencyState::UpstreamFailed(reason)) => return end(EndReason::UpstreamFailed, reason, "upstream-failed"),
+        Ok(DependencyState::Skip(reason)) => return end(EndReason::Skipped, reason, "skipped"),
+        Ok(DependencyState::Waiting(reason)) => Standing::Held(reason),
+        Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => {
+            Standing::Held("waits until its Workload pins the base".to_owned())
+        }
+        Ok(DependencyState::Ready) => index.place(key, object),
+    };
+    if status.phase.is_none() {
+        pass.steps.push(Step { key: key.clone(), task: TaskObjectRef(task.clone()), what: What::Admit });
+        // Its place is taken when the answer to this write comes back.
+        return;
+    }
+    index.stand(key, standing);
+}
+
+/// Looks whether the claim of a task that is worked on still lives.
+fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at: Duration, pass: &mut Pass) {
+    let status = status_of(task);
+    let phase = phase_of(task);
+    let epoch = status.epoch.unwrap_or(0);
+    let mut lose = |message: String, cause| {
+        pass.steps.push(step(key, task, Event::LoseClaim { epoch }, message, cause));
+    };
+    let name = status.assigned_node.as_deref().unwrap_or_default();
+    let Some(node) = index.nodes.get(name) else {
+        return lose(format!("FleetNode {name:?} does not exist any more"), "node-gone");
+    };
+    if !node.alive {
+        return lose(format!("FleetNode {name:?} has not been heard of"), "node-lost");
+    }
+    match (&status.claim, phase) {
+        (Some(claim), _) if node.holder.as_ref().is_some_and(|holder| *holder != claim.agent) => {
+            return lose(format!("the agent process on {name:?} was replaced"), "agent-replaced");
+        }
+        (None, Phase::Running | Phase::Verifying) => {
+            return lose(format!("the agent on {name:?} gave the task back"), "given-back");
+        }
+        (None, _) if cancel_request(task).is_some() || !node.is_open() => {
+            pass.steps.push(step(key, task, Event::Unassign, format!("taken from {name:?} before it began"), "unassigned"));
+            return;
+        }
+        _ => {}
+    }
+    if deadline(index, key).is_some_and(|due| due <= at) {
+        if status.claim.is_none() && phase == Phase::Scheduled {
+            let message = format!("{name:?} did not claim it within {} s", CLAIM_TIME.as_secs());
+            pass.steps.push(step(key, task, Event::Unassign, message, "unclaimed"));
+        } else {
+            let message = format!("still running long after its limit of {} s", object.spec.timeout());
+            pass.steps.push(step(key, task, Event::LoseClaim { epoch }, message, "overdue"));
+        }
+    }
+}
+
+/// Gives free slots to pending tasks: by age with priority, each running task of a repository counting against it.
+fn assign(index: &mut Index, pass: &mut Pass) {
+    let step_ms = i64::try_from(PRIORITY_STEP.as_millis()).unwrap_or(i64::MAX);
+    let mut node_use = index.node_use.clone();
+    let mut agent_use = index.agent_use.clone();
+    let mut repo_use = index.repo_use.clone();
+    let share = |uses: &std::collections::HashMap<String, usize>, repo: &str| {
+        let running = i64::try_from(uses.get(repo).copied().unwrap_or(0)).unwrap_or(i64::MAX);
+        running.saturating_mul(step_ms)
+    };
+    // The heads of all classes; a class leaves the heap when nothing of it can start.
+    let mut heads: BinaryHeap<Reverse<(i64, i64, Key, Class)>> = BinaryHeap::new();
+    for (class, members) in &index.classes {
+        if let Some((start, key)) = members.first() {
+            let rank = start.saturating_add(share(&repo_use, &class.repo));
+            heads.push(Reverse((rank, *start, key.clone(), class.clone())));
+        }
+    }
+    let mut placed: Vec<Key> = Vec::new();
+    while let Some(Reverse((rank, start, key, class))) = heads.pop() {
+        let now = start.saturating_add(share(&repo_use, &class.repo));
+        if now > rank {
+            // Another class of this repository was served meanwhile.
+            heads.push(Reverse((now, start, key, class)));
+            continue;
+        }
+        let fitting = fitting(index, &class);
+        let needs = &fitting.needs;
+        let agent = class.agent.as_ref().map(|agent| Key::new(class.namespace.clone(), agent.clone()));
+        if let (Some(limit), Some(agent)) = (needs.agent_limit, &agent)
+            && agent_use.get(agent).copied().unwrap_or(0) >= limit
+        {
+            continue;
+        }
+        let rate = |name: &String| {
+            let node: &Node = index.nodes.get(name)?;
+            let used = node_use.get(name).copied().unwrap_or_default();
+            (used.of(needs.holds_slot) < node.slots()).then(|| fit::score(needs, &class.repo, node, used))
+        };
+        let best = fitting.nodes.iter().filter_map(|name| rate(name).map(|score| (score, Reverse(name)))).max();
+        let Some((_, Reverse(name))) = best else { continue };
+        let Some(task) = index.tasks.get(&key).cloned() else { continue };
+        node_use.entry(name.clone()).or_default().add(needs.holds_slot);
+        if let Some(agent) = agent {
+            *agent_use.entry(agent).or_default() += 1;
+        }
+        *repo_use.entry(class.repo.clone()).or_default() += 1;
+        pass.steps.push(step(&key, &task, Event::Assign { node: name.clone() }, format!("assigned to {name}"), "assigned"));
+        placed.push(key.clone());
+        let members = index.classes.get(&class);
+        let after = (std::ops::Bound::Excluded((start, key)), std::ops::Bound::Unbounded);
+        if let Some((start, key)) = members.and_then(|members: &BTreeSet<_>| members.range(after).next()) {
+            let rank = start.saturating_add(share(&repo_use, &class.repo));
+            heads.push(Reverse((rank, *start, key.clone(), class)));
+        }
+    }
+    for key in placed {
+        // The write decides: until its answer shows the task assigned, or the race lost, the task is looked at again.
+        index.unqueue(&key);
+    }
+}
+
+/// Returns the nodes that fit a class, found once for as long as nodes and agents stay the same.
+pub(super) fn fitting(index: &mut Index, class: &Class) -> Arc<Fitting> {
+    if let Some(known) = index.fitting.get(class) {
+        return known.clone();
+    }
+    let found = Arc::new(Fitting::new(index.needs(class), index.nodes.iter()));
+    index.fitting.insert(class.clone(), found.clone());
+    found
+}
+
+/// Says of at most `budget` waiting tasks why they wait and where they stand, where that is not what they say already.
+pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let say = |key: &Key, task: &TaskObject, waiting: Waiting, steps: &mut Vec<Step>| {
+        if is_news(status_of(task).waiting.as_ref(), &waiting) {
+            steps.push(Step { key: key.clone(), task: TaskObjectRef(task.clone()), what: What::Wait(waiting) });
+        }
+    };
+    let held: Vec<(Key, String)> = index
+        .standing
+        .iter()
+        .filter_map(|(key, standing)| match standing {
+            Standing::Held(reason) => Some((key.clone(), reason.clone())),
+            Standing::Queued(..) => None,
+        })
+        .collect();
+    for (key, reason) in held {
+        if steps.len() >= budget {
+            return steps;
+        }
+        if let Some(task) = index.tasks.get(&key) {
+            say(&key, task, Waiting { place: None, reason }, &mut steps);
+        }
+    }
+    let classes: Vec<Class> = index.classes.keys().cloned().collect();
+    for class in classes {
+        let fitting = fitting(index, &class);
+        let reason = if fitting.nodes.is_empty() {
+            fitting.reason()
+        } else if let Some(limit) = fitting.needs.agent_limit.filter(|limit| {
+            let agent = class.agent.clone().unwrap_or_default();
+            index.agent_use.get(&Key::new(class.namespace.clone(), agent)).copied().unwrap_or(0) >= *limit
+        }) {
+            format!("waits for Agent {:?}, which runs at most {limit} at once", class.agent.as_deref().unwrap_or_default())
+        } else {
+            "waits for a free slot on a node that fits".to_owned()
+        };
+        for (place, (_, key)) in index.classes.get(&class).into_iter().flatten().enumerate() {
+            if steps.len() >= budget {
+                return steps;
+            }
+            if let Some(task) = index.tasks.get(key) {
+                let place = i64::try_from(place + 1).ok();
+                say(key, task, Waiting { place, reason: reason.clone() }, &mut steps);
+            }
+        }
+    }
+    steps
+}
+
+/// Says whether `found` tells more than what stands: another reason, or a place that moved noticeably.
+fn is_news(stands: Option<&Waiting>, found: &Waiting) -> bool {
+    let Some(stands) = stands else { return true };
+    if stands.reason != found.reason {
+        return true;
+    }
+    match (stands.place, found.place) {
+        (Some(old), Some(new)) => (old - new).abs() * 4 > old,
+        (old, new) => old != new,
+    }
+}
+
+#[cfg(test)]
+mod tests;

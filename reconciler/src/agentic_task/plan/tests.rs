@@ -1,0 +1,278 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::cache::Cached;
+use schemas::{Agent, FleetNode};
+use serde_json::{Value, json};
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn merge(target: &mut Value, patch: Value) {
+    match patch {
+        Value::Object(patch) => {
+            for (name, value) in patch {
+                merge(&mut target[name], value);
+            }
+        }
+        patch => *target = patch,
+    }
+}
+
+fn task(name: &str, more: Value) -> TaskObject {
+    let mut value = json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+        "metadata": { "name": name, "namespace": "n", "uid": format!("uid-{name}"), "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": { "kind": "freeform", "payload": { "repo": "r" } }, "status": { "phase": "Pending" }
+    });
+    merge(&mut value, more);
+    let object: schemas::AgenticTask = serde_json::from_value(value).unwrap();
+    Arc::new(Cached { meta: object.metadata.clone(), object: Ok(object) })
+}
+
+fn put(index: &mut Index, name: &str, more: Value) {
+    index.set_task(&Key::new("n", name), Some(task(name, more)), at(0));
+}
+
+fn add_node(index: &mut Index, name: &str, slots: i64) {
+    let node: FleetNode = serde_json::from_value(json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode", "metadata": { "name": name },
+        "spec": { "nodeName": name, "roles": ["worker"] },
+        "status": { "phase": "Ready", "capability": { "slots": slots, "totalRAMGB": 16 } }
+    }))
+    .unwrap();
+    index.set_node(name, Some(&node));
+    index.set_alive(name, true, Some(format!("{name}-process")));
+}
+
+fn add_agent(index: &mut Index, name: &str, spec: Value) {
+    let mut value = json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": name, "namespace": "n" },
+        "spec": { "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": "http://h/v1", "model": "m" } }
+    });
+    merge(&mut value["spec"], spec);
+    let agent: Agent = serde_json::from_value(value).unwrap();
+    index.set_agent(&Key::new("n", name), Some(Arc::new(Cached { meta: agent.metadata.clone(), object: Ok(agent) })));
+}
+
+/// Task → what happens to it, in words.
+fn told(pass: &Pass) -> BTreeMap<String, String> {
+    let word = |what: &What| match what {
+        What::Admit => "admit".to_owned(),
+        What::Wait(waiting) => format!("{:?} {}", waiting.place, waiting.reason),
+        What::Apply { event: Event::Assign { node }, .. } => format!("-> {node}"),
+        What::Apply { event: Event::End(reason), .. } => format!("end {reason:?}"),
+        What::Apply { event, cause, .. } => format!("{:?} {cause}", event.kind()),
+    };
+    pass.steps.iter().map(|step| (step.key.name.clone(), word(&step.what))).collect()
+}
+
+fn words(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+    of.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())).collect()
+}
+
+#[test]
+fn a_new_task_is_admitted_first_and_assigned_after() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "t", json!({ "status": { "phase": null } }));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "admit")]));
+    put(&mut index, "t", json!({}));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "-> a")]));
+}
+
+#[test]
+fn an_unsatisfiable_task_holds_nobody_up_and_says_why() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "big", json!({ "metadata": { "creationTimestamp": "2025-01-01T00:00:00Z" }, "spec": { "priority": 100, "requiredCapability": { "minRAMGB": 512 } } }));
+    put(&mut index, "orphan", json!({ "spec": { "agentRef": { "name": "nobody" }, "priority": 50 } }));
+    put(&mut index, "small", json!({}));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("small", "-> a")]));
+    let waits = Pass { steps: plan_waits(&mut index, 10), wake: None };
+    let told = told(&waits);
+    assert_eq!(told["big"], "Some(1) no node fits: 1 node with less than 512 GiB RAM");
+    assert!(told["orphan"].contains("Agent \"nobody\", which does not exist"), "{told:?}");
+}
+
+#[test]
+fn what_waits_is_told_once() {
+    let mut index = Index::default();
+    put(&mut index, "t", json!({}));
+    plan(&mut index, at(0));
+    let steps = plan_waits(&mut index, 10);
+    assert_eq!(steps.len(), 1);
+    let What::Wait(waiting) = &steps[0].what else { panic!("{steps:?}") };
+    put(&mut index, "t", json!({ "status": { "waiting": serde_json::to_value(waiting).unwrap() } }));
+    assert!(plan(&mut index, at(1)).steps.is_empty());
+    assert!(plan_waits(&mut index, 10).is_empty());
+}
+
+#[test]
+fn priority_goes_first_and_age_catches_up() {
+    let order = |first_created: &str| {
+        let mut index = Index::default();
+        put(&mut index, "old", json!({ "metadata": { "creationTimestamp": first_created } }));
+        put(&mut index, "urgent", json!({ "metadata": { "creationTimestamp": "2026-01-01T01:00:00Z" }, "spec": { "priority": 1 } }));
+        add_node(&mut index, "a", 1);
+        told(&plan(&mut index, at(0))).into_keys().next().unwrap()
+    };
+    assert_eq!(order("2026-01-01T00:55:00Z"), "urgent");
+    assert_eq!(order("2026-01-01T00:45:00Z"), "old");
+}
+
+#[test]
+fn repositories_share_the_slots() {
+    let mut index = Index::default();
+    for i in 0..20 {
+        put(&mut index, &format!("many-{i}"), json!({ "spec": { "payload": { "repo": "big" } } }));
+    }
+    for i in 0..2 {
+        let late = json!({ "metadata": { "creationTimestamp": "2026-01-01T00:05:00Z" }, "spec": { "payload": { "repo": "small" } } });
+        put(&mut index, &format!("few-{i}"), late);
+    }
+    add_node(&mut index, "a", 4);
+    let told = told(&plan(&mut index, at(0)));
+    assert_eq!(told.len(), 4);
+    assert_eq!(told.keys().filter(|name| name.starts_with("few")).count(), 2, "{told:?}");
+}
+
+#[test]
+fn an_agents_limit_and_a_nodes_slots_are_kept() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 3);
+    add_agent(&mut index, "coder", json!({ "maxConcurrentTasks": 2 }));
+    for i in 0..5 {
+        put(&mut index, &format!("t{i}"), json!({ "spec": { "agentRef": { "name": "coder" } } }));
+    }
+    put(&mut index, "u1", json!({}));
+    put(&mut index, "u2", json!({}));
+    let told = told(&plan(&mut index, at(0)));
+    assert_eq!(told, words(&[("t0", "-> a"), ("t1", "-> a"), ("u1", "-> a")]));
+}
+
+#[test]
+fn a_gate_does_not_take_a_model_slot() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    add_agent(&mut index, "gate", json!({ "role": "verifier", "tools": ["run_gate_job"], "providerConfig": null }));
+    put(&mut index, "code", json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 1, "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }));
+    put(&mut index, "verify", json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }));
+    put(&mut index, "verify2", json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }));
+    put(&mut index, "wait", json!({}));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("verify", "-> a")]));
+}
+
+fn running(agent: &str) -> Value {
+    json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 3, "claim": { "node": "a", "agent": agent, "epoch": 3, "secretSHA256": "x" } } })
+}
+
+#[test]
+fn every_way_in_which_a_claim_dies() {
+    let fresh = || {
+        let mut index = Index::default();
+        add_node(&mut index, "a", 1);
+        index
+    };
+    let mut index = fresh();
+    put(&mut index, "t", running("a-process"));
+    assert!(plan(&mut index, at(0)).steps.is_empty());
+    index.set_alive("a", false, None);
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim node-lost")]));
+
+    let mut index = fresh();
+    put(&mut index, "t", running("an-earlier-process"));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim agent-replaced")]));
+
+    let mut index = fresh();
+    put(&mut index, "t", json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 3 } }));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim given-back")]));
+
+    let mut index = fresh();
+    put(&mut index, "t", running("a-process"));
+    index.set_node("a", None);
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim node-gone")]));
+
+    let mut index = fresh();
+    put(&mut index, "t", running("a-process"));
+    let wake = plan(&mut index, at(0)).wake.unwrap();
+    assert_eq!(wake, at(2700) + OVERTIME);
+    assert!(plan(&mut index, wake - at(1)).steps.is_empty());
+    assert_eq!(told(&plan(&mut index, wake)), words(&[("t", "LoseClaim overdue")]));
+}
+
+#[test]
+fn an_unclaimed_assignment_is_taken_back_in_time() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "t", json!({ "status": { "phase": "Scheduled", "assignedNode": "a" } }));
+    assert_eq!(plan(&mut index, at(0)).wake, Some(CLAIM_TIME));
+    assert_eq!(told(&plan(&mut index, CLAIM_TIME)), words(&[("t", "Unassign unclaimed")]));
+}
+
+#[test]
+fn three_lost_claims_end_a_task_and_a_cancel_ends_a_pending_one() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "lost", json!({ "status": { "lostClaims": 3 } }));
+    put(&mut index, "gone", json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } } }));
+    put(&mut index, "done", json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } }, "status": { "handledCancel": "1" } }));
+    put(&mut index, "unite", json!({ "spec": { "kind": "integrate" } }));
+    assert_eq!(
+        told(&plan(&mut index, at(0))),
+        words(&[
+            ("lost", "end LostClaims"),
+            ("gone", "end Cancelled"),
+            ("done", "-> a"),
+            ("unite", "end Refused(NotSupportedYet)")
+        ])
+    );
+}
+
+#[test]
+fn a_dependency_opens_fails_or_leaves_it_to_the_workload() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 9);
+    put(&mut index, "first", json!({ "status": { "phase": "Running", "assignedNode": "a", "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }));
+    put(&mut index, "bare", json!({ "spec": { "dependsOn": [{ "name": "first" }] } }));
+    let label = json!({ "foreman.llmkube.dev/workload": "w" });
+    put(&mut index, "owned", json!({ "metadata": { "labels": label }, "spec": { "dependsOn": ["first"] } }));
+    assert!(plan(&mut index, at(0)).steps.is_empty());
+    put(&mut index, "first", json!({ "status": { "phase": "Succeeded", "verdict": "NO-GO" } }));
+    assert_eq!(told(&plan(&mut index, at(1))), words(&[("bare", "end UpstreamFailed")]));
+    put(&mut index, "first", json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }));
+    assert_eq!(told(&plan(&mut index, at(1))), words(&[("bare", "-> a"), ("owned", "-> a")]));
+}
+
+#[test]
+fn a_pass_after_no_change_plans_nothing() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "r", running("a-process"));
+    for i in 0..50 {
+        put(&mut index, &format!("t{i}"), json!({}));
+    }
+    plan(&mut index, at(0));
+    assert!(index.is_settled());
+    assert!(plan(&mut index, at(1)).steps.is_empty());
+    assert_eq!(index.queued(), 50);
+}
+
+#[test]
+fn a_freed_slot_costs_one_assignment_whatever_the_length_of_the_queue() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    for i in 0..20_000 {
+        put(&mut index, &format!("t{i:05}"), json!({}));
+    }
+    assert_eq!(plan(&mut index, at(0)).steps.len(), 1);
+    let begun = std::time::Instant::now();
+    for i in 0..1000 {
+        put(&mut index, &format!("t{i:05}"), json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }));
+        assert_eq!(plan(&mut index, at(1)).steps.len(), 1);
+    }
+    // Looking at every task on every event would make this 20 million looks.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}

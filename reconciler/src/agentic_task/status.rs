@@ -1,0 +1,133 @@
+//! The status after a step, as a patch.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemas::agentic_task::{AgenticTaskStatus, FailureReason, Phase};
+use schemas::phase::{self, EndReason, Event, Illegal, Writer};
+use serde_json::{Map, Value, json};
+
+use super::index::{TaskObject, status_of};
+use super::plan::{What, cancel_request};
+use crate::conditions::{self, Said};
+use crate::text::one_line;
+use crate::writer::status_patch;
+
+/// Builds the merge patch of the status; `None` when nothing changes.
+pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Option<Value>, Illegal> {
+    let before = task.readable().and_then(|object| object.status.as_ref());
+    let mut after = match what {
+        What::Admit => AgenticTaskStatus {
+            phase: Some(Phase::Pending),
+            observed_generation: task.meta.generation,
+            ..before.cloned().unwrap_or_default()
+        },
+        What::Wait(waiting) => {
+            let mut after = before.cloned().unwrap_or_default();
+            let mut waiting = waiting.clone();
+            waiting.reason = one_line(&waiting.reason, 300);
+            after.waiting = Some(waiting);
+            after
+        }
+        What::Apply { event, message, .. } => {
+            let mut after = phase::transition(task.uid(), before, event, &Writer::Operator)?;
+            record(&mut after, task, event, message, now);
+            after
+        }
+    };
+    if after.phase.is_none() {
+        after.phase = Some(Phase::Pending);
+    }
+    Ok(status_patch(before, &after))
+}
+
+/// Records what people need to know about a transition.
+fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, message: &str, now: Timestamp) {
+    let message = one_line(message, 300);
+    let generation = task.meta.generation;
+    let mut list = after.conditions.take().unwrap_or_default();
+    match event {
+        Event::Assign { .. } => {
+            conditions::set(&mut list, Said::new("Scheduled", true, "Assigned", message), generation, now);
+        }
+        Event::End(reason) => {
+            after.finished_at = Some(Time(now));
+            let mut result: Map<String, Value> = after.result.take().unwrap_or_default();
+            result.insert("summary".into(), json!(message));
+            after.result = Some(result);
+            if *reason == EndReason::Cancelled {
+                after.handled_cancel = cancel_request(task).map(str::to_owned);
+            }
+            if *reason == EndReason::Refused(FailureReason::NotSupportedYet) {
+                let said = Said::new("NotSupportedYet", true, "NotSupportedYet", message.clone());
+                conditions::set(&mut list, said, generation, now);
+            }
+            let (_, verdict, failure) = reason.end();
+            let name = failure.map(|f| f.as_str()).or(verdict.map(|v| v.as_str().to_owned())).unwrap_or_default();
+            conditions::set(&mut list, Said::new("Scheduled", false, name, message), generation, now);
+        }
+        Event::LoseClaim { .. } => {
+            let reason = if status_of(task).claim.is_some() { "ClaimLost" } else { "Unassigned" };
+            conditions::set(&mut list, Said::new("Scheduled", false, reason, message), generation, now);
+        }
+        Event::Unassign => {
+            conditions::set(&mut list, Said::new("Scheduled", false, "Unassigned", message), generation, now);
+        }
+        _ => {}
+    }
+    after.conditions = Some(list).filter(|list| !list.is_empty());
+    after.observed_generation = generation;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::cache::Cached;
+    use schemas::AgenticTask;
+    use std::sync::Arc;
+
+    fn task(status: Value) -> TaskObject {
+        let object: AgenticTask = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": "t", "namespace": "n", "uid": "u", "generation": 2, "annotations": { "foreman.llmkube.dev/cancel": "c1" } },
+            "spec": { "kind": "freeform", "payload": {} }, "status": status
+        }))
+        .unwrap();
+        Arc::new(Cached { meta: object.metadata.clone(), object: Ok(object) })
+    }
+
+    fn patch(status: Value, event: Event) -> Value {
+        let what = What::Apply { event, message: "why\nnot".into(), cause: "test" };
+        build_patch(&task(status), &what, Timestamp::UNIX_EPOCH).unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_assignment_is_one_patch_that_ends_the_waiting() {
+        let patch = patch(json!({ "phase": "Pending", "waiting": { "reason": "x" } }), Event::Assign { node: "a".into() });
+        assert_eq!((&patch["phase"], &patch["assignedNode"], &patch["waiting"]), (&json!("Scheduled"), &json!("a"), &Value::Null));
+        assert_eq!(patch["conditions"][0]["message"], "why not");
+    }
+
+    #[test]
+    fn a_lost_claim_takes_the_claim_away_and_counts() {
+        let status = json!({ "phase": "Running", "assignedNode": "a", "epoch": 2, "lostClaims": 1, "startedAt": "2026-01-01T00:00:00Z",
+            "claim": { "node": "a", "agent": "p", "epoch": 2, "secretSHA256": "s" } });
+        let patch = patch(status, Event::LoseClaim { epoch: 2 });
+        assert_eq!((&patch["phase"], &patch["lostClaims"]), (&json!("Pending"), &json!(2)));
+        for gone in ["claim", "assignedNode", "startedAt"] {
+            assert_eq!(patch.get(gone), Some(&Value::Null), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_cancelled_task_echoes_the_request() {
+        let patch = patch(json!({ "phase": "Pending" }), Event::End(EndReason::Cancelled));
+        assert_eq!((&patch["phase"], &patch["failureReason"], &patch["handledCancel"]), (&json!("Failed"), &json!("Cancelled"), &json!("c1")));
+    }
+
+    #[test]
+    fn an_illegal_transition_builds_no_patch() {
+        let what = What::Apply { event: Event::Unassign, message: String::new(), cause: "test" };
+        assert!(build_patch(&task(json!({ "phase": "Succeeded" })), &what, Timestamp::UNIX_EPOCH).is_err());
+    }
+}

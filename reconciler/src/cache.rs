@@ -1,0 +1,318 @@
+//! What the API holds, kept in memory by watches.
+//!
+//! The watched type cannot fail to deserialise: an object that is not what its kind says is kept as unreadable, with
+//! the reason, and never ends a watch. Listeners are called one change at a time, in order.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::lock;
+
+/// Namespace and name; the namespace of cluster-wide objects is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// Names an object.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Reads the key off an object's metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// One object as the API last showed it.
+#[derive(Debug)]
+pub struct Cached<K> {
+    /// Its metadata, without managed fields.
+    pub meta: ObjectMeta,
+    /// The object, or why it is not what its kind says.
+    pub object: Result<K, String>,
+}
+
+impl<K> Cached<K> {
+    /// Returns the object unless it is unreadable.
+    pub fn readable(&self) -> Option<&K> {
+        self.object.as_ref().ok()
+    }
+
+    /// Returns the UID, empty if there is none.
+    pub fn uid(&self) -> &str {
+        self.meta.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Returns a label's value.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.meta.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Returns an annotation's value.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.meta.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Says whether the object is being deleted.
+    pub fn is_deleting(&self) -> bool {
+        self.meta.deletion_timestamp.is_some()
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.meta.resource_version.as_ref()?.parse().ok()
+    }
+}
+
+/// What happened to one object.
+pub struct Change<'a, K> {
+    /// Key.
+    pub key: &'a Key,
+    /// The object before; `None` for a new one.
+    pub before: Option<&'a Arc<Cached<K>>>,
+    /// The object now; `None` for one that is gone.
+    pub after: Option<&'a Arc<Cached<K>>>,
+}
+
+type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
+
+/// All objects of one kind.
+pub struct Cache<K> {
+    objects: RwLock<HashMap<Key, Arc<Cached<K>>>>,
+    /// Held while a change is made and told, so that listeners hear of changes in order.
+    listeners: Mutex<Vec<Listener<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K> Default for Cache<K> {
+    fn default() -> Self {
+        Self { objects: RwLock::default(), listeners: Mutex::default(), synced: watch::Sender::new(false) }
+    }
+}
+
+impl<K> Cache<K>
+where
+    K: Resource + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    /// Returns an object.
+    pub fn get(&self, key: &Key) -> Option<Arc<Cached<K>>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Returns all objects, in no order.
+    pub fn all(&self) -> Vec<Arc<Cached<K>>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Returns how many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Says whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `listener` for every object that is there and for every change from now on.
+    ///
+    /// It runs while the change is made: it must be quick, and must not write to this cache.
+    pub fn subscribe(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        let mut listeners = lock(&self.listeners);
+        let now: Vec<_> = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            objects.iter().map(|(key, object)| (key.clone(), object.clone())).collect()
+        };
+        for (key, object) in &now {
+            listener(&Change { key, before: None, after: Some(object) });
+        }
+        listeners.push(Box::new(listener));
+    }
+
+    /// Waits until every object has been listed once.
+    pub async fn wait_synced(&self) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives as long as this cache does.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left.
+    pub fn observe(&self, object: DynamicObject) {
+        let cached = parse::<K>(object);
+        let key = Key::of(&cached.meta);
+        let listeners = lock(&self.listeners);
+        let before = self.get(&key);
+        if let Some(before) = &before
+            && let (Some(old), Some(new)) = (before.version(), cached.version())
+            && new <= old
+        {
+            return;
+        }
+        let after = Arc::new(cached);
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), after.clone());
+        for listener in listeners.iter() {
+            listener(&Change { key: &key, before: before.as_ref(), after: Some(&after) });
+        }
+    }
+
+    /// Takes out an object, unless another of the same name has taken its place.
+    pub fn forget(&self, key: &Key, uid: Option<&str>) {
+        let listeners = lock(&self.listeners);
+        let before = {
+            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            match objects.get(key) {
+                Some(known) if uid.is_none_or(|uid| known.uid() == uid) => objects.remove(key),
+                _ => None,
+            }
+        };
+        if let Some(before) = before {
+            for listener in listeners.iter() {
+                listener(&Change { key, before: Some(&before), after: None });
+            }
+        }
+    }
+}
+
+fn parse<K>(mut object: DynamicObject) -> Cached<K>
+where
+    K: Resource + DeserializeOwned,
+{
+    object.metadata.managed_fields = None;
+    let meta = object.metadata.clone();
+    let object = serde_json::to_value(object).and_then(serde_json::from_value).map_err(|error| error.to_string());
+    Cached { meta, object }
+}
+
+/// Keeps `cache` like the API until `stop`. No namespaces means all of them.
+pub async fn keep<K>(cache: Arc<Cache<K>>, client: Client, namespaces: Vec<String>, stop: CancellationToken)
+where
+    K: Resource + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Default,
+{
+    let resource = ApiResource::erase::<K>(&K::DynamicType::default());
+    let apis: Vec<(Option<String>, Api<DynamicObject>)> = if namespaces.is_empty() {
+        vec![(None, Api::all_with(client, &resource))]
+    } else {
+        let namespaced = |namespace: String| {
+            let api = Api::namespaced_with(client.clone(), &namespace, &resource);
+            (Some(namespace), api)
+        };
+        namespaces.into_iter().map(namespaced).collect()
+    };
+    let missing = Arc::new(std::sync::atomic::AtomicUsize::new(apis.len()));
+    let followed = apis.into_iter().map(|(namespace, api)| {
+        let (cache, missing) = (cache.clone(), missing.clone());
+        let kind = resource.kind.clone();
+        async move {
+            let mut listed: HashSet<Key> = HashSet::new();
+            let mut first = true;
+            let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(Event::Apply(object)) => cache.observe(object),
+                    Ok(Event::Delete(object)) => cache.forget(&Key::of(&object.metadata), object.metadata.uid.as_deref()),
+                    Ok(Event::Init) => listed.clear(),
+                    Ok(Event::InitApply(object)) => {
+                        listed.insert(Key::of(&object.metadata));
+                        cache.observe(object);
+                    }
+                    Ok(Event::InitDone) => {
+                        let gone: Vec<Key> = {
+                            let objects = cache.objects.read().unwrap_or_else(PoisonError::into_inner);
+                            let within = |key: &&Key| namespace.as_ref().is_none_or(|ns| *ns == key.namespace);
+                            objects.keys().filter(within).filter(|key| !listed.contains(*key)).cloned().collect()
+                        };
+                        for key in gone {
+                            cache.forget(&key, None);
+                        }
+                        listed = HashSet::new();
+                        if std::mem::take(&mut first)
+                            && missing.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1
+                        {
+                            cache.synced.send_replace(true);
+                        }
+                    }
+                    Err(error) => tracing::warn!(kind, %error, "a watch broke off and is taken up again"),
+                }
+            }
+        }
+    });
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = futures::future::join_all(followed) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use schemas::FleetNode;
+    use serde_json::json;
+
+    fn node(version: &str, uid: &str, spec: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode",
+            "metadata": { "name": "n", "uid": uid, "resourceVersion": version }, "spec": spec
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_object_that_is_not_what_its_kind_says_is_kept_with_the_reason() {
+        let cache = Cache::<FleetNode>::default();
+        cache.observe(node("1", "u", json!({ "nodeName": ["not", "a", "string"] })));
+        let cached = cache.get(&Key::new("", "n")).unwrap();
+        assert!(cached.object.as_ref().unwrap_err().contains("string"), "{:?}", cached.object);
+        cache.observe(node("2", "u", json!({ "nodeName": "n" })));
+        assert!(cache.get(&Key::new("", "n")).unwrap().readable().is_some());
+    }
+
+    #[test]
+    fn a_late_old_version_changes_nothing_and_listeners_hear_in_order() {
+        let cache = Cache::<FleetNode>::default();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let told = heard.clone();
+        cache.subscribe(move |change| {
+            let version = |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta.resource_version.clone());
+            lock(&told).push((version(change.before), version(change.after)));
+        });
+        let spec = json!({ "nodeName": "n" });
+        cache.observe(node("9", "u", spec.clone()));
+        cache.observe(node("8", "u", spec.clone()));
+        cache.observe(node("10", "u", spec));
+        cache.forget(&Key::new("", "n"), Some("other"));
+        cache.forget(&Key::new("", "n"), Some("u"));
+        let some = |version: &str| Some(version.to_owned());
+        assert_eq!(
+            *lock(&heard),
+            [(None, some("9")), (some("9"), some("10")), (some("10"), None)]
+        );
+    }
+}

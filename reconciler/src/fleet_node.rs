@@ -1,0 +1,144 @@
+//! The FleetNode controller: which nodes live, told to the scheduler and written to their status.
+
+pub mod liveness;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use schemas::fleet_node::{FleetNodeStatus, NodePhase};
+use schemas::{FleetNode, labels};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::agentic_task::Scheduler;
+use crate::cache::{Cache, Cached, Key};
+use crate::clock::{Clock, lock};
+use crate::conditions::{self, Said};
+use crate::writer::{Outcome, Writer, status_patch};
+use liveness::{Judgement, Liveness};
+
+/// What the controller works with.
+pub struct Context {
+    /// Writes.
+    pub writer: Writer,
+    /// Nodes.
+    pub nodes: Arc<Cache<FleetNode>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Who is told which nodes live.
+    pub scheduler: Arc<Scheduler>,
+    /// What is known of all nodes.
+    pub watch: Arc<Watch>,
+}
+
+/// What is known of all nodes, and the call to look at it.
+#[derive(Default)]
+pub struct Watch {
+    liveness: Mutex<Liveness>,
+    changed: Notify,
+}
+
+impl Watch {
+    /// Follows heartbeats and Leases from now on; only Leases of `namespace` count.
+    pub fn observe(self: &Arc<Self>, nodes: &Cache<FleetNode>, leases: &Cache<Lease>, namespace: &str, clock: &Arc<dyn Clock>) {
+        let (watch, time) = (self.clone(), clock.clone());
+        nodes.subscribe(move |change| {
+            let mut liveness = lock(&watch.liveness);
+            match change.after {
+                Some(node) => liveness.beat(&change.key.name, heartbeat(node), time.elapsed()),
+                None => liveness.forget(&change.key.name),
+            }
+            watch.changed.notify_one();
+        });
+        let (watch, time, namespace) = (self.clone(), clock.clone(), namespace.to_owned());
+        leases.subscribe(move |change| {
+            let Some(node) = change.key.name.strip_prefix(labels::NODE_LEASE_PREFIX) else { return };
+            if change.key.namespace != namespace {
+                return;
+            }
+            let mut liveness = lock(&watch.liveness);
+            match change.after {
+                Some(lease) => {
+                    let spec = lease.readable().and_then(|lease| lease.spec.clone()).unwrap_or_default();
+                    let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15)).unwrap_or(15).max(1);
+                    let version = lease.meta.resource_version.as_deref().unwrap_or_default();
+                    let good_for = Duration::from_secs(seconds);
+                    liveness.lease(node, version, spec.holder_identity.as_deref(), good_for, time.elapsed());
+                }
+                None => liveness.lease_gone(node),
+            }
+            watch.changed.notify_one();
+        });
+    }
+}
+
+fn heartbeat(node: &Cached<FleetNode>) -> Option<Timestamp> {
+    let status = node.readable()?.status.as_ref()?;
+    status.last_heartbeat_time.as_ref().map(|time| time.0)
+}
+
+/// Judges nodes whenever something changed or a time is over, until `stop`.
+pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
+    tracing::info!(controller = "FleetNode", "Starting workers");
+    while !stop.is_cancelled() {
+        let at = ctx.clock.elapsed();
+        let mut wake: Option<Duration> = None;
+        let mut retry = false;
+        for node in ctx.nodes.all() {
+            let name = node.meta.name.clone().unwrap_or_default();
+            let judged = lock(&ctx.watch.liveness).judge(&name, at);
+            ctx.scheduler.change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
+            wake = [wake, judged.until].into_iter().flatten().min();
+            if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
+                tracing::warn!(node = name, because = judged.because, "node is not ready");
+                let version = node.meta.resource_version.as_deref();
+                match ctx.writer.patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch).await {
+                    Ok(Outcome::Done) => {}
+                    Ok(Outcome::Lost) => retry = true,
+                    Err(error) => {
+                        tracing::warn!(node = name, %error, "the node's phase was not written");
+                        retry = true;
+                    }
+                }
+            }
+        }
+        let now = ctx.clock.elapsed();
+        let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
+        if retry {
+            sleep = sleep.min(Duration::from_secs(1));
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = ctx.watch.changed.notified() => {}
+            () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+        }
+    }
+}
+
+/// Plans the status of a node that is not heard of; one that lives writes its own.
+fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<Value> {
+    let object = node.readable()?;
+    let before = object.status.as_ref();
+    let phase = before.and_then(|status| status.phase).unwrap_or_default();
+    if judged.alive || !matches!(phase, NodePhase::Ready | NodePhase::Draining) {
+        return None;
+    }
+    let mut after: FleetNodeStatus = before.cloned().unwrap_or_default();
+    after.phase = Some(NodePhase::NotReady);
+    let mut list = after.conditions.take().unwrap_or_default();
+    let said = Said::new("Ready", false, "NotHeardOf", judged.because.clone());
+    conditions::set(&mut list, said, node.meta.generation, now);
+    after.conditions = Some(list);
+    status_patch(before, &after)
+}
+
+/// Lists the nodes that are alive by what was seen so far.
+pub fn alive(ctx: &Context) -> BTreeSet<String> {
+    let at = ctx.clock.elapsed();
+    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+    names.filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive).collect()
+}

@@ -1,0 +1,256 @@
+//! The ledger: what a Workload's status says. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemas::agentic_task::{FailureReason, TaskKind};
+use schemas::rounds::{TaskView, counts};
+use schemas::shared::{Usage, Verdict};
+use schemas::workload::{RoundRecord, WorkloadPhase, WorkloadStatus};
+
+use super::observe::Observed;
+use super::validate::Valid;
+use crate::agentic_task::index::TaskObject;
+use crate::conditions::{self, Said};
+use crate::text::{DESCRIPTION_CHARS, one_line};
+
+/// Rounds that the ledger keeps.
+const ROUNDS_KEPT: usize = 20;
+/// Tasks that the status lists.
+const TASKS_LISTED: usize = 40;
+
+/// Where the run stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Facts {
+    /// It has ended; nothing changes any more.
+    Ended,
+    /// It waits for something before its tasks are made.
+    Waits(String),
+    /// A Workload that it depends on failed.
+    Blocked(String),
+    /// Its tasks work.
+    Works(String),
+    /// It asks for what is not built yet.
+    NotSupported(String),
+    /// A task that it needs has a name that is taken.
+    NameTaken(String),
+    /// It ended well.
+    Completed {
+        /// Verdict.
+        verdict: Verdict,
+        /// In one line.
+        message: String,
+    },
+    /// It did not end well.
+    Failed {
+        /// Verdict that decided it.
+        verdict: Option<Verdict>,
+        /// Reason.
+        reason: Option<FailureReason>,
+        /// In one line.
+        message: String,
+    },
+}
+
+/// Starts the status of another run; what earlier runs came to stays in the ledger.
+pub fn begin_run(before: &WorkloadStatus, run: i64, run_key: Option<String>) -> WorkloadStatus {
+    WorkloadStatus {
+        run: Some(run),
+        run_key,
+        phase: Some(WorkloadPhase::Planning),
+        conditions: before.conditions.clone(),
+        rounds: before.rounds.clone(),
+        handled_cancel: before.handled_cancel.clone(),
+        handled_retry: before.handled_retry.clone(),
+        planner_model: before.planner_model.clone(),
+        ..WorkloadStatus::default()
+    }
+}
+
+/// Gathers what the tasks of the run came to.
+pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run: i64) {
+    let only: Vec<TaskView> = views.iter().map(|(view, _)| view.clone()).collect();
+    let counted = counts(&only, run);
+    after.succeeded_tasks = Some(counted.succeeded);
+    after.failed_tasks = Some(counted.failed);
+    after.incomplete_tasks = Some(counted.incomplete);
+    let mut current: Vec<&(TaskView, &TaskObject)> = views.iter().filter(|(view, _)| view.run == run).collect();
+    current.sort_by(|(a, _), (b, _)| (a.round, &a.name).cmp(&(b.round, &b.name)));
+    let mut usage = Usage::default();
+    let mut any_usage = false;
+    let mut records: Vec<RoundRecord> = Vec::new();
+    // Only the latest coder's and verifier's words count, so a later round starts without head and digest.
+    after.gate_digest = None;
+    for (view, task) in &current {
+        let Some(object) = task.readable() else { continue };
+        let Some(status) = &object.status else { continue };
+        if let Some(used) = &status.usage {
+            usage.add(used);
+            any_usage = true;
+        }
+        match object.spec.kind {
+            TaskKind::IssueFix | TaskKind::Freeform => {
+                after.base_sha = after.base_sha.take().or_else(|| status.base_sha.clone());
+                after.branch = status.branch.clone().or_else(|| object.spec.payload.branch.clone()).or(after.branch.take());
+                if status.commit_sha.is_some() {
+                    after.head_sha = status.commit_sha.clone();
+                    after.gate_digest = None;
+                }
+                after.diff_stat = status.diff_stat.clone().or(after.diff_stat.take());
+            }
+            TaskKind::Verify if status.verdict.is_some() => {
+                after.head_sha = status.commit_sha.clone().or(after.head_sha.take());
+                after.gate_digest = status.gate_digest.clone();
+            }
+            _ => {}
+        }
+        record(&mut records, view, object, run);
+    }
+    if any_usage {
+        after.usage = Some(usage);
+    }
+    let mut rounds: Vec<RoundRecord> = after.rounds.take().unwrap_or_default().into_iter().filter(|r| r.run != run).collect();
+    rounds.extend(records);
+    let surplus = rounds.len().saturating_sub(ROUNDS_KEPT);
+    rounds.drain(..surplus);
+    after.rounds = Some(rounds).filter(|rounds| !rounds.is_empty());
+    let listed = current.iter().rev().take(TASKS_LISTED).rev().map(|(_, task)| reference(task)).collect::<Vec<_>>();
+    after.tasks = Some(listed).filter(|tasks| !tasks.is_empty());
+}
+
+fn record(records: &mut Vec<RoundRecord>, view: &TaskView, object: &schemas::AgenticTask, run: i64) {
+    let Some(status) = &object.status else { return };
+    if records.last().is_none_or(|last| last.round != view.round) {
+        records.push(RoundRecord { run, round: view.round, ..RoundRecord::default() });
+    }
+    let Some(round) = records.last_mut() else { return };
+    if status.commit_sha.is_some() {
+        round.head_sha = status.commit_sha.clone();
+    }
+    // The gate's word stands above the coder's; a reviewer's NO-GO above a pass.
+    let rank = |verdict: Option<Verdict>| match verdict {
+        None => 0,
+        Some(Verdict::Skipped) => 1,
+        Some(Verdict::Go | Verdict::Incomplete) => 2,
+        Some(Verdict::GatePass) => 3,
+        Some(Verdict::GateFail | Verdict::GateError | Verdict::NoGo) => 4,
+    };
+    if status.verdict.is_some() && rank(status.verdict) >= rank(round.verdict) {
+        round.verdict = status.verdict;
+        let said = status.result.as_ref().and_then(|result| result.get("summary")?.as_str());
+        round.summary = said.map(|said| one_line(said, DESCRIPTION_CHARS)).or(round.summary.take());
+    }
+}
+
+fn reference(task: &TaskObject) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
+        kind: Some("AgenticTask".into()),
+        name: task.meta.name.clone(),
+        namespace: task.meta.namespace.clone(),
+        uid: task.meta.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// Sets whether `maxTasks` cut issues off.
+pub fn truncated(after: &mut WorkloadStatus, observed: &Observed, truncated: bool, now: Timestamp) {
+    let mut list = after.conditions.take().unwrap_or_default();
+    let said = truncated.then(|| Said::new("Truncated", true, "MaxTasks", "spec.maxTasks cut issues off"));
+    conditions::set_or_clear(&mut list, "Truncated", said, observed.cached.meta.generation, now);
+    after.conditions = Some(list);
+}
+
+/// Ends the status: phase, message, conditions.
+pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, facts: &Facts, now: Timestamp) {
+    let generation = observed.cached.meta.generation;
+    let mut list = after.conditions.take().unwrap_or_default();
+    let line = |text: &str| one_line(text, DESCRIPTION_CHARS);
+    // kstatus: Reconciling is progress, Stalled needs a person, Ready is an end, whatever the verdict.
+    let (mut ready, mut reconciling, mut stalled) = (None, None, None);
+    let progress = |kind: &'static str, reason: &str, text: &str| Some(Said::new(kind, kind != "Ready", reason, line(text)));
+    conditions::clear(&mut list, "Blocked");
+    conditions::clear(&mut list, "NameTaken");
+    match facts {
+        Facts::Ended => {}
+        Facts::Waits(text) | Facts::Works(text) => {
+            let works = matches!(facts, Facts::Works(_));
+            after.phase = Some(if works { WorkloadPhase::Dispatched } else { WorkloadPhase::Planning });
+            after.message = Some(line(text));
+            ready = progress("Ready", "Progressing", text);
+            reconciling = progress("Reconciling", "Progressing", text);
+        }
+        Facts::Blocked(text) => {
+            after.phase = Some(WorkloadPhase::Planning);
+            after.message = Some(line(text));
+            conditions::set(&mut list, Said::new("Blocked", true, "DependencyFailed", line(text)), generation, now);
+            ready = progress("Ready", "Blocked", text);
+            reconciling = progress("Reconciling", "Blocked", text);
+        }
+        Facts::NotSupported(text) => {
+            after.phase = Some(WorkloadPhase::Planning);
+            after.message = Some(line(text));
+            ready = progress("Ready", "NotSupportedYet", text);
+            stalled = progress("Stalled", "NotSupportedYet", text);
+        }
+        Facts::NameTaken(text) => {
+            after.message = Some(line(text));
+            conditions::set(&mut list, Said::new("NameTaken", true, "NameTaken", line(text)), generation, now);
+            ready = progress("Ready", "NameTaken", text);
+            stalled = progress("Stalled", "NameTaken", text);
+        }
+        Facts::Completed { verdict, message } => {
+            end(after, WorkloadPhase::Completed, Some(*verdict), None, line(message), now);
+            ready = Some(Said::new("Ready", true, "Completed", line(message)));
+            conditions::set(&mut list, Said::new("Succeeded", true, "Completed", line(message)), generation, now);
+        }
+        Facts::Failed { verdict, reason, message } => {
+            end(after, WorkloadPhase::Failed, *verdict, *reason, line(message), now);
+            let why = reason.map(FailureReason::as_str).or(verdict.map(|v| camel(v.as_str()))).unwrap_or_else(|| "Failed".into());
+            ready = Some(Said::new("Ready", true, "Ended", line(message)));
+            conditions::set(&mut list, Said::new("Succeeded", false, why, line(message)), generation, now);
+        }
+    }
+    if !matches!(facts, Facts::Ended) {
+        if !matches!(facts, Facts::Completed { .. } | Facts::Failed { .. }) {
+            conditions::clear(&mut list, "Succeeded");
+        }
+        conditions::set_or_clear(&mut list, "Ready", ready, generation, now);
+        conditions::set_or_clear(&mut list, "Reconciling", reconciling, generation, now);
+        conditions::set_or_clear(&mut list, "Stalled", stalled, generation, now);
+    } else if let Some(ready) = list.iter_mut().find(|condition| condition.type_ == "Ready") {
+        ready.observed_generation = generation;
+    }
+    let mut named = valid.unsupported.clone();
+    if let Facts::NotSupported(text) = facts {
+        named.push(text.clone());
+    }
+    let unsupported = (!named.is_empty())
+        .then(|| Said::new("NotSupportedYet", true, "NotSupportedYet", format!("nothing acts on this yet: {}", named.join(", "))));
+    conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
+    after.conditions = Some(list);
+    after.observed_generation = generation;
+}
+
+fn camel(verdict: &str) -> String {
+    let word = |part: &str| {
+        let mut letters = part.chars();
+        letters.next().map(|first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect::<String>())
+    };
+    verdict.split('-').filter_map(word).collect()
+}
+
+fn end(
+    after: &mut WorkloadStatus,
+    phase: WorkloadPhase,
+    verdict: Option<Verdict>,
+    reason: Option<FailureReason>,
+    message: String,
+    now: Timestamp,
+) {
+    after.phase = Some(phase);
+    after.verdict = verdict;
+    after.failure_reason = reason;
+    after.message = Some(message);
+    after.finished_at = Some(Time(now));
+}

@@ -1,0 +1,313 @@
+//! The one way to change what the API holds: leader-gated, one request per change, lost races as values.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::cache::{Cache, Key};
+use crate::leader::Leadership;
+
+/// Field manager of everything that the operator applies.
+pub const FIELD_MANAGER: &str = "foreman-operator";
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This process does not lead.
+    #[error("failed to {action} {object}: this process does not lead")]
+    NotLeader {
+        /// What was being done.
+        action: &'static str,
+        /// The object.
+        object: String,
+    },
+    /// The API refused.
+    #[error("failed to {action} {object}: {source}")]
+    Api {
+        /// What was being done.
+        action: &'static str,
+        /// The object.
+        object: String,
+        /// What the API said.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// Says whether the API found the object itself wrong, so that sending it again is no use.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 422)))
+    }
+
+    /// Names the error as a metric label and an Event reason.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::NotLeader { .. } => "not-leader",
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if status.code == 403 => "forbidden",
+                kube::Error::Api(status) if matches!(status.code, 400 | 422) => "invalid",
+                kube::Error::Api(_) => "api",
+                _ => "network",
+            },
+        }
+    }
+}
+
+/// What came of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// It happened.
+    Done,
+    /// Somebody else was faster: the object changed, is gone, or is there already.
+    Lost,
+}
+
+/// Writes for one controller.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    leadership: Leadership,
+}
+
+impl Writer {
+    /// Makes a writer over `client` that works while `leadership` is held.
+    pub fn new(client: Client, leadership: Leadership) -> Self {
+        Self { client, leadership }
+    }
+
+    /// Returns the client, for reads.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn api<K>(&self, namespace: &str) -> (Api<DynamicObject>, ApiResource)
+    where
+        K: Resource,
+        K::DynamicType: Default,
+    {
+        let resource = ApiResource::erase::<K>(&K::DynamicType::default());
+        let api = if namespace.is_empty() {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), namespace, &resource)
+        };
+        (api, resource)
+    }
+
+    fn gate(&self, action: &'static str, key: &Key) -> Result<(), Error> {
+        if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeader { action, object: key.to_string() }) }
+    }
+
+    /// Merges `status` into an object's status; it is lost when the object is no longer at `version`.
+    pub async fn patch_status<K>(
+        &self,
+        cache: &Cache<K>,
+        key: &Key,
+        version: Option<&str>,
+        status: Value,
+    ) -> Result<Outcome, Error>
+    where
+        K: Resource + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let mut patch = json!({ "status": status });
+        if let Some(version) = version {
+            patch["metadata"] = json!({ "resourceVersion": version });
+        }
+        self.gate("write the status of", key)?;
+        let (api, _) = self.api::<K>(&key.namespace);
+        let sent = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        settle(cache, "write the status of", key, sent)
+    }
+
+    /// Merges `patch` into an object; it is lost when the object is gone or has another UID.
+    pub async fn patch<K>(&self, cache: &Cache<K>, key: &Key, patch: Value) -> Result<Outcome, Error>
+    where
+        K: Resource + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        self.gate("change", key)?;
+        let (api, _) = self.api::<K>(&key.namespace);
+        let sent = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        settle(cache, "change", key, sent)
+    }
+
+    /// Creates or changes an object by server-side apply. A UID in it must be the object's.
+    pub async fn apply<K>(&self, cache: &Cache<K>, key: &Key, mut object: Value) -> Result<Outcome, Error>
+    where
+        K: Resource + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        self.gate("apply", key)?;
+        let (api, resource) = self.api::<K>(&key.namespace);
+        object["apiVersion"] = json!(resource.api_version);
+        object["kind"] = json!(resource.kind);
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let sent = api.patch(&key.name, &parameters, &Patch::Apply(object)).await;
+        settle(cache, "apply", key, sent)
+    }
+
+    /// Deletes an object and, in the background, what it owns; another object of the same name is left alone.
+    pub async fn delete<K>(&self, cache: &Cache<K>, key: &Key, uid: &str) -> Result<Outcome, Error>
+    where
+        K: Resource + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        self.gate("delete", key)?;
+        let (api, _) = self.api::<K>(&key.namespace);
+        let preconditions = (!uid.is_empty()).then(|| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let parameters = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions,
+            ..DeleteParams::default()
+        };
+        match api.delete(&key.name, &parameters).await {
+            Ok(answer) => {
+                match answer.left() {
+                    // Finalizers or dependents hold it: the watch will say when it is gone.
+                    Some(object) if object.metadata.deletion_timestamp.is_some() => cache.observe(object),
+                    _ => cache.forget(key, Some(uid)),
+                }
+                Ok(Outcome::Done)
+            }
+            Err(error) => settle_error("delete", key, error),
+        }
+    }
+
+    /// Records an Event under a name that tells whether it was recorded before.
+    pub async fn event(&self, namespace: &str, name: &str, mut event: Event) -> Result<Outcome, Error> {
+        let key = Key::new(namespace, name);
+        self.gate("record", &key)?;
+        event.metadata.name = Some(name.to_owned());
+        event.metadata.namespace = Some(namespace.to_owned());
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(error) => settle_error("record", &key, error),
+        }
+    }
+}
+
+fn settle<K>(
+    cache: &Cache<K>,
+    action: &'static str,
+    key: &Key,
+    sent: Result<DynamicObject, kube::Error>,
+) -> Result<Outcome, Error>
+where
+    K: Resource + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    match sent {
+        Ok(object) => {
+            cache.observe(object);
+            Ok(Outcome::Done)
+        }
+        Err(error) => settle_error(action, key, error),
+    }
+}
+
+fn settle_error(action: &'static str, key: &Key, error: kube::Error) -> Result<Outcome, Error> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => Ok(Outcome::Lost),
+        error => Err(Error::Api { action, object: key.to_string(), source: Box::new(error) }),
+    }
+}
+
+/// Computes the merge patch that turns `before` into `after`; `None` when they are the same.
+pub fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
+    if before == after {
+        return None;
+    }
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            let mut patch = Map::new();
+            for name in before.keys().filter(|name| !after.contains_key(*name)) {
+                patch.insert(name.clone(), Value::Null);
+            }
+            for (name, value) in after {
+                match before.get(name) {
+                    Some(old) => {
+                        if let Some(change) = merge_patch(old, value) {
+                            patch.insert(name.clone(), change);
+                        }
+                    }
+                    None => {
+                        patch.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+            (!patch.is_empty()).then_some(Value::Object(patch))
+        }
+        (_, after) => Some(after.clone()),
+    }
+}
+
+/// Computes the merge patch between two statuses.
+pub fn status_patch<S: serde::Serialize>(before: Option<&S>, after: &S) -> Option<Value> {
+    let before = before.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_else(|| json!({}));
+    let after = serde_json::to_value(after).ok()?;
+    merge_patch(&before, &after)
+}
+
+/// A writer that is shared by the parts of one controller.
+pub type SharedWriter = Arc<Writer>;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn leaf() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            (0i64..5).prop_map(Value::from),
+            prop::collection::vec(0i64..3, 0..3).prop_map(|list| json!(list)),
+        ]
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let object = |inner: BoxedStrategy<Value>| {
+            prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+        };
+        object(prop_oneof![leaf(), object(leaf().boxed())].boxed())
+    }
+
+    fn merge(target: &mut Value, patch: &Value) {
+        let Value::Object(patch) = patch else {
+            *target = patch.clone();
+            return;
+        };
+        if !target.is_object() {
+            *target = json!({});
+        }
+        let map = target.as_object_mut().unwrap();
+        for (name, value) in patch {
+            if value.is_null() {
+                map.remove(name);
+            } else {
+                merge(map.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn merging_the_patch_turns_one_into_the_other(before in tree(), after in tree()) {
+            match merge_patch(&before, &after) {
+                None => prop_assert_eq!(&before, &after),
+                Some(patch) => {
+                    let mut merged = before.clone();
+                    merge(&mut merged, &patch);
+                    prop_assert_eq!(&merged, &after);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What `/proc` knows about the processes below one: who they are, what they use, and their end.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::sys::{self, Waited};
+
+/// One line of the process table.
+struct Entry {
+    pid: i32,
+    parent: i32,
+    zombie: bool,
+}
+
+fn table() -> Vec<Entry> {
+    let Ok(folder) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    folder
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(read_entry)
+        .collect()
+}
+
+fn read_entry(pid: i32) -> Option<Entry> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the last `)` ends it.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 2..)?).ok()?;
+    let mut words = rest.split(' ');
+    let zombie = matches!(words.next(), Some("Z" | "X"));
+    Some(Entry {
+        pid,
+        parent: words.next()?.parse().ok()?,
+        zombie,
+    })
+}
+
+/// Returns the processes below one, and itself, by the kernel's own lists of children where it keeps
+/// them, otherwise by the whole table.
+pub(super) fn descendants(root: i32) -> Vec<i32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+            continue;
+        };
+        for thread in threads.flatten() {
+            match std::fs::read_to_string(thread.path().join("children")) {
+                Ok(children) => found.extend(
+                    children
+                        .split_whitespace()
+                        .filter_map(|pid| pid.parse::<i32>().ok()),
+                ),
+                Err(error) if pid == root && error.kind() == std::io::ErrorKind::NotFound => {
+                    return below(root, &table())
+                        .into_iter()
+                        .map(|entry| entry.pid)
+                        .chain([root])
+                        .collect();
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    found
+}
+
+fn below(root: i32, table: &[Entry]) -> Vec<&Entry> {
+    let mut children: HashMap<i32, Vec<&Entry>> = HashMap::new();
+    for entry in table {
+        children.entry(entry.parent).or_default().push(entry);
+    }
+    let mut found = Vec::new();
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        for entry in children.remove(&pid).unwrap_or_default() {
+            next.push(entry.pid);
+            found.push(entry);
+        }
+    }
+    found
+}
+
+/// Returns the memory that processes use together, in bytes.
+///
+/// Resident sets count shared pages once for each process; only when their sum passes the limit are the
+/// proportional ones read, which the kernel takes longer to make.
+pub(super) fn memory(pids: &[i32], limit: u64) -> u64 {
+    let page = sys::page_size();
+    let resident: u64 = pids
+        .iter()
+        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/statm")).ok())
+        .filter_map(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
+        .map(|pages| pages * page)
+        .sum();
+    if resident <= limit {
+        return resident;
+    }
+    pids.iter().map(|pid| proportional(*pid, page)).sum()
+}
+
+fn proportional(pid: i32, page: u64) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kibibytes = rollup.lines().find_map(|line| {
+        line.strip_prefix("Pss:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    if let Some(kibibytes) = kibibytes {
+        return kibibytes * 1024;
+    }
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok())
+        .unwrap_or(0)
+        * page
+}
+
+/// Returns how many threads processes have together.
+pub(super) fn threads(pids: &[i32]) -> u64 {
+    pids.iter()
+        .filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok())
+        .map(|tasks| tasks.count() as u64)
+        .sum()
+}
+
+/// Returns a number that differs from start to start.
+pub(super) fn seed() -> usize {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.subsec_nanos() as usize)
+}
+
+/// Kills everything below a process, which is this one and a subreaper, and reaps it.
+///
+/// All are stopped first, until no new one is found, so that none can start another between the look
+/// and the kill. Returns when there is no child left.
+pub(super) fn kill_descendants(root: i32) {
+    loop {
+        let mut stopped = HashSet::new();
+        for _ in 0..64 {
+            let table = table();
+            let fresh: Vec<i32> = below(root, &table)
+                .into_iter()
+                .filter(|entry| !entry.zombie && !stopped.contains(&entry.pid))
+                .map(|entry| entry.pid)
+                .collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in fresh {
+                sys::kill(pid, libc::SIGSTOP);
+                stopped.insert(pid);
+            }
+        }
+        for pid in &stopped {
+            sys::kill(*pid, libc::SIGKILL);
+        }
+        loop {
+            match sys::wait(-1, false) {
+                Waited::Ended(..) => {}
+                Waited::NoChildren => return,
+                Waited::Nothing => break,
+            }
+        }
+        // The killed take a moment to end and to be handed over by their parents.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

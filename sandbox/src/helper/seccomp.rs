@@ -1,0 +1,458 @@
+//! The system-call filter: what no build or test needs and an escape does.
+//!
+//! The filter names what is denied. What it cannot name by its number alone is judged by arguments
+//! that are passed in registers; calls whose arguments lie in memory are denied as a whole
+//! (`clone3`, whose callers fall back to `clone`).
+
+use libc::{c_long, sock_filter};
+
+use crate::Backend;
+use crate::wire::Net;
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const ARCH: u32 = 0xC000_00B7;
+
+/// The first number of the x32 calls, which name the same calls a second time.
+const X32: u32 = 0x4000_0000;
+
+const ALLOW: u32 = 0x7fff_0000;
+const DENY: u32 = 0x0005_0000;
+
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+/// Denied in every sandbox.
+const ALWAYS: &[c_long] = &[
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setns,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_reboot,
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_bpf,
+    libc::SYS_userfaultfd,
+    libc::SYS_perf_event_open,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_nfsservctl,
+    libc::SYS_syslog,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_vhangup,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_quotactl_fd,
+];
+
+/// Denied unless the command makes sandboxes of its own.
+const MOUNTING: &[c_long] = &[
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+];
+
+#[cfg(target_arch = "x86_64")]
+const ARCH_ONLY: &[c_long] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_kexec_file_load,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+];
+#[cfg(target_arch = "aarch64")]
+const ARCH_ONLY: &[c_long] = &[libc::SYS_kexec_file_load, libc::SYS_lookup_dcookie];
+
+/// `open_tree_attr` and later calls of the mounting family, by numbers that libc does not name yet.
+const OPEN_TREE_ATTR: c_long = 467;
+
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541C;
+const MSG_FASTOPEN: u32 = 0x2000_0000;
+
+/// Makes the filter for a command.
+pub(super) fn filter(
+    backend: Backend,
+    net: Net,
+    nesting: bool,
+    landlock_abi: u32,
+) -> Vec<sock_filter> {
+    let mut filter = Filter::begin();
+    for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
+        filter.deny(number, libc::EPERM);
+    }
+    filter.deny(libc::SYS_clone3, libc::ENOSYS);
+    if !nesting {
+        for number in MOUNTING.iter().copied().chain([OPEN_TREE_ATTR]) {
+            filter.deny(number, libc::EPERM);
+        }
+        filter.when(libc::SYS_clone, |body| {
+            body.deny_if_any_bit(0, NEW_NAMESPACES, libc::EPERM)
+        });
+    }
+    filter.when(libc::SYS_ioctl, |body| {
+        body.deny_if_equal(1, TIOCSTI, libc::EPERM);
+        body.deny_if_equal(1, TIOCLINUX, libc::EPERM);
+    });
+    match backend {
+        Backend::Namespaces => own_network(&mut filter),
+        Backend::Landlock | Backend::Unsafe if net == Net::Host => own_network(&mut filter),
+        Backend::Landlock | Backend::Unsafe => host_network(&mut filter, net),
+    }
+    if backend == Backend::Landlock && landlock_abi < 6 {
+        no_signals_by_number(&mut filter);
+    }
+    filter.finish()
+}
+
+/// In a network namespace: the families that it holds, and no other (vsock and the like do not know
+/// namespaces).
+fn own_network(filter: &mut Filter) {
+    for number in [libc::SYS_socket, libc::SYS_socketpair] {
+        filter.when(number, |body| {
+            for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+                body.allow_if_equal(0, family as u32, u32::MAX);
+            }
+            // Route netlink: looked at by name resolution. Other protocols of it are not needed.
+            body.deny_unless_equal(0, libc::AF_NETLINK as u32, u32::MAX, libc::EAFNOSUPPORT);
+            body.deny_unless_equal(2, 0, u32::MAX, libc::EAFNOSUPPORT);
+        });
+    }
+}
+
+/// On the host's network: connected pairs only, and TCP where a proxy was granted.
+///
+/// Sockets of the Unix family are denied because neither this filter nor Landlock can tell the
+/// command's own from those of the host's services.
+fn host_network(filter: &mut Filter, net: Net) {
+    filter.when(libc::SYS_socketpair, |body| {
+        body.deny_unless_equal(0, libc::AF_UNIX as u32, u32::MAX, libc::EPERM);
+        // A pair of datagram sockets could be connected to something else.
+        body.allow_if_equal(1, libc::SOCK_STREAM as u32, 0xf);
+        body.deny_unless_equal(1, libc::SOCK_SEQPACKET as u32, 0xf, libc::EPERM);
+    });
+    if !matches!(net, Net::PortProxy(_)) {
+        filter.deny(libc::SYS_socket, libc::EPERM);
+        return;
+    }
+    filter.when(libc::SYS_socket, |body| {
+        body.deny_unless_equal(1, libc::SOCK_STREAM as u32, 0xf, libc::EPERM);
+        body.deny_if_equal(0, libc::AF_UNIX as u32, libc::EPERM);
+        for protocol in [0, libc::IPPROTO_TCP as u32] {
+            body.when_equal(2, protocol, |body| {
+                body.allow_if_equal(0, libc::AF_INET as u32, u32::MAX);
+                body.allow_if_equal(0, libc::AF_INET6 as u32, u32::MAX);
+            });
+        }
+        body.deny_all(libc::EPERM);
+    });
+    // Data in the first packet would leave without a connect for Landlock to judge.
+    for (number, flags) in [
+        (libc::SYS_sendto, 3),
+        (libc::SYS_sendmsg, 2),
+        (libc::SYS_sendmmsg, 3),
+    ] {
+        filter.when(number, |body| {
+            body.deny_if_any_bit(flags, MSG_FASTOPEN, libc::EPERM)
+        });
+    }
+    filter.deny(libc::SYS_listen, libc::EPERM);
+}
+
+/// Without Landlock's scope for signals (before Linux 6.12): signals go to the own process or its
+/// group only, by numbers that name no process.
+fn no_signals_by_number(filter: &mut Filter) {
+    for number in [
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_rt_tgsigqueueinfo,
+    ] {
+        filter.deny(number, libc::EPERM);
+    }
+    filter.when(libc::SYS_kill, |body| {
+        body.allow_if_equal(0, 0, u32::MAX);
+        body.deny_all(libc::EPERM);
+    });
+}
+
+const fn stmt(code: u32, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+
+/// Offsets in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+/// A filter in the making.
+struct Filter {
+    program: Vec<sock_filter>,
+}
+
+/// The judgement of one call's arguments. What it does not decide is allowed.
+struct Body {
+    program: Vec<sock_filter>,
+}
+
+impl Filter {
+    fn begin() -> Filter {
+        let program = vec![
+            stmt(LOAD, ARCHITECTURE),
+            jump(EQUAL, ARCH, 1, 0),
+            stmt(RETURN, DENY | libc::ENOSYS as u32),
+            stmt(LOAD, NUMBER),
+            jump(AT_LEAST, X32, 0, 1),
+            stmt(RETURN, DENY | libc::ENOSYS as u32),
+        ];
+        Filter { program }
+    }
+
+    fn deny(&mut self, number: c_long, errno: i32) {
+        self.program.push(jump(EQUAL, number as u32, 0, 1));
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
+    fn when(&mut self, number: c_long, judge: impl FnOnce(&mut Body)) {
+        let mut body = Body {
+            program: Vec::new(),
+        };
+        judge(&mut body);
+        body.program.push(stmt(RETURN, ALLOW));
+        // Bodies are a dozen instructions; a jump reaches 255.
+        let length = body.program.len() as u8;
+        self.program.push(jump(EQUAL, number as u32, 0, length));
+        self.program.append(&mut body.program);
+    }
+
+    fn finish(mut self) -> Vec<sock_filter> {
+        self.program.push(stmt(RETURN, ALLOW));
+        self.program
+    }
+}
+
+impl Body {
+    /// Loads the lower half of an argument; the kernel looks at no more of those judged here.
+    fn load(&mut self, argument: u32, mask: u32) {
+        self.program.push(stmt(LOAD, 16 + 8 * argument));
+        if mask != u32::MAX {
+            self.program.push(stmt(AND, mask));
+        }
+    }
+
+    fn deny_if_any_bit(&mut self, argument: u32, bits: u32, errno: i32) {
+        self.load(argument, u32::MAX);
+        self.program.push(jump(ANY_BIT, bits, 0, 1));
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
+    fn deny_if_equal(&mut self, argument: u32, value: u32, errno: i32) {
+        self.load(argument, u32::MAX);
+        self.program.push(jump(EQUAL, value, 0, 1));
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
+    fn deny_unless_equal(&mut self, argument: u32, value: u32, mask: u32, errno: i32) {
+        self.load(argument, mask);
+        self.program.push(jump(EQUAL, value, 1, 0));
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
+    fn allow_if_equal(&mut self, argument: u32, value: u32, mask: u32) {
+        self.load(argument, mask);
+        self.program.push(jump(EQUAL, value, 0, 1));
+        self.program.push(stmt(RETURN, ALLOW));
+    }
+
+    fn deny_all(&mut self, errno: i32) {
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
+    /// Judges further when an argument has a value.
+    fn when_equal(&mut self, argument: u32, value: u32, judge: impl FnOnce(&mut Body)) {
+        let mut body = Body {
+            program: Vec::new(),
+        };
+        judge(&mut body);
+        self.load(argument, u32::MAX);
+        self.program
+            .push(jump(EQUAL, value, 0, body.program.len() as u8));
+        self.program.append(&mut body.program);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    /// Runs a filter as the kernel would.
+    fn judge(program: &[sock_filter], number: c_long, args: [u64; 3]) -> u32 {
+        let mut data = vec![0u8; 64];
+        data[0..4].copy_from_slice(&(number as u32).to_le_bytes());
+        data[4..8].copy_from_slice(&ARCH.to_le_bytes());
+        for (index, arg) in args.iter().enumerate() {
+            data[16 + 8 * index..24 + 8 * index].copy_from_slice(&arg.to_le_bytes());
+        }
+        let (mut at, mut value) = (0, 0u32);
+        loop {
+            let step = program[at];
+            let code = u32::from(step.code);
+            at += 1;
+            match code {
+                LOAD => {
+                    let at = step.k as usize;
+                    value = u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
+                }
+                AND => value &= step.k,
+                RETURN => return step.k,
+                _ => {
+                    let hit = match code {
+                        EQUAL => value == step.k,
+                        AT_LEAST => value >= step.k,
+                        ANY_BIT => value & step.k != 0,
+                        _ => panic!("unknown code {code}"),
+                    };
+                    at += usize::from(if hit { step.jt } else { step.jf });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn calls_are_denied_and_allowed_by_number_and_arguments() {
+        let own = filter(Backend::Namespaces, Net::None, false, 7);
+        let nesting = filter(Backend::Namespaces, Net::None, true, 0);
+        let none = filter(Backend::Landlock, Net::None, false, 7);
+        let proxy = filter(Backend::Landlock, Net::PortProxy(1), false, 7);
+        let old = filter(Backend::Landlock, Net::None, false, 5);
+        let (unix, inet, netlink, vsock) = (1, 2, 16, 40);
+        let (stream, dgram) = (1, 2);
+        let cloexec = 0o2_000_000;
+        let table: &[(&[sock_filter], c_long, [u64; 3], bool)] = &[
+            (&own, libc::SYS_read, [0; 3], true),
+            (&own, libc::SYS_ptrace, [0; 3], false),
+            (&own, libc::SYS_mount, [0; 3], false),
+            (&nesting, libc::SYS_mount, [0; 3], true),
+            (&nesting, libc::SYS_keyctl, [0; 3], false),
+            (&own, libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0], true),
+            (
+                &own,
+                libc::SYS_clone,
+                [libc::CLONE_NEWUSER as u64 | 17, 0, 0],
+                false,
+            ),
+            (
+                &nesting,
+                libc::SYS_clone,
+                [libc::CLONE_NEWUSER as u64 | 17, 0, 0],
+                true,
+            ),
+            (&own, libc::SYS_clone3, [0; 3], false),
+            (&own, libc::SYS_ioctl, [0, 0x5401, 0], true),
+            (&own, libc::SYS_ioctl, [0, u64::from(TIOCSTI), 0], false),
+            (
+                &own,
+                libc::SYS_ioctl,
+                [0, u64::from(TIOCSTI) | 1 << 32, 0],
+                false,
+            ),
+            (&own, libc::SYS_socket, [inet, dgram, 0], true),
+            (&own, libc::SYS_socket, [unix, stream | cloexec, 0], true),
+            (&own, libc::SYS_socket, [netlink, 3, 0], true),
+            (&own, libc::SYS_socket, [netlink, 3, 9], false),
+            (&own, libc::SYS_socket, [vsock, stream, 0], false),
+            (&none, libc::SYS_socket, [inet, stream, 0], false),
+            (&none, libc::SYS_socket, [unix, stream, 0], false),
+            (
+                &none,
+                libc::SYS_socketpair,
+                [unix, stream | cloexec, 0],
+                true,
+            ),
+            (&none, libc::SYS_socketpair, [unix, dgram, 0], false),
+            (&proxy, libc::SYS_socket, [inet, stream | cloexec, 0], true),
+            (&proxy, libc::SYS_socket, [10, stream, 6], true),
+            (&proxy, libc::SYS_socket, [inet, stream, 262], false),
+            (&proxy, libc::SYS_socket, [inet, dgram, 0], false),
+            (&proxy, libc::SYS_socket, [unix, stream, 0], false),
+            (&proxy, libc::SYS_socket, [vsock, stream, 0], false),
+            (
+                &proxy,
+                libc::SYS_sendmsg,
+                [0, 0, u64::from(MSG_FASTOPEN)],
+                false,
+            ),
+            (&proxy, libc::SYS_sendmsg, [0, 0, 0x4000], true),
+            (&none, libc::SYS_kill, [1, 9, 0], true),
+            (&old, libc::SYS_kill, [1, 9, 0], false),
+            (&old, libc::SYS_kill, [0, 9, 0], true),
+            (&own, libc::SYS_read + 0x4000_0000, [0; 3], false),
+        ];
+        for (program, number, args, allowed) in table {
+            let verdict = judge(program, *number, *args);
+            assert_eq!(
+                verdict == ALLOW,
+                *allowed,
+                "call {number} with {args:?}: {verdict:#x}"
+            );
+        }
+    }
+}

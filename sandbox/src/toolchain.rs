@@ -1,0 +1,499 @@
+//! The host's tools, bound read-only: what "any image" means on one machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::command::{Access, Mount};
+
+/// The home folder inside a sandbox.
+const HOME: &str = "/home/foreman";
+/// The size of the private home folder.
+const HOME_BYTES: u64 = 1 << 30;
+
+/// Parts of `/etc` that programs need and that hold no secrets.
+const ETC: [&str; 32] = [
+    "alternatives",
+    "bash.bashrc",
+    "bash_completion.d",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "inputrc",
+    "java",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "mime.types",
+    "nsswitch.conf",
+    "os-release",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "profile",
+    "profile.d",
+    "protocols",
+    "python3",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+];
+
+/// Folders in a home that hold a tool manager's tools, to be bound whole.
+const MANAGERS: [&str; 19] = [
+    ".pyenv",
+    ".rbenv",
+    ".nodenv",
+    ".goenv",
+    ".asdf",
+    ".volta",
+    ".bun",
+    ".deno",
+    ".sdkman",
+    ".local/share/mise",
+    ".local/share/uv/python",
+    ".local/share/fnm",
+    ".linuxbrew",
+    "miniconda3",
+    "anaconda3",
+    "miniforge3",
+    ".ghcup",
+    ".nix-profile",
+    ".opam",
+];
+
+/// Files and folders in a home that hold credentials, hidden even where a bound folder holds them.
+const CREDENTIALS: [&str; 27] = [
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".config",
+    ".docker",
+    ".kube",
+    ".netrc",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".git-credentials",
+    ".gitconfig",
+    ".pgpass",
+    ".my.cnf",
+    ".vault-token",
+    ".terraform.d",
+    ".terraformrc",
+    ".m2/settings.xml",
+    ".gradle/gradle.properties",
+    ".gem/credentials",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".cargo/config.toml",
+    ".cargo/registry",
+    ".bash_history",
+];
+
+/// The host's tools: mounts and environment that let `cargo`, `python3`, `node`, `go`, `git` and the
+/// like run without the person's home.
+#[derive(Debug, Clone, Default)]
+pub struct Toolchain {
+    /// Read-only binds, a private home, and masks over credentials.
+    pub mounts: Vec<Mount>,
+    /// `PATH`, `HOME` and what the tools need to find themselves.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Toolchain {
+    /// Finds the tools of this host by this process's own `PATH` and `HOME`.
+    pub fn host() -> Toolchain {
+        let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = own("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        let search: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let home = own("HOME").map(PathBuf::from);
+        let rustup = own("RUSTUP_HOME").map(PathBuf::from);
+        let cargo = own("CARGO_HOME").map(PathBuf::from);
+        Toolchain::of(&search, home.as_deref(), rustup, cargo)
+    }
+
+    /// Finds the tools on a search path, for a person's home.
+    pub fn of(
+        search: &[PathBuf],
+        home: Option<&Path>,
+        rustup_home: Option<PathBuf>,
+        cargo_home: Option<PathBuf>,
+    ) -> Toolchain {
+        let mut found = Finder {
+            binds: Vec::new(),
+            home,
+        };
+        let mut mounts = system_mounts();
+        let mut env = BTreeMap::new();
+        let mut path = Vec::new();
+        let cargo_bin = cargo_home
+            .or_else(|| home.map(|home| home.join(".cargo")))
+            .map(|cargo| cargo.join("bin"));
+        for folder in search {
+            if !folder.is_absolute() || !folder.is_dir() || path.contains(folder) {
+                continue;
+            }
+            if !found.add_search_folder(folder) {
+                continue;
+            }
+            path.push(folder.clone());
+            if Some(folder) == cargo_bin.as_ref() {
+                let rustup = rustup_home
+                    .clone()
+                    .or_else(|| home.map(|home| home.join(".rustup")));
+                if let Some(rustup) = rustup.filter(|rustup| rustup.is_dir()) {
+                    env.insert("RUSTUP_HOME".into(), rustup.display().to_string());
+                    found.add(&rustup);
+                }
+            }
+            if let Some(root) = folder.ancestors().find(|part| part.ends_with(".pyenv")) {
+                env.insert("PYENV_ROOT".into(), root.display().to_string());
+            }
+        }
+        let search: Vec<String> = path
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect();
+        let more = [
+            ("PATH", search.join(":")),
+            ("HOME", HOME.into()),
+            ("CARGO_HOME", format!("{HOME}/.cargo")),
+            ("GOPATH", format!("{HOME}/go")),
+            ("GOTOOLCHAIN", "local".into()),
+            ("TMPDIR", "/tmp".into()),
+            ("LANG", "C.UTF-8".into()),
+            ("TERM", "dumb".into()),
+            ("USER", "foreman".into()),
+            ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
+            ("GIT_TERMINAL_PROMPT", "0".into()),
+        ];
+        env.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        mounts.extend(found.mounts());
+        mounts.push(Mount::Tmpfs {
+            target: HOME.into(),
+            size_bytes: HOME_BYTES,
+        });
+        Toolchain { mounts, env }
+    }
+
+    /// Uses a folder of the host as the private home, so that what tools leave there outlives a command.
+    #[must_use]
+    pub fn with_home(mut self, folder: impl Into<PathBuf>) -> Toolchain {
+        self.mounts
+            .retain(|mount| mount.target() != Path::new(HOME));
+        self.mounts.push(Mount::Bind {
+            source: folder.into(),
+            target: HOME.into(),
+            access: Access::ReadWrite,
+        });
+        self
+    }
+
+    /// Returns the home folder inside the sandbox.
+    pub fn home() -> &'static Path {
+        Path::new(HOME)
+    }
+
+    /// Looks a program up on the tools' `PATH`, as a step is checked before it runs.
+    pub fn find(&self, program: &str) -> Option<PathBuf> {
+        let path = self.env.get("PATH")?;
+        std::env::split_paths(path)
+            .map(|folder| folder.join(program))
+            .find(|file| executable(file))
+    }
+
+    /// Returns the folders of the host that are shown, for people.
+    pub fn shown(&self) -> Vec<&Path> {
+        self.mounts
+            .iter()
+            .filter_map(|mount| match mount {
+                Mount::Bind { source, .. } => Some(source.as_path()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// Binds the operating system's programs, and the parts of `/etc` that are named above.
+fn system_mounts() -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    let bind = |path: &Path| Mount::Bind {
+        source: path.to_owned(),
+        target: path.to_owned(),
+        access: Access::ReadOnly,
+    };
+    for name in [
+        "usr",
+        "bin",
+        "sbin",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "nix/store",
+        "gnu/store",
+    ] {
+        let path = Path::new("/").join(name);
+        match std::fs::read_link(&path) {
+            Ok(points_to) => mounts.push(Mount::Symlink {
+                link: path,
+                points_to,
+            }),
+            Err(_) if path.is_dir() => mounts.push(bind(&path)),
+            Err(_) => {}
+        }
+    }
+    for name in ETC {
+        let path = Path::new("/etc").join(name);
+        if path.exists() {
+            mounts.push(bind(&path));
+        }
+    }
+    let cpus = Path::new("/sys/devices/system/cpu");
+    if cpus.is_dir() {
+        mounts.push(bind(cpus));
+    }
+    let (user, group) = crate::helper::inside_identity();
+    let texts = [
+        (
+            "/etc/passwd",
+            format!(
+                "foreman:x:{user}:{group}:foreman:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            ),
+        ),
+        (
+            "/etc/group",
+            format!("foreman:x:{group}:\nnogroup:x:65534:\n"),
+        ),
+        (
+            "/etc/hosts",
+            "127.0.0.1 localhost foreman\n::1 localhost\n".into(),
+        ),
+    ];
+    mounts.extend(texts.map(|(target, text)| Mount::Text {
+        target: target.into(),
+        text,
+    }));
+    mounts
+}
+
+/// Collects folders of tools.
+struct Finder<'a> {
+    binds: Vec<PathBuf>,
+    home: Option<&'a Path>,
+}
+
+impl Finder<'_> {
+    /// Takes one folder of a search path; `false` when it may not be shown.
+    fn add_search_folder(&mut self, folder: &Path) -> bool {
+        if is_system(folder) {
+            return true;
+        }
+        if let Some(home) = self.home
+            && let Ok(inside) = folder.strip_prefix(home)
+        {
+            if inside.as_os_str().is_empty() || self.is_credential(folder) {
+                return false;
+            }
+            let manager = MANAGERS.iter().find(|manager| inside.starts_with(manager));
+            match manager {
+                Some(manager) => self.add(&home.join(manager)),
+                // nvm keeps one folder for each version, with `bin` and `lib` beside each other.
+                None if inside.starts_with(".nvm/versions") => {
+                    self.add(folder.parent().unwrap_or(folder))
+                }
+                None => self.add_with_links(folder),
+            }
+            return true;
+        }
+        // A distribution of tools outside the home: /opt/x/bin is bound as /opt/x.
+        let whole = match folder.parent() {
+            Some(parent) if folder.ends_with("bin") && parent.components().count() > 2 => parent,
+            _ => folder,
+        };
+        let holds_home = self.home.is_some_and(|home| home.starts_with(whole));
+        let forbidden = [
+            "/", "/root", "/home", "/tmp", "/var", "/etc", "/proc", "/sys", "/dev", "/run",
+        ];
+        if holds_home || forbidden.iter().any(|path| whole == Path::new(path)) {
+            return false;
+        }
+        self.add_with_links(whole);
+        true
+    }
+
+    fn add(&mut self, path: &Path) {
+        if !self.binds.iter().any(|bound| path.starts_with(bound)) {
+            self.binds.retain(|bound| !bound.starts_with(path));
+            self.binds.push(path.to_owned());
+        }
+    }
+
+    /// Adds a folder, and the files outside it that links in it point to.
+    fn add_with_links(&mut self, folder: &Path) {
+        self.add(folder);
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries.flatten().take(4096) {
+            let Ok(target) = entry.path().canonicalize() else {
+                continue;
+            };
+            let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if linked && target.is_file() && !is_system(&target) && !self.is_credential(&target) {
+                self.add(&target);
+            }
+        }
+    }
+
+    fn is_credential(&self, path: &Path) -> bool {
+        self.home.is_some_and(|home| {
+            CREDENTIALS
+                .iter()
+                .any(|name| path.starts_with(home.join(name)))
+        })
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let mut mounts: Vec<Mount> = self
+            .binds
+            .iter()
+            .map(|path| Mount::Bind {
+                source: path.clone(),
+                target: path.clone(),
+                access: Access::ReadOnly,
+            })
+            .collect();
+        if let Some(home) = self.home {
+            let credentials = CREDENTIALS.iter().map(|name| home.join(name));
+            let inside =
+                credentials.filter(|path| self.binds.iter().any(|bound| path.starts_with(bound)));
+            mounts.extend(inside.map(|target| Mount::Mask { target }));
+        }
+        mounts
+    }
+}
+
+fn is_system(path: &Path) -> bool {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    [
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib64",
+        "/nix/store",
+        "/gnu/store",
+    ]
+    .iter()
+    .any(|system| real.starts_with(system))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use std::fs;
+
+    fn sources(toolchain: &Toolchain) -> Vec<PathBuf> {
+        toolchain.shown().into_iter().map(Path::to_owned).collect()
+    }
+
+    #[test]
+    fn rustup_tools_come_without_the_rest_of_the_cargo_home() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in [
+            ".cargo/bin",
+            ".cargo/registry",
+            ".rustup/toolchains",
+            ".ssh",
+        ] {
+            fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        let bin = home.path().join(".cargo/bin");
+        let toolchain = Toolchain::of(std::slice::from_ref(&bin), Some(home.path()), None, None);
+        let shown = sources(&toolchain);
+        assert!(shown.contains(&bin));
+        assert!(shown.contains(&home.path().join(".rustup")));
+        assert!(
+            !shown
+                .iter()
+                .any(|path| home.path().join(".cargo/registry").starts_with(path))
+        );
+        assert!(
+            !shown
+                .iter()
+                .any(|path| home.path().join(".ssh").starts_with(path))
+        );
+        assert_eq!(
+            toolchain.env["RUSTUP_HOME"],
+            home.path().join(".rustup").display().to_string()
+        );
+    }
+
+    #[test]
+    fn a_home_on_the_search_path_is_never_shown() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir_all(home.path().join(".ssh/bin")).unwrap();
+        let search = [
+            home.path().to_owned(),
+            home.path().join(".ssh/bin"),
+            home.path().parent().unwrap().to_owned(),
+        ];
+        let toolchain = Toolchain::of(&search, Some(home.path()), None, None);
+        assert!(
+            !sources(&toolchain)
+                .iter()
+                .any(|path| path.starts_with(home.path()) || home.path().starts_with(path))
+        );
+        assert_eq!(toolchain.env["PATH"], "");
+    }
+
+    #[test]
+    fn credentials_inside_a_bound_folder_are_masked() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir_all(home.path().join(".cargo/registry")).unwrap();
+        fs::write(home.path().join(".cargo/tool"), "").unwrap();
+        let search = [home.path().join(".cargo")];
+        let toolchain = Toolchain::of(&search, Some(home.path()), None, None);
+        let mask = Mount::Mask {
+            target: home.path().join(".cargo/credentials.toml"),
+        };
+        assert!(toolchain.mounts.contains(&mask));
+    }
+
+    #[test]
+    fn no_part_of_etc_that_holds_secrets_is_named() {
+        for secret in [
+            "shadow",
+            "gshadow",
+            "ssh",
+            "ssl/private",
+            "sudoers",
+            "krb5.keytab",
+            "kubernetes",
+        ] {
+            assert!(
+                !ETC.iter().any(|name| Path::new(secret).starts_with(name)),
+                "{secret}"
+            );
+        }
+        assert!(ETC.iter().all(|name| *name != "ssl" && *name != "pki"));
+    }
+}

@@ -1,0 +1,269 @@
+//! `foreman get`: lists objects.
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Api, ListParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
+use schemas::{Agent, AgenticTask, FleetNode, TaskQueue, Workload, labels};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::io::Write;
+
+use crate::cli::{Format, GetArgs, Kind};
+use crate::connect::Connection;
+use crate::table::{age, plain, render};
+
+/// How a kind is shown in a table.
+trait Row {
+    /// Column heads; those after `narrow()` are shown with `-o wide` only.
+    fn head() -> &'static [&'static str];
+    /// Number of columns without `-o wide`.
+    fn narrow() -> usize;
+    /// Cells, in the order of the heads.
+    fn cells(&self, now: Timestamp) -> Vec<String>;
+}
+
+fn since(time: Option<&Time>, now: Timestamp) -> String {
+    time.map(|time| age(time.0, now)).unwrap_or_else(|| "-".into())
+}
+
+fn text<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| plain(&value.to_string())).unwrap_or_else(|| "-".into())
+}
+
+fn condition<'a>(conditions: Option<&'a Vec<Condition>>, kind: &str) -> Option<&'a Condition> {
+    conditions?.iter().find(|condition| condition.type_ == kind)
+}
+
+fn short(sha: Option<&String>) -> String {
+    sha.map(|sha| sha.chars().take(10).collect()).unwrap_or_else(|| "-".into())
+}
+
+impl Row for Workload {
+    fn head() -> &'static [&'static str] {
+        &["NAME", "PHASE", "VERDICT", "ROUND", "AGE", "MESSAGE", "RUN", "FILE", "BRANCH", "HEAD", "REPO"]
+    }
+    fn narrow() -> usize {
+        6
+    }
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        vec![
+            self.name_any(),
+            text(status.phase.map(|phase| phase.as_str())),
+            text(status.verdict),
+            text(status.round),
+            since(self.metadata.creation_timestamp.as_ref(), now),
+            text(status.message),
+            text(status.run),
+            text(self.annotations().get(labels::SOURCE_PATH)),
+            text(status.branch),
+            short(status.head_sha.as_ref()),
+            text(self.spec.repo.as_ref()),
+        ]
+    }
+}
+
+impl Row for AgenticTask {
+    fn head() -> &'static [&'static str] {
+        &["NAME", "PHASE", "KIND", "NODE", "VERDICT", "AGE", "REASON", "EPOCH", "BRANCH", "HEAD", "WAITING"]
+    }
+    fn narrow() -> usize {
+        7
+    }
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        let waiting = status.waiting.as_ref().map(|waiting| match waiting.place {
+            Some(place) => format!("{place}: {}", waiting.reason),
+            None => waiting.reason.clone(),
+        });
+        vec![
+            self.name_any(),
+            text(status.phase.map(|phase| phase.as_str())),
+            self.spec.kind.as_str().into(),
+            text(status.assigned_node),
+            text(status.verdict),
+            since(self.metadata.creation_timestamp.as_ref(), now),
+            text(status.failure_reason.map(|reason| reason.as_str())),
+            text(status.epoch),
+            text(status.branch),
+            short(status.commit_sha.as_ref()),
+            text(waiting),
+        ]
+    }
+}
+
+impl Row for FleetNode {
+    fn head() -> &'static [&'static str] {
+        &["NAME", "PHASE", "VERSION", "ACCELERATOR", "RAM", "CURRENT TASK", "HEARTBEAT", "AGE", "ROLES", "MODELS", "CONTEXT"]
+    }
+    fn narrow() -> usize {
+        8
+    }
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        let capability = status.capability.unwrap_or_default();
+        vec![
+            self.name_any(),
+            text(status.phase.map(|phase| format!("{phase:?}"))),
+            text(status.agent_version),
+            text(capability.accelerator.map(word)),
+            text(capability.available_ram_gb),
+            text(status.current_task),
+            since(status.last_heartbeat_time.as_ref(), now),
+            since(self.metadata.creation_timestamp.as_ref(), now),
+            text(self.spec.roles.as_ref().map(|roles| roles.join(","))),
+            text(capability.installed_models.map(|models| models.join(","))),
+            text(capability.max_context_tokens),
+        ]
+    }
+}
+
+/// Returns the serialised form of a value that is one word.
+fn word<T: Serialize>(value: T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+impl Row for TaskQueue {
+    fn head() -> &'static [&'static str] {
+        &["NAME", "READY", "REVISION", "FILES", "INVALID", "AGE", "MESSAGE", "URL", "PATH"]
+    }
+    fn narrow() -> usize {
+        7
+    }
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        let ready = condition(status.conditions.as_ref(), "Ready");
+        vec![
+            self.name_any(),
+            text(ready.map(|ready| &ready.status)),
+            text(status.observed_revision.map(|revision| revision.chars().take(60).collect::<String>())),
+            text(status.files),
+            text(status.invalid_file_count),
+            since(self.metadata.creation_timestamp.as_ref(), now),
+            text(ready.map(|ready| &ready.message)),
+            text(self.spec.git.as_ref().map(|git| git::redact(&git.url))),
+            text(self.spec.git.as_ref().map(|git| &git.path)),
+        ]
+    }
+}
+
+impl Row for Agent {
+    fn head() -> &'static [&'static str] {
+        &["NAME", "ROLE", "MODEL", "VALIDATED", "AGE", "MESSAGE", "ENDPOINT", "TOOLS"]
+    }
+    fn narrow() -> usize {
+        6
+    }
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        let validated = condition(status.conditions.as_ref(), "Validated");
+        let provider = self.spec.provider_config.as_ref();
+        vec![
+            self.name_any(),
+            self.spec.role.as_str().into(),
+            text(self.spec.model.as_ref().or(provider.and_then(|provider| provider.model.as_ref()))),
+            text(validated.map(|validated| &validated.status)),
+            since(self.metadata.creation_timestamp.as_ref(), now),
+            text(validated.map(|validated| &validated.message).filter(|message| !message.is_empty())),
+            text(provider.and_then(|provider| provider.base_url.as_ref())),
+            self.spec.tools.join(","),
+        ]
+    }
+}
+
+/// Lists what was asked for.
+pub async fn run(connection: &Connection, args: &GetArgs) -> Result<()> {
+    let client = connection.client.clone();
+    let namespace = &connection.namespace;
+    match args.kind {
+        Kind::Workloads => list::<Workload>(Api::namespaced(client, namespace), args).await,
+        Kind::Tasks => list::<AgenticTask>(Api::namespaced(client, namespace), args).await,
+        Kind::Queues => list::<TaskQueue>(Api::namespaced(client, namespace), args).await,
+        Kind::Agents => list::<Agent>(Api::namespaced(client, namespace), args).await,
+        Kind::Nodes => list::<FleetNode>(Api::all(client), args).await,
+    }
+}
+
+async fn list<K>(api: Api<K>, args: &GetArgs) -> Result<()>
+where
+    K: Row + Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
+{
+    let kind = K::plural(&());
+    let items = match &args.name {
+        Some(name) => match api.get_opt(name).await.with_context(|| format!("failed to read {kind} {name}"))? {
+            Some(item) => vec![item],
+            None => bail!("there is no {name:?} among the {kind}; see `foreman get {}`", kind_word(args.kind)),
+        },
+        None => api.list(&ListParams::default()).await.with_context(|| format!("failed to list {kind}"))?.items,
+    };
+    print(&items, args)?;
+    if !args.watch {
+        return Ok(());
+    }
+    let mut config = watcher::Config::default();
+    if let Some(name) = &args.name {
+        config = config.fields(&format!("metadata.name={name}"));
+    }
+    let seen: std::collections::HashMap<_, _> =
+        items.iter().map(|item| (item.uid(), item.resource_version())).collect();
+    let mut changes = watcher(api, config).default_backoff().applied_objects().boxed();
+    while let Some(item) = changes.try_next().await.with_context(|| format!("failed to watch {kind}"))? {
+        if seen.get(&item.uid()) == Some(&item.resource_version()) {
+            continue;
+        }
+        let mut lines = format(std::slice::from_ref(&item), args)?;
+        if matches!(args.output, Format::Table | Format::Wide) {
+            lines = lines.split_once('\n').map(|(_, row)| row.to_owned()).unwrap_or(lines);
+        }
+        print!("{lines}");
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Workloads => "workloads",
+        Kind::Tasks => "tasks",
+        Kind::Nodes => "nodes",
+        Kind::Queues => "queues",
+        Kind::Agents => "agents",
+    }
+}
+
+fn print<K: Row + Serialize + Clone + Resource<DynamicType = ()>>(items: &[K], args: &GetArgs) -> Result<()> {
+    if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
+        eprintln!("There are no {}.", K::plural(&()));
+        return Ok(());
+    }
+    print!("{}", format(items, args)?);
+    Ok(())
+}
+
+fn format<K: Row + Serialize>(items: &[K], args: &GetArgs) -> Result<String> {
+    let now = Timestamp::now();
+    Ok(match args.output {
+        Format::Table | Format::Wide => {
+            let width = if args.output == Format::Wide { K::head().len() } else { K::narrow() };
+            let rows: Vec<Vec<String>> =
+                items.iter().map(|item| item.cells(now).into_iter().take(width).collect()).collect();
+            render(&K::head()[..width], &rows)
+        }
+        Format::Json | Format::Yaml => {
+            let value = match (items, &args.name) {
+                ([item], Some(_)) => serde_json::to_value(item)?,
+                _ => serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items }),
+            };
+            if args.output == Format::Json {
+                format!("{}\n", serde_json::to_string_pretty(&value)?)
+            } else {
+                schemas::yaml::to_string(&value)?
+            }
+        }
+    })
+}
