@@ -69,17 +69,11 @@ pub enum Command {
         /// Shell.
         shell: clap_complete::Shell,
     },
-    /// Print the command line reference as Markdown.
-    #[command(hide = true)]
-    Reference,
 }
 
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Keep the temporary folder and say where it is.
-    #[arg(long)]
-    pub keep: bool,
     /// Replay the recorded sessions even if a model server is found.
     #[arg(long)]
     pub replay: bool,

@@ -36,7 +36,7 @@ pub fn root(global: &Global) -> Result<std::path::PathBuf> {
         Some(folder) => folder.clone(),
         None => std::env::current_dir().context("failed to read the current folder")?,
     };
-    Ok(git::Local::discover(&folder).map(|local| local.root().to_owned()).unwrap_or(folder))
+    Ok(git::Local::discover(&folder)?.map_or(folder, |local| local.root))
 }
 
 /// Connects to the cluster that was named, to the server that runs here, or to a plane started for this command.

@@ -31,7 +31,7 @@ pub async fn find(connection: &Connection, wanted: &str) -> Result<Target> {
     let workloads: Api<Workload> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let tasks: Api<AgenticTask> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let workloads = workloads.list(&ListParams::default()).await.context("failed to list workloads")?.items;
-    if let Some(found) = workloads.iter().find(|workload| workload.name_any() == wanted || is_path(workload, wanted)) {
+    if let Some(found) = workloads.iter().find(|workload| workload.name_any() == wanted || is_path(*workload, wanted)) {
         return Ok(Target::Workload(Box::new(found.clone())));
     }
     let tasks = tasks.list(&ListParams::default()).await.context("failed to list tasks")?.items;

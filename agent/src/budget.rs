@@ -49,9 +49,7 @@ impl Budget {
         if turns >= self.turns {
             return Some(Exhausted::Turns);
         }
-        self.tokens
-            .filter(|limit| tokens >= *limit)
-            .map(|_| Exhausted::Tokens)
+        self.tokens.filter(|limit| tokens >= *limit).map(|_| Exhausted::Tokens)
     }
 
     /// Returns the limit of time that was reached.
@@ -59,27 +57,16 @@ impl Budget {
         if elapsed >= self.wall {
             return Some(Exhausted::Wall);
         }
-        self.idle
-            .filter(|limit| idle >= *limit)
-            .map(|_| Exhausted::Idle)
+        self.idle.filter(|limit| idle >= *limit).map(|_| Exhausted::Idle)
     }
 
     /// Says the limit with its number.
     pub fn describe(&self, which: Exhausted) -> String {
         match which {
             Exhausted::Turns => format!("the limit of {} turns is reached", self.turns),
-            Exhausted::Tokens => format!(
-                "the limit of {} tokens is reached",
-                self.tokens.unwrap_or_default()
-            ),
-            Exhausted::Wall => format!(
-                "the limit of {} s for the whole run is reached",
-                self.wall.as_secs()
-            ),
-            Exhausted::Idle => format!(
-                "nothing happened for {} s",
-                self.idle.unwrap_or_default().as_secs()
-            ),
+            Exhausted::Tokens => format!("the limit of {} tokens is reached", self.tokens.unwrap_or_default()),
+            Exhausted::Wall => format!("the limit of {} s for the whole run is reached", self.wall.as_secs()),
+            Exhausted::Idle => format!("nothing happened for {} s", self.idle.unwrap_or_default().as_secs()),
         }
     }
 }
@@ -112,10 +99,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(budget.overdue(9 * second, 4 * second), None);
         assert_eq!(budget.overdue(10 * second, second), Some(Exhausted::Wall));
-        assert_eq!(
-            budget.overdue(6 * second, 5 * second),
-            Some(Exhausted::Idle)
-        );
+        assert_eq!(budget.overdue(6 * second, 5 * second), Some(Exhausted::Idle));
         assert_eq!(
             Budget {
                 idle: None,

@@ -111,7 +111,13 @@ mod tests {
         Machine {
             total_ram: 64 * GIB,
             available_ram: 40 * GIB + 5,
-            gpus: (0..gpus).map(|_| Gpu { name: "GPU".into(), memory_mib: 81_920, free_memory_mib: Some(80_000) }).collect(),
+            gpus: (0..gpus)
+                .map(|_| Gpu {
+                    name: "GPU".into(),
+                    memory_mib: 81_920,
+                    free_memory_mib: Some(80_000),
+                })
+                .collect(),
         }
     }
 
@@ -125,9 +131,15 @@ mod tests {
 
     #[test]
     fn an_nvidia_gpu_makes_it_cuda_and_a_flag_wins() {
-        let served = Served { models: vec!["m".into()], max_context_tokens: Some(8192) };
+        let served = Served {
+            models: vec!["m".into()],
+            max_context_tokens: Some(8192),
+        };
         let none = CapabilityOverrides::default();
-        assert_eq!(capability(&machine(1), &served, &none, 1).accelerator, Some(Accelerator::Cuda));
+        assert_eq!(
+            capability(&machine(1), &served, &none, 1).accelerator,
+            Some(Accelerator::Cuda)
+        );
         let flags = CapabilityOverrides {
             accelerator: Some(Accelerator::None),
             installed_models: Some(vec!["x".into()]),
@@ -138,7 +150,10 @@ mod tests {
         let told = capability(&machine(1), &served, &flags, 1);
         assert_eq!(told.accelerator, Some(Accelerator::None));
         assert_eq!(told.installed_models, Some(vec!["x".to_owned()]));
-        assert_eq!((told.total_ram_gb, told.max_context_tokens, told.tokens_per_second), (Some(7), Some(100), Some(9)));
+        assert_eq!(
+            (told.total_ram_gb, told.max_context_tokens, told.tokens_per_second),
+            (Some(7), Some(100), Some(9))
+        );
     }
 
     #[test]

@@ -271,7 +271,9 @@ pub fn normalise_args(args: impl IntoIterator<Item = String>) -> Vec<String> {
     args.into_iter()
         .enumerate()
         .map(|(index, arg)| {
-            let long = arg.strip_prefix('-').filter(|rest| !rest.starts_with('-') && rest.len() > 2);
+            let long = arg
+                .strip_prefix('-')
+                .filter(|rest| !rest.starts_with('-') && rest.len() > 2);
             match long {
                 Some(rest) if index > 0 && rest.as_bytes()[0].is_ascii_lowercase() => format!("--{rest}"),
                 _ => arg,
@@ -287,7 +289,9 @@ pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
         .into_iter()
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
-            _ => Err(format!("failed to read --node-labels: found {pair:?}, expected key=value")),
+            _ => Err(format!(
+                "failed to read --node-labels: found {pair:?}, expected key=value"
+            )),
         })
         .collect()
 }
@@ -304,7 +308,11 @@ impl Flags {
                 tracing::info!(flag, "this flag is accepted and has no effect yet");
             }
         }
-        let git = git_settings(self.git_credentials.as_deref(), self.ca_bundle.clone(), self.file_roots.clone())?;
+        let git = git_settings(
+            self.git_credentials.as_deref(),
+            self.ca_bundle.clone(),
+            self.file_roots.clone(),
+        )?;
         let sign_off = filled(self.commit_committer_email.clone()).is_some();
         let author_email = self.commit_author_email.clone();
         Ok(Config {
@@ -358,7 +366,11 @@ pub fn git_settings(
     ca_bundle: Option<PathBuf>,
     file_roots: Vec<PathBuf>,
 ) -> Result<git::Settings, String> {
-    let mut settings = git::Settings { ca_bundle, file_roots, ..git::Settings::default() };
+    let mut settings = git::Settings {
+        ca_bundle,
+        file_roots,
+        ..git::Settings::default()
+    };
     if let Some(path) = credentials {
         settings.credentials = git::read_credentials(path).map_err(|error| error.to_string())?;
     }
@@ -378,14 +390,25 @@ mod tests {
     }
 
     fn parse(args: &[&str]) -> Config {
-        let args = std::iter::once("foreman-agent").chain(args.iter().copied()).map(str::to_owned);
-        Program::try_parse_from(normalise_args(args)).unwrap().flags.into_config("Host_A").unwrap()
+        let args = std::iter::once("foreman-agent")
+            .chain(args.iter().copied())
+            .map(str::to_owned);
+        Program::try_parse_from(normalise_args(args))
+            .unwrap()
+            .flags
+            .into_config("Host_A")
+            .unwrap()
     }
 
     #[test]
     fn published_flags_are_taken_with_one_dash_and_with_two() {
         let one = parse(&["-roles=coder,verifier", "-heartbeat-interval", "10s", "-keep-workspace"]);
-        let two = parse(&["--roles=coder,verifier", "--heartbeat-interval", "10s", "--keep-workspace"]);
+        let two = parse(&[
+            "--roles=coder,verifier",
+            "--heartbeat-interval",
+            "10s",
+            "--keep-workspace",
+        ]);
         for config in [one, two] {
             assert_eq!(config.roles, Some(vec!["coder".to_owned(), "verifier".to_owned()]));
             assert_eq!(config.heartbeat_interval, Duration::from_secs(10));

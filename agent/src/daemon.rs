@@ -91,7 +91,10 @@ struct Running {
 
 impl Running {
     fn end(&self, why: Stop) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(why);
         self.cancel.cancel();
     }
 }
@@ -120,11 +123,15 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
     let config = Arc::new(config);
     let services = services(&config, &client)?;
     let executor: Arc<dyn Executor> = match config.mode {
-        Mode::Stub => Arc::new(Stub { sleep: config.stub_sleep }),
+        Mode::Stub => Arc::new(Stub {
+            sleep: config.stub_sleep,
+        }),
         Mode::Native => Arc::new(Native),
     };
     if config.git_remote_url.is_none() {
-        tracing::info!("--git-remote-url is not set: tasks that name a repository as owner/name will fail with GitRemoteNotConfigured (GitRemoteURLNotConfigured)");
+        tracing::info!(
+            "--git-remote-url is not set: tasks that name a repository as owner/name will fail with GitRemoteNotConfigured (GitRemoteURLNotConfigured)"
+        );
     }
     let identity = identity(&config);
     let mut lease = NodeLease::new(&client, &config, &identity);
@@ -136,9 +143,21 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
 
     let desk = Arc::new(Desk::default());
     let mut tasks = JoinSet::new();
-    let beats = tokio::spawn(beat(client.clone(), config.clone(), desk.clone(), services.repositories.clone(), shutdown.clone()));
+    let beats = tokio::spawn(beat(
+        client.clone(),
+        config.clone(),
+        desk.clone(),
+        services.repositories.clone(),
+        shutdown.clone(),
+    ));
     let lease_lost = CancellationToken::new();
-    let leases = tokio::spawn(keep_lease(lease, config.clone(), shutdown.clone(), desk.clone(), lease_lost.clone()));
+    let leases = tokio::spawn(keep_lease(
+        lease,
+        config.clone(),
+        shutdown.clone(),
+        desk.clone(),
+        lease_lost.clone(),
+    ));
 
     let mut events = watch_tasks(&client, &config).boxed();
     let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
@@ -146,7 +165,9 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
             while desk.with(|running| running.len()) < config.slots {
-                let Some(uid) = waiting.keys().next().cloned() else { break };
+                let Some(uid) = waiting.keys().next().cloned() else {
+                    break;
+                };
                 if let Some(task) = waiting.remove(&uid) {
                     start(&mut tasks, &services, &executor, &desk, &identity, task).await;
                 }
@@ -192,9 +213,14 @@ fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
         let path = config.workspace_dir.join(folder);
         std::fs::create_dir_all(&path).map_err(|source| Error::Workspace { path, source })?;
     }
-    let mut http = reqwest::Client::builder().timeout(Duration::from_secs(60)).redirect(reqwest::redirect::Policy::none());
+    let mut http = reqwest::Client::builder()
+        .timeout(Duration::from_secs(60))
+        .redirect(reqwest::redirect::Policy::none());
     if let Some(bundle) = &config.ca_bundle {
-        let pem = std::fs::read(bundle).map_err(|source| Error::Workspace { path: bundle.clone(), source })?;
+        let pem = std::fs::read(bundle).map_err(|source| Error::Workspace {
+            path: bundle.clone(),
+            source,
+        })?;
         for certificate in reqwest::Certificate::from_pem_bundle(&pem)? {
             http = http.add_root_certificate(certificate);
         }
@@ -222,7 +248,10 @@ async fn hold_name(lease: &mut NodeLease, config: &Config, shutdown: &Shutdown) 
             Ok(true) => return true,
             Ok(false) if !said => {
                 said = true;
-                tracing::info!(node = config.node_name, "another agent holds this node's name; waiting for its lease to lapse");
+                tracing::info!(
+                    node = config.node_name,
+                    "another agent holds this node's name; waiting for its lease to lapse"
+                );
             }
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "failed to take the node's lease; trying again"),
@@ -284,8 +313,17 @@ async fn beat(
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
         let tasks = desk.names();
         let cached = repositories.list();
-        let phase = if draining { NodePhase::Draining } else { NodePhase::Ready };
-        let beat = Beat { phase, capability: &capability, tasks: &tasks, repositories: &cached };
+        let phase = if draining {
+            NodePhase::Draining
+        } else {
+            NodePhase::Ready
+        };
+        let beat = Beat {
+            phase,
+            capability: &capability,
+            tasks: &tasks,
+            repositories: &cached,
+        };
         if let Err(error) = registration::heartbeat(&client, &config.node_name, &beat, Timestamp::now()).await {
             tracing::warn!(%error, "failed to write the heartbeat; trying again at the next");
             if matches!(&error, kube::Error::Api(status) if status.code == 404) {
@@ -331,7 +369,9 @@ fn observe(
             let uid = task.uid().unwrap_or_default();
             waiting.remove(&uid);
             let run = desk.with(|running| running.get(&uid).cloned());
-            if let Some(run) = run.filter(|run| !claim::is_held_by(&task, &run.held) || task.metadata.deletion_timestamp.is_some()) {
+            if let Some(run) =
+                run.filter(|run| !claim::is_held_by(&task, &run.held) || task.metadata.deletion_timestamp.is_some())
+            {
                 run.end(Stop::Lost);
             } else if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
                 run.end(Stop::Lost);
@@ -380,7 +420,11 @@ async fn start(
         }
     };
     tracing::info!(task = held.name, epoch = held.claim.epoch, "claimed");
-    let running = Running { held: held.clone(), cancel: CancellationToken::new(), stop: Arc::default() };
+    let running = Running {
+        held: held.clone(),
+        cancel: CancellationToken::new(),
+        stop: Arc::default(),
+    };
     desk.with(|map| map.insert(held.uid.clone(), running.clone()));
     desk.changed.notify_waiters();
     let (services, executor, desk) = (services.clone(), executor.clone(), desk.clone());
@@ -395,7 +439,12 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
     let held = &running.held;
     let started = Timestamp::now();
     let root = services.config.workspace_dir.join("evidence");
-    let spool = match Spool::open(&root, services.config.evidence_url.as_deref(), held, services.http.clone()) {
+    let spool = match Spool::open(
+        &root,
+        services.config.evidence_url.as_deref(),
+        held,
+        services.http.clone(),
+    ) {
         Ok(spool) => spool,
         Err(error) => {
             let outcome = Outcome::failed(FailureReason::InfrastructureError, error.to_string());
@@ -433,7 +482,9 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
 }
 
 async fn agent_of(services: &Services, task: &AgenticTask) -> Result<Option<Agent>, Box<Outcome>> {
-    let Some(name) = task.spec.agent_ref.as_ref().and_then(LocalRef::named) else { return Ok(None) };
+    let Some(name) = task.spec.agent_ref.as_ref().and_then(LocalRef::named) else {
+        return Ok(None);
+    };
     let namespace = task.namespace().unwrap_or_default();
     let api: Api<Agent> = Api::namespaced(services.client.clone(), &namespace);
     match api.get_opt(name).await {
@@ -454,7 +505,12 @@ fn settle(stop: Option<Stop>, outcome: Outcome, timeout: i64) -> Option<Outcome>
     let keep = |reason, summary: String| {
         let mut settled = Outcome::failed(reason, summary);
         settled.verdict = Some(schemas::shared::Verdict::Incomplete);
-        Some(Outcome { failure: settled.failure, summary: settled.summary, verdict: settled.verdict, ..outcome.clone() })
+        Some(Outcome {
+            failure: settled.failure,
+            summary: settled.summary,
+            verdict: settled.verdict,
+            ..outcome.clone()
+        })
     };
     match stop {
         None => Some(outcome),
@@ -468,7 +524,11 @@ async fn finish(services: &Services, running: &Running, spool: Option<&Spool>, o
     let held = &running.held;
     let stop = *running.stop.lock().unwrap_or_else(PoisonError::into_inner);
     if stop == Some(Stop::Lost) {
-        tracing::info!(task = held.name, epoch = held.claim.epoch, "the claim was lost; nothing is written");
+        tracing::info!(
+            task = held.name,
+            epoch = held.claim.epoch,
+            "the claim was lost; nothing is written"
+        );
         return;
     }
     let Some(mut outcome) = settle(stop, outcome, 0) else {
@@ -504,11 +564,18 @@ async fn finish(services: &Services, running: &Running, spool: Option<&Spool>, o
                 return;
             }
             Ok(Written::Lost) => {
-                tracing::info!(task = held.name, "the claim was lost before its end could be written; nothing is written");
+                tracing::info!(
+                    task = held.name,
+                    "the claim was lost before its end could be written; nothing is written"
+                );
                 return;
             }
             Err(kube::Error::Api(refused)) if (400..500).contains(&refused.code) && refused.code != 429 => {
-                tracing::error!(task = held.name, error = refused.message, "the end of the task was refused");
+                tracing::error!(
+                    task = held.name,
+                    error = refused.message,
+                    "the end of the task was refused"
+                );
                 return;
             }
             Err(error) => {

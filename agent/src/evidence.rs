@@ -57,7 +57,10 @@ impl Spool {
     /// Opens the spool of a claim below `root`.
     pub fn open(root: &Path, store: Option<&str>, held: &Held, http: reqwest::Client) -> Result<Self, Error> {
         let dir = root.join(&held.uid).join(held.claim.epoch.to_string());
-        std::fs::create_dir_all(&dir).map_err(|source| Error::Spool { path: dir.clone(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Spool {
+            path: dir.clone(),
+            source,
+        })?;
         Ok(Self {
             dir,
             target: store.map(str::to_owned),
@@ -116,17 +119,28 @@ impl Spool {
 
     async fn send(&self, name: &str) -> Result<EvidenceRef, Error> {
         let path = self.path(name);
-        let spool = |source| Error::Spool { path: path.clone(), source };
+        let spool = |source| Error::Spool {
+            path: path.clone(),
+            source,
+        };
         let bytes = tokio::fs::metadata(&path).await.map_err(spool)?.len() as i64;
         let Some(target) = &self.target else {
-            return Ok(EvidenceRef { name: name.into(), url: format!("file://{}", path.display()), bytes });
+            return Ok(EvidenceRef {
+                name: name.into(),
+                url: format!("file://{}", path.display()),
+                bytes,
+            });
         };
         let base = format!("{target}/evidence/{}/{}/{name}", self.uid, self.epoch);
         let mut file = tokio::fs::File::open(&path).await.map_err(spool)?;
         let mut segment = 0_u32;
         loop {
             let mut chunk = Vec::with_capacity(SEGMENT_BYTES.min(bytes as usize + 1));
-            (&mut file).take(SEGMENT_BYTES as u64).read_to_end(&mut chunk).await.map_err(spool)?;
+            (&mut file)
+                .take(SEGMENT_BYTES as u64)
+                .read_to_end(&mut chunk)
+                .await
+                .map_err(spool)?;
             if chunk.is_empty() && segment > 0 {
                 break;
             }
@@ -137,25 +151,42 @@ impl Spool {
                 break;
             }
         }
-        Ok(EvidenceRef { name: name.into(), url: base, bytes })
+        Ok(EvidenceRef {
+            name: name.into(),
+            url: base,
+            bytes,
+        })
     }
 
     async fn put(&self, url: &str, chunk: Vec<u8>) -> Result<(), Error> {
         let chunk = bytes::Bytes::from(chunk);
         for attempt in 1.. {
-            let sent = self.http.put(url).bearer_auth(self.secret.expose()).body(chunk.clone()).send().await;
+            let sent = self
+                .http
+                .put(url)
+                .bearer_auth(self.secret.expose())
+                .body(chunk.clone())
+                .send()
+                .await;
             let error = match sent {
                 Ok(answer) if answer.status().is_success() => return Ok(()),
                 Ok(answer) => {
                     let status = answer.status();
                     let body = crate::outcome::shorten(&answer.text().await.unwrap_or_default(), 200);
-                    let error = Error::Refused { url: url.into(), status: status.as_u16(), body };
+                    let error = Error::Refused {
+                        url: url.into(),
+                        status: status.as_u16(),
+                        body,
+                    };
                     if !status.is_server_error() && status.as_u16() != 429 {
                         return Err(error);
                     }
                     error
                 }
-                Err(source) => Error::Send { url: url.into(), source },
+                Err(source) => Error::Send {
+                    url: url.into(),
+                    source,
+                },
             };
             if attempt >= TRIES {
                 return Err(error);

@@ -3,7 +3,6 @@
 pub mod coder;
 pub mod endpoint;
 pub mod native;
-pub mod shell;
 pub mod source;
 pub mod stub;
 pub mod verifier;
@@ -44,12 +43,20 @@ pub struct Repositories(Arc<Mutex<BTreeSet<String>>>);
 impl Repositories {
     /// Remembers a repository.
     pub fn add(&self, url: &git::RemoteUrl) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(url.to_string());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(url.to_string());
     }
 
     /// Lists what was remembered.
     pub fn list(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 }
 

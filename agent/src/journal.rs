@@ -167,7 +167,10 @@ impl Journal {
     #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn full_for_tests() -> Self {
         let path = PathBuf::from("/dev/full");
-        let file = OpenOptions::new().append(true).open(&path).expect("Linux has /dev/full");
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .expect("Linux has /dev/full");
         Self { file, path, tap: None }
     }
 
@@ -183,12 +186,9 @@ impl Journal {
             path: path.to_owned(),
             source,
         };
-        let mut line = serde_json::to_vec(entry)
-            .map_err(|error| fail(&self.path, std::io::Error::other(error)))?;
+        let mut line = serde_json::to_vec(entry).map_err(|error| fail(&self.path, std::io::Error::other(error)))?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .map_err(|source| fail(&self.path, source))?;
+        self.file.write_all(&line).map_err(|source| fail(&self.path, source))?;
         if let Some(tap) = &self.tap {
             tap(entry);
         }
@@ -220,11 +220,8 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
         ))));
     }
     let mut bytes = Vec::new();
-    file.take(READ_LIMIT)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
-    parse(&bytes)
-        .map_err(|reason| fail(std::io::Error::new(std::io::ErrorKind::InvalidData, reason)))
+    file.take(READ_LIMIT).read_to_end(&mut bytes).map_err(fail)?;
+    parse(&bytes).map_err(|reason| fail(std::io::Error::new(std::io::ErrorKind::InvalidData, reason)))
 }
 
 /// Reads entries from the bytes of a journal.
@@ -293,10 +290,7 @@ mod tests {
         journal.seal().unwrap();
         assert_eq!(read(&path).unwrap(), entries);
         let bytes = std::fs::read(&path).unwrap();
-        assert!(
-            !bytes.contains(&0x1b),
-            "control characters are escaped on disk"
-        );
+        assert!(!bytes.contains(&0x1b), "control characters are escaped on disk");
         for cut in bytes.len() - 20..bytes.len() - 1 {
             assert_eq!(parse(&bytes[..cut]).unwrap().len(), 2, "torn at {cut}");
         }
@@ -308,7 +302,10 @@ mod tests {
 
     #[test]
     fn a_broken_line_in_the_middle_is_named() {
-        let error = parse(b"{\"type\":\"note\",\"turn\":1,\"text\":\"a\"}\n{broken\n{\"type\":\"note\",\"turn\":1,\"text\":\"a\"}\n").unwrap_err();
+        let error = parse(
+            b"{\"type\":\"note\",\"turn\":1,\"text\":\"a\"}\n{broken\n{\"type\":\"note\",\"turn\":1,\"text\":\"a\"}\n",
+        )
+        .unwrap_err();
         assert!(error.starts_with("line 2:"), "{error}");
     }
 }

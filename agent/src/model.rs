@@ -211,11 +211,7 @@ pub type Sink<'a> = &'a (dyn Fn(Delta<'_>) + Send + Sync);
 /// Answers requests: a model server, or a recording of one.
 pub trait Provider: Send + Sync {
     /// Asks for one reply. Dropping the future abandons the request.
-    fn complete<'a>(
-        &'a self,
-        request: &'a Request,
-        sink: Sink<'a>,
-    ) -> BoxFuture<'a, Result<Reply, ModelError>>;
+    fn complete<'a>(&'a self, request: &'a Request, sink: Sink<'a>) -> BoxFuture<'a, Result<Reply, ModelError>>;
 
     /// Returns the protocol that this provider insists on, if it does.
     fn protocol(&self) -> Option<Protocol> {
@@ -263,9 +259,7 @@ pub enum ModelError {
         reason: String,
     },
     /// No connection.
-    #[error(
-        "failed to reach the model server at {url}: {reason}; is it running, and is the address right?"
-    )]
+    #[error("failed to reach the model server at {url}: {reason}; is it running, and is the address right?")]
     Unreachable {
         /// The address asked.
         url: String,
@@ -273,9 +267,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The connection broke before the reply was whole.
-    #[error(
-        "failed to read the whole reply from {url}: the stream was cut after {received} bytes ({reason})"
-    )]
+    #[error("failed to read the whole reply from {url}: the stream was cut after {received} bytes ({reason})")]
     Cut {
         /// The address asked.
         url: String,
@@ -285,9 +277,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The key is missing or wrong.
-    #[error(
-        "failed to sign in at {url}: HTTP {status} {message}; check the API key of this endpoint"
-    )]
+    #[error("failed to sign in at {url}: HTTP {status} {message}; check the API key of this endpoint")]
     Auth {
         /// The address asked.
         url: String,
@@ -317,9 +307,7 @@ pub enum ModelError {
         message: String,
     },
     /// The server sends us elsewhere, which we do not follow with a key in hand.
-    #[error(
-        "failed to get a reply from {url}: it redirects to {to}; set the base URL to the address that answers"
-    )]
+    #[error("failed to get a reply from {url}: it redirects to {to}; set the base URL to the address that answers")]
     Redirected {
         /// The address asked.
         url: String,
@@ -347,9 +335,7 @@ pub enum ModelError {
         snippet: String,
     },
     /// The turn took too long.
-    #[error(
-        "failed to get a whole reply from {url} within {seconds} s (requestTurnTimeoutSeconds)"
-    )]
+    #[error("failed to get a whole reply from {url} within {seconds} s (requestTurnTimeoutSeconds)")]
     TurnTimeout {
         /// The address asked.
         url: String,
@@ -396,14 +382,11 @@ impl ModelError {
     /// Says how this failure counts.
     pub fn category(&self) -> Category {
         match self {
-            Self::Setup { .. }
-            | Self::Unreachable { .. }
-            | Self::Cut { .. }
-            | Self::Redirected { .. } => Category::Unavailable,
+            Self::Setup { .. } | Self::Unreachable { .. } | Self::Cut { .. } | Self::Redirected { .. } => {
+                Category::Unavailable
+            }
             Self::Auth { .. } => Category::Auth,
-            Self::Status { status, .. }
-                if (400..500).contains(status) && *status != 408 && *status != 429 =>
-            {
+            Self::Status { status, .. } if (400..500).contains(status) && *status != 408 && *status != 429 => {
                 Category::Protocol
             }
             Self::Status { .. } => Category::Unavailable,
@@ -418,10 +401,7 @@ impl ModelError {
     /// Tells whether asking again may help.
     pub fn retries(&self) -> bool {
         match self {
-            Self::Unreachable { .. }
-            | Self::Cut { .. }
-            | Self::TurnTimeout { .. }
-            | Self::Idle { .. } => true,
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::TurnTimeout { .. } | Self::Idle { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429) || *status >= 500,
             _ => false,
         }

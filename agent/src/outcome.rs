@@ -39,12 +39,20 @@ pub struct Outcome {
 impl Outcome {
     /// Makes the outcome of a run that could not come to one.
     pub fn failed(reason: FailureReason, summary: impl Into<String>) -> Self {
-        Self { failure: Some(reason), summary: shorten(&summary.into(), 280), ..Self::default() }
+        Self {
+            failure: Some(reason),
+            summary: shorten(&summary.into(), 280),
+            ..Self::default()
+        }
     }
 
     /// Makes the outcome `verdict`.
     pub fn ended(verdict: Verdict, summary: impl Into<String>) -> Self {
-        Self { verdict: Some(verdict), summary: shorten(&summary.into(), 280), ..Self::default() }
+        Self {
+            verdict: Some(verdict),
+            summary: shorten(&summary.into(), 280),
+            ..Self::default()
+        }
     }
 
     /// Puts `value` under `result.extra`.
@@ -62,7 +70,11 @@ pub fn shorten(text: &str, most: usize) -> String {
     if clean.chars().count() <= most {
         return clean;
     }
-    clean.chars().take(most.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    clean
+        .chars()
+        .take(most.saturating_sub(1))
+        .chain(std::iter::once('…'))
+        .collect()
 }
 
 #[cfg(test)]

@@ -243,17 +243,12 @@ impl Toolbox {
         }
         let specs = all
             .into_iter()
-            .filter(|spec| {
-                spec.name == submit_result::NAME
-                    || settings.tools.iter().any(|name| name == spec.name)
-            })
+            .filter(|spec| spec.name == submit_result::NAME || settings.tools.iter().any(|name| name == spec.name))
             .collect();
         let protected = Protected::new(&settings.protected)?;
-        let root = Root::open(&settings.work_tree, protected).map_err(|source| {
-            ToolboxError::WorkTree {
-                path: settings.work_tree.clone(),
-                source,
-            }
+        let root = Root::open(&settings.work_tree, protected).map_err(|source| ToolboxError::WorkTree {
+            path: settings.work_tree.clone(),
+            source,
         })?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -293,17 +288,14 @@ impl Toolbox {
         } else {
             let (inner, call, cancel) = (Arc::clone(&self.inner), call.clone(), cancel.clone());
             let work = tokio::task::spawn_blocking(move || run_blocking(&inner, &call, &cancel));
-            work.await.unwrap_or_else(|error| {
-                ToolResult::failed(format!("failed to run the tool: {error}"))
-            })
+            work.await
+                .unwrap_or_else(|error| ToolResult::failed(format!("failed to run the tool: {error}")))
         };
         // A read pages by itself; cutting its middle out would break the numbers.
         if call.tool != "read_file" {
             let inner = Arc::clone(&self.inner);
             let content = std::mem::take(&mut result.content);
-            let capped = tokio::task::spawn_blocking(move || {
-                inner.spill.cap(content, inner.caps.answer_bytes)
-            });
+            let capped = tokio::task::spawn_blocking(move || inner.spill.cap(content, inner.caps.answer_bytes));
             result.content = capped
                 .await
                 .unwrap_or_else(|error| format!("[the answer was lost: {error}]"));
@@ -365,10 +357,7 @@ fn fingerprint(root: &Root) -> u64 {
 }
 
 fn text<'a>(arguments: &'a Arguments, name: &str) -> &'a str {
-    arguments
-        .get(name)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    arguments.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn optional_text<'a>(arguments: &'a Arguments, name: &str) -> Option<&'a str> {

@@ -43,6 +43,18 @@ pub trait BaseTree {
 /// Parses a gate file; the error names line and column, such as `3:5: unknown key "stepz"`.
 pub type ParseGate<'a> = &'a dyn Fn(&[u8]) -> Result<GateDefinition, String>;
 
+/// Parses a gate file with the schema's own parser: what `resolve` is given outside of tests.
+pub fn parse_file(bytes: &[u8]) -> Result<GateDefinition, String> {
+    schemas::config::parse_gate(GATE_FILE, bytes).map_err(|errors| {
+        let lines: Vec<String> = errors
+            .iter()
+            .take(5)
+            .map(|error| format!("{}:{}: {}", error.line, error.column, error.text()))
+            .collect();
+        lines.join("; ")
+    })
+}
+
 /// Why there is no gate. None of these goes away by trying again.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
@@ -87,7 +99,10 @@ pub fn resolve(
     protected: &[String],
 ) -> Result<ResolvedGate, GateError> {
     let file = read_file(tree, parse)?;
-    let rules_of_base = file.as_ref().map(|file| file.protected_paths.clone()).unwrap_or_default();
+    let rules_of_base = file
+        .as_ref()
+        .map(|file| file.protected_paths.clone())
+        .unwrap_or_default();
     let mut gate = match (profile.filter(|profile| says_something(profile)), file) {
         (Some(profile), file) => from_profile(profile, tree, file.as_ref())?,
         (None, Some(file)) => from_file(file, tree)?,
@@ -165,7 +180,9 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
         .or_else(|| preset.as_ref().map(|preset| preset.image.clone()))
         .unwrap_or_else(|| preset::image(GateLanguage::Generic).to_owned());
     if file.steps.is_empty() {
-        return Err(fail("it has no steps; expected `steps:` with at least one `name` and `command`".to_owned()));
+        return Err(fail(
+            "it has no steps; expected `steps:` with at least one `name` and `command`".to_owned(),
+        ));
     }
     let prepare = file.prepare.map(|prepare| ResolvedPrepare {
         command: prepare.command,
@@ -211,11 +228,17 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
 fn check(gate: &ResolvedGate) -> Result<(), GateError> {
     let place = gate.source.place();
     let fail = |reason: String| Err(GateError::invalid(place, reason));
-    if gate.image.is_empty() || gate.image.len() > 500 || gate.image.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if gate.image.is_empty()
+        || gate.image.len() > 500
+        || gate.image.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
         return fail(format!("image is {:?}; expected the name of an image", gate.image));
     }
     if gate.steps.len() > STEPS_MAX {
-        return fail(format!("it has {} steps; at most {STEPS_MAX} are allowed", gate.steps.len()));
+        return fail(format!(
+            "it has {} steps; at most {STEPS_MAX} are allowed",
+            gate.steps.len()
+        ));
     }
     if gate.steps.iter().all(|step| step.advisory) {
         return fail("all its steps are advisory; expected at least one that blocks".to_owned());
@@ -235,7 +258,11 @@ fn check(gate: &ResolvedGate) -> Result<(), GateError> {
         if step.command.trim().is_empty() {
             return fail(format!("step {:?} has no command", step.name));
         }
-        check_seconds(place, &format!("step {:?}: timeoutSeconds", step.name), step.timeout_seconds)?;
+        check_seconds(
+            place,
+            &format!("step {:?}: timeoutSeconds", step.name),
+            step.timeout_seconds,
+        )?;
     }
     check_seconds(place, "deadlineSeconds", gate.deadline_seconds)?;
     if let Some(prepare) = &gate.prepare {

@@ -78,7 +78,9 @@ pub fn is_allowable(host: &str) -> bool {
                 && label.len() <= 63
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         })
 }
 
@@ -91,7 +93,11 @@ mod tests {
         for network in [
             Network::None,
             Network::Fetch,
-            Network::AllowList(vec!["index.crates.io".into(), "*.example.com".into(), "127.0.0.1:8080".into()]),
+            Network::AllowList(vec![
+                "index.crates.io".into(),
+                "*.example.com".into(),
+                "127.0.0.1:8080".into(),
+            ]),
         ] {
             let annotations = BTreeMap::from([network.annotation("steps")]);
             assert_eq!(Network::of(Some(&annotations), "steps"), network);
@@ -110,7 +116,9 @@ mod tests {
         for good in ["crates.io", "*.pythonhosted.org", "localhost:3000", "10.0.0.1"] {
             assert!(is_allowable(good), "{good}");
         }
-        for bad in ["", "*", "a,b", "a b", "http://a", "a:0", "a:x", "*.", "a..b", "-a.b", "a/b"] {
+        for bad in [
+            "", "*", "a,b", "a b", "http://a", "a:0", "a:x", "*.", "a..b", "-a.b", "a/b",
+        ] {
             assert!(!is_allowable(bad), "{bad}");
         }
     }

@@ -30,7 +30,11 @@ use message::MessageFile;
 
 /// Arguments of `foreman-gate`.
 #[derive(Debug, Parser)]
-#[command(name = "foreman-gate", version, about = "Runs inside a gate's Job; started by Foreman, not by hand")]
+#[command(
+    name = "foreman-gate",
+    version,
+    about = "Runs inside a gate's Job; started by Foreman, not by hand"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Subcommands,
@@ -118,7 +122,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut message = match MessageFile::open(&folders.termination_log) {
         Ok(message) => message,
         Err(error) => {
-            eprintln!("failed to open the termination message {}: {error}", folders.termination_log.display());
+            eprintln!(
+                "failed to open the termination message {}: {error}",
+                folders.termination_log.display()
+            );
             return ExitCode::from(EXIT_ERROR);
         }
     };
@@ -139,7 +146,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(report)) => report,
         Err(trouble) => {
-            eprintln!("foreman-gate: {}: {}", trouble.reason.as_str(), crate::tail::line(&trouble.detail, 2000));
+            eprintln!(
+                "foreman-gate: {}: {}",
+                trouble.reason.as_str(),
+                crate::tail::line(&trouble.detail, 2000)
+            );
             trouble.report(&plan)
         }
     };

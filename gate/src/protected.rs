@@ -87,7 +87,11 @@ impl Protected {
             }
             let rooted = anchored.starts_with('/') || body.contains('/');
             let folder = body.strip_suffix("/**").unwrap_or(body);
-            let base = if rooted { folder.to_owned() } else { format!("**/{folder}") };
+            let base = if rooted {
+                folder.to_owned()
+            } else {
+                format!("**/{folder}")
+            };
             for pattern in [base.clone(), format!("{base}/**")] {
                 let glob = GlobBuilder::new(&normal(&pattern))
                     .literal_separator(true)
@@ -200,7 +204,12 @@ mod tests {
         }
         assert!(touched(&[], ".foreman", EntryNow::Symlink));
         assert!(touched(&[], ".foreman/gate.yaml", EntryNow::Gone));
-        for path in ["src/lib.rs", "foreman/gate.yaml", "docs/.foreman.md", "sub/.foreman-notes"] {
+        for path in [
+            "src/lib.rs",
+            "foreman/gate.yaml",
+            "docs/.foreman.md",
+            "sub/.foreman-notes",
+        ] {
             assert!(!touched(&[], path, EntryNow::File), "{path} is protected");
         }
     }
@@ -229,8 +238,14 @@ mod tests {
     #[test]
     fn both_sides_of_a_rename_count() {
         let protected = Protected::new(["tests/**"]).unwrap();
-        let moved_away = [changed("tests/a.rs", EntryNow::Gone), changed("old/a.rs", EntryNow::File)];
-        let moved_in = [changed("old/a.rs", EntryNow::Gone), changed("tests/a.rs", EntryNow::File)];
+        let moved_away = [
+            changed("tests/a.rs", EntryNow::Gone),
+            changed("old/a.rs", EntryNow::File),
+        ];
+        let moved_in = [
+            changed("old/a.rs", EntryNow::Gone),
+            changed("tests/a.rs", EntryNow::File),
+        ];
         assert_eq!(protected.violations(&moved_away).len(), 1);
         assert_eq!(protected.violations(&moved_in).len(), 1);
         assert_eq!(protected.violations(&moved_in)[0].rule, "tests/**");

@@ -48,7 +48,18 @@ mod tests {
         assert_eq!(parse_millis("500m"), Some(500));
         assert_eq!(parse_millis("1.5"), Some(1500));
         assert_eq!(parse_millis("1Gi"), Some(1000 << 30));
-        for bad in ["", "Gi", "-1", "0", "1.2.3", "1e3", "1 Gi", "999999999999999Ti", "..", "1."] {
+        for bad in [
+            "",
+            "Gi",
+            "-1",
+            "0",
+            "1.2.3",
+            "1e3",
+            "1 Gi",
+            "999999999999999Ti",
+            "..",
+            "1.",
+        ] {
             assert!(parse_millis(bad).is_none() || bad == "1.", "{bad} was taken");
         }
         assert_eq!(at_most("4Gi", "512Mi"), "512Mi");

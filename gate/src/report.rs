@@ -228,9 +228,16 @@ impl Report {
 
     fn check(&self) -> Result<(), String> {
         if self.format != FORMAT {
-            return Err(format!("format is {:?}; expected {FORMAT:?}", tail::line(&self.format, 40)));
+            return Err(format!(
+                "format is {:?}; expected {FORMAT:?}",
+                tail::line(&self.format, 40)
+            ));
         }
-        for (name, value, length) in [("head", &self.head, 40), ("base", &self.base, 40), ("digest", &self.digest, 64)] {
+        for (name, value, length) in [
+            ("head", &self.head, 40),
+            ("base", &self.base, 40),
+            ("digest", &self.digest, 64),
+        ] {
             if !is_hex(value, length) {
                 return Err(format!("{name} is not {length} hex digits"));
             }
@@ -239,7 +246,10 @@ impl Report {
             return Err("the log's SHA-256 is not 64 hex digits".to_owned());
         }
         if self.steps.len() > STEPS_MAX {
-            return Err(format!("it lists {} steps; at most {STEPS_MAX} are allowed", self.steps.len()));
+            return Err(format!(
+                "it lists {} steps; at most {STEPS_MAX} are allowed",
+                self.steps.len()
+            ));
         }
         for (index, step) in self.steps.iter().enumerate() {
             let agrees = match step.outcome {
@@ -382,9 +392,16 @@ pub(crate) mod tests {
                 .map(|n| step(&format!("{n:063}"), StepOutcome::Fail, Some(-2_000_000_000)))
                 .collect(),
         );
-        one.tail = format!("{}\nlast line \"quoted\" \u{1F980}", "\u{1}\\\"é\u{1b}[0m\n".repeat(5000));
+        one.tail = format!(
+            "{}\nlast line \"quoted\" \u{1F980}",
+            "\u{1}\\\"é\u{1b}[0m\n".repeat(5000)
+        );
         let message = one.to_message();
-        assert!(message.len() <= REPORT_MAX && message.len() > REPORT_MAX - 400, "{}", message.len());
+        assert!(
+            message.len() <= REPORT_MAX && message.len() > REPORT_MAX - 400,
+            "{}",
+            message.len()
+        );
         let back = Report::parse(&message).unwrap();
         assert!(back.tail.ends_with("last line \"quoted\" \u{1F980}"));
 
@@ -413,7 +430,10 @@ pub(crate) mod tests {
             replaced("\"ms\":12", "\"ms\":12,\"ms\":12"),
             replaced("\"ms\":12", "\"ms\":12,\"extra\":1"),
             replaced("\"exitCode\":0", "\"exitCode\":1"),
-            replaced("\"outcome\":\"pass\",\"exitCode\":0", "\"outcome\":\"fail\",\"exitCode\":1"),
+            replaced(
+                "\"outcome\":\"pass\",\"exitCode\":0",
+                "\"outcome\":\"fail\",\"exitCode\":1",
+            ),
             replaced(&"a".repeat(40), &"A".repeat(40)),
             replaced(&"c".repeat(64), "c"),
             format!("{text}{}", " ".repeat(REPORT_MAX)),
@@ -426,7 +446,11 @@ pub(crate) mod tests {
     fn advisory_steps_decide_nothing() {
         let mut lint = step("lint", StepOutcome::Fail, Some(1));
         lint.advisory = true;
-        assert_eq!(outcome_of(std::slice::from_ref(&lint)), Outcome::Error, "nothing blocking ran");
+        assert_eq!(
+            outcome_of(std::slice::from_ref(&lint)),
+            Outcome::Error,
+            "nothing blocking ran"
+        );
         let steps = [lint, step("test", StepOutcome::Pass, Some(0))];
         assert_eq!(outcome_of(&steps), Outcome::Pass);
         assert_eq!(first_failing(&steps), None);

@@ -51,7 +51,7 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
                 }
             }
         }
-        Some(c) if matches!(c, '(' | ')' | '*' | '+' | '#' | '%' | ' ') => {
+        Some('(' | ')' | '*' | '+' | '#' | '%' | ' ') => {
             chars.next();
             if chars.peek().is_some_and(|c| c.is_ascii_graphic()) {
                 chars.next();

@@ -142,7 +142,11 @@ pub fn judge_prepare(outcome: &JobOutcome) -> Result<(), Failure> {
     if main.exit_code == 0 && main.signal.is_none() && main.reason != "OOMKilled" {
         return match (outcome.job, outcome.pod_phase.as_str()) {
             (JobEnd::Complete, "Succeeded") => Ok(()),
-            _ => Err(Failure::new("PodFailed", "its container exited with 0, its Pod did not succeed", true)),
+            _ => Err(Failure::new(
+                "PodFailed",
+                "its container exited with 0, its Pod did not succeed",
+                true,
+            )),
         };
     }
     match Report::parse(main.message.as_bytes()) {
@@ -183,7 +187,11 @@ fn judge_main(outcome: &JobOutcome, end: &Terminated, binding: &Binding) -> Resu
         });
     }
     if let Some(signal) = end.signal.filter(|signal| *signal != 0) {
-        return Err(Failure::new("Killed", format!("foreman-gate was ended by signal {signal}"), true));
+        return Err(Failure::new(
+            "Killed",
+            format!("foreman-gate was ended by signal {signal}"),
+            true,
+        ));
     }
     if !matches!(end.reason.as_str(), "Completed" | "Error" | "") {
         return Err(Failure::new(&word(&end.reason), ended(end), true));
@@ -192,20 +200,31 @@ fn judge_main(outcome: &JobOutcome, end: &Terminated, binding: &Binding) -> Resu
     if end.exit_code != i32::from(report.outcome.exit_code()) {
         return Err(Failure::new(
             "ExitMismatch",
-            format!("the report says {:?}, the exit code is {}", report.outcome, end.exit_code),
+            format!(
+                "the report says {:?}, the exit code is {}",
+                report.outcome, end.exit_code
+            ),
             true,
         ));
     }
     match report.outcome {
         Outcome::Pass => {
             if outcome.job != JobEnd::Complete || outcome.pod_phase != "Succeeded" || end.reason != "Completed" {
-                return Err(Failure::new("PodFailed", "the report says pass, its Pod did not succeed", true));
+                return Err(Failure::new(
+                    "PodFailed",
+                    "the report says pass, its Pod did not succeed",
+                    true,
+                ));
             }
             Ok(Verdict::Pass { report })
         }
         Outcome::Fail => {
             let Some(step) = report.first_failing_step().cloned() else {
-                return Err(Failure::new("ReportMalformed", "the report names no failing step", true));
+                return Err(Failure::new(
+                    "ReportMalformed",
+                    "the report names no failing step",
+                    true,
+                ));
             };
             let cause = match (step.oom, step.outcome) {
                 (true, _) => FailCause::OutOfMemory {
@@ -287,7 +306,11 @@ fn bound_report(end: &Terminated, binding: &Binding) -> Result<Report, Failure> 
                 .zip(expected)
                 .all(|(step, expected)| step.name == expected.name && step.advisory == expected.advisory);
         if !same {
-            return Err(Failure::new("ReportMismatch", "the report does not list the gate's steps", true));
+            return Err(Failure::new(
+                "ReportMismatch",
+                "the report does not list the gate's steps",
+                true,
+            ));
         }
     }
     Ok(report)
@@ -311,7 +334,11 @@ fn unfinished(which: &str, end: &ContainerEnd) -> Failure {
     match end {
         ContainerEnd::Waiting { reason, message } => {
             let short = match reason.as_str() {
-                "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable"
+                "ErrImagePull"
+                | "ImagePullBackOff"
+                | "InvalidImageName"
+                | "ErrImageNeverPull"
+                | "RegistryUnavailable"
                 | "ImageInspectError" => "ImagePull",
                 "" => "NeverStarted",
                 other => return Failure::new(&word(other), format!("{which} waits: {message}"), true),
@@ -336,12 +363,19 @@ fn ended(end: &Terminated) -> String {
         Ok(EXIT_REFUSED) => " (refused)",
         _ => "",
     };
-    let reason = if end.reason.is_empty() { "no reason" } else { &end.reason };
+    let reason = if end.reason.is_empty() {
+        "no reason"
+    } else {
+        &end.reason
+    };
     format!("the container ended with {by}{name}, {reason}")
 }
 
 fn memory_limit(binding: &Binding) -> String {
-    binding.memory_limit.clone().unwrap_or_else(|| "its container".to_owned())
+    binding
+        .memory_limit
+        .clone()
+        .unwrap_or_else(|| "its container".to_owned())
 }
 
 /// Makes a reason of foreign text.

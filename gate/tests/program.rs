@@ -9,5 +9,9 @@ mod forgery;
 mod packages;
 #[path = "program/runner.rs"]
 mod runner;
+#[path = "program/sandboxed.rs"]
+mod sandboxed;
 #[path = "program/steps.rs"]
 mod steps;
+
+sandbox::test_helper!();

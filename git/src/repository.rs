@@ -1,5 +1,6 @@
 //! A repository on this machine: a mirror, the admin folder of a work tree, or a fixture.
 
+mod changes;
 mod diff;
 mod read;
 mod write;
@@ -12,8 +13,9 @@ use std::{
     },
 };
 
+pub use changes::{Change, ChangeKind};
 pub use diff::{Diff, FileStat};
-pub use read::{Change, ChangeKind, CommitInfo, EntryKind, TreeEntry};
+pub use read::{CommitInfo, EntryKind, TreeEntry};
 pub(crate) use write::clean;
 pub use write::{FileEdit, Identity};
 

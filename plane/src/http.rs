@@ -7,6 +7,7 @@ mod negotiate;
 mod openapi;
 mod patch;
 mod path;
+mod protobuf;
 mod query;
 mod read;
 mod review;

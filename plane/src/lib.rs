@@ -11,6 +11,7 @@ pub mod http;
 pub mod kinds;
 pub mod object;
 pub mod pod_logs;
+pub mod runner;
 pub mod serve;
 pub mod server;
 pub mod status;

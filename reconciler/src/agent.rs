@@ -35,7 +35,9 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, agents: &Arc<Cache<Agent>>, profiles
     let (adds, agents) = (queue.clone(), agents.clone());
     profiles.subscribe(move |change| {
         let names = |agent: &Cached<Agent>| {
-            agent.readable().is_some_and(|agent| agent.spec.model_profile_ref.as_deref() == Some(&change.key.name))
+            agent
+                .readable()
+                .is_some_and(|agent| agent.spec.model_profile_ref.as_deref() == Some(&change.key.name))
         };
         for agent in agents.all().iter().filter(|agent| names(agent)) {
             adds.add(Key::of(&agent.meta));
@@ -45,7 +47,9 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, agents: &Arc<Cache<Agent>>, profiles
 
 /// Brings one Agent's conditions up to date.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
-    let Some(agent) = ctx.agents.get(&key) else { return Next::Wait };
+    let Some(agent) = ctx.agents.get(&key) else {
+        return Next::Wait;
+    };
     if agent.is_deleting() {
         return Next::Wait;
     }
@@ -55,8 +59,14 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
     };
     let profiles = ctx.profiles.clone();
     let found = validate(object, &move |name: &str| profiles.get(&Key::new("", name)).is_some());
-    let Some(patch) = build_patch(object, &found, ctx.clock.now()) else { return Next::Wait };
-    match ctx.writer.patch_status(&ctx.agents, &key, agent.meta.resource_version.as_deref(), patch).await {
+    let Some(patch) = build_patch(object, &found, ctx.clock.now()) else {
+        return Next::Wait;
+    };
+    match ctx
+        .writer
+        .patch_status(&ctx.agents, &key, agent.meta.resource_version.as_deref(), patch)
+        .await
+    {
         Ok(Outcome::Done | Outcome::Lost) => Next::Wait,
         Err(error) => Next::Failed(error.to_string()),
     }
@@ -71,11 +81,19 @@ fn build_patch(agent: &Agent, found: &Found, now: Timestamp) -> Option<Value> {
         true => Said::new("Validated", true, "Valid", "the Agent can work"),
         false => Said::new("Validated", false, "Invalid", found.problems.join("; ")),
     };
-    let ready = Said { kind: "Ready", ..valid.clone() };
+    let ready = Said {
+        kind: "Ready",
+        ..valid.clone()
+    };
     conditions::set(&mut list, valid, generation, now);
     conditions::set(&mut list, ready, generation, now);
     let unsupported = (!found.unsupported.is_empty()).then(|| {
-        Said::new("NotSupportedYet", true, "NotSupportedYet", format!("nothing acts on {} yet", found.unsupported.join(", ")))
+        Said::new(
+            "NotSupportedYet",
+            true,
+            "NotSupportedYet",
+            format!("nothing acts on {} yet", found.unsupported.join(", ")),
+        )
     });
     conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
     after.conditions = Some(list);

@@ -118,7 +118,11 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
         }
         let now = ctx.clock.elapsed();
         let tell = (!told_all).then_some(tell_at);
-        let wake = [pass.wake, tell].into_iter().flatten().min().map(|due| due.saturating_sub(now));
+        let wake = [pass.wake, tell]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due| due.saturating_sub(now));
         tokio::select! {
             () = stop.cancelled() => {}
             () = ctx.scheduler.changed.notified() => told_all = false,

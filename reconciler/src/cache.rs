@@ -31,7 +31,10 @@ pub struct Key {
 impl Key {
     /// Names an object.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Reads the key off an object's metadata.
@@ -45,7 +48,11 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -111,7 +118,11 @@ pub struct Cache<K> {
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        Self { objects: RwLock::default(), listeners: Mutex::default(), synced: watch::Sender::new(false) }
+        Self {
+            objects: RwLock::default(),
+            listeners: Mutex::default(),
+            synced: watch::Sender::new(false),
+        }
     }
 }
 
@@ -122,12 +133,27 @@ where
 {
     /// Returns an object.
     pub fn get(&self, key: &Key) -> Option<Arc<Cached<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+    }
+
+    /// Finds an object by its UID.
+    pub fn by_uid(&self, uid: &str) -> Option<Arc<Cached<K>>> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.values().find(|object| object.uid() == uid).cloned()
     }
 
     /// Returns all objects, in no order.
     pub fn all(&self) -> Vec<Arc<Cached<K>>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Returns how many objects there are.
@@ -147,10 +173,17 @@ where
         let mut listeners = lock(&self.listeners);
         let now: Vec<_> = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-            objects.iter().map(|(key, object)| (key.clone(), object.clone())).collect()
+            objects
+                .iter()
+                .map(|(key, object)| (key.clone(), object.clone()))
+                .collect()
         };
         for (key, object) in &now {
-            listener(&Change { key, before: None, after: Some(object) });
+            listener(&Change {
+                key,
+                before: None,
+                after: Some(object),
+            });
         }
         listeners.push(Box::new(listener));
     }
@@ -175,9 +208,16 @@ where
             return;
         }
         let after = Arc::new(cached);
-        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), after.clone());
+        self.objects
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), after.clone());
         for listener in listeners.iter() {
-            listener(&Change { key: &key, before: before.as_ref(), after: Some(&after) });
+            listener(&Change {
+                key: &key,
+                before: before.as_ref(),
+                after: Some(&after),
+            });
         }
     }
 
@@ -193,7 +233,11 @@ where
         };
         if let Some(before) = before {
             for listener in listeners.iter() {
-                listener(&Change { key, before: Some(&before), after: None });
+                listener(&Change {
+                    key,
+                    before: Some(&before),
+                    after: None,
+                });
             }
         }
     }
@@ -205,7 +249,9 @@ where
 {
     object.metadata.managed_fields = None;
     let meta = object.metadata.clone();
-    let object = serde_json::to_value(object).and_then(serde_json::from_value).map_err(|error| error.to_string());
+    let object = serde_json::to_value(object)
+        .and_then(serde_json::from_value)
+        .map_err(|error| error.to_string());
     Cached { meta, object }
 }
 
@@ -232,11 +278,15 @@ where
         async move {
             let mut listed: HashSet<Key> = HashSet::new();
             let mut first = true;
-            let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+            let mut events = watcher::watcher(api, watcher::Config::default())
+                .default_backoff()
+                .boxed();
             while let Some(event) = events.next().await {
                 match event {
                     Ok(Event::Apply(object)) => cache.observe(object),
-                    Ok(Event::Delete(object)) => cache.forget(&Key::of(&object.metadata), object.metadata.uid.as_deref()),
+                    Ok(Event::Delete(object)) => {
+                        cache.forget(&Key::of(&object.metadata), object.metadata.uid.as_deref())
+                    }
                     Ok(Event::Init) => listed.clear(),
                     Ok(Event::InitApply(object)) => {
                         listed.insert(Key::of(&object.metadata));
@@ -246,14 +296,18 @@ where
                         let gone: Vec<Key> = {
                             let objects = cache.objects.read().unwrap_or_else(PoisonError::into_inner);
                             let within = |key: &&Key| namespace.as_ref().is_none_or(|ns| *ns == key.namespace);
-                            objects.keys().filter(within).filter(|key| !listed.contains(*key)).cloned().collect()
+                            objects
+                                .keys()
+                                .filter(within)
+                                .filter(|key| !listed.contains(*key))
+                                .cloned()
+                                .collect()
                         };
                         for key in gone {
                             cache.forget(&key, None);
                         }
                         listed = HashSet::new();
-                        if std::mem::take(&mut first)
-                            && missing.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1
+                        if std::mem::take(&mut first) && missing.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1
                         {
                             cache.synced.send_replace(true);
                         }
@@ -289,7 +343,11 @@ mod tests {
         let cache = Cache::<FleetNode>::default();
         cache.observe(node("1", "u", json!({ "nodeName": ["not", "a", "string"] })));
         let cached = cache.get(&Key::new("", "n")).unwrap();
-        assert!(cached.object.as_ref().unwrap_err().contains("string"), "{:?}", cached.object);
+        assert!(
+            cached.object.as_ref().unwrap_err().contains("string"),
+            "{:?}",
+            cached.object
+        );
         cache.observe(node("2", "u", json!({ "nodeName": "n" })));
         assert!(cache.get(&Key::new("", "n")).unwrap().readable().is_some());
     }
@@ -300,7 +358,8 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let told = heard.clone();
         cache.subscribe(move |change| {
-            let version = |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta.resource_version.clone());
+            let version =
+                |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta.resource_version.clone());
             lock(&told).push((version(change.before), version(change.after)));
         });
         let spec = json!({ "nodeName": "n" });

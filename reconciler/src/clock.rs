@@ -44,7 +44,9 @@ pub struct ManualClock {
 impl ManualClock {
     /// Starts at `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { state: Mutex::new((now, Duration::ZERO)) }
+        Self {
+            state: Mutex::new((now, Duration::ZERO)),
+        }
     }
 
     /// Lets time pass.

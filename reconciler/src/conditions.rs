@@ -19,12 +19,22 @@ pub struct Said {
 impl Said {
     /// Says that `kind` holds or not.
     pub fn new(kind: &'static str, status: bool, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, status: Some(status), reason: reason.into(), message: message.into() }
+        Self {
+            kind,
+            status: Some(status),
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// Says that nothing is known about `kind` yet.
     pub fn unknown(kind: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, status: None, reason: reason.into(), message: message.into() }
+        Self {
+            kind,
+            status: None,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -106,7 +116,10 @@ mod tests {
         set(&mut conditions, Said::new("Ready", false, "B", "b"), Some(2), at(2));
         assert_eq!(conditions.len(), 1);
         assert_eq!(conditions[0].last_transition_time, Time(at(1)));
-        assert_eq!((conditions[0].reason.as_str(), conditions[0].observed_generation), ("B", Some(2)));
+        assert_eq!(
+            (conditions[0].reason.as_str(), conditions[0].observed_generation),
+            ("B", Some(2))
+        );
         set(&mut conditions, Said::new("Ready", true, "C", "c"), Some(2), at(3));
         assert_eq!(conditions[0].last_transition_time, Time(at(3)));
         set_or_clear(&mut conditions, "Ready", None, None, at(4));

@@ -10,13 +10,17 @@ use serde_json::Value;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// CRDs are missing.
-    #[error("failed to start: the API does not serve {names}; apply Foreman's CRDs first (charts/foreman/templates/crds, or `foreman up`, which applies its own)")]
+    #[error(
+        "failed to start: the API does not serve {names}; apply Foreman's CRDs first (charts/foreman/templates/crds, or `foreman up`, which applies its own)"
+    )]
     Missing {
         /// Names of the CRDs.
         names: String,
     },
     /// CRDs would drop fields.
-    #[error("failed to start: the CRDs that are served would drop fields that Foreman needs: {fields}; they come from another release, apply this one's (the published chart and this one cannot be installed side by side)")]
+    #[error(
+        "failed to start: the CRDs that are served would drop fields that Foreman needs: {fields}; they come from another release, apply this one's (the published chart and this one cannot be installed side by side)"
+    )]
     Prunes {
         /// `<crd>: <field>, …` for each CRD.
         fields: String,
@@ -50,14 +54,23 @@ pub async fn check(client: &Client) -> Result<(), Error> {
                 tracing::warn!("CRDs may not be read, so whether they keep Foreman's fields is not checked");
                 return Ok(());
             }
-            Err(source) => return Err(Error::Read { name, source: Box::new(source) }),
+            Err(source) => {
+                return Err(Error::Read {
+                    name,
+                    source: Box::new(source),
+                });
+            }
         }
     }
     if !missing.is_empty() {
-        return Err(Error::Missing { names: missing.join(", ") });
+        return Err(Error::Missing {
+            names: missing.join(", "),
+        });
     }
     if !pruned.is_empty() {
-        return Err(Error::Prunes { fields: pruned.join("; ") });
+        return Err(Error::Prunes {
+            fields: pruned.join("; "),
+        });
     }
     Ok(())
 }
@@ -74,9 +87,14 @@ fn short_list(fields: &[String]) -> String {
 fn dropped_fields(ours: &CustomResourceDefinition, served: &Value) -> Vec<String> {
     let ours = serde_json::to_value(ours).unwrap_or_default();
     let schema = |crd: &Value| -> Value {
-        let versions = crd.pointer("/spec/versions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let versions = crd
+            .pointer("/spec/versions")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         let ours = versions.into_iter().find(|version| version["name"] == schemas::VERSION);
-        ours.and_then(|mut version| version.pointer_mut("/schema/openAPIV3Schema").map(Value::take)).unwrap_or_default()
+        ours.and_then(|mut version| version.pointer_mut("/schema/openAPIV3Schema").map(Value::take))
+            .unwrap_or_default()
     };
     let mut dropped = Vec::new();
     compare(&schema(&ours), &schema(served), String::new(), &mut dropped);
@@ -106,7 +124,12 @@ fn compare(ours: &Value, served: &Value, path: String, dropped: &mut Vec<String>
         compare(&ours["items"], &served["items"], format!("{path}[]"), dropped);
     }
     if ours["additionalProperties"].is_object() {
-        compare(&ours["additionalProperties"], &served["additionalProperties"], format!("{path}.*"), dropped);
+        compare(
+            &ours["additionalProperties"],
+            &served["additionalProperties"],
+            format!("{path}.*"),
+            dropped,
+        );
     }
 }
 
@@ -116,7 +139,10 @@ mod tests {
     use super::*;
 
     fn task_crd() -> (CustomResourceDefinition, Value) {
-        let crd = schemas::crds::all().into_iter().find(|crd| crd.name_any().starts_with("agentictasks")).unwrap();
+        let crd = schemas::crds::all()
+            .into_iter()
+            .find(|crd| crd.name_any().starts_with("agentictasks"))
+            .unwrap();
         let served = serde_json::to_value(&crd).unwrap();
         (crd, served)
     }
@@ -125,7 +151,12 @@ mod tests {
     fn our_own_crds_drop_nothing() {
         for crd in schemas::crds::all() {
             let served = serde_json::to_value(&crd).unwrap();
-            assert_eq!(dropped_fields(&crd, &served), Vec::<String>::new(), "{}", crd.name_any());
+            assert_eq!(
+                dropped_fields(&crd, &served),
+                Vec::<String>::new(),
+                "{}",
+                crd.name_any()
+            );
         }
     }
 
@@ -135,7 +166,12 @@ mod tests {
         let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
         served.pointer_mut(spec).unwrap().as_object_mut().unwrap().remove("run");
         let payload = format!("{spec}/payload/properties");
-        served.pointer_mut(&payload).unwrap().as_object_mut().unwrap().remove("prompt");
+        served
+            .pointer_mut(&payload)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .remove("prompt");
         let mut dropped = dropped_fields(&crd, &served);
         dropped.sort();
         assert_eq!(dropped, ["spec.payload.prompt", "spec.run"]);

@@ -44,7 +44,13 @@ pub struct Watch {
 
 impl Watch {
     /// Follows heartbeats and Leases from now on; only Leases of `namespace` count.
-    pub fn observe(self: &Arc<Self>, nodes: &Cache<FleetNode>, leases: &Cache<Lease>, namespace: &str, clock: &Arc<dyn Clock>) {
+    pub fn observe(
+        self: &Arc<Self>,
+        nodes: &Cache<FleetNode>,
+        leases: &Cache<Lease>,
+        namespace: &str,
+        clock: &Arc<dyn Clock>,
+    ) {
         let (watch, time) = (self.clone(), clock.clone());
         nodes.subscribe(move |change| {
             let mut liveness = lock(&watch.liveness);
@@ -56,15 +62,22 @@ impl Watch {
         });
         let (watch, time, namespace) = (self.clone(), clock.clone(), namespace.to_owned());
         leases.subscribe(move |change| {
-            let Some(node) = change.key.name.strip_prefix(labels::NODE_LEASE_PREFIX) else { return };
+            let Some(node) = change.key.name.strip_prefix(labels::NODE_LEASE_PREFIX) else {
+                return;
+            };
             if change.key.namespace != namespace {
                 return;
             }
             let mut liveness = lock(&watch.liveness);
             match change.after {
                 Some(lease) => {
-                    let spec = lease.readable().and_then(|lease| lease.spec.clone()).unwrap_or_default();
-                    let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15)).unwrap_or(15).max(1);
+                    let spec = lease
+                        .readable()
+                        .and_then(|lease| lease.spec.clone())
+                        .unwrap_or_default();
+                    let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15))
+                        .unwrap_or(15)
+                        .max(1);
                     let version = lease.meta.resource_version.as_deref().unwrap_or_default();
                     let good_for = Duration::from_secs(seconds);
                     liveness.lease(node, version, spec.holder_identity.as_deref(), good_for, time.elapsed());
@@ -91,12 +104,17 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
         for node in ctx.nodes.all() {
             let name = node.meta.name.clone().unwrap_or_default();
             let judged = lock(&ctx.watch.liveness).judge(&name, at);
-            ctx.scheduler.change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
+            ctx.scheduler
+                .change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
             wake = [wake, judged.until].into_iter().flatten().min();
             if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
                 tracing::warn!(node = name, because = judged.because, "node is not ready");
                 let version = node.meta.resource_version.as_deref();
-                match ctx.writer.patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch).await {
+                match ctx
+                    .writer
+                    .patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch)
+                    .await
+                {
                     Ok(Outcome::Done) => {}
                     Ok(Outcome::Lost) => retry = true,
                     Err(error) => {
@@ -140,5 +158,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
 pub fn alive(ctx: &Context) -> BTreeSet<String> {
     let at = ctx.clock.elapsed();
     let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
-    names.filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive).collect()
+    names
+        .filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive)
+        .collect()
 }

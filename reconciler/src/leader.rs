@@ -24,12 +24,18 @@ pub struct Leadership {
 impl Leadership {
     /// Leads for good: for a process that is alone by other means, such as a lock on its state.
     pub fn always(clock: Arc<dyn Clock>) -> Self {
-        Self { until: Arc::new(AtomicU64::new(u64::MAX)), clock }
+        Self {
+            until: Arc::new(AtomicU64::new(u64::MAX)),
+            clock,
+        }
     }
 
     /// Does not lead yet.
     pub fn never(clock: Arc<dyn Clock>) -> Self {
-        Self { until: Arc::new(AtomicU64::new(0)), clock }
+        Self {
+            until: Arc::new(AtomicU64::new(0)),
+            clock,
+        }
     }
 
     /// Says whether this process may write now.
@@ -105,10 +111,21 @@ fn decide(lease: Option<&Lease>, identity: &str, seen: &mut Seen, now: Duration)
     }
     // Age counts from when this process saw the change, never by the holder's clock.
     if seen.version != lease.metadata.resource_version {
-        *seen = Seen { version: lease.metadata.resource_version.clone(), at: now };
+        *seen = Seen {
+            version: lease.metadata.resource_version.clone(),
+            at: now,
+        };
     }
-    let good_for = Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or(15)).unwrap_or(15).max(1));
-    if now.saturating_sub(seen.at) > good_for { Move::Take } else { Move::Wait }
+    let good_for = Duration::from_secs(
+        u64::try_from(spec.lease_duration_seconds.unwrap_or(15))
+            .unwrap_or(15)
+            .max(1),
+    );
+    if now.saturating_sub(seen.at) > good_for {
+        Move::Take
+    } else {
+        Move::Wait
+    }
 }
 
 /// Runs `lead` whenever the Lease is held, with a token that is cancelled when it is lost, until `stop`.
@@ -202,7 +219,12 @@ async fn attempt(
     match sent {
         Ok(_) => {
             // One renewal interval of margin: writing stops before another process can begin.
-            leadership.hold_until(before + election.duration.saturating_sub(election.renew.min(election.duration / 3)));
+            leadership.hold_until(
+                before
+                    + election
+                        .duration
+                        .saturating_sub(election.renew.min(election.duration / 3)),
+            );
             Ok(true)
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
@@ -268,7 +290,10 @@ mod tests {
 
     fn lease(holder: &str, version: &str) -> Lease {
         Lease {
-            metadata: ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                resource_version: Some(version.into()),
+                ..ObjectMeta::default()
+            },
             spec: Some(LeaseSpec {
                 holder_identity: Some(holder.into()),
                 lease_duration_seconds: Some(15),
@@ -284,11 +309,26 @@ mod tests {
         assert_eq!(decide(None, "me", &mut seen, second(0)), Move::Create);
         assert_eq!(decide(Some(&lease("me", "1")), "me", &mut seen, second(0)), Move::Take);
         assert_eq!(decide(Some(&lease("", "1")), "me", &mut seen, second(0)), Move::Take);
-        assert_eq!(decide(Some(&lease("you", "2")), "me", &mut seen, second(100)), Move::Wait);
-        assert_eq!(decide(Some(&lease("you", "2")), "me", &mut seen, second(115)), Move::Wait);
-        assert_eq!(decide(Some(&lease("you", "3")), "me", &mut seen, second(116)), Move::Wait);
-        assert_eq!(decide(Some(&lease("you", "3")), "me", &mut seen, second(131)), Move::Wait);
-        assert_eq!(decide(Some(&lease("you", "3")), "me", &mut seen, second(132)), Move::Take);
+        assert_eq!(
+            decide(Some(&lease("you", "2")), "me", &mut seen, second(100)),
+            Move::Wait
+        );
+        assert_eq!(
+            decide(Some(&lease("you", "2")), "me", &mut seen, second(115)),
+            Move::Wait
+        );
+        assert_eq!(
+            decide(Some(&lease("you", "3")), "me", &mut seen, second(116)),
+            Move::Wait
+        );
+        assert_eq!(
+            decide(Some(&lease("you", "3")), "me", &mut seen, second(131)),
+            Move::Wait
+        );
+        assert_eq!(
+            decide(Some(&lease("you", "3")), "me", &mut seen, second(132)),
+            Move::Take
+        );
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub const REPORTS: &str = "foreman_reports_total";
 pub const EVIDENCE: &str = "foreman_evidence_requests_total";
 
 const HELP: [(&str, &str); 9] = [
-    (API_REQUESTS, "Requests to the Kubernetes API, by cause, verb and resource."),
+    (
+        API_REQUESTS,
+        "Requests to the Kubernetes API, by cause, verb and resource.",
+    ),
     (GIT_REQUESTS, "Requests to Git servers, by operation."),
     (TICKS, "Turns of the repository poll, by result."),
     (FILES_PARSED, "Task files that were read and parsed."),
@@ -52,7 +55,10 @@ pub struct Metrics {
 impl Metrics {
     /// Adds `count` to a series.
     pub fn add(&self, name: &'static str, labels: &[(&'static str, &str)], count: u64) {
-        let series = (name, labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect());
+        let series = (
+            name,
+            labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
+        );
         *lock(&self.counters).entry(series).or_default() += count;
     }
 
@@ -67,7 +73,9 @@ impl Metrics {
             .iter()
             .filter(|((series, have), _)| {
                 *series == name
-                    && labels.iter().all(|(key, value)| have.iter().any(|(k, v)| k == key && v == value))
+                    && labels
+                        .iter()
+                        .all(|(key, value)| have.iter().any(|(k, v)| k == key && v == value))
             })
             .map(|(_, count)| count)
             .sum()
@@ -75,12 +83,18 @@ impl Metrics {
 
     /// Counts requests that change something in the Kubernetes API.
     pub fn api_writes(&self) -> u64 {
-        ["create", "update", "patch", "delete"].iter().map(|verb| self.sum(API_REQUESTS, &[("verb", verb)])).sum()
+        ["create", "update", "patch", "delete"]
+            .iter()
+            .map(|verb| self.sum(API_REQUESTS, &[("verb", verb)]))
+            .sum()
     }
 
     /// Counts requests that read from the Kubernetes API, watches left out.
     pub fn api_reads(&self) -> u64 {
-        ["get", "list"].iter().map(|verb| self.sum(API_REQUESTS, &[("verb", verb)])).sum()
+        ["get", "list"]
+            .iter()
+            .map(|verb| self.sum(API_REQUESTS, &[("verb", verb)]))
+            .sum()
     }
 
     /// Renders all series in the Prometheus text format.
@@ -113,7 +127,10 @@ pub fn counted(client: Client, metrics: Arc<Metrics>, cause: &'static str) -> Cl
     let namespace = client.default_namespace().to_owned();
     let service = tower::service_fn(move |request: Request<Body>| {
         let (verb, resource) = verb_and_resource(request.method(), request.uri());
-        metrics.count(API_REQUESTS, &[("cause", cause), ("verb", verb), ("resource", resource)]);
+        metrics.count(
+            API_REQUESTS,
+            &[("cause", cause), ("verb", verb), ("resource", resource)],
+        );
         let client = client.clone();
         async move { client.send(request).await }
     });
@@ -155,9 +172,24 @@ mod tests {
             (verb, resource.to_owned())
         };
         let expected = [
-            (Method::GET, "/apis/foreman.llmkube.dev/v1alpha1/namespaces/a/workloads?limit=5", "list", "workloads"),
-            (Method::GET, "/apis/foreman.llmkube.dev/v1alpha1/workloads?watch=true", "watch", "workloads"),
-            (Method::PATCH, "/apis/foreman.llmkube.dev/v1alpha1/namespaces/a/workloads/b/status", "patch", "workloads"),
+            (
+                Method::GET,
+                "/apis/foreman.llmkube.dev/v1alpha1/namespaces/a/workloads?limit=5",
+                "list",
+                "workloads",
+            ),
+            (
+                Method::GET,
+                "/apis/foreman.llmkube.dev/v1alpha1/workloads?watch=true",
+                "watch",
+                "workloads",
+            ),
+            (
+                Method::PATCH,
+                "/apis/foreman.llmkube.dev/v1alpha1/namespaces/a/workloads/b/status",
+                "patch",
+                "workloads",
+            ),
             (Method::POST, "/api/v1/namespaces/a/events", "create", "events"),
             (Method::GET, "/api/v1/namespaces/a", "get", "namespaces"),
             (Method::DELETE, "/api/v1/namespaces/a/pods/b", "delete", "pods"),
@@ -175,6 +207,9 @@ mod tests {
         assert_eq!(metrics.sum(GIT_REQUESTS, &[]), 3);
         assert_eq!(metrics.sum(GIT_REQUESTS, &[("operation", "fetch")]), 2);
         let text = metrics.render();
-        assert!(text.contains("foreman_git_requests_total{operation=\"list\",cause=\"a\\\"b\"} 1"), "{text}");
+        assert!(
+            text.contains("foreman_git_requests_total{operation=\"list\",cause=\"a\\\"b\"} 1"),
+            "{text}"
+        );
     }
 }

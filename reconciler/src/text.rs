@@ -14,7 +14,8 @@ pub fn one_line(text: &str, max: usize) -> String {
             continue;
         }
         // Bidirectional overrides and other format characters can make a line read as something else.
-        if matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') {
+        if matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        {
             continue;
         }
         let needed = 1 + usize::from(space);

@@ -104,7 +104,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                         break;
                     }
                     state.delayed.pop();
-                    let Some(key) = state.delayed_keys.remove(&id) else { continue };
+                    let Some(key) = state.delayed_keys.remove(&id) else {
+                        continue;
+                    };
                     // Only the date that stands counts: an earlier add or a nearer date took this one's place.
                     if state.due.get(&key) == Some(&at) {
                         state.due.remove(&key);
@@ -148,7 +150,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 Next::Failed(_) => {
                     let failures = state.failures.entry(key.clone()).or_insert(0);
                     *failures = failures.saturating_add(1);
-                    Some(FIRST_DELAY.saturating_mul(1 << (*failures - 1).min(12)).min(LONGEST_DELAY))
+                    Some(
+                        FIRST_DELAY
+                            .saturating_mul(1 << (*failures - 1).min(12))
+                            .min(LONGEST_DELAY),
+                    )
                 }
                 Next::Wait => {
                     state.failures.remove(&key);
@@ -207,7 +213,10 @@ mod tests {
     use super::*;
 
     fn rt() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -220,7 +229,11 @@ mod tests {
             queue.add("a");
             queue.add("b");
             assert_eq!(queue.next().await, "b");
-            assert!(tokio::time::timeout(Duration::from_millis(20), queue.next()).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_millis(20), queue.next())
+                    .await
+                    .is_err()
+            );
             queue.done("a", &Next::Wait);
             assert_eq!(queue.next().await, "a");
             queue.done("a", &Next::Wait);
@@ -238,7 +251,11 @@ mod tests {
             queue.add_after("a", Duration::from_millis(20));
             assert_eq!(queue.next().await, "a");
             queue.done("a", &Next::Wait);
-            assert!(tokio::time::timeout(Duration::from_millis(80), queue.next()).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_millis(80), queue.next())
+                    .await
+                    .is_err()
+            );
         });
     }
 

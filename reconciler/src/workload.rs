@@ -45,7 +45,12 @@ pub enum Error {
 }
 
 /// Queues a Workload whenever it, one of its tasks, or one that it depends on changes.
-pub fn observe(queue: &Arc<WorkQueue<Key>>, links: &Arc<Links>, workloads: &Cache<Workload>, tasks: &Cache<AgenticTask>) {
+pub fn observe(
+    queue: &Arc<WorkQueue<Key>>,
+    links: &Arc<Links>,
+    workloads: &Cache<Workload>,
+    tasks: &Cache<AgenticTask>,
+) {
     let (adds, map) = (queue.clone(), links.clone());
     workloads.subscribe(move |change| map.set_workload(change, &|key| adds.add(key)));
     let (adds, map) = (queue.clone(), links.clone());
@@ -64,7 +69,9 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
 }
 
 async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
-    let Some(observed) = observe::observe(ctx, key) else { return Ok(Next::Wait) };
+    let Some(observed) = observe::observe(ctx, key) else {
+        return Ok(Next::Wait);
+    };
     let valid = validate::validate(&observed);
     let plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
     apply::apply(ctx, &observed, plan).await

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Event;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -100,7 +102,14 @@ impl Writer {
     }
 
     fn gate(&self, action: &'static str, key: &Key) -> Result<(), Error> {
-        if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeader { action, object: key.to_string() }) }
+        if self.leadership.holds() {
+            Ok(())
+        } else {
+            Err(Error::NotLeader {
+                action,
+                object: key.to_string(),
+            })
+        }
     }
 
     /// Merges `status` into an object's status; it is lost when the object is no longer at `version`.
@@ -121,7 +130,9 @@ impl Writer {
         }
         self.gate("write the status of", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let sent = api
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         settle(cache, "write the status of", key, sent)
     }
 
@@ -133,7 +144,9 @@ impl Writer {
     {
         self.gate("change", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let sent = api
+            .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         settle(cache, "change", key, sent)
     }
 
@@ -160,7 +173,10 @@ impl Writer {
     {
         self.gate("delete", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let preconditions = (!uid.is_empty()).then(|| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let preconditions = (!uid.is_empty()).then(|| Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        });
         let parameters = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions,
@@ -215,7 +231,11 @@ where
 fn settle_error(action: &'static str, key: &Key, error: kube::Error) -> Result<Outcome, Error> {
     match error {
         kube::Error::Api(status) if matches!(status.code, 404 | 409) => Ok(Outcome::Lost),
-        error => Err(Error::Api { action, object: key.to_string(), source: Box::new(error) }),
+        error => Err(Error::Api {
+            action,
+            object: key.to_string(),
+            source: Box::new(error),
+        }),
     }
 }
 
@@ -250,7 +270,9 @@ pub fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
 
 /// Computes the merge patch between two statuses.
 pub fn status_patch<S: serde::Serialize>(before: Option<&S>, after: &S) -> Option<Value> {
-    let before = before.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_else(|| json!({}));
+    let before = before
+        .and_then(|status| serde_json::to_value(status).ok())
+        .unwrap_or_else(|| json!({}));
     let after = serde_json::to_value(after).ok()?;
     merge_patch(&before, &after)
 }

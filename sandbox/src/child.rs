@@ -117,7 +117,10 @@ pub(crate) fn spawn(sandbox: &Sandbox, command: Command, output: Output) -> Resu
     };
     let stdin = command.stdin.clone().unwrap_or_default();
     let address = listening.as_ref().map(ProxyServer::address);
-    let request = resolve::request(sandbox.backend, command, address);
+    let request = resolve::request(sandbox.backend, command, address).map(|mut request| {
+        request.cgroups = sandbox.cgroups;
+        request
+    });
     start(
         &sandbox.helper,
         sandbox.backend,
@@ -172,13 +175,16 @@ pub(crate) fn start(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
+        .inspect_err(|_| remove_scratch(request.scratch.as_deref()))
         .map_err(|source| Error::Helper {
             helper: helper.to_owned(),
             source,
         })?;
     let pid = process.id();
     let merged = output.merged;
+    let scratch = request.scratch.clone();
     let mut pump = Pump {
+        scratch,
         process,
         control: control.clone(),
         out: Some(File::from(OwnedFd::from(out_reader))),
@@ -222,8 +228,17 @@ fn control_clone(control: &Arc<UnixStream>) -> std::io::Result<UnixStream> {
     control.try_clone()
 }
 
+/// Removes what a supervisor that is gone would have removed, as far as its processes are gone too.
+fn remove_scratch(scratch: Option<&std::path::Path>) {
+    if let Some(scratch) = scratch {
+        // What is left lies in the temporary folder, private and named for us.
+        let _ = std::fs::remove_dir_all(scratch);
+    }
+}
+
 /// Moves output and waits for the report.
 struct Pump {
+    scratch: Option<std::path::PathBuf>,
     process: std::process::Child,
     control: Arc<UnixStream>,
     out: Option<File>,
@@ -313,6 +328,9 @@ impl Pump {
         self.server = None;
         let _ = self.control.shutdown(std::net::Shutdown::Both);
         let ended = self.process.wait();
+        if !matches!(report, Ok(Some(_))) {
+            remove_scratch(self.scratch.as_deref());
+        }
         let mut outcome = match report {
             Ok(Some(report)) => Outcome {
                 exit: report.exit,

@@ -32,7 +32,7 @@ pub(crate) fn main_if_requested() {
         Some(SUPERVISE) => supervise::main(),
         Some(other) => {
             if let Some(attempt) = other.strip_prefix(ATTEMPT) {
-                let _ = attempt;
+                crate::escapes::attempt_main(attempt);
             }
         }
         None => {}

@@ -10,18 +10,18 @@
 //! kills every descendant before it reports the end. When the caller dies, so does the command.
 //!
 //! ```no_run
-//! fn main() {
-//!     sandbox::reexec_main_if_requested();
-//!     let sandbox = sandbox::Sandbox::detect().expect("some backend works here");
-//!     let tools = sandbox::Toolchain::host();
-//!     let command = sandbox::Command::new("cargo")
-//!         .args(["test", "--offline"])
-//!         .toolchain(&tools)
-//!         .rw("/srv/work-tree", "/workspace")
-//!         .cwd("/workspace");
-//!     let outcome = sandbox.run_blocking(command, sandbox::Output::captured());
-//!     println!("{:?}: {}", outcome.reason, outcome.stdout.text());
-//! }
+//! // First thing in `main`:
+//! sandbox::reexec_main_if_requested();
+//!
+//! let sandbox = sandbox::Sandbox::detect()?;
+//! let command = sandbox::Command::new("cargo")
+//!     .args(["test", "--offline"])
+//!     .toolchain(&sandbox::Toolchain::host())
+//!     .rw("/srv/work-tree", "/workspace")
+//!     .cwd("/workspace");
+//! let outcome = sandbox.run_blocking(command, sandbox::Output::captured());
+//! println!("{:?}: {}", outcome.reason, outcome.stdout.text());
+//! # Ok::<(), sandbox::Error>(())
 //! ```
 //!
 //! The backends differ. [`Backend::Namespaces`] gives the command a file system, process table,
@@ -50,7 +50,7 @@ use std::sync::Arc;
 pub use child::{Child, Killer};
 pub use command::{Access, Command, Limits, Mount, Network};
 pub use outcome::{Enforced, Exit, Outcome, Reason};
-pub use output::{Capture, FileSink, Output, Sink};
+pub use output::{Capture, FileSink, OnBytes, Output, Sink};
 pub use probe::{Availability, Probe};
 pub use proxy::{AllowList, Proxy};
 pub use toolchain::Toolchain;
@@ -178,6 +178,7 @@ pub struct Sandbox {
     backend: Backend,
     helper: PathBuf,
     probe: Arc<Probe>,
+    cgroups: bool,
 }
 
 impl Sandbox {
@@ -203,6 +204,7 @@ impl Sandbox {
             backend,
             helper,
             probe,
+            cgroups: true,
         })
     }
 
@@ -219,6 +221,7 @@ impl Sandbox {
             backend,
             helper,
             probe,
+            cgroups: true,
         })
     }
 
@@ -232,6 +235,7 @@ impl Sandbox {
             backend: Backend::Unsafe,
             helper,
             probe,
+            cgroups: true,
         }
     }
 
@@ -239,6 +243,15 @@ impl Sandbox {
     #[must_use]
     pub fn with_helper(mut self, helper: impl Into<PathBuf>) -> Sandbox {
         self.helper = helper.into();
+        self
+    }
+
+    /// Keeps memory, processes and processors within limits without control groups.
+    ///
+    /// That is what happens anyway where none can be made: a monitor counts, and kills at the limit.
+    #[must_use]
+    pub fn without_cgroups(mut self) -> Sandbox {
+        self.cgroups = false;
         self
     }
 

@@ -12,6 +12,9 @@ pub struct Output {
     pub(crate) merged: bool,
 }
 
+/// Is called with each piece of a stream.
+pub type OnBytes = Box<dyn FnMut(&[u8]) + Send>;
+
 /// Takes a stream as it comes.
 pub enum Sink {
     /// Keeps the first and the last bytes in memory.
@@ -24,7 +27,7 @@ pub enum Sink {
     /// Writes to a file.
     File(FileSink),
     /// Calls a function with each piece, on the thread that reads the stream.
-    Call(Box<dyn FnMut(&[u8]) + Send>),
+    Call(OnBytes),
 }
 
 impl std::fmt::Debug for Sink {

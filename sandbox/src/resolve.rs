@@ -53,6 +53,8 @@ pub(crate) fn request(
         net,
         limits: command.limits,
         nesting: command.nesting,
+        cgroups: true,
+        root_of_machine: true,
         stdin: command.stdin.is_some(),
         scratch: None,
     };

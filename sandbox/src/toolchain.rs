@@ -175,6 +175,7 @@ impl Toolchain {
             ("TERM", "dumb".into()),
             ("USER", "foreman".into()),
             ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
+            ("GIT_CONFIG_NOSYSTEM", "1".into()),
             ("GIT_TERMINAL_PROMPT", "0".into()),
         ];
         env.extend(more.map(|(name, value)| (name.to_owned(), value)));

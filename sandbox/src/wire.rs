@@ -46,7 +46,11 @@ pub(crate) struct Request {
     pub net: Net,
     pub limits: Limits,
     pub nesting: bool,
+    /// Whether control groups are used where they can be made.
+    pub cgroups: bool,
     pub stdin: bool,
+    /// Whether the user is the machine's root; filled in by the supervisor.
+    pub root_of_machine: bool,
     /// A folder of the host that the supervisor removes at the end.
     pub scratch: Option<PathBuf>,
 }

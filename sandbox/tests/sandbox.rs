@@ -3,6 +3,18 @@
 
 #[path = "sandbox/basics.rs"]
 mod basics;
+#[path = "sandbox/escapes.rs"]
+mod escapes;
+#[path = "sandbox/files.rs"]
+mod files;
+#[path = "sandbox/fixture.rs"]
+mod fixture;
+#[path = "sandbox/lifecycle.rs"]
+mod lifecycle;
+#[path = "sandbox/limits.rs"]
+mod limits;
+#[path = "sandbox/network.rs"]
+mod network;
 
 sandbox::test_helper!();
 

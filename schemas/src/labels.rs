@@ -8,6 +8,8 @@ pub const QUEUE_UID: &str = "foreman.llmkube.dev/queue-uid";
 pub const SOURCE_PATH: &str = "foreman.llmkube.dev/source-path";
 /// Annotation: `branch@sha1:<hex>` at which the task file was read.
 pub const SOURCE_REVISION: &str = "foreman.llmkube.dev/source-revision";
+/// Annotation: run key of the task file that an object came from.
+pub const RUN_KEY: &str = "foreman.llmkube.dev/run-key";
 /// Label: name of the Workload that a task belongs to.
 pub const WORKLOAD: &str = "foreman.llmkube.dev/workload";
 /// Label: pipeline step that a task carries out.

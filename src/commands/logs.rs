@@ -26,7 +26,7 @@ pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
         if let Some(text) = &text {
             let fresh = text.get(printed..).unwrap_or_default();
             let whole = if over { fresh.len() } else { fresh.rfind('\n').map_or(0, |at| at + 1) };
-            let lines = if args.gate { fresh[..whole].to_owned() } else { agent::journal::render(&fresh[..whole]) };
+            let lines = if args.gate { fresh[..whole].to_owned() } else { crate::transcript::render(&fresh[..whole]) };
             print!("{}", clean(&lines));
             std::io::stdout().flush()?;
             printed += whole;

@@ -22,8 +22,8 @@ struct Program {
 
 fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
-    if gate::program::is_called() {
-        return gate::program::main();
+    if is_called(gate::job::PROGRAM) {
+        return gate::program::main(std::env::args_os());
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
     init_logging(program.log_json);
@@ -36,9 +36,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says whether this program was started under `name`, as its own image's entry point is.
+fn is_called(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
+}
+
 fn init_logging(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if json { builder.json().init() } else { builder.init() }
 }
 
@@ -56,7 +63,9 @@ async fn start(flags: Flags) -> Result<()> {
             stop.cancel();
         }
     });
-    daemon::run(config, client, shutdown).await.context("the node agent stopped")
+    daemon::run(config, client, shutdown)
+        .await
+        .context("the node agent stopped")
 }
 
 async fn signalled() -> Result<()> {
@@ -69,14 +78,19 @@ async fn signalled() -> Result<()> {
 }
 
 async fn connect(flags: &Flags) -> Result<Client> {
-    let options = KubeConfigOptions { context: flags.kube_context.clone(), ..KubeConfigOptions::default() };
+    let options = KubeConfigOptions {
+        context: flags.kube_context.clone(),
+        ..KubeConfigOptions::default()
+    };
     let mut config = match &flags.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).with_context(|| format!("failed to read {}", path.display()))?;
             Config::from_custom_kubeconfig(file, &options).await?
         }
         None if flags.kube_context.is_some() => Config::from_kubeconfig(&options).await?,
-        None => Config::infer().await.context("failed to find a Kubernetes API; name one with --kubeconfig")?,
+        None => Config::infer()
+            .await
+            .context("failed to find a Kubernetes API; name one with --kubeconfig")?,
     };
     if let Some(bundle) = &flags.ca_bundle {
         let pem = std::fs::read(bundle).with_context(|| format!("failed to read {}", bundle.display()))?;
@@ -90,10 +104,16 @@ fn rustls_certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     CertificateDer::pem_slice_iter(pem)
-        .map(|found| found.map(|certificate| certificate.to_vec()).context("failed to read the CA bundle"))
+        .map(|found| {
+            found
+                .map(|certificate| certificate.to_vec())
+                .context("failed to read the CA bundle")
+        })
         .collect()
 }
 
 fn kube_host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }

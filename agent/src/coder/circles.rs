@@ -13,11 +13,7 @@ pub struct Circles {
 
 impl Circles {
     /// Adds a turn: its calls with their results. A change of the work tree makes everything before it void.
-    pub fn add<'a>(
-        &mut self,
-        turn: impl IntoIterator<Item = (&'a str, String, &'a str)>,
-        mutated: bool,
-    ) {
+    pub fn add<'a>(&mut self, turn: impl IntoIterator<Item = (&'a str, String, &'a str)>, mutated: bool) {
         if mutated {
             self.turns.clear();
             return;
@@ -86,10 +82,7 @@ mod tests {
     fn a_changing_result_is_no_circle_and_zero_turns_the_rule_off() {
         let mut circles = Circles::default();
         for turn in 0..20 {
-            circles.add(
-                [("bash", "poll".to_owned(), turn.to_string().as_str())],
-                false,
-            );
+            circles.add([("bash", "poll".to_owned(), turn.to_string().as_str())], false);
         }
         assert_eq!(circles.found(5), None);
         let mut circles = Circles::default();

@@ -178,9 +178,7 @@ impl Conversation {
             .items
             .iter()
             .filter_map(|item| match item {
-                Item::Observation {
-                    turn, observation, ..
-                } if *turn < self.drop_before => Some(format!(
+                Item::Observation { turn, observation, .. } if *turn < self.drop_before => Some(format!(
                     "- {} {}: {}",
                     observation.tool, observation.about, observation.status
                 )),
@@ -252,10 +250,10 @@ impl Conversation {
 
     /// Replaces turns before `turn` by a list; returns whether that leaves anything more out.
     pub fn drop_turns(&mut self, turn: u32) -> bool {
-        let helps = self.items.iter().any(|item| {
-            item.turn()
-                .is_some_and(|at| at >= self.drop_before && at < turn)
-        });
+        let helps = self
+            .items
+            .iter()
+            .any(|item| item.turn().is_some_and(|at| at >= self.drop_before && at < turn));
         if helps {
             self.drop_before = turn;
             self.stub_before = self.stub_before.max(turn);
@@ -268,9 +266,7 @@ impl Item {
     fn turn(&self) -> Option<u32> {
         match self {
             Self::Opening(_) => None,
-            Self::Reply { turn, .. } | Self::Observation { turn, .. } | Self::Said { turn, .. } => {
-                Some(*turn)
-            }
+            Self::Reply { turn, .. } | Self::Observation { turn, .. } | Self::Said { turn, .. } => Some(*turn),
         }
     }
 }
@@ -322,10 +318,7 @@ mod tests {
         let mut conversation = Conversation::new(opening, protocol, 100);
         for turn in 1..=4 {
             conversation.reply(turn, format!("reply {turn}"), Vec::new());
-            conversation.observe(
-                turn,
-                observation(&format!("f{turn}"), format!("{turn}").repeat(1000)),
-            );
+            conversation.observe(turn, observation(&format!("f{turn}"), format!("{turn}").repeat(1000)));
         }
         conversation
     }
@@ -358,16 +351,10 @@ mod tests {
         let roles: Vec<Speaker> = view.iter().map(|message| message.role).collect();
         assert_eq!(
             roles,
-            [
-                Speaker::System,
-                Speaker::User,
-                Speaker::Assistant,
-                Speaker::User
-            ]
+            [Speaker::System, Speaker::User, Speaker::Assistant, Speaker::User]
         );
         assert!(
-            view[1].content.starts_with("task\n\n[Earlier turns")
-                && view[1].content.contains("- read_file f3: ok")
+            view[1].content.starts_with("task\n\n[Earlier turns") && view[1].content.contains("- read_file f3: ok")
         );
         assert!(!conversation.drop_turns(4));
     }
@@ -399,10 +386,7 @@ mod tests {
             ..Usage::default()
         });
         let learned = conversation.tokens();
-        assert!(
-            learned.abs_diff(estimated * 2) <= 2,
-            "{learned} {estimated}"
-        );
+        assert!(learned.abs_diff(estimated * 2) <= 2, "{learned} {estimated}");
         conversation.learn(Usage {
             prompt: 1,
             estimated: true,

@@ -83,18 +83,12 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             .take(CALLS_PER_REPLY)
             .map(|call| check(String::new(), call.name, call.arguments, tools))
             .collect();
-        return Content::Calls {
-            asked,
-            native: false,
-        };
+        return Content::Calls { asked, native: false };
     }
     if reply.finish == Finish::Length {
         return Content::Cut;
     }
-    match (
-        reply.content.trim().is_empty(),
-        reply.reasoning.trim().is_empty(),
-    ) {
+    match (reply.content.trim().is_empty(), reply.reasoning.trim().is_empty()) {
         (true, true) => Content::Empty,
         (true, false) => Content::ReasoningOnly,
         _ if recover::looks_like_call(&reply.content) => Content::Garbled,
@@ -103,11 +97,7 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
 }
 
 fn is_unclosed(content: &str) -> bool {
-    let open = |mark: &str, end: &str| {
-        content
-            .rfind(mark)
-            .is_some_and(|at| !content[at..].contains(end))
-    };
+    let open = |mark: &str, end: &str| content.rfind(mark).is_some_and(|at| !content[at..].contains(end));
     open("<call ", "</call>")
         || open("<function=", "</function>")
         || (content.trim_start().starts_with('{') && recover::read_json(content).is_none())
@@ -140,9 +130,7 @@ fn check_native(call: &RawCall, tools: &[ToolSpec], turn: u32, at: usize, native
     Asked::Wrong {
         id,
         name: one_line(&call.name, 60),
-        lesson: format!(
-            "failed to read the call: {lesson}. Send the call again with a JSON object."
-        ),
+        lesson: format!("failed to read the call: {lesson}. Send the call again with a JSON object."),
     }
 }
 
@@ -151,20 +139,10 @@ pub fn call_id(turn: u32, at: usize) -> String {
     format!("call_{turn}_{at}")
 }
 
-fn check(
-    id: String,
-    name: String,
-    arguments: serde_json::Map<String, serde_json::Value>,
-    tools: &[ToolSpec],
-) -> Asked {
-    let spec = recover::normalise(&name, tools)
-        .and_then(|known| tools.iter().find(|tool| tool.name == known));
+fn check(id: String, name: String, arguments: serde_json::Map<String, serde_json::Value>, tools: &[ToolSpec]) -> Asked {
+    let spec = recover::normalise(&name, tools).and_then(|known| tools.iter().find(|tool| tool.name == known));
     let Some(spec) = spec else {
-        let known = tools
-            .iter()
-            .map(|tool| tool.name)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let known = tools.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", ");
         let name = one_line(&name, 60);
         let lesson = format!("failed to find a tool named {name:?}; the tools are: {known}");
         return Asked::Wrong { id, name, lesson };
@@ -196,12 +174,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
-    fn read_reply(
-        content: &str,
-        reasoning: &str,
-        calls: &[(&str, &str)],
-        finish: Finish,
-    ) -> Content {
+    fn read_reply(content: &str, reasoning: &str, calls: &[(&str, &str)], finish: Finish) -> Content {
         let calls = calls
             .iter()
             .map(|(name, arguments)| RawCall {
@@ -234,12 +207,7 @@ mod tests {
                 Finish::Stop,
                 Content::Garbled,
             ),
-            (
-                "<call tool=\"bash\"><command>ls",
-                "",
-                Finish::Length,
-                Content::Cut,
-            ),
+            ("<call tool=\"bash\"><command>ls", "", Finish::Length, Content::Cut),
         ];
         for (content, reasoning, finish, expected) in cases {
             assert_eq!(
@@ -266,19 +234,12 @@ mod tests {
         };
         assert!(native);
         assert_eq!(asked.len(), 1);
-        assert!(
-            matches!(&asked[0], Asked::Sound(call) if call.id == "call_3_0" && call.tool == "bash")
-        );
+        assert!(matches!(&asked[0], Asked::Sound(call) if call.id == "call_3_0" && call.tool == "bash"));
     }
 
     #[test]
     fn wrong_calls_teach() {
-        let lesson = |name: &str, arguments: &str| match read_reply(
-            "",
-            "",
-            &[(name, arguments)],
-            Finish::ToolCalls,
-        ) {
+        let lesson = |name: &str, arguments: &str| match read_reply("", "", &[(name, arguments)], Finish::ToolCalls) {
             Content::Calls { asked, .. } => match &asked[0] {
                 Asked::Wrong { lesson, .. } => lesson.clone(),
                 Asked::Sound(call) => panic!("{call:?}"),
@@ -286,10 +247,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert!(lesson("teleport", "{}").contains("the tools are: read_file, write_file"));
-        assert!(
-            lesson("bash", "{}")
-                .contains("`command`: missing; expected a string. It takes bash(command).")
-        );
+        assert!(lesson("bash", "{}").contains("`command`: missing; expected a string. It takes bash(command)."));
         assert!(lesson("bash", "{\"command\": ").contains("not valid JSON"));
         assert!(lesson("bash", "[1]").contains("not an object"));
     }

@@ -4,20 +4,26 @@
 //! [`Action::InspectDiff`]); what comes of it is the next event. A step that ends in [`Action::End`] is the last:
 //! whatever happens afterwards changes nothing.
 
+mod ending;
+mod replies;
+mod room;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::circles::Circles;
 use super::conversation::{Conversation, Observation, about};
-use super::extract::{self, Asked, Content};
-use super::{AgentSettings, End, Ending, FailureReason, Role, Verdict};
-use crate::budget::{Budget, Exhausted};
-use crate::model::{Category, Message, RawCall, Reply, Request, Speaker, Usage};
-use crate::tools::output::{head_bytes, one_line};
+use super::extract::Asked;
+use super::{AgentSettings, End, Ending, Role};
+use crate::budget::Budget;
+use crate::model::{Category, Message, Reply, Request, Speaker, Usage};
+use crate::tools::output::one_line;
 use crate::tools::schema::ToolSpec;
-use crate::tools::submit_result::{self, Claim, SUMMARY_CHARS, Submission};
+use crate::tools::submit_result::{self, Submission};
 use crate::tools::{Call, Outcome, ToolResult};
+
+pub use ending::judge_ending;
 
 /// Replies in a row without a call that can be run, after which a run ends.
 pub const FORMAT_ERRORS: usize = 3;
@@ -226,11 +232,7 @@ impl State {
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         match (phase, event) {
             (Phase::Over, _) => {}
-            (_, Event::Cancelled) => self.end(
-                Ending::Cancelled,
-                "the run was cancelled".into(),
-                &mut actions,
-            ),
+            (_, Event::Cancelled) => self.end(Ending::Cancelled, "the run was cancelled".into(), &mut actions),
             (phase, Event::Tick { elapsed, idle }) => match self.budget.overdue(elapsed, idle) {
                 Some(which) => self.exhausted(which, &mut actions),
                 None => self.phase = phase,
@@ -243,12 +245,8 @@ impl State {
             (Phase::Asking, Event::ModelFailed { category, message }) => {
                 self.on_model_failed(category, &message, &mut actions)
             }
-            (Phase::Working { asked }, Event::Results(results)) => {
-                self.on_results(asked, results, &mut actions)
-            }
-            (Phase::Judging { id, submission }, Event::Diff(diff)) => {
-                self.on_diff(id, submission, diff, &mut actions)
-            }
+            (Phase::Working { asked }, Event::Results(results)) => self.on_results(asked, results, &mut actions),
+            (Phase::Judging { id, submission }, Event::Diff(diff)) => self.on_diff(id, submission, diff, &mut actions),
             (Phase::Judging { submission, .. }, Event::DiffFailed(reason)) => {
                 self.end_with(
                     Ending::Infrastructure,
@@ -262,113 +260,7 @@ impl State {
         actions
     }
 
-    fn on_reply(&mut self, reply: Reply, actions: &mut Vec<Action>) {
-        self.usage.add(reply.usage);
-        self.conversation.learn(reply.usage);
-        let content = extract::read(&reply, self.settings.protocol, &self.tools, self.turn);
-        match content {
-            Content::Calls { asked, native } => {
-                let calls = if native {
-                    native_calls(&reply.calls, &asked)
-                } else {
-                    Vec::new()
-                };
-                let said = if native || reply.calls.is_empty() {
-                    reply.content
-                } else {
-                    spell_out(&reply.content, &reply.calls)
-                };
-                self.conversation.reply(self.turn, said, calls);
-                if !native {
-                    self.recovered = self.recovered.saturating_add(1);
-                }
-                let sound: Vec<Call> = asked.iter().filter_map(to_run).collect();
-                let submits = asked.iter().any(
-                    |asked| matches!(asked, Asked::Sound(call) if call.tool == submit_result::NAME),
-                );
-                if !sound.is_empty() {
-                    self.problems.clear();
-                    self.tool_calls = self
-                        .tool_calls
-                        .saturating_add(u32::try_from(sound.len()).unwrap_or(u32::MAX));
-                    self.phase = Phase::Working { asked };
-                    actions.push(Action::RunTools(sound));
-                } else if submits {
-                    self.problems.clear();
-                    self.on_results(asked, Vec::new(), actions);
-                } else {
-                    for wrong in &asked {
-                        if let Asked::Wrong { id, name, lesson } = wrong {
-                            self.observe(id.clone(), name, "", "refused", lesson.clone(), actions);
-                        }
-                    }
-                    self.problem(Problem::Wrong, None, actions);
-                }
-            }
-            Content::Text => {
-                self.conversation
-                    .reply(self.turn, shortened(&reply.content), Vec::new());
-                let lesson = "Your reply held no tool call, so nothing was done. Work only by tool calls. If the work is done, call submit_result with verdict GO; if it should not or cannot be done, call submit_result with NO-GO or ERROR.";
-                self.problem(Problem::Text, Some(lesson.into()), actions);
-            }
-            Content::Garbled => {
-                self.conversation
-                    .reply(self.turn, shortened(&reply.content), Vec::new());
-                let lesson = format!(
-                    "Your reply holds a tool call that cannot be read. {}",
-                    self.how_to_call()
-                );
-                self.problem(Problem::Wrong, Some(lesson), actions);
-            }
-            Content::Cut => {
-                self.conversation
-                    .reply(self.turn, shortened(&reply.content), Vec::new());
-                self.problem(Problem::Cut, Some(self.cut_lesson()), actions);
-            }
-            Content::ReasoningOnly => {
-                let lesson = "Your reply held thoughts only. Say what to do next by a tool call.";
-                self.problem(Problem::Reasoning, Some(lesson.into()), actions);
-            }
-            Content::Empty => {
-                let lesson = "Your reply was empty. Go on with a tool call, or call submit_result.";
-                self.problem(Problem::Empty, Some(lesson.into()), actions);
-            }
-        }
-    }
-
-    fn on_model_failed(&mut self, category: Category, message: &str, actions: &mut Vec<Action>) {
-        match category {
-            Category::Endless => self.problem(Problem::Cut, Some(self.cut_lesson()), actions),
-            Category::ContextOverflow => {
-                // The window is smaller than we were told: believe what the server just refused.
-                self.window = self
-                    .window
-                    .min(self.conversation.tokens())
-                    .saturating_mul(4)
-                    / 5;
-                actions.push(Action::Note(format!(
-                    "the prompt did not fit; the window is now taken for {} tokens",
-                    self.window
-                )));
-                self.ask(actions);
-            }
-            Category::Unavailable | Category::Protocol => {
-                self.end(Ending::ModelUnavailable, message.to_owned(), actions)
-            }
-            Category::Auth => self.end(Ending::ModelAuth, message.to_owned(), actions),
-            Category::Timeout => self.end(Ending::ModelTimeout, message.to_owned(), actions),
-            Category::Recording => {
-                self.end(Ending::RecordingExhausted, message.to_owned(), actions)
-            }
-        }
-    }
-
-    fn on_results(
-        &mut self,
-        asked: Vec<Asked>,
-        results: Vec<ToolResult>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn on_results(&mut self, asked: Vec<Asked>, results: Vec<ToolResult>, actions: &mut Vec<Action>) {
         let mut results = results.into_iter();
         let mut submission = None;
         let mut unsound = None;
@@ -382,9 +274,7 @@ impl State {
                     self.observe(id.clone(), name, "", "refused", lesson.clone(), actions);
                 }
                 Asked::Sound(call) if call.tool == submit_result::NAME => {
-                    if let Some((id, _)) =
-                        submission.replace((call.id.clone(), submit_result::read(&call.arguments)))
-                    {
+                    if let Some((id, _)) = submission.replace((call.id.clone(), submit_result::read(&call.arguments))) {
                         self.observe(
                             id,
                             submit_result::NAME,
@@ -413,11 +303,11 @@ impl State {
                         last_failure = one_line(&result.content, 200);
                     }
                     mutated |= result.mutated;
-                    if let Some(path) = &result.protected {
-                        if self.protected_wanted.len() < 20 && !self.protected_wanted.contains(path)
-                        {
-                            self.protected_wanted.push(path.clone());
-                        }
+                    if let Some(path) = &result.protected
+                        && self.protected_wanted.len() < 20
+                        && !self.protected_wanted.contains(path)
+                    {
+                        self.protected_wanted.push(path.clone());
                     }
                     seen.push((
                         call.tool.clone(),
@@ -437,16 +327,11 @@ impl State {
         }
         if ran > 0 {
             self.circles.add(
-                seen.iter().map(|(tool, arguments, result)| {
-                    (tool.as_str(), arguments.clone(), result.as_str())
-                }),
+                seen.iter()
+                    .map(|(tool, arguments, result)| (tool.as_str(), arguments.clone(), result.as_str())),
                 mutated,
             );
-            self.edit_free = if mutated {
-                0
-            } else {
-                self.edit_free.saturating_add(1)
-            };
+            self.edit_free = if mutated { 0 } else { self.edit_free.saturating_add(1) };
             self.mutated |= mutated;
             self.circle_warned &= !mutated;
             self.tool_failures = if failed == ran {
@@ -474,102 +359,6 @@ impl State {
             }
             (None, _) => self.go_on(actions),
         }
-    }
-
-    /// Takes what the model hands in. GO of a coder rests on the change, not on the words.
-    fn judge(&mut self, id: String, submission: Submission, actions: &mut Vec<Action>) {
-        match (submission.verdict, self.settings.role) {
-            (Claim::Go, Role::Coder) => {
-                self.phase = Phase::Judging { id, submission };
-                actions.push(Action::InspectDiff);
-            }
-            _ => self.end_with(
-                Ending::Submitted,
-                submission.summary.clone(),
-                Some(submission),
-                actions,
-            ),
-        }
-    }
-
-    fn on_diff(
-        &mut self,
-        id: String,
-        submission: Submission,
-        diff: Diff,
-        actions: &mut Vec<Action>,
-    ) {
-        self.changed = diff.changed;
-        if !diff.protected.is_empty() {
-            let paths = one_line(
-                &diff
-                    .protected
-                    .iter()
-                    .take(10)
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                200,
-            );
-            if self.protected_refused {
-                self.end_with(
-                    Ending::ProtectedPath,
-                    format!("the change touches protected paths: {paths}"),
-                    Some(submission),
-                    actions,
-                );
-                return;
-            }
-            self.protected_refused = true;
-            let lesson = format!(
-                "the result was not taken: the change touches protected paths ({paths}). Put them back as they were (git show HEAD:PATH shows the original), then submit again; if the task needs them changed, submit NO-GO and say so."
-            );
-            self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
-            self.go_on(actions);
-            return;
-        }
-        if self.changed.is_empty() {
-            if !self.protected_wanted.is_empty() && self.empty_refused {
-                let paths = one_line(&self.protected_wanted.join(", "), 200);
-                self.end_with(
-                    Ending::ProtectedPath,
-                    format!("nothing was changed but for attempts on protected paths: {paths}"),
-                    Some(submission),
-                    actions,
-                );
-                return;
-            }
-            if self.empty_refused {
-                self.end_with(
-                    Ending::EmptyDiff,
-                    format!(
-                        "the model says GO, but nothing was changed: {}",
-                        submission.summary
-                    ),
-                    Some(submission),
-                    actions,
-                );
-                return;
-            }
-            self.empty_refused = true;
-            let lesson = "the result was not taken: GO needs a change, and no file differs from the start. Make the change; or, if nothing has to be changed, submit NO-GO with extra {\"outcome\": \"ALREADY-RESOLVED\"} and say where you saw it.";
-            self.observe(
-                id,
-                submit_result::NAME,
-                "",
-                "refused",
-                lesson.into(),
-                actions,
-            );
-            self.go_on(actions);
-            return;
-        }
-        self.end_with(
-            Ending::Submitted,
-            submission.summary.clone(),
-            Some(submission),
-            actions,
-        );
     }
 
     /// Ends what goes nowhere, warns of what may, and asks again.
@@ -624,9 +413,7 @@ impl State {
             let room = self.window;
             self.end(
                 Ending::ContextExhausted,
-                format!(
-                    "the task and the latest turn alone do not fit the window of {room} tokens"
-                ),
+                format!("the task and the latest turn alone do not fit the window of {room} tokens"),
                 actions,
             );
             return;
@@ -635,97 +422,6 @@ impl State {
         self.conversation.asking();
         self.phase = Phase::Asking;
         actions.push(Action::Ask);
-    }
-
-    /// Leaves out as much as is needed to fit the window; returns whether it fits.
-    fn fit(&mut self, actions: &mut Vec<Action>) -> bool {
-        let cap = |value: u64| if value == 0 { u64::MAX } else { value };
-        let reply = u64::from(self.settings.max_output_tokens)
-            .min(self.window / 4)
-            .max(SMALLEST_REPLY);
-        let hard = self
-            .window
-            .saturating_sub(reply + MARGIN)
-            .min(cap(self.settings.stuck.context_hard_cap));
-        let soft = cap(self.settings.stuck.context_soft_cap)
-            .min(cap(self.settings.working_set_tokens))
-            .min(hard);
-        let keep = self.settings.observation_window_turns;
-        let before = self.conversation.tokens();
-        // In steps, with a pause between them: each step costs the server's cache of everything after it.
-        let rested = self.turn >= self.compacted_at + keep.max(1) || self.compactions == 0;
-        if keep > 0
-            && before > soft
-            && rested
-            && self.conversation.stub((self.turn + 1).saturating_sub(keep))
-        {
-            self.compacted(before, actions);
-        }
-        for keep in [2, 1] {
-            if self.conversation.tokens() > hard
-                && self.conversation.stub((self.turn + 1).saturating_sub(keep))
-            {
-                self.compacted(before, actions);
-            }
-        }
-        for keep in [keep.max(2), 1, 0] {
-            if self.conversation.tokens() > hard
-                && self
-                    .conversation
-                    .drop_turns((self.turn + 1).saturating_sub(keep))
-            {
-                self.compacted(before, actions);
-            }
-        }
-        self.conversation.tokens() <= hard
-    }
-
-    fn compacted(&mut self, before: u64, actions: &mut Vec<Action>) {
-        self.compactions = self.compactions.saturating_add(1);
-        self.compacted_at = self.turn;
-        actions.push(Action::Note(format!(
-            "older outputs are left out: about {before} tokens become {}",
-            self.conversation.tokens()
-        )));
-    }
-
-    /// Counts a reply that brings nothing; three in a row end the run.
-    fn problem(&mut self, problem: Problem, lesson: Option<String>, actions: &mut Vec<Action>) {
-        self.problems.push(problem);
-        self.problems_total = self.problems_total.saturating_add(1);
-        if self.problems.len() >= FORMAT_ERRORS {
-            let same = self.problems.iter().all(|other| *other == problem);
-            let (ending, what) = match problem {
-                Problem::Text if same => (Ending::NoToolCall, "held text and no tool call"),
-                Problem::Cut if same => {
-                    (Ending::RepliesCut, "were cut at the limit of output tokens")
-                }
-                Problem::Reasoning if same => (Ending::ReasoningOnly, "held thoughts only"),
-                Problem::Empty if same => (Ending::EmptyReplies, "were empty"),
-                _ => (Ending::FormatErrors, "held no tool call that could be run"),
-            };
-            self.end(
-                ending,
-                format!("{FORMAT_ERRORS} replies in a row {what}"),
-                actions,
-            );
-            return;
-        }
-        if let Some(lesson) = lesson {
-            self.say(lesson, actions);
-        }
-        self.edit_free = self.edit_free.saturating_add(1);
-        self.go_on(actions);
-    }
-
-    fn exhausted(&mut self, which: Exhausted, actions: &mut Vec<Action>) {
-        let ending = match which {
-            Exhausted::Turns => Ending::TurnsExhausted,
-            Exhausted::Tokens => Ending::TokensExhausted,
-            Exhausted::Wall => Ending::WallTimeExhausted,
-            Exhausted::Idle => Ending::IdleTimeExhausted,
-        };
-        self.end(ending, self.budget.describe(which), actions);
     }
 
     fn say(&mut self, text: String, actions: &mut Vec<Action>) {
@@ -758,166 +454,6 @@ impl State {
                 content,
             },
         );
-    }
-
-    fn how_to_call(&self) -> &'static str {
-        match self.settings.protocol {
-            crate::model::Protocol::Native => {
-                "Use the tool calls of the interface; write no calls into the text."
-            }
-            crate::model::Protocol::JsonSchema => {
-                "Reply with one JSON object: {\"tool\": NAME, \"arguments\": {…}}."
-            }
-            crate::model::Protocol::Text => {
-                "Write it as the rules show: <call tool=\"NAME\">, one tag for each argument, </call>."
-            }
-        }
-    }
-
-    fn cut_lesson(&self) -> String {
-        "Your reply was cut off because it was too long, and nothing of it was done. Think less, and take a smaller step: write a long file in parts, or change it with str_replace.".into()
-    }
-
-    fn end(&mut self, ending: Ending, summary: String, actions: &mut Vec<Action>) {
-        self.end_with(ending, summary, None, actions);
-    }
-
-    fn end_with(
-        &mut self,
-        ending: Ending,
-        summary: String,
-        submission: Option<Submission>,
-        actions: &mut Vec<Action>,
-    ) {
-        let claim = submission.as_ref().map(|submission| submission.verdict);
-        let (verdict, failure_reason) = judge_ending(ending, claim);
-        let mut extra = Map::new();
-        let mut outcome = json!(ending);
-        let mut commit_message = String::new();
-        if let Some(submission) = submission {
-            // Only words that other parts act on may replace the name of the ending.
-            let word = submission.extra.get("outcome").and_then(Value::as_str);
-            if verdict == Verdict::NoGo
-                && ending == Ending::Submitted
-                && matches!(word, Some("ALREADY-RESOLVED" | "NEEDS-VERIFICATION"))
-            {
-                outcome = json!(word);
-            }
-            extra = submission.extra;
-            commit_message = submission.commit_message;
-        }
-        let counts = [
-            ("formatErrors", self.problems_total),
-            ("recoveredCalls", self.recovered),
-            ("compactions", self.compactions),
-        ];
-        extra.insert("outcome".into(), outcome);
-        extra.extend(
-            counts
-                .into_iter()
-                .filter(|(_, count)| *count > 0)
-                .map(|(name, count)| (name.to_owned(), json!(count))),
-        );
-        if !self.protected_wanted.is_empty() {
-            extra.insert("protectedPathsWanted".into(), json!(self.protected_wanted));
-        }
-        self.phase = Phase::Over;
-        actions.push(Action::End(Box::new(End {
-            verdict,
-            failure_reason,
-            ending,
-            summary: one_line(&summary, SUMMARY_CHARS),
-            commit_message,
-            usage: self.usage,
-            turns: self.turn,
-            tool_calls: self.tool_calls,
-            replay: self.replay,
-            changed: self.changed.clone(),
-            extra,
-        })));
-    }
-}
-
-/// The table of endings: what each means in the published words.
-pub fn judge_ending(ending: Ending, claim: Option<Claim>) -> (Verdict, Option<FailureReason>) {
-    use FailureReason as Reason;
-    let incomplete = |reason| (Verdict::Incomplete, Some(reason));
-    match ending {
-        Ending::Submitted => match claim {
-            Some(Claim::Go) => (Verdict::Go, None),
-            Some(Claim::NoGo) => (Verdict::NoGo, None),
-            Some(Claim::Error) | None => incomplete(Reason::ModelReportedError),
-        },
-        Ending::EmptyDiff => (Verdict::NoGo, None),
-        Ending::ProtectedPath => incomplete(Reason::ConstraintViolated),
-        Ending::FormatErrors
-        | Ending::NoToolCall
-        | Ending::EmptyReplies
-        | Ending::ReasoningOnly
-        | Ending::RepliesCut
-        | Ending::StuckLoop => incomplete(Reason::ModelMisunderstood),
-        Ending::NoEdits
-        | Ending::ContextExhausted
-        | Ending::TurnsExhausted
-        | Ending::TokensExhausted => incomplete(Reason::MaxTurnsExhausted),
-        Ending::WallTimeExhausted | Ending::IdleTimeExhausted | Ending::ModelTimeout => {
-            incomplete(Reason::Timeout)
-        }
-        Ending::ToolsFailed => incomplete(Reason::ToolFailed),
-        Ending::ModelUnavailable | Ending::RecordingExhausted => {
-            incomplete(Reason::InferenceServiceUnavailable)
-        }
-        Ending::ModelAuth => incomplete(Reason::AuthUnavailable),
-        Ending::Infrastructure => incomplete(Reason::InfrastructureError),
-        Ending::Cancelled => (Verdict::Incomplete, None),
-    }
-}
-
-fn to_run(asked: &Asked) -> Option<Call> {
-    match asked {
-        Asked::Sound(call) if call.tool != submit_result::NAME => Some(call.clone()),
-        _ => None,
-    }
-}
-
-/// Returns the calls as they are to stand in the conversation: each that is answered, with the id of its answer.
-fn native_calls(calls: &[RawCall], asked: &[Asked]) -> Vec<RawCall> {
-    let id = |asked: &Asked| match asked {
-        Asked::Sound(call) => call.id.clone(),
-        Asked::Wrong { id, .. } => id.clone(),
-    };
-    calls
-        .iter()
-        .zip(asked)
-        .map(|(call, asked)| RawCall {
-            id: id(asked),
-            ..call.clone()
-        })
-        .collect()
-}
-
-/// Writes native calls into the text, where the protocol has no place for them.
-fn spell_out(content: &str, calls: &[RawCall]) -> String {
-    let calls = calls.iter().map(|call| {
-        format!(
-            "<tool_call>{}</tool_call>",
-            json!({"name": call.name, "arguments": call.arguments})
-        )
-    });
-    std::iter::once(content.to_owned())
-        .chain(calls)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
-fn shortened(content: &str) -> String {
-    const MOST: usize = 4000;
-    let head = head_bytes(content, MOST);
-    if head.len() < content.len() {
-        format!("{head}\n[cut]")
-    } else {
-        head.to_owned()
     }
 }
 

@@ -15,15 +15,12 @@ pub struct Found {
     pub arguments: Map<String, Value>,
 }
 
+/// Reads one form of calls.
+type Form = fn(&str, &[ToolSpec]) -> Vec<Found>;
+
 /// Finds the calls in a text; the first form that yields any decides.
 pub fn find_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
-    let forms: [fn(&str, &[ToolSpec]) -> Vec<Found>; 5] = [
-        call_blocks,
-        function_blocks,
-        marked_json,
-        fenced_json,
-        bare_json,
-    ];
+    let forms: [Form; 5] = [call_blocks, function_blocks, marked_json, fenced_json, bare_json];
     forms
         .iter()
         .map(|form| form(text, tools))
@@ -64,8 +61,7 @@ pub fn normalise(name: &str, tools: &[ToolSpec]) -> Option<&'static str> {
         });
     }
     let meant = match snake.as_str() {
-        "shell" | "sh" | "run_bash" | "execute_bash" | "run_command" | "execute_command"
-        | "terminal" => "bash",
+        "shell" | "sh" | "run_bash" | "execute_bash" | "run_command" | "execute_command" | "terminal" => "bash",
         "search_replace" | "string_replace" | "replace_in_file" => "str_replace",
         "create_file" | "write" => "write_file",
         "read" | "open_file" | "view_file" | "cat" => "read_file",
@@ -103,8 +99,7 @@ fn call_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
             .trim_end_matches('/')
             .trim();
         let name = name.trim_matches(['"', '\'']);
-        let spec =
-            normalise(name, tools).and_then(|known| tools.iter().find(|tool| tool.name == known));
+        let spec = normalise(name, tools).and_then(|known| tools.iter().find(|tool| tool.name == known));
         let (arguments, after) = tagged_values(&rest[end + 1..], spec, "</call>");
         calls.push(named(name, arguments, tools));
         rest = after;
@@ -114,11 +109,7 @@ fn call_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
 
 /// Reads `<name>value</name>` pairs up to `close`. A value may hold anything, its own closing tag included, as long as
 /// what follows that is not the next argument or the end.
-fn tagged_values<'a>(
-    text: &'a str,
-    spec: Option<&ToolSpec>,
-    close: &str,
-) -> (Map<String, Value>, &'a str) {
+fn tagged_values<'a>(text: &'a str, spec: Option<&ToolSpec>, close: &str) -> (Map<String, Value>, &'a str) {
     let mut values = Map::new();
     let mut rest = text;
     loop {
@@ -129,7 +120,10 @@ fn tagged_values<'a>(
         let Some((name, body)) = opening_tag(trimmed) else {
             // Stray text: the next tag or the end of the block is what counts.
             let end = trimmed.find(close);
-            let tag = trimmed.match_indices('<').map(|(at, _)| at).find(|at| opening_tag(&trimmed[*at..]).is_some());
+            let tag = trimmed
+                .match_indices('<')
+                .map(|(at, _)| at)
+                .find(|at| opening_tag(&trimmed[*at..]).is_some());
             match (tag, end) {
                 (Some(tag), end) if tag > 0 && end.is_none_or(|end| tag < end) => {
                     rest = &trimmed[tag..];
@@ -153,21 +147,11 @@ fn tagged_values<'a>(
                 || after.starts_with(close)
                 || opening_tag(after).is_some_and(|(next, _)| is_argument(next))
         };
-        let ends: Vec<usize> = body
-            .match_indices(&closing)
-            .map(|(at, _)| at)
-            .take(200)
-            .collect();
-        let end = ends
-            .iter()
-            .copied()
-            .find(fits)
-            .or_else(|| ends.last().copied());
+        let ends: Vec<usize> = body.match_indices(&closing).map(|(at, _)| at).take(200).collect();
+        let end = ends.iter().copied().find(fits).or_else(|| ends.last().copied());
         let (value, after) = match end {
             Some(end) => (&body[..end], &body[end + closing.len()..]),
-            None => body
-                .find(close)
-                .map_or((body, ""), |at| (&body[..at], &body[at..])),
+            None => body.find(close).map_or((body, ""), |at| (&body[..at], &body[at..])),
         };
         let kind = spec
             .and_then(|spec| {
@@ -188,18 +172,13 @@ fn tagged_values<'a>(
 fn opening_tag(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('<')?;
     let (name, body) = inner.split_once('>')?;
-    let plain = !name.is_empty()
-        && name.len() <= 40
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let plain = !name.is_empty() && name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     plain.then_some((name, body))
 }
 
 /// Takes off the line end after the opening tag and the indentation before the closing one.
 fn body_value(value: &str) -> String {
-    let Some(body) = value
-        .strip_prefix("\r\n")
-        .or_else(|| value.strip_prefix('\n'))
-    else {
+    let Some(body) = value.strip_prefix("\r\n").or_else(|| value.strip_prefix('\n')) else {
         return value.to_owned();
     };
     let end = body.rfind('\n').map_or(0, |at| at + 1);
@@ -224,15 +203,13 @@ fn function_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
             let Some((key, value)) = parameter.split_once('>') else {
                 continue;
             };
-            let value = value
-                .rsplit_once("</parameter>")
-                .map_or(value, |(value, _)| value);
+            let value = value.rsplit_once("</parameter>").map_or(value, |(value, _)| value);
             arguments.insert(key.trim().to_owned(), Value::String(body_value(value)));
         }
-        if arguments.is_empty() {
-            if let Some(Value::Object(object)) = read_json(body) {
-                arguments = object;
-            }
+        if arguments.is_empty()
+            && let Some(Value::Object(object)) = read_json(body)
+        {
+            arguments = object;
         }
         calls.push(named(name, arguments, tools));
     }
@@ -245,12 +222,8 @@ fn function_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
                 let Some((key, value)) = pair.split_once("</arg_key>") else {
                     continue;
                 };
-                let value = value
-                    .split_once("<arg_value>")
-                    .map_or("", |(_, value)| value);
-                let value = value
-                    .rsplit_once("</arg_value>")
-                    .map_or(value, |(value, _)| value);
+                let value = value.split_once("<arg_value>").map_or("", |(_, value)| value);
+                let value = value.rsplit_once("</arg_value>").map_or(value, |(value, _)| value);
                 arguments.insert(key.trim().to_owned(), Value::String(value.to_owned()));
             }
             calls.push(named(name, arguments, tools));
@@ -281,10 +254,7 @@ fn fenced_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
         let after = &rest[at + 3..];
         let (info, body) = after.split_once('\n').unwrap_or((after, ""));
         let (body, next) = body.split_once("```").unwrap_or((body, ""));
-        if matches!(
-            info.trim(),
-            "json" | "tool" | "tool_call" | "tool_code" | ""
-        ) {
+        if matches!(info.trim(), "json" | "tool" | "tool_call" | "tool_code" | "") {
             calls.extend(json_calls(body, tools));
         }
         rest = next;

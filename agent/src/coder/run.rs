@@ -69,11 +69,7 @@ impl Watch {
     }
 
     /// Waits for work, but not beyond the limits of time, and not after a cancellation.
-    async fn guard<T>(
-        &self,
-        cancel: &CancellationToken,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Interrupted> {
+    async fn guard<T>(&self, cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Interrupted> {
         let mut work = std::pin::pin!(work);
         loop {
             let (elapsed, idle) = self.now();
@@ -96,12 +92,7 @@ impl Watch {
 }
 
 /// Runs a task to its end. Never fails: whatever happens is an [`End`] with a name, and the journal's last line.
-pub async fn run(
-    session: Session,
-    provider: &dyn Provider,
-    journal: &mut Journal,
-    cancel: CancellationToken,
-) -> End {
+pub async fn run(session: Session, provider: &dyn Provider, journal: &mut Journal, cancel: CancellationToken) -> End {
     let mut settings = session.settings.clone();
     settings.protocol = provider.protocol().unwrap_or(settings.protocol);
     let tools = session.toolbox.specs().to_vec();
@@ -137,8 +128,7 @@ pub async fn run(
         Err(error) => {
             // What cannot be written down is not acted on.
             tracing::error!(%error, "the run stops because its journal cannot be written");
-            let (verdict, failure_reason) =
-                super::machine::judge_ending(Ending::Infrastructure, None);
+            let (verdict, failure_reason) = super::machine::judge_ending(Ending::Infrastructure, None);
             debug_assert_eq!(verdict, Verdict::Incomplete);
             End {
                 verdict,
@@ -151,10 +141,7 @@ pub async fn run(
                 tool_calls: 0,
                 replay: provider.replays(),
                 changed: Vec::new(),
-                extra: serde_json::Map::from_iter([(
-                    "outcome".to_owned(),
-                    serde_json::json!(Ending::Infrastructure),
-                )]),
+                extra: serde_json::Map::from_iter([("outcome".to_owned(), serde_json::json!(Ending::Infrastructure))]),
             }
         }
     }
@@ -178,9 +165,7 @@ impl Driver<'_> {
             let turn = self.state.turn();
             for action in self.state.apply(event) {
                 match action {
-                    Action::Say(message) => {
-                        self.journal.append(&Entry::Message { turn, message })?
-                    }
+                    Action::Say(message) => self.journal.append(&Entry::Message { turn, message })?,
                     Action::Note(text) => self.journal.append(&Entry::Note { turn, text })?,
                     Action::Ask => events.push_back(self.ask().await?),
                     Action::RunTools(calls) => events.push_back(self.run_tools(&calls).await?),
@@ -259,11 +244,7 @@ impl Driver<'_> {
     }
 
     async fn inspect(&mut self) -> Event {
-        match self
-            .watch
-            .guard(&self.cancel, self.session.work_tree.changed())
-            .await
-        {
+        match self.watch.guard(&self.cancel, self.session.work_tree.changed()).await {
             Err(interrupted) => interrupted.into(),
             Ok(Err(reason)) => Event::DiffFailed(reason),
             Ok(Ok(changed)) => {

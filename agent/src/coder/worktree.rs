@@ -73,11 +73,7 @@ fn scan(root: &Path) -> std::io::Result<BTreeMap<String, Mark>> {
         };
         let mut hasher = Sha256::new();
         if kind.is_symlink() {
-            hasher.update(
-                std::fs::read_link(entry.path())?
-                    .as_os_str()
-                    .as_encoded_bytes(),
-            );
+            hasher.update(std::fs::read_link(entry.path())?.as_os_str().as_encoded_bytes());
         } else if kind.is_file() {
             digest_file(entry.path(), &mut hasher)?;
         } else if kind.is_dir() {
@@ -87,10 +83,7 @@ fn scan(root: &Path) -> std::io::Result<BTreeMap<String, Mark>> {
         // Git knows of a file's mode only whether it can be run.
         let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o170_100;
         if let Ok(path) = entry.path().strip_prefix(root) {
-            files.insert(
-                path.to_string_lossy().into_owned(),
-                (mode, hasher.finalize().into()),
-            );
+            files.insert(path.to_string_lossy().into_owned(), (mode, hasher.finalize().into()));
         }
     }
     Ok(files)
@@ -130,9 +123,6 @@ mod tests {
         std::fs::write(at("target/out"), "x").unwrap();
         std::fs::create_dir_all(at("src")).unwrap();
         std::fs::write(at("src/new"), "x").unwrap();
-        assert_eq!(
-            snapshot.changed().await.unwrap(),
-            ["changed", "gone", "src/new"]
-        );
+        assert_eq!(snapshot.changed().await.unwrap(), ["changed", "gone", "src/new"]);
     }
 }

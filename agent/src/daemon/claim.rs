@@ -84,7 +84,11 @@ pub fn is_held_by(task: &AgenticTask, held: &Held) -> bool {
 
 /// Builds the status patch of a claim.
 pub fn build_claim(task: &AgenticTask, claim: &Claim, now: Timestamp) -> Value {
-    let started = task.status.as_ref().and_then(|status| status.started_at.clone()).unwrap_or(Time(now));
+    let started = task
+        .status
+        .as_ref()
+        .and_then(|status| status.started_at.clone())
+        .unwrap_or(Time(now));
     json!({
         "metadata": { "resourceVersion": task.resource_version() },
         "status": {
@@ -116,10 +120,18 @@ pub async fn claim(
     };
     let api: Api<AgenticTask> = Api::namespaced(client.clone(), &namespace);
     let patch = build_claim(task, &claim, Timestamp::now());
-    match api.patch_status(&task.name_any(), &params(), &Patch::Merge(patch)).await {
+    match api
+        .patch_status(&task.name_any(), &params(), &Patch::Merge(patch))
+        .await
+    {
         Ok(written) => {
-            let held =
-                Held { namespace, name: task.name_any(), uid: written.uid().unwrap_or_default(), claim, secret };
+            let held = Held {
+                namespace,
+                name: task.name_any(),
+                uid: written.uid().unwrap_or_default(),
+                claim,
+                secret,
+            };
             Ok(Some((held, written)))
         }
         Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(None),
@@ -131,7 +143,9 @@ pub async fn claim(
 pub async fn patch_status(client: &Client, held: &Held, status: Value) -> Result<Written, kube::Error> {
     let api: Api<AgenticTask> = Api::namespaced(client.clone(), &held.namespace);
     loop {
-        let Some(live) = api.get_opt(&held.name).await? else { return Ok(Written::Lost) };
+        let Some(live) = api.get_opt(&held.name).await? else {
+            return Ok(Written::Lost);
+        };
         if !is_held_by(&live, held) {
             return Ok(Written::Lost);
         }
@@ -173,13 +187,16 @@ pub fn build_end(outcome: &Outcome, started: Timestamp, now: Timestamp) -> Value
     })
 }
 
-/// Builds the status patch that gives a claim back, so that the task is scheduled anew.
+/// Builds the status patch that gives a claim back; the operator sees a task without claim and schedules it anew.
 pub fn build_release() -> Value {
-    json!({ "phase": Phase::Pending, "claim": null, "assignedNode": null, "jobName": null })
+    json!({ "claim": null })
 }
 
 fn params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    }
 }
 
 #[cfg(test)]
@@ -194,7 +211,12 @@ mod tests {
             namespace: "default".into(),
             name: "t".into(),
             uid: "u1".into(),
-            claim: Claim { node: "n".into(), agent: "a".into(), epoch: 2, secret_sha256: secret.sha256() },
+            claim: Claim {
+                node: "n".into(),
+                agent: "a".into(),
+                epoch: 2,
+                secret_sha256: secret.sha256(),
+            },
             secret,
         }
     }
@@ -202,8 +224,11 @@ mod tests {
     fn task(change: impl FnOnce(&mut AgenticTask)) -> AgenticTask {
         let mut task = AgenticTask::default();
         task.metadata.uid = Some("u1".into());
-        task.status =
-            Some(AgenticTaskStatus { phase: Some(Phase::Running), claim: Some(held().claim), ..Default::default() });
+        task.status = Some(AgenticTaskStatus {
+            phase: Some(Phase::Running),
+            claim: Some(held().claim),
+            ..Default::default()
+        });
         change(&mut task);
         task
     }
@@ -213,8 +238,14 @@ mod tests {
         assert!(is_held_by(&task(|_| ()), &held()));
         assert!(!is_held_by(&task(|t| t.metadata.uid = Some("u2".into())), &held()));
         assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().claim = None), &held()));
-        assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().claim.as_mut().unwrap().epoch = 3), &held()));
-        assert!(!is_held_by(&task(|t| t.status.as_mut().unwrap().phase = Some(Phase::Failed)), &held()));
+        assert!(!is_held_by(
+            &task(|t| t.status.as_mut().unwrap().claim.as_mut().unwrap().epoch = 3),
+            &held()
+        ));
+        assert!(!is_held_by(
+            &task(|t| t.status.as_mut().unwrap().phase = Some(Phase::Failed)),
+            &held()
+        ));
     }
 
     #[test]

@@ -37,7 +37,10 @@ fn labels_differ(live: &FleetNode, wanted: &BTreeMap<String, String>) -> bool {
 pub async fn register(client: &Client, config: &Config) -> Result<FleetNode, Error> {
     let nodes: Api<FleetNode> = Api::all(client.clone());
     let spec = build_spec(config);
-    let failed = |source| Error::Register { node: config.node_name.clone(), source };
+    let failed = |source| Error::Register {
+        node: config.node_name.clone(),
+        source,
+    };
     loop {
         match nodes.get_opt(&config.node_name).await.map_err(failed)? {
             Some(live) if live.spec == spec && !labels_differ(&live, &config.node_labels) => return Ok(live),
@@ -55,7 +58,10 @@ pub async fn register(client: &Client, config: &Config) -> Result<FleetNode, Err
             None => {
                 let mut node = FleetNode::new(&config.node_name, spec.clone());
                 node.metadata.labels = Some(config.node_labels.clone()).filter(|labels| !labels.is_empty());
-                let post = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+                let post = PostParams {
+                    field_manager: Some(FIELD_MANAGER.into()),
+                    ..PostParams::default()
+                };
                 match nodes.create(&post, &node).await {
                     Ok(node) => return Ok(node),
                     Err(kube::Error::Api(status)) if status.code == 409 => continue,
@@ -97,11 +103,17 @@ pub fn build_heartbeat(beat: &Beat<'_>, now: Timestamp) -> serde_json::Value {
 /// Writes one heartbeat.
 pub async fn heartbeat(client: &Client, node: &str, beat: &Beat<'_>, now: Timestamp) -> Result<(), kube::Error> {
     let nodes: Api<FleetNode> = Api::all(client.clone());
-    nodes.patch_status(node, &params(), &Patch::Merge(build_heartbeat(beat, now))).await.map(drop)
+    nodes
+        .patch_status(node, &params(), &Patch::Merge(build_heartbeat(beat, now)))
+        .await
+        .map(drop)
 }
 
 fn params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    }
 }
 
 /// What this process may do about a Lease it found.
@@ -117,13 +129,19 @@ pub enum LeaseStep {
 
 /// Decides about a Lease by how long ago this process saw it change, never by the holder's clock.
 pub fn lease_step(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> LeaseStep {
-    let Some(spec) = lease.and_then(|lease| lease.spec.as_ref()) else { return LeaseStep::Take };
+    let Some(spec) = lease.and_then(|lease| lease.spec.as_ref()) else {
+        return LeaseStep::Take;
+    };
     match spec.holder_identity.as_deref() {
         None | Some("") => LeaseStep::Take,
         Some(holder) if holder == identity => LeaseStep::Renew,
         Some(_) => {
             let seconds = spec.lease_duration_seconds.unwrap_or(LEASE_SECONDS).max(1) as u64;
-            if unchanged_for > Duration::from_secs(seconds) { LeaseStep::Take } else { LeaseStep::Wait }
+            if unchanged_for > Duration::from_secs(seconds) {
+                LeaseStep::Take
+            } else {
+                LeaseStep::Wait
+            }
         }
     }
 }
@@ -220,7 +238,10 @@ impl NodeLease {
 }
 
 fn post() -> PostParams {
-    PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    }
 }
 
 #[cfg(test)]
@@ -251,7 +272,11 @@ mod tests {
             (Some(lease(Some("other"))), 31, LeaseStep::Take),
         ];
         for (found, seconds, step) in table {
-            assert_eq!(lease_step(found.as_ref(), "me", Duration::from_secs(seconds)), step, "{found:?} {seconds}");
+            assert_eq!(
+                lease_step(found.as_ref(), "me", Duration::from_secs(seconds)),
+                step,
+                "{found:?} {seconds}"
+            );
         }
     }
 }

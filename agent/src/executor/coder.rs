@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use gate::protected::{ChangedPath, EntryNow, Protected};
 use gate::{GateError, ResolvedGate};
-use git::{Claim, CommitLimits, EntryKind, Expected, Fencing, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree};
+use git::{
+    Claim, CommitLimits, EntryKind, Expected, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree,
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -15,7 +17,7 @@ use schemas::shared::{DiffStat, Usage, Verdict};
 use schemas::{Agent, AgenticTask, Workload, labels};
 use serde_json::json;
 
-use super::shell::TreeShell;
+use super::native::toolchain;
 use super::{Run, endpoint, source};
 use crate::budget::Budget;
 use crate::coder::worktree::Snapshot;
@@ -23,6 +25,7 @@ use crate::coder::{self as machine, AgentSettings, End, Facts, Feedback, Role, S
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::tools::fetch::{Briefing, Subject};
+use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
 
 /// Bytes of a diff that are kept as evidence.
@@ -56,7 +59,12 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
     let mut ground = lay(run).await?;
     let asked = endpoint::ask(run, agent, &ground.stem, ground.round).await?;
     fence(run, &mut ground).await?;
-    let folder = run.services.config.workspace_dir.join("work").join(format!("{}-{}", run.held.uid, run.held.claim.epoch));
+    let folder = run
+        .services
+        .config
+        .workspace_dir
+        .join("work")
+        .join(format!("{}-{}", run.held.uid, run.held.claim.epoch));
     let (tree, admin) = (folder.join("tree"), folder.join("git"));
     let made = ground.git.work_tree(&ground.url, ground.start, tree, admin).await;
     let work_tree = made.map_err(|error| source::clone_failed(&error))?;
@@ -89,16 +97,29 @@ async fn lay(run: &Run) -> Result<Ground, Outcome> {
     let branch = source::branch(task, workload.as_ref())?;
     let pinned = task.spec.base_sha.as_deref().or(workload.as_ref().and_then(|w| {
         let status = w.status.as_ref()?;
-        status.base_sha.as_deref().filter(|_| status.run == Some(task.spec.run.unwrap_or(1)))
+        status
+            .base_sha
+            .as_deref()
+            .filter(|_| status.run == Some(task.spec.run.unwrap_or(1)))
     }));
     let base = source::base(run, &git, &url, pinned).await?;
     run.services.repositories.add(&url);
-    let tip = git.find_ref(&url, &format!("refs/heads/{branch}")).await.map_err(|error| source::clone_failed(&error))?;
-    let claim = Claim { task: run.held.uid.clone(), epoch: run.held.claim.epoch as u64 };
+    let tip = git
+        .find_ref(&url, &format!("refs/heads/{branch}"))
+        .await
+        .map_err(|error| source::clone_failed(&error))?;
+    let claim = Claim {
+        task: run.held.uid.clone(),
+        epoch: run.held.claim.epoch as u64,
+    };
     let round = task.spec.round.unwrap_or(1).max(1) as u32;
     if let Some(tip) = tip {
-        git.fetch_oid(&url, tip, false).await.map_err(|error| source::clone_failed(&error))?;
-        if !is_ours(run, &git, &url, tip, &claim, workload.as_ref()).await? && task.spec.payload.allow_overwrite != Some(true) {
+        git.fetch_oid(&url, tip, false)
+            .await
+            .map_err(|error| source::clone_failed(&error))?;
+        if !is_ours(run, &git, &url, tip, &claim, workload.as_ref()).await?
+            && task.spec.payload.allow_overwrite != Some(true)
+        {
             return Err(Outcome::failed(
                 FailureReason::PushRejected,
                 format!(
@@ -112,7 +133,10 @@ async fn lay(run: &Run) -> Result<Ground, Outcome> {
     let gate = {
         let task = task.clone();
         let found = git.read(&url, move |repository| {
-            Ok(source::resolve_gate(&task, &source::CommitTree::new(repository.clone(), base)))
+            Ok(source::resolve_gate(
+                &task,
+                &source::CommitTree::new(repository.clone(), base),
+            ))
         });
         match found.await.map_err(|error| source::clone_failed(&error))? {
             Ok(gate) => Some(gate),
@@ -121,23 +145,48 @@ async fn lay(run: &Run) -> Result<Ground, Outcome> {
         }
     };
     let stem = source::stem(task, workload.as_ref());
-    Ok(Ground { git, url, branch, base, start, expected: Expected::found(tip), claim, gate, workload, round, stem })
+    Ok(Ground {
+        git,
+        url,
+        branch,
+        base,
+        start,
+        expected: Expected::found(tip),
+        claim,
+        gate,
+        workload,
+        round,
+        stem,
+    })
 }
 
 /// Finds the commit that the work starts from: the base, an earlier round's head, or a branch to revise.
 async fn start_of(run: &Run, git: &Git, url: &RemoteUrl, base: Oid) -> Result<Oid, Outcome> {
     let task = &run.task;
-    let start = if let Some(branch) = task.spec.payload.revise_from_branch.as_deref().filter(|branch| !branch.is_empty()) {
-        return git.fetch_branch(url, branch, false).await.map_err(|error| source::clone_failed(&error));
+    let start = if let Some(branch) = task
+        .spec
+        .payload
+        .revise_from_branch
+        .as_deref()
+        .filter(|branch| !branch.is_empty())
+    {
+        return git
+            .fetch_branch(url, branch, false)
+            .await
+            .map_err(|error| source::clone_failed(&error));
     } else if let Some(name) = &task.spec.feedback_from {
-        source::task(run, name).await?.and_then(|earlier| earlier.status?.commit_sha)
+        source::task(run, name)
+            .await?
+            .and_then(|earlier| earlier.status?.commit_sha)
     } else {
         None
     };
     match start {
         Some(sha) => {
             let oid = source::parse(&sha)?;
-            git.fetch_oid(url, oid, false).await.map_err(|error| source::clone_failed(&error))?;
+            git.fetch_oid(url, oid, false)
+                .await
+                .map_err(|error| source::clone_failed(&error))?;
             Ok(oid)
         }
         None => Ok(base),
@@ -153,24 +202,42 @@ async fn is_ours(
     claim: &Claim,
     workload: Option<&Workload>,
 ) -> Result<bool, Outcome> {
-    let found = git.read(url, move |repository| repository.read_marker(tip)).await.map_err(|error| source::clone_failed(&error))?;
+    let found = git
+        .read(url, move |repository| repository.read_marker(tip))
+        .await
+        .map_err(|error| source::clone_failed(&error))?;
     if found.as_ref().is_some_and(|found| found.task == claim.task) {
         return Ok(true);
     }
     let Some(workload) = workload else { return Ok(false) };
     let sha = tip.to_string();
     let status = workload.status.clone().unwrap_or_default();
-    let recorded = status.head_sha.iter().chain(status.rounds.iter().flatten().filter_map(|round| round.head_sha.as_ref()));
+    let recorded = status.head_sha.iter().chain(
+        status
+            .rounds
+            .iter()
+            .flatten()
+            .filter_map(|round| round.head_sha.as_ref()),
+    );
     if recorded.into_iter().any(|head| *head == sha) {
         return Ok(true);
     }
     let Some(found) = found else { return Ok(false) };
     let tasks: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
     let selector = format!("{}={}", labels::WORKLOAD, labels_value(workload));
-    let siblings = tasks.list(&ListParams::default().labels(&selector)).await.map_err(|error| {
-        Outcome::failed(FailureReason::InfrastructureError, format!("failed to list the workload's tasks: {error}"))
-    })?;
-    Ok(siblings.items.iter().any(|sibling| sibling.metadata.uid.as_deref() == Some(&found.task)))
+    let siblings = tasks
+        .list(&ListParams::default().labels(&selector))
+        .await
+        .map_err(|error| {
+            Outcome::failed(
+                FailureReason::InfrastructureError,
+                format!("failed to list the workload's tasks: {error}"),
+            )
+        })?;
+    Ok(siblings
+        .items
+        .iter()
+        .any(|sibling| sibling.metadata.uid.as_deref() == Some(&found.task)))
 }
 
 fn labels_value(workload: &Workload) -> String {
@@ -195,7 +262,9 @@ async fn fence(run: &Run, ground: &mut Ground) -> Result<(), Outcome> {
     let (claim, start, who) = (ground.claim.clone(), ground.start, identity(run, true));
     let marker = ground
         .git
-        .read(&ground.url, move |repository| repository.build_marker(start, &claim, &who))
+        .read(&ground.url, move |repository| {
+            repository.build_marker(start, &claim, &who)
+        })
         .await
         .map_err(|error| source::clone_failed(&error))?;
     let repository = ground
@@ -226,11 +295,17 @@ async fn work(
 ) -> Result<End, Outcome> {
     let broken = |error: String| Outcome::failed(FailureReason::InfrastructureError, error);
     let text = text(run, ground).await?;
-    let protected = ground.gate.as_ref().map(|gate| gate.protected.clone()).unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
+    let protected = ground
+        .gate
+        .as_ref()
+        .map(|gate| gate.protected.clone())
+        .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
     let root: PathBuf = work_tree.path().to_owned();
-    let mut read_only = work_tree.read_only_paths();
-    read_only.push(root.join(".git"));
-    let shell = TreeShell { sandbox: run.services.sandbox.clone(), tree: root.clone(), read_only };
+    let read_only = work_tree.read_only_paths();
+    let mut shell = SandboxSettings::new(root.clone());
+    shell.read_only = read_only;
+    shell.env.insert("GIT_OPTIONAL_LOCKS".into(), "0".into());
+    let shell = SandboxShell::new(run.services.sandbox.clone(), toolchain().clone(), shell);
     let toolbox = Toolbox::new(ToolboxSettings {
         work_tree: root.clone(),
         kept_outputs: outputs.to_owned(),
@@ -265,7 +340,9 @@ async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome> {
     let text = match (given, &ground.workload) {
         (Some(prompt), _) => prompt,
         (None, Some(workload)) => match &workload.spec.title {
-            Some(title) if !workload.spec.intent.contains(title.as_str()) => format!("{title}\n\n{}", workload.spec.intent),
+            Some(title) if !workload.spec.intent.contains(title.as_str()) => {
+                format!("{title}\n\n{}", workload.spec.intent)
+            }
             _ => workload.spec.intent.clone(),
         },
         (None, None) if payload.issue.is_some() => {
@@ -275,7 +352,10 @@ async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome> {
             ));
         }
         (None, None) => {
-            return Err(Outcome::failed(FailureReason::ModelMisunderstood, "the task has no text: set payload.prompt"));
+            return Err(Outcome::failed(
+                FailureReason::ModelMisunderstood,
+                "the task has no text: set payload.prompt",
+            ));
         }
     };
     let feedback = match &run.task.spec.feedback_from {
@@ -287,18 +367,35 @@ async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome> {
         .git
         .read(&url, move |repository| {
             let names = repository.tree_entries(start, "", false)?.unwrap_or_default();
-            let names: Vec<String> = names.into_iter().take(200).map(|entry| entry.path.to_string()).collect();
+            let names: Vec<String> = names
+                .into_iter()
+                .take(200)
+                .map(|entry| entry.path.to_string())
+                .collect();
             let guide = repository.read_file(base, "AGENTS.md", GUIDELINES_BYTES).ok().flatten();
             let guide = guide.filter(|(kind, _)| matches!(kind, EntryKind::File | EntryKind::Exec));
-            Ok((names, guide.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()))
+            Ok((
+                names,
+                guide
+                    .map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned())
+                    .unwrap_or_default(),
+            ))
         })
         .await
         .map_err(|error| source::clone_failed(&error))?;
     let advisories = payload.gate_advisories.iter().flatten().map(|advisory| {
-        format!("- {}: {}\n", advisory.check.as_deref().unwrap_or("gate"), advisory.detail.as_deref().unwrap_or_default())
+        format!(
+            "- {}: {}\n",
+            advisory.check.as_deref().unwrap_or("gate"),
+            advisory.detail.as_deref().unwrap_or_default()
+        )
     });
     let advisories: String = advisories.collect();
-    let text = if advisories.is_empty() { text } else { format!("{text}\n\nThe gate remarked earlier:\n{advisories}") };
+    let text = if advisories.is_empty() {
+        text
+    } else {
+        format!("{text}\n\nThe gate remarked earlier:\n{advisories}")
+    };
     Ok(TaskText {
         stem: ground.stem.clone(),
         round: ground.round,
@@ -310,8 +407,17 @@ async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome> {
             base_branch: source::base_branch(&run.task),
             language: String::new(),
             top_level,
-            checks: ground.gate.iter().flat_map(|gate| &gate.steps).map(|step| step.command.clone()).collect(),
-            protected: ground.gate.as_ref().map(|gate| gate.protected.clone()).unwrap_or_default(),
+            checks: ground
+                .gate
+                .iter()
+                .flat_map(|gate| &gate.steps)
+                .map(|step| step.command.clone())
+                .collect(),
+            protected: ground
+                .gate
+                .as_ref()
+                .map(|gate| gate.protected.clone())
+                .unwrap_or_default(),
             guidelines,
         },
     })
@@ -320,14 +426,26 @@ async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome> {
 fn feedback(earlier: &AgenticTask) -> Option<Feedback> {
     let status = earlier.status.as_ref()?;
     let result = status.result.as_ref()?;
-    let extra = |key: &str| result.get("extra").and_then(|extra| extra.get(key)).and_then(|value| value.as_str()).unwrap_or_default();
+    let extra = |key: &str| {
+        result
+            .get("extra")
+            .and_then(|extra| extra.get(key))
+            .and_then(|value| value.as_str())
+            .unwrap_or_default()
+    };
     match status.verdict? {
-        Verdict::GateFail => {
-            Some(Feedback::Gate { step: extra("firstFailingStep").to_owned(), log_tail: extra("logTail").to_owned() })
-        }
+        Verdict::GateFail => Some(Feedback::Gate {
+            step: extra("firstFailingStep").to_owned(),
+            log_tail: extra("logTail").to_owned(),
+        }),
         Verdict::NoGo => {
-            let summary = result.get("summary").and_then(|value| value.as_str()).unwrap_or_default();
-            Some(Feedback::Review { findings: summary.to_owned() })
+            let summary = result
+                .get("summary")
+                .and_then(|value| value.as_str())
+                .unwrap_or_default();
+            Some(Feedback::Review {
+                findings: summary.to_owned(),
+            })
         }
         _ => None,
     }
@@ -340,7 +458,10 @@ fn briefing(run: &Run, text: &TaskText) -> Briefing {
         number: number.max(0) as u64,
         text: text.text.clone(),
     });
-    Briefing { issue, pull_request: None }
+    Briefing {
+        issue,
+        pull_request: None,
+    }
 }
 
 async fn settings(run: &Run, agent: &Agent, asked: &endpoint::Asked) -> Result<AgentSettings, Outcome> {
@@ -350,15 +471,26 @@ async fn settings(run: &Run, agent: &Agent, asked: &endpoint::Asked) -> Result<A
         Some(name) => {
             let api: Api<schemas::ModelProfile> = Api::all(run.services.client.clone());
             api.get_opt(name).await.map_err(|error| {
-                Outcome::failed(FailureReason::InfrastructureError, format!("failed to read ModelProfile {name}: {error}"))
+                Outcome::failed(
+                    FailureReason::InfrastructureError,
+                    format!("failed to read ModelProfile {name}: {error}"),
+                )
             })?
         }
         None => None,
     };
-    let said = spec.stuck_loop_detection.clone().or_else(|| profile.as_ref()?.spec.stuck_loop_detection.clone()).unwrap_or_default();
+    let said = spec
+        .stuck_loop_detection
+        .clone()
+        .or_else(|| profile.as_ref()?.spec.stuck_loop_detection.clone())
+        .unwrap_or_default();
     let base = StuckLoop::default();
-    let small = |value: Option<i64>, default: u32| value.map_or(default, |value| value.clamp(0, i64::from(u32::MAX)) as u32);
-    let window = small(spec.context_window_tokens.filter(|n| *n > 0), defaults.context_window_tokens);
+    let small =
+        |value: Option<i64>, default: u32| value.map_or(default, |value| value.clamp(0, i64::from(u32::MAX)) as u32);
+    let window = small(
+        spec.context_window_tokens.filter(|n| *n > 0),
+        defaults.context_window_tokens,
+    );
     let window = match asked.window {
         Some(served) if spec.context_window_tokens.is_none() => served,
         Some(served) => window.min(served),
@@ -367,12 +499,18 @@ async fn settings(run: &Run, agent: &Agent, asked: &endpoint::Asked) -> Result<A
     Ok(AgentSettings {
         role: Role::Coder,
         system_prompt: spec.system_prompt.clone().unwrap_or_default(),
-        system_prompt_addendum: profile.and_then(|profile| profile.spec.system_prompt_addendum).unwrap_or_default(),
+        system_prompt_addendum: profile
+            .and_then(|profile| profile.spec.system_prompt_addendum)
+            .unwrap_or_default(),
         protocol: asked.protocol,
         context_window_tokens: window,
-        max_output_tokens: small(spec.max_output_tokens.filter(|n| *n > 0), defaults.max_output_tokens).min(window / 2).max(256),
+        max_output_tokens: small(spec.max_output_tokens.filter(|n| *n > 0), defaults.max_output_tokens)
+            .min(window / 2)
+            .max(256),
         observation_window_turns: match spec.context_strategy {
-            schemas::agent::ContextStrategy::Window => small(spec.observation_window_turns, defaults.observation_window_turns),
+            schemas::agent::ContextStrategy::Window => {
+                small(spec.observation_window_turns, defaults.observation_window_turns)
+            }
             schemas::agent::ContextStrategy::Session => 0,
         },
         working_set_tokens: defaults.working_set_tokens,
@@ -389,8 +527,14 @@ async fn settings(run: &Run, agent: &Agent, asked: &endpoint::Asked) -> Result<A
 
 fn budget(run: &Run, agent: &Agent, ground: &Ground) -> Budget {
     let said = run.task.spec.budget.clone().unwrap_or_default();
-    let turns = said.turns.map_or(agent.spec.max_turns, |turns| turns.min(agent.spec.max_turns));
-    let used = ground.workload.as_ref().and_then(|w| w.status.as_ref()?.usage.clone()).unwrap_or_default();
+    let turns = said
+        .turns
+        .map_or(agent.spec.max_turns, |turns| turns.min(agent.spec.max_turns));
+    let used = ground
+        .workload
+        .as_ref()
+        .and_then(|w| w.status.as_ref()?.usage.clone())
+        .unwrap_or_default();
     let spent = used.prompt_tokens + used.completion_tokens;
     Budget {
         turns: turns.clamp(1, 500) as u32,
@@ -408,7 +552,14 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
     let message = git::compose_message(&message(ground, &end), Some(&ground.claim), sign_off(run).as_ref());
     let committed = ground
         .git
-        .commit_all(work_tree, ground.start, message, identity(run, false), identity(run, true), CommitLimits::default())
+        .commit_all(
+            work_tree,
+            ground.start,
+            message,
+            identity(run, false),
+            identity(run, true),
+            CommitLimits::default(),
+        )
         .await
         .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to commit: {error}")))?;
     let Some(commit) = committed else {
@@ -423,9 +574,19 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
     let (base, repository) = (ground.base, work_tree.repository().clone());
     let (changes, diff) = ground
         .git
-        .run(move |_| Ok((repository.changed_paths(Some(base), Some(commit), "")?, repository.diff(Some(base), commit, DIFF_BYTES)?)))
+        .run(move |_| {
+            Ok((
+                repository.changed_paths(Some(base), Some(commit), "")?,
+                repository.diff(Some(base), commit, DIFF_BYTES)?,
+            ))
+        })
         .await
-        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to compare with the base: {error}")))?;
+        .map_err(|error| {
+            Outcome::failed(
+                FailureReason::InfrastructureError,
+                format!("failed to compare with the base: {error}"),
+            )
+        })?;
     let _ = run.spool.write("diff", diff.text.as_bytes());
     outcome.diff_stat = Some(DiffStat {
         files: diff.files.len() as i64,
@@ -433,7 +594,11 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
         deletions: diff.deletions as i64,
     });
     let changed: Vec<ChangedPath> = changes.iter().map(changed_path).collect();
-    let rules: Vec<String> = ground.gate.as_ref().map(|gate| gate.protected.clone()).unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
+    let rules: Vec<String> = ground
+        .gate
+        .as_ref()
+        .map(|gate| gate.protected.clone())
+        .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
     let protected = Protected::new(rules.iter().map(String::as_str))
         .map_err(|error| Outcome::failed(FailureReason::GateError, error.to_string()))?;
     let violations = protected.violations(&changed);
@@ -442,7 +607,10 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
         outcome.verdict = Some(Verdict::Incomplete);
         outcome.failure = Some(FailureReason::ConstraintViolated);
         outcome.summary = crate::outcome::shorten(
-            &format!("refused before the push: the change touches protected paths: {}", paths.join(", ")),
+            &format!(
+                "refused before the push: the change touches protected paths: {}",
+                paths.join(", ")
+            ),
             280,
         );
         outcome.extra("refused", json!(paths.iter().take(20).collect::<Vec<_>>()));
@@ -456,39 +624,33 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
             outcome.head_sha = Some(commit.to_string());
             Ok(outcome)
         }
-        Err(rejected) => Err(Outcome { verdict: Some(Verdict::Incomplete), failure: rejected.failure, summary: rejected.summary, ..outcome }),
+        Err(rejected) => Err(Outcome {
+            verdict: Some(Verdict::Incomplete),
+            failure: rejected.failure,
+            summary: rejected.summary,
+            ..outcome
+        }),
     }
 }
 
 /// Moves the branch to `commit`, replacing what an earlier claim of this task pushed meanwhile.
 async fn push(ground: &Ground, repository: &Repository, commit: Oid) -> Result<(), Outcome> {
-    let mut expected = ground.expected;
-    for _ in 0..4 {
-        let rejected = |text: String| Outcome::failed(FailureReason::PushRejected, text);
-        let pushed = ground.git.push(repository, &ground.url, &ground.refname(), expected, commit).await;
-        let found = match pushed.map_err(|error| push_failed(&error))? {
-            PushOutcome::Won => return Ok(()),
-            PushOutcome::Refused(message) => {
-                return Err(rejected(format!("the Git server refused the push to {}: {message}", ground.branch)));
-            }
-            PushOutcome::Lost { found: None } => return Err(rejected(format!("branch {} was deleted while the task ran", ground.branch))),
-            PushOutcome::Lost { found: Some(found) } => found,
-        };
-        ground.git.fetch_oid(&ground.url, found, false).await.map_err(|error| push_failed(&error))?;
-        let theirs = ground.git.read(&ground.url, move |repository| repository.read_marker(found)).await;
-        match git::fence(theirs.map_err(|error| push_failed(&error))?.as_ref(), &ground.claim) {
-            Fencing::Ours if found == commit => return Ok(()),
-            Fencing::Ours | Fencing::Replace => expected = Expected::At(found),
-            Fencing::Lost => {
-                return Err(rejected(format!(
-                    "branch {} was moved to {} by somebody else while the task ran; nothing was pushed",
-                    ground.branch,
-                    &found.to_string()[..10]
-                )));
-            }
-        }
-    }
-    Err(Outcome::failed(FailureReason::PushRejected, format!("branch {} kept moving; nothing was pushed", ground.branch)))
+    let pushed = ground
+        .git
+        .push_fenced(repository, &ground.url, &ground.refname(), ground.expected, commit, &ground.claim)
+        .await
+        .map_err(|error| push_failed(&error))?;
+    let branch = &ground.branch;
+    let why = match pushed {
+        PushOutcome::Won => return Ok(()),
+        PushOutcome::Refused(message) => format!("the Git server refused the push to {branch}: {message}"),
+        PushOutcome::Lost { found: None } => format!("branch {branch} was deleted while the task ran; nothing was pushed"),
+        PushOutcome::Lost { found: Some(found) } => format!(
+            "branch {branch} was moved to {} by somebody else while the task ran; nothing was pushed",
+            &found.to_string()[..10]
+        ),
+    };
+    Err(Outcome::failed(FailureReason::PushRejected, why))
 }
 
 fn changed_path(change: &git::Change) -> ChangedPath {
@@ -498,7 +660,10 @@ fn changed_path(change: &git::Change) -> ChangedPath {
         Some((EntryKind::Submodule, _)) => EntryNow::Submodule,
         Some(_) => EntryNow::File,
     };
-    ChangedPath { path: change.path.to_vec(), now }
+    ChangedPath {
+        path: change.path.to_vec(),
+        now,
+    }
 }
 
 fn sign_off(run: &Run) -> Option<Identity> {
@@ -510,7 +675,10 @@ fn message(ground: &Ground, end: &End) -> String {
     if !own.is_empty() {
         return own.to_owned();
     }
-    let title = ground.workload.as_ref().and_then(|workload| workload.spec.title.clone());
+    let title = ground
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.spec.title.clone());
     match end.verdict {
         machine::Verdict::Go => title.unwrap_or_else(|| end.summary.clone()),
         _ => format!("Unfinished: {}", title.unwrap_or_else(|| ground.stem.clone())),
@@ -524,7 +692,9 @@ fn outcome_of(end: &End) -> Outcome {
         machine::Verdict::Incomplete => Verdict::Incomplete,
     };
     let mut outcome = Outcome::ended(verdict, end.summary.clone());
-    outcome.failure = end.failure_reason.and_then(|reason| serde_json::from_value(json!(reason.as_str())).ok());
+    outcome.failure = end
+        .failure_reason
+        .and_then(|reason| serde_json::from_value(json!(reason.as_str())).ok());
     if end.failure_reason.is_some() && outcome.failure.is_none() {
         outcome.failure = Some(FailureReason::InfrastructureError);
     }

@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 /// The base URL that asks for recorded sessions in place of a model.
 pub const REPLAY: &str = "replay:";
 /// Smallest context window that a coder is run with, in tokens.
-pub const WINDOW_FLOOR: u32 = 4096;
+pub const WINDOW_FLOOR: u32 = crate::coder::CONTEXT_FLOOR;
 
 /// A model to ask.
 pub struct Asked {
@@ -36,7 +36,11 @@ pub struct Asked {
 
 /// Returns the base URL that an Agent's references resolve to, overrides applied.
 pub fn base_url(agent: &Agent, config: &Config) -> Option<String> {
-    let own = agent.spec.provider_config.as_ref().and_then(|provider| provider.base_url.clone());
+    let own = agent
+        .spec
+        .provider_config
+        .as_ref()
+        .and_then(|provider| provider.base_url.clone());
     if own.as_deref().is_some_and(|url| url.starts_with(REPLAY)) {
         return own;
     }
@@ -90,7 +94,10 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     let Some(url) = base_url(agent, config) else {
         return Err(Outcome::failed(
             FailureReason::InferenceServiceUnavailable,
-            format!("Agent {} names no model server; set spec.providerConfig.baseURL", agent.name_any()),
+            format!(
+                "Agent {} names no model server; set spec.providerConfig.baseURL",
+                agent.name_any()
+            ),
         ));
     };
     if url.starts_with(REPLAY) {
@@ -98,7 +105,11 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     }
     let key = key(run, agent).await?;
     let name = model(agent, &run.task);
-    let cached = remembered().lock().unwrap_or_else(PoisonError::into_inner).get(&cache_key(&url, name.as_deref())).cloned();
+    let cached = remembered()
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&cache_key(&url, name.as_deref()))
+        .cloned();
     let report = match cached {
         Some(report) => Some(report),
         None => {
@@ -121,7 +132,9 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     if let Some(refusal) = report.as_ref().and_then(|report| report.refusal(WINDOW_FLOOR)) {
         return Err(Outcome::failed(FailureReason::InferenceServiceUnavailable, refusal));
     }
-    let name = name.or_else(|| report.as_ref().and_then(|report| report.model.clone())).unwrap_or_default();
+    let name = name
+        .or_else(|| report.as_ref().and_then(|report| report.model.clone()))
+        .unwrap_or_default();
     let mut endpoint = Endpoint::new(url, name);
     endpoint.api_key = key;
     endpoint.ca_bundle.clone_from(&config.ca_bundle);
@@ -132,7 +145,11 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     let provider = OpenAi::new(endpoint)
         .map_err(|error| Outcome::failed(FailureReason::InferenceServiceUnavailable, error.to_string()))?;
     let window = report.and_then(|report| report.window).map(|window| window.tokens);
-    Ok(Asked { provider: Box::new(provider), window, protocol })
+    Ok(Asked {
+        provider: Box::new(provider),
+        window,
+        protocol,
+    })
 }
 
 fn cache_key(url: &str, model: Option<&str>) -> String {
@@ -159,25 +176,44 @@ fn replay(run: &Run, stem: &str, round: u32) -> Result<Asked, Outcome> {
     let provider = Replay::find(folder, stem, round)
         .map_err(|error| Outcome::failed(FailureReason::InferenceServiceUnavailable, error.to_string()))?;
     let protocol = provider.header().protocol;
-    Ok(Asked { provider: Box::new(provider), window: None, protocol })
+    Ok(Asked {
+        provider: Box::new(provider),
+        window: None,
+        protocol,
+    })
 }
 
 async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
-    let Some(reference) = agent.spec.provider_config.as_ref().and_then(|provider| provider.api_key_secret_ref.clone()) else {
+    let Some(reference) = agent
+        .spec
+        .provider_config
+        .as_ref()
+        .and_then(|provider| provider.api_key_secret_ref.clone())
+    else {
         return Ok(None);
     };
     let namespace = run.task.namespace().unwrap_or_default();
     let secrets: Api<KubeSecret> = Api::namespaced(run.services.client.clone(), &namespace);
     let found = secrets.get_opt(&reference.name).await.map_err(|error| {
-        Outcome::failed(FailureReason::InfrastructureError, format!("failed to read Secret {}: {error}", reference.name))
+        Outcome::failed(
+            FailureReason::InfrastructureError,
+            format!("failed to read Secret {}: {error}", reference.name),
+        )
     })?;
-    let bytes = found.and_then(|secret| secret.data).and_then(|data| data.get(&reference.key).map(|bytes| bytes.0.clone()));
+    let bytes = found
+        .and_then(|secret| secret.data)
+        .and_then(|data| data.get(&reference.key).map(|bytes| bytes.0.clone()));
     match bytes {
         Some(bytes) => Ok(Some(Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()))),
         None if reference.optional == Some(true) => Ok(None),
         None => Err(Outcome::failed(
             FailureReason::AuthUnavailable,
-            format!("Secret {} has no key {:?}, which Agent {} names", reference.name, reference.key, agent.name_any()),
+            format!(
+                "Secret {} has no key {:?}, which Agent {} names",
+                reference.name,
+                reference.key,
+                agent.name_any()
+            ),
         )),
     }
 }
@@ -189,7 +225,13 @@ mod tests {
 
     #[test]
     fn a_host_override_keeps_the_rest_of_the_address() {
-        assert_eq!(with_host("http://a.svc:8080/v1", "gpu.lan").unwrap(), "http://gpu.lan:8080/v1");
-        assert_eq!(with_host("http://a.svc:8080/v1", "gpu.lan:9000").unwrap(), "http://gpu.lan:9000/v1");
+        assert_eq!(
+            with_host("http://a.svc:8080/v1", "gpu.lan").unwrap(),
+            "http://gpu.lan:8080/v1"
+        );
+        assert_eq!(
+            with_host("http://a.svc:8080/v1", "gpu.lan:9000").unwrap(),
+            "http://gpu.lan:9000/v1"
+        );
     }
 }

@@ -24,7 +24,10 @@ impl Executor for Native {
             let mut outcome = match dispatch(run).await {
                 Ok(outcome) | Err(outcome) => outcome,
             };
-            outcome.result.entry("kind").or_insert_with(|| serde_json::json!(run.task.spec.kind.as_str()));
+            outcome
+                .result
+                .entry("kind")
+                .or_insert_with(|| serde_json::json!(run.task.spec.kind.as_str()));
             outcome
         }
         .boxed()
@@ -38,7 +41,10 @@ async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
             TaskKind::Verify => verifier::run(run).await,
             _ => Err(Outcome::failed(
                 FailureReason::AgentNotFound,
-                format!("a task of kind {} needs spec.agentRef on a native node; see `foreman get agents`", kind.as_str()),
+                format!(
+                    "a task of kind {} needs spec.agentRef on a native node; see `foreman get agents`",
+                    kind.as_str()
+                ),
             )),
         };
     };
@@ -60,7 +66,11 @@ async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
         (AgentRole::Coder, TaskKind::IssueFix | TaskKind::Freeform) => coder::run(run, agent).await,
         (role, kind) => Err(Outcome::failed(
             FailureReason::NotSupportedYet,
-            format!("an Agent of role {} for a task of kind {} is not supported yet", role.as_str(), kind.as_str()),
+            format!(
+                "an Agent of role {} for a task of kind {} is not supported yet",
+                role.as_str(),
+                kind.as_str()
+            ),
         )),
     }
 }
@@ -90,10 +100,16 @@ pub async fn served(client: &Client, config: &Config) -> Served {
         None => Api::all(client.clone()),
     };
     let mut served = Served::default();
-    let Ok(agents) = agents.list(&ListParams::default()).await else { return served };
+    let Ok(agents) = agents.list(&ListParams::default()).await else {
+        return served;
+    };
     for agent in agents.items {
-        let Some(url) = endpoint::base_url(&agent, config).filter(|url| !url.starts_with(endpoint::REPLAY)) else { continue };
-        let Some(report) = endpoint::look(&url, config).await else { continue };
+        let Some(url) = endpoint::base_url(&agent, config).filter(|url| !url.starts_with(endpoint::REPLAY)) else {
+            continue;
+        };
+        let Some(report) = endpoint::look(&url, config).await else {
+            continue;
+        };
         for model in report.models {
             if !served.models.contains(&model) {
                 served.models.push(model);

@@ -15,7 +15,14 @@ use crate::outcome::Outcome;
 
 /// Resolves `payload.repo`: a URL, a path, or `owner/name` below the configured remote.
 pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outcome> {
-    let Some(repo) = task.spec.payload.repo.as_deref().map(str::trim).filter(|repo| !repo.is_empty()) else {
+    let Some(repo) = task
+        .spec
+        .payload
+        .repo
+        .as_deref()
+        .map(str::trim)
+        .filter(|repo| !repo.is_empty())
+    else {
         return Err(Outcome::failed(
             FailureReason::CloneFailed,
             "the task names no repository: set payload.repo, or defaults.repo in the queue",
@@ -40,7 +47,12 @@ pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outc
 
 /// Returns the branch that work is cut from.
 pub fn base_branch(task: &AgenticTask) -> String {
-    task.spec.payload.base_branch.clone().filter(|branch| !branch.is_empty()).unwrap_or_else(|| "main".into())
+    task.spec
+        .payload
+        .base_branch
+        .clone()
+        .filter(|branch| !branch.is_empty())
+        .unwrap_or_else(|| "main".into())
 }
 
 /// Turns a Git error into the outcome of a run that could not get its code.
@@ -57,22 +69,38 @@ pub fn clone_failed(error: &git::Error) -> Outcome {
 pub async fn base(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<&str>) -> Result<Oid, Outcome> {
     if let Some(pinned) = pinned {
         let oid = parse(pinned)?;
-        git.fetch_oid(url, oid, false).await.map_err(|error| clone_failed(&error))?;
+        git.fetch_oid(url, oid, false)
+            .await
+            .map_err(|error| clone_failed(&error))?;
         return Ok(oid);
     }
     let branch = base_branch(&run.task);
-    let tip = git.find_ref(url, &format!("refs/heads/{branch}")).await.map_err(|error| clone_failed(&error))?;
+    let tip = git
+        .find_ref(url, &format!("refs/heads/{branch}"))
+        .await
+        .map_err(|error| clone_failed(&error))?;
     if tip.is_none() {
         let refs = git.list_refs(url, &["refs/heads/"]).await.unwrap_or_default();
-        let mut known: Vec<&str> = refs.iter().filter_map(|found| found.name.strip_prefix("refs/heads/")).collect();
+        let mut known: Vec<&str> = refs
+            .iter()
+            .filter_map(|found| found.name.strip_prefix("refs/heads/"))
+            .collect();
         known.truncate(10);
-        let has = if known.is_empty() { "no branch at all".to_owned() } else { known.join(", ") };
+        let has = if known.is_empty() {
+            "no branch at all".to_owned()
+        } else {
+            known.join(", ")
+        };
         return Err(Outcome::failed(
             FailureReason::CloneFailed,
-            format!("the base branch {branch:?} does not exist in {url}; it has {has}. Set baseBranch, or push the branch"),
+            format!(
+                "the base branch {branch:?} does not exist in {url}; it has {has}. Set baseBranch, or push the branch"
+            ),
         ));
     }
-    git.fetch_branch(url, &branch, false).await.map_err(|error| clone_failed(&error))
+    git.fetch_branch(url, &branch, false)
+        .await
+        .map_err(|error| clone_failed(&error))
 }
 
 /// Reads a commit id.
@@ -84,19 +112,27 @@ pub fn parse(sha: &str) -> Result<Oid, Outcome> {
 /// Reads the Workload that a task belongs to, if any.
 pub async fn workload(run: &Run) -> Result<Option<Workload>, Outcome> {
     let label = run.task.labels().get(labels::WORKLOAD).map(String::as_str);
-    let Some(name) = run.task.spec.workload_ref.as_ref().and_then(LocalRef::named).or(label) else { return Ok(None) };
+    let Some(name) = run.task.spec.workload_ref.as_ref().and_then(LocalRef::named).or(label) else {
+        return Ok(None);
+    };
     let api: Api<Workload> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    api.get_opt(name)
-        .await
-        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to read Workload {name}: {error}")))
+    api.get_opt(name).await.map_err(|error| {
+        Outcome::failed(
+            FailureReason::InfrastructureError,
+            format!("failed to read Workload {name}: {error}"),
+        )
+    })
 }
 
 /// Reads another task of the same namespace.
 pub async fn task(run: &Run, name: &str) -> Result<Option<AgenticTask>, Outcome> {
     let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    api.get_opt(name)
-        .await
-        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to read task {name}: {error}")))
+    api.get_opt(name).await.map_err(|error| {
+        Outcome::failed(
+            FailureReason::InfrastructureError,
+            format!("failed to read task {name}: {error}"),
+        )
+    })
 }
 
 /// Returns the stem of the task's file, or a name where there is no file.
@@ -117,13 +153,19 @@ pub fn stem(task: &AgenticTask, workload: Option<&Workload>) -> String {
 pub fn branch(task: &AgenticTask, workload: Option<&Workload>) -> Result<String, Outcome> {
     let payload = &task.spec.payload;
     let name = workload.map(ResourceExt::name_any).unwrap_or_else(|| task.name_any());
-    let branch = match (payload.branch.clone().filter(|branch| !branch.is_empty()), &payload.branch_prefix) {
+    let branch = match (
+        payload.branch.clone().filter(|branch| !branch.is_empty()),
+        &payload.branch_prefix,
+    ) {
         (Some(branch), _) => branch,
         (None, Some(prefix)) => format!("{prefix}{name}"),
         (None, None) => names::default_branch(&name),
     };
     names::check_branch(&branch).map_err(|why| {
-        Outcome::failed(FailureReason::ConstraintViolated, format!("{branch:?} cannot be a branch: {why}"))
+        Outcome::failed(
+            FailureReason::ConstraintViolated,
+            format!("{branch:?} cannot be a branch: {why}"),
+        )
     })?;
     if branch == base_branch(task) {
         return Err(Outcome::failed(
@@ -149,7 +191,9 @@ impl CommitTree {
 
 impl BaseTree for CommitTree {
     fn exists(&self, path: &str) -> bool {
-        self.repository.entry_at(self.commit, path).is_ok_and(|entry| entry.is_some())
+        self.repository
+            .entry_at(self.commit, path)
+            .is_ok_and(|entry| entry.is_some())
     }
 
     fn read(&self, path: &str, max: usize) -> Option<Vec<u8>> {
@@ -162,10 +206,5 @@ impl BaseTree for CommitTree {
 
 /// Finds the gate of a task from its base commit. Blocks.
 pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
-    let parse = |bytes: &[u8]| -> Result<schemas::GateDefinition, String> {
-        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-        let value = schemas::yaml::parse_value(text).map_err(|error| error.to_string())?;
-        serde_json::from_value(value).map_err(|error| error.to_string())
-    };
-    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &parse, &[])
+    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &gate::definition::parse_file, &[])
 }

@@ -32,7 +32,10 @@ impl Executor for Stub {
                 () = run.cancel.cancelled() => {}
             }
             let kind = run.task.spec.kind;
-            let mut outcome = Outcome::ended(verdict(kind), "the stub executor slept; nothing was run and nothing was changed");
+            let mut outcome = Outcome::ended(
+                verdict(kind),
+                "the stub executor slept; nothing was run and nothing was changed",
+            );
             outcome.result.insert("kind".into(), serde_json::json!(kind.as_str()));
             outcome.extra("executor", serde_json::json!("stub"));
             outcome

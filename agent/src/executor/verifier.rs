@@ -48,7 +48,12 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .read(&question.repository, move |repository| {
             let tree = source::CommitTree::new(repository.clone(), base);
             Ok(source::resolve_gate(&task, &tree).map(|gate| {
-                let key = cache_key(&gate, task.spec.payload.repo.as_deref().unwrap_or_default(), &tree, &CacheScope::Shared);
+                let key = cache_key(
+                    &gate,
+                    task.spec.payload.repo.as_deref().unwrap_or_default(),
+                    &tree,
+                    &CacheScope::Shared,
+                );
                 (gate, key)
             }))
         })
@@ -63,7 +68,10 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
     };
     let config = &run.services.config;
     let digest = gate.digest();
-    let namespace = config.jobs_namespace.clone().unwrap_or_else(|| run.held.namespace.clone());
+    let namespace = config
+        .jobs_namespace
+        .clone()
+        .unwrap_or_else(|| run.held.namespace.clone());
     let mut last = None;
     for attempt in 1..=TRIES {
         let request = GateRequest {
@@ -77,7 +85,12 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             branch: question.branch.clone(),
             head_sha: question.head.to_string(),
             base_sha: question.base.to_string(),
-            file_roots: config.git.file_roots.iter().map(|root| root.display().to_string()).collect(),
+            file_roots: config
+                .git
+                .file_roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect(),
             credentials_secret: config.git_secret.as_ref().map(|(name, _)| name.clone()),
             ca_bundle: None,
             cache: config
@@ -94,7 +107,11 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         let objects = match build_job(&gate, &request) {
             Ok(objects) => objects,
             Err(error) => {
-                return Ok(bind(Outcome::failed(FailureReason::GateError, error.to_string()), &question, Some(&digest)));
+                return Ok(bind(
+                    Outcome::failed(FailureReason::GateError, error.to_string()),
+                    &question,
+                    Some(&digest),
+                ));
             }
         };
         let name = objects.job.name_any();
@@ -107,12 +124,22 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         outcome.extra("jobName", json!(name));
         outcome.extra("namespace", json!(namespace));
         outcome.extra("tries", json!(attempt));
-        let Verdict::Error(failure) = &verdict else { return Ok(outcome) };
+        let Verdict::Error(failure) = &verdict else {
+            return Ok(outcome);
+        };
         if !failure.retry || run.cancel.is_cancelled() {
             return Ok(outcome);
         }
-        tracing::warn!(task = run.held.name, attempt, reason = failure.reason, detail = failure.detail, "the gate could not tell");
-        if let Ok(Written::Lost) = claim::patch_status(&run.services.client, &run.held, json!({ "gateTries": attempt })).await {
+        tracing::warn!(
+            task = run.held.name,
+            attempt,
+            reason = failure.reason,
+            detail = failure.detail,
+            "the gate could not tell"
+        );
+        if let Ok(Written::Lost) =
+            claim::patch_status(&run.services.client, &run.held, json!({ "gateTries": attempt })).await
+        {
             run.cancel.cancel();
         }
         last = Some(outcome);
@@ -131,28 +158,44 @@ async fn ask(run: &Run) -> Result<Question, Outcome> {
     let repository = source::repository(&run.task, &run.services.config)?;
     let mut upstream = None;
     for dependency in &run.task.spec.depends_on {
-        let Ok(name) = dependency.resolve(&run.held.namespace) else { continue };
-        let found = source::task(run, name).await?.and_then(|task| task.status).filter(|status| status.commit_sha.is_some());
+        let Ok(name) = dependency.resolve(&run.held.namespace) else {
+            continue;
+        };
+        let found = source::task(run, name)
+            .await?
+            .and_then(|task| task.status)
+            .filter(|status| status.commit_sha.is_some());
         upstream = upstream.or(found);
     }
     let upstream = upstream.unwrap_or_default();
     let own = run.task.spec.payload.branch.clone().filter(|branch| !branch.is_empty());
     let Some(branch) = own.or(upstream.branch) else {
-        return Err(Outcome::failed(FailureReason::ToolFailed, "a verify task needs payload.branch, or a dependency that pushed one"));
+        return Err(Outcome::failed(
+            FailureReason::ToolFailed,
+            "a verify task needs payload.branch, or a dependency that pushed one",
+        ));
     };
     let head = match &upstream.commit_sha {
         Some(sha) => source::parse(sha)?,
         None => {
             let tip = git.find_ref(&repository, &format!("refs/heads/{branch}")).await;
             tip.map_err(|error| source::clone_failed(&error))?.ok_or_else(|| {
-                Outcome::failed(FailureReason::CloneFailed, format!("branch {branch:?} does not exist in {repository}; push it first"))
+                Outcome::failed(
+                    FailureReason::CloneFailed,
+                    format!("branch {branch:?} does not exist in {repository}; push it first"),
+                )
             })?
         }
     };
     let pinned = run.task.spec.base_sha.clone().or(upstream.base_sha);
     let base = source::base(run, git, &repository, pinned.as_deref()).await?;
     run.services.repositories.add(&repository);
-    Ok(Question { head, base, branch, repository })
+    Ok(Question {
+        head,
+        base,
+        branch,
+        repository,
+    })
 }
 
 fn bind(mut outcome: Outcome, question: &Question, digest: Option<&str>) -> Outcome {
@@ -164,12 +207,21 @@ fn bind(mut outcome: Outcome, question: &Question, digest: Option<&str>) -> Outc
 }
 
 fn broken(what: &str, error: impl std::fmt::Display) -> (Verdict, Option<Vec<u8>>) {
-    let failure = Failure { reason: "ApiError".into(), detail: format!("failed to {what}: {error}"), retry: true };
+    let failure = Failure {
+        reason: "ApiError".into(),
+        detail: format!("failed to {what}: {error}"),
+        retry: true,
+    };
     (Verdict::Error(failure), None)
 }
 
 /// Runs the gate's objects once and judges their end.
-async fn once(run: &Run, namespace: &str, objects: &GateObjects, attempt: i64) -> Result<(Verdict, Option<Vec<u8>>), Outcome> {
+async fn once(
+    run: &Run,
+    namespace: &str,
+    objects: &GateObjects,
+    attempt: i64,
+) -> Result<(Verdict, Option<Vec<u8>>), Outcome> {
     let client = run.services.client.clone();
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
@@ -186,7 +238,9 @@ async fn once(run: &Run, namespace: &str, objects: &GateObjects, attempt: i64) -
         return Ok(broken("create the gate's plan", error));
     }
     let ended = run_jobs(run, &jobs, namespace, objects).await;
-    let _ = maps.delete(&objects.config_map.name_any(), &DeleteParams::default()).await;
+    let _ = maps
+        .delete(&objects.config_map.name_any(), &DeleteParams::default())
+        .await;
     Ok(ended)
 }
 
@@ -214,13 +268,19 @@ async fn create<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
 where
     K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
     api.create(&params, object).await.map(drop)
 }
 
 async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    Ok(pods.list(&ListParams::default().labels(&format!("job-name={job}"))).await?.items)
+    Ok(pods
+        .list(&ListParams::default().labels(&format!("job-name={job}")))
+        .await?
+        .items)
 }
 
 /// Creates a Job and waits for its end, or for what it will never get over.
@@ -249,7 +309,9 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
             }
         }
         let Some(job) = &live else { continue };
-        if !JobOutcome::from_objects(Some(job), &[]).finished() && job.status.as_ref().is_none_or(|status| status.start_time.is_none()) {
+        if !JobOutcome::from_objects(Some(job), &[]).finished()
+            && job.status.as_ref().is_none_or(|status| status.start_time.is_none())
+        {
             continue;
         }
         let seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
@@ -268,7 +330,10 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
 async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
     let pod = pods(run, namespace, &job.name_any()).await.ok()?.into_iter().next()?;
     let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    let params = LogParams { container: Some(MAIN_CONTAINER.into()), ..LogParams::default() };
+    let params = LogParams {
+        container: Some(MAIN_CONTAINER.into()),
+        ..LogParams::default()
+    };
     let mut stream = pods.log_stream(&pod.name_any(), &params).await.ok()?;
     let mut kept: Vec<u8> = Vec::new();
     let mut block = vec![0_u8; 64 * 1024];
@@ -311,7 +376,9 @@ fn outcome_of(verdict: &Verdict, log: Option<&[u8]>) -> Outcome {
         Verdict::Refused { paths } => outcome.extra("refused", json!(paths.iter().take(20).collect::<Vec<_>>())),
         Verdict::Error(failure) => outcome.extra("reason", json!(failure.reason)),
     }
-    if !matches!(verdict, Verdict::Fail { .. }) && let Some(log) = log {
+    if !matches!(verdict, Verdict::Fail { .. })
+        && let Some(log) = log
+    {
         let text = gate::tail::clean(&log[log.len().saturating_sub(4096)..]);
         outcome.extra("logTail", json!(gate::tail::last(text.trim_end(), 2000)));
     }
@@ -325,11 +392,23 @@ mod tests {
 
     #[test]
     fn only_a_pass_becomes_a_pass() {
-        let error = Verdict::Error(Failure { reason: "Evicted".into(), detail: "x".into(), retry: true });
+        let error = Verdict::Error(Failure {
+            reason: "Evicted".into(),
+            detail: "x".into(),
+            retry: true,
+        });
         let outcome = outcome_of(&error, Some(b"GATE-PASS"));
         assert_eq!(outcome.verdict, Some(Published::GateError));
         assert_eq!(outcome.failure, Some(FailureReason::GateError));
-        let refused = outcome_of(&Verdict::Refused { paths: vec![".foreman/gate.yaml".into()] }, None);
-        assert_eq!((refused.verdict, refused.failure), (None, Some(FailureReason::ConstraintViolated)));
+        let refused = outcome_of(
+            &Verdict::Refused {
+                paths: vec![".foreman/gate.yaml".into()],
+            },
+            None,
+        );
+        assert_eq!(
+            (refused.verdict, refused.failure),
+            (None, Some(FailureReason::ConstraintViolated))
+        );
     }
 }

@@ -74,28 +74,21 @@ pub fn parse_base_url(text: &str) -> Result<Url, ModelError> {
         url: one_line(text, 200),
         reason: reason.into(),
     };
-    let mut url = Url::parse(text.trim()).map_err(|error| {
-        setup(&format!(
-            "{error}; expected something like http://127.0.0.1:8080/v1"
-        ))
-    })?;
+    let mut url = Url::parse(text.trim())
+        .map_err(|error| setup(&format!("{error}; expected something like http://127.0.0.1:8080/v1")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(setup("expected an http or https URL with a host"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(ModelError::Setup {
             url: url.host_str().unwrap_or_default().to_owned(),
-            reason: "the URL carries a user name or password; give the API key by its own setting"
-                .into(),
+            reason: "the URL carries a user name or password; give the API key by its own setting".into(),
         });
     }
     url.set_query(None);
     url.set_fragment(None);
     let path = url.path().trim_end_matches('/').to_owned();
-    let path = path
-        .strip_suffix("/chat/completions")
-        .unwrap_or(&path)
-        .to_owned();
+    let path = path.strip_suffix("/chat/completions").unwrap_or(&path).to_owned();
     url.set_path(if path.is_empty() { "/v1" } else { &path });
     Ok(url)
 }
@@ -126,11 +119,7 @@ pub fn build_client(
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(connect_timeout);
         // A proxy of the environment never stands between us and this machine.
-        if is_loopback(url) {
-            builder.no_proxy()
-        } else {
-            builder
-        }
+        if is_loopback(url) { builder.no_proxy() } else { builder }
     };
     if url.scheme() == "http" {
         // Machines without a certificate store can still talk plain HTTP.
@@ -142,12 +131,8 @@ pub fn build_client(
     let Some(path) = ca_bundle else {
         return plain().build().map_err(|error| setup(chain(&error)));
     };
-    let pem = std::fs::read(path).map_err(|error| {
-        setup(format!(
-            "failed to read the CA bundle {}: {error}",
-            path.display()
-        ))
-    })?;
+    let pem = std::fs::read(path)
+        .map_err(|error| setup(format!("failed to read the CA bundle {}: {error}", path.display())))?;
     let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| {
         setup(format!(
             "the CA bundle {} is not PEM: {}",
@@ -156,10 +141,7 @@ pub fn build_client(
         ))
     })?;
     if certificates.is_empty() {
-        return Err(setup(format!(
-            "the CA bundle {} holds no certificate",
-            path.display()
-        )));
+        return Err(setup(format!("the CA bundle {} holds no certificate", path.display())));
     }
     // Where the system has no certificate store, the bundle alone is what is trusted.
     let merged = plain().tls_certs_merge(certificates.clone()).build();
@@ -198,11 +180,7 @@ impl OpenAi {
         let base = parse_base_url(&endpoint.base_url)?;
         let client = build_client(&base, endpoint.ca_bundle.as_ref(), endpoint.connect_timeout)?;
         let url = below(&base, "chat/completions");
-        Ok(Self {
-            endpoint,
-            client,
-            url,
-        })
+        Ok(Self { endpoint, client, url })
     }
 
     async fn attempt(&self, request: &Request, sink: Sink<'_>) -> Result<Reply, ModelError> {
@@ -226,11 +204,9 @@ impl OpenAi {
             .body(body);
         if let Some(key) = &self.endpoint.api_key {
             let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", key.reveal())).map_err(|_| {
-                    ModelError::Setup {
-                        url: url(),
-                        reason: "the API key holds characters that no HTTP header can carry".into(),
-                    }
+                HeaderValue::from_str(&format!("Bearer {}", key.reveal())).map_err(|_| ModelError::Setup {
+                    url: url(),
+                    reason: "the API key holds characters that no HTTP header can carry".into(),
                 })?;
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);
@@ -317,13 +293,7 @@ impl OpenAi {
         self.read_whole(&whole, &kind, prompt_bytes, sink)
     }
 
-    fn read_whole(
-        &self,
-        bytes: &[u8],
-        kind: &str,
-        prompt_bytes: usize,
-        sink: Sink<'_>,
-    ) -> Result<Reply, ModelError> {
+    fn read_whole(&self, bytes: &[u8], kind: &str, prompt_bytes: usize, sink: Sink<'_>) -> Result<Reply, ModelError> {
         let text = String::from_utf8_lossy(bytes);
         if kind.contains("html") || looks_like_html(&text) {
             return Err(ModelError::Html {
@@ -359,8 +329,8 @@ impl OpenAi {
         if text.trim().is_empty() {
             return Err(malformed("the answer is empty".into()));
         }
-        let value: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|error| malformed(format!("it is not JSON: {error}")))?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| malformed(format!("it is not JSON: {error}")))?;
         let mut assembler = Assembler::default();
         assembler
             .push(&value, sink)
@@ -447,9 +417,7 @@ impl OpenAi {
                 reason,
                 snippet: one_line(&String::from_utf8_lossy(head), 120),
             },
-            ChunkError::Server { message, .. } if is_overflow(&message) => {
-                ModelError::ContextOverflow { url, message }
-            }
+            ChunkError::Server { message, .. } if is_overflow(&message) => ModelError::ContextOverflow { url, message },
             ChunkError::Server { status, message } => ModelError::Status {
                 url,
                 status,
@@ -461,11 +429,7 @@ impl OpenAi {
 }
 
 /// Reads at most `limit` bytes of a body, within `patience`.
-pub(super) async fn read_capped(
-    response: reqwest::Response,
-    limit: usize,
-    patience: Duration,
-) -> String {
+pub(super) async fn read_capped(response: reqwest::Response, limit: usize, patience: Duration) -> String {
     let mut bytes = Vec::new();
     let mut stream = response.bytes_stream();
     let until = Instant::now() + patience;
@@ -513,8 +477,7 @@ fn html_title(text: &str) -> String {
 
 fn is_overflow(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    let about_context =
-        message.contains("context") || message.contains("maximum") || message.contains("prompt");
+    let about_context = message.contains("context") || message.contains("maximum") || message.contains("prompt");
     about_context
         && [
             "exceed",
@@ -530,11 +493,7 @@ fn is_overflow(message: &str) -> bool {
 }
 
 impl Provider for OpenAi {
-    fn complete<'a>(
-        &'a self,
-        request: &'a Request,
-        sink: Sink<'a>,
-    ) -> BoxFuture<'a, Result<Reply, ModelError>> {
+    fn complete<'a>(&'a self, request: &'a Request, sink: Sink<'a>) -> BoxFuture<'a, Result<Reply, ModelError>> {
         Box::pin(async move {
             let mut attempt = 0;
             loop {
@@ -550,10 +509,7 @@ impl Provider for OpenAi {
                     ModelError::Status { retry_after, .. } => *retry_after,
                     _ => None,
                 };
-                let wait = self
-                    .endpoint
-                    .backoff
-                    .wait(attempt, asked, rand::random::<f64>());
+                let wait = self.endpoint.backoff.wait(attempt, asked, rand::random::<f64>());
                 tracing::warn!(attempt, wait_ms = wait.as_millis() as u64, error = %error, "the model request failed and is sent again");
                 sink(Delta::Again);
                 tokio::time::sleep(wait).await;

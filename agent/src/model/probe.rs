@@ -146,9 +146,7 @@ impl ProbeReport {
             return None;
         }
         let advice = match self.kind {
-            ServerKind::LlamaCpp => {
-                "start llama-server with a larger -c (it is shared by all slots)"
-            }
+            ServerKind::LlamaCpp => "start llama-server with a larger -c (it is shared by all slots)",
             ServerKind::Ollama => {
                 "set OLLAMA_CONTEXT_LENGTH for the server, or num_ctx in the model's Modelfile; /v1 takes no num_ctx"
             }
@@ -167,11 +165,7 @@ impl ProbeReport {
 pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> {
     let base = parse_base_url(&settings.base_url)?;
     let client = build_client(&base, settings.ca_bundle.as_ref(), settings.patience)?;
-    let asker = Asker {
-        client,
-        settings,
-        base,
-    };
+    let asker = Asker { client, settings, base };
     let listed = asker.get(below(&asker.base, "models")).await?;
     let models = listed
         .get("data")
@@ -212,9 +206,9 @@ pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> 
         warnings,
     };
     match &report.window {
-        None => report.warnings.push(
-            "the server does not say how large its window is; set contextWindowTokens".into(),
-        ),
+        None => report
+            .warnings
+            .push("the server does not say how large its window is; set contextWindowTokens".into()),
         Some(window) if !window.certain => report.warnings.push(format!(
             "the window of {} tokens is not certain: {}",
             window.tokens, window.source
@@ -306,23 +300,20 @@ impl Asker<'_> {
         self.ask(self.client.get(url.clone()), url).await
     }
 
-    async fn ask(
-        &self,
-        mut request: reqwest::RequestBuilder,
-        url: Url,
-    ) -> Result<Value, ModelError> {
+    async fn ask(&self, mut request: reqwest::RequestBuilder, url: Url) -> Result<Value, ModelError> {
         let address = url.to_string();
         if let Some(key) = &self.settings.api_key {
             request = request.bearer_auth(key.reveal());
         }
-        let response = request
-            .timeout(self.settings.patience)
-            .send()
-            .await
-            .map_err(|error| ModelError::Unreachable {
-                url: address.clone(),
-                reason: chain(&error.without_url()),
-            })?;
+        let response =
+            request
+                .timeout(self.settings.patience)
+                .send()
+                .await
+                .map_err(|error| ModelError::Unreachable {
+                    url: address.clone(),
+                    reason: chain(&error.without_url()),
+                })?;
         let status = response.status();
         let text = read_capped(response, 4 * 1024 * 1024, self.settings.patience).await;
         if matches!(status.as_u16(), 401 | 403) {
@@ -372,16 +363,9 @@ impl Asker<'_> {
             .ok()
             .and_then(|props| tokens_at(props, "/default_generation_settings/n_ctx"))
         {
-            return known(
-                ServerKind::LlamaCpp,
-                certain(tokens, "/props: n_ctx of one slot"),
-            );
+            return known(ServerKind::LlamaCpp, certain(tokens, "/props: n_ctx of one slot"));
         }
-        if version
-            .as_ref()
-            .is_ok_and(|version| version.get("version").is_some())
-            && owner != "vllm"
-        {
+        if version.as_ref().is_ok_and(|version| version.get("version").is_some()) && owner != "vllm" {
             return self.identify_ollama(model).await;
         }
         let max_model_len = entry.and_then(|entry| tokens_at(entry, "/max_model_len"));
@@ -391,25 +375,18 @@ impl Asker<'_> {
                 max_model_len.and_then(|tokens| certain(tokens, "/v1/models: max_model_len")),
             );
         }
-        if let Some(entry) = studio
-            .ok()
-            .as_ref()
-            .and_then(|list| named(list, "id", model))
-        {
+        if let Some(entry) = studio.ok().as_ref().and_then(|list| named(list, "id", model)) {
             let loaded = tokens_at(entry, "/loaded_context_length")
                 .and_then(|tokens| certain(tokens, "/api/v0/models: loaded_context_length"));
             let most = tokens_at(entry, "/max_context_length").map(|tokens| Window {
                 tokens,
-                source: "/api/v0/models: max_context_length; the model is not loaded yet, and may be loaded with less".into(),
+                source: "/api/v0/models: max_context_length; the model is not loaded yet, and may be loaded with less"
+                    .into(),
                 certain: false,
             });
             return known(ServerKind::LmStudio, loaded.or(most));
         }
-        if let Some(entry) = litellm
-            .ok()
-            .as_ref()
-            .and_then(|list| named(list, "model_name", model))
-        {
+        if let Some(entry) = litellm.ok().as_ref().and_then(|list| named(list, "model_name", model)) {
             let tokens = ["/model_info/max_input_tokens", "/model_info/max_tokens"]
                 .iter()
                 .find_map(|at| tokens_at(entry, at));
@@ -515,7 +492,11 @@ impl Asker<'_> {
                 warnings: Vec::new(),
             },
             None => {
-                let window = Window { tokens: most.map_or(DEFAULT, |most| most.min(DEFAULT)), source: "Ollama's default; the model is not loaded, so that its window is not known yet".into(), certain: false };
+                let window = Window {
+                    tokens: most.map_or(DEFAULT, |most| most.min(DEFAULT)),
+                    source: "Ollama's default; the model is not loaded, so that its window is not known yet".into(),
+                    certain: false,
+                };
                 Identity {
                     kind: ServerKind::Ollama,
                     window: Some(window),
@@ -526,12 +507,7 @@ impl Asker<'_> {
     }
 
     /// Asks the model for one call in each protocol until one works.
-    async fn try_protocols(
-        &self,
-        report: &mut ProbeReport,
-        model: &str,
-        limit: Duration,
-    ) -> Result<(), ModelError> {
+    async fn try_protocols(&self, report: &mut ProbeReport, model: &str, limit: Duration) -> Result<(), ModelError> {
         let mut endpoint = Endpoint::new(self.base.as_str(), model);
         endpoint.api_key = self.settings.api_key.clone();
         endpoint.ca_bundle = self.settings.ca_bundle.clone();
@@ -554,19 +530,14 @@ impl Asker<'_> {
                             .map(|found| (found.name, Some(Value::Object(found.arguments)))),
                     };
                     match called {
-                        Some((name, Some(arguments)))
-                            if name == "report" && arguments.get("word").is_some() =>
-                        {
+                        Some((name, Some(arguments))) if name == "report" && arguments.get("word").is_some() => {
                             Ability::Works
                         }
                         Some((name, _)) => Ability::Fails(format!(
                             "a call of {:?} came, but not with the argument asked for",
                             one_line(&name, 40)
                         )),
-                        None => Ability::Fails(format!(
-                            "no call came, but {:?}",
-                            one_line(&reply.content, 80)
-                        )),
+                        None => Ability::Fails(format!("no call came, but {:?}", one_line(&reply.content, 80))),
                     }
                 }
                 Err(error @ (ModelError::Status { .. } | ModelError::Malformed { .. })) => {
@@ -586,7 +557,9 @@ impl Asker<'_> {
             }
         }
         report.protocol = Protocol::Text;
-        report.warnings.push("the model brought no tool call in any protocol; plain text is used, and runs will probably fail".into());
+        report.warnings.push(
+            "the model brought no tool call in any protocol; plain text is used, and runs will probably fail".into(),
+        );
         Ok(())
     }
 }
@@ -606,10 +579,7 @@ fn trial(protocol: Protocol) -> Request {
     Request {
         messages: vec![
             Message::text(Speaker::System, system),
-            Message::text(
-                Speaker::User,
-                "Call the tool `report` once, with the word ready.",
-            ),
+            Message::text(Speaker::User, "Call the tool `report` once, with the word ready."),
         ],
         tools,
         protocol,

@@ -26,8 +26,7 @@ impl Replay {
     /// Opens the session of a task's round.
     pub fn find(folder: &Path, stem: &str, round: u32) -> Result<Self, ModelError> {
         let path = session_path(folder, stem, round);
-        let plain =
-            !stem.is_empty() && stem != "." && stem != ".." && !stem.contains(['/', '\\', '\0']);
+        let plain = !stem.is_empty() && stem != "." && stem != ".." && !stem.contains(['/', '\\', '\0']);
         if !plain {
             return Err(ModelError::NoSession {
                 path,
@@ -79,11 +78,7 @@ impl Replay {
 
     /// Returns how many replies are still to come.
     pub fn remaining(&self) -> usize {
-        let next = self
-            .next
-            .lock()
-            .map(|next| *next)
-            .unwrap_or(self.replies.len());
+        let next = self.next.lock().map(|next| *next).unwrap_or(self.replies.len());
         self.replies.len().saturating_sub(next)
     }
 
@@ -100,11 +95,7 @@ impl Replay {
 }
 
 impl Provider for Replay {
-    fn complete<'a>(
-        &'a self,
-        _request: &'a Request,
-        sink: Sink<'a>,
-    ) -> BoxFuture<'a, Result<Reply, ModelError>> {
+    fn complete<'a>(&'a self, _request: &'a Request, sink: Sink<'a>) -> BoxFuture<'a, Result<Reply, ModelError>> {
         Box::pin(async move {
             let reply = self.take()?;
             sink(Delta::Content(&reply.content));
@@ -162,30 +153,21 @@ mod tests {
         .unwrap();
         let replay = Replay::find(folder.path(), "fix-sum", 2).unwrap();
         assert_eq!(replay.model(), "demo");
-        assert_eq!(
-            replay.complete(&request(), &|_| {}).await.unwrap().content,
-            "one"
-        );
+        assert_eq!(replay.complete(&request(), &|_| {}).await.unwrap().content, "one");
         assert_eq!(
             replay.complete(&request(), &|_| {}).await.unwrap().calls[0].arguments,
             "{\"command\":\"ls\"}"
         );
         assert_eq!(replay.remaining(), 0);
         let error = replay.complete(&request(), &|_| {}).await.unwrap_err();
-        assert!(
-            error.to_string().contains("all its 2 replies are played"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("all its 2 replies are played"), "{error}");
     }
 
     #[test]
     fn a_missing_session_names_the_file_that_was_looked_for() {
         let folder = tempfile::tempdir().unwrap();
         let error = Replay::find(folder.path(), "absent", 1).unwrap_err();
-        assert!(
-            error.to_string().contains("absent/round-1.jsonl"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("absent/round-1.jsonl"), "{error}");
         assert!(matches!(
             Replay::find(folder.path(), "../absent", 1),
             Err(ModelError::NoSession { .. })

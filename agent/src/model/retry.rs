@@ -32,9 +32,7 @@ impl Backoff {
         let doubled = self
             .base
             .saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1).min(16)));
-        doubled
-            .min(self.cap)
-            .mul_f64(1.0 - spread.clamp(0.0, 1.0) / 2.0)
+        doubled.min(self.cap).mul_f64(1.0 - spread.clamp(0.0, 1.0) / 2.0)
     }
 }
 
@@ -60,9 +58,7 @@ mod tests {
             base: Duration::from_secs(1),
             cap: Duration::from_secs(5),
         };
-        let waits: Vec<u64> = (1..=5)
-            .map(|n| backoff.wait(n, None, 0.0).as_secs())
-            .collect();
+        let waits: Vec<u64> = (1..=5).map(|n| backoff.wait(n, None, 0.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 5, 5]);
         assert_eq!(backoff.wait(2, None, 1.0), Duration::from_secs(1));
         assert_eq!(backoff.wait(40, None, 0.0), Duration::from_secs(5));

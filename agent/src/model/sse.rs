@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn events_come_out_whole_however_the_bytes_are_cut() {
-        let stream = ": hello\r\ndata: {\"a\":\"é\"}\r\n\r\nevent: x\ndata: one\ndata:two\n\ndata\n\ndata: [DONE]\n\n".as_bytes();
+        let stream = ": hello\r\ndata: {\"a\":\"é\"}\r\n\r\nevent: x\ndata: one\ndata:two\n\ndata\n\ndata: [DONE]\n\n"
+            .as_bytes();
         let expected = vec![
             "{\"a\":\"é\"}".to_owned(),
             "one\ntwo".to_owned(),

@@ -2,10 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    Delta, Finish, Message, Protocol, RawCall, Reply, Request, Sink, Speaker, Usage,
-    estimate_tokens,
-};
+use super::{Delta, Finish, Message, Protocol, RawCall, Reply, Request, Sink, Speaker, Usage, estimate_tokens};
 use crate::tools::schema::{ToolSpec, any_call_schema};
 
 /// Builds the body of a streaming request.
@@ -131,9 +128,7 @@ impl Assembler {
     /// Takes one chunk, or a whole answer of a server that does not stream.
     pub fn push(&mut self, chunk: &Value, sink: Sink<'_>) -> Result<(), ChunkError> {
         if !chunk.is_object() {
-            return Err(ChunkError::Malformed(
-                "the answer is JSON, but not an object".into(),
-            ));
+            return Err(ChunkError::Malformed("the answer is JSON, but not an object".into()));
         }
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
             let status = error
@@ -141,9 +136,7 @@ impl Assembler {
                 .or_else(|| error.get("status"))
                 .and_then(Value::as_u64)
                 .and_then(|code| u16::try_from(code).ok());
-            let status = status
-                .filter(|status| (400..600).contains(status))
-                .unwrap_or(500);
+            let status = status.filter(|status| (400..600).contains(status)).unwrap_or(500);
             return Err(ChunkError::Server {
                 status,
                 message: error_message(error),
@@ -183,10 +176,7 @@ impl Assembler {
                 self.content.push_str(text);
             }
             Some(Value::Array(parts)) => {
-                for text in parts
-                    .iter()
-                    .filter_map(|part| part.get("text").and_then(Value::as_str))
-                {
+                for text in parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str)) {
                     sink(Delta::Content(text));
                     self.content.push_str(text);
                 }
@@ -201,12 +191,7 @@ impl Assembler {
             sink(Delta::Reasoning(text));
             self.reasoning.push_str(text);
         }
-        for call in part
-            .get("tool_calls")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for call in part.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
             self.push_call(call, sink);
         }
     }
@@ -217,18 +202,14 @@ impl Assembler {
         let index = piece.get("index").and_then(Value::as_u64);
         let id = piece.get("id").and_then(Value::as_str).unwrap_or_default();
         let function = piece.get("function").unwrap_or(&Value::Null);
-        let name = function
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
         let at = match index {
             Some(_) => self.calls.iter().rposition(|call| call.index == index),
             None if name.is_empty() => self.calls.len().checked_sub(1),
             None => None,
         };
-        let begins_another = |call: &Partial| {
-            !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id
-        };
+        let begins_another =
+            |call: &Partial| !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id;
         let at = at.filter(|&at| self.calls.get(at).is_some_and(|call| !begins_another(call)));
         let at = at.unwrap_or_else(|| {
             self.calls.push(Partial {
@@ -383,9 +364,7 @@ mod tests {
                 json!({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "read_file", "arguments": ""}}]}),
             ),
             delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"pa"}}]})),
-            delta(
-                json!({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "glob", "arguments": "{}"}}]}),
-            ),
+            delta(json!({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "glob", "arguments": "{}"}}]})),
             delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "th\":\"x\"}"}}]})),
             json!({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]}),
             json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}}}),
@@ -416,11 +395,7 @@ mod tests {
             )
         };
         let reply = assemble(&[whole("a", "read_file"), whole("b", "read_file")]);
-        let seen: Vec<&str> = reply
-            .calls
-            .iter()
-            .map(|call| call.arguments.as_str())
-            .collect();
+        let seen: Vec<&str> = reply.calls.iter().map(|call| call.arguments.as_str()).collect();
         assert_eq!(seen, ["{\"path\":\"a\"}", "{\"path\":\"b\"}"]);
     }
 
@@ -434,18 +409,9 @@ mod tests {
 
     #[test]
     fn thoughts_inside_the_text_are_parted_from_it() {
-        assert_eq!(
-            split_thinking("<think>hm</think>\nyes"),
-            ("hm".into(), "yes".into())
-        );
-        assert_eq!(
-            split_thinking("hm\n</think>yes"),
-            ("hm".into(), "yes".into())
-        );
-        assert_eq!(
-            split_thinking("<think>endless"),
-            ("endless".into(), String::new())
-        );
+        assert_eq!(split_thinking("<think>hm</think>\nyes"), ("hm".into(), "yes".into()));
+        assert_eq!(split_thinking("hm\n</think>yes"), ("hm".into(), "yes".into()));
+        assert_eq!(split_thinking("<think>endless"), ("endless".into(), String::new()));
         assert_eq!(
             split_thinking("if a < b { \"</think>\" }"),
             (String::new(), "if a < b { \"</think>\" }".into())
@@ -455,10 +421,7 @@ mod tests {
     #[test]
     fn an_error_in_the_stream_and_a_foreign_answer_are_told_apart() {
         let mut assembler = Assembler::default();
-        let seen = assembler.push(
-            &json!({"error": {"message": "slot is gone", "code": 503}}),
-            &|_| {},
-        );
+        let seen = assembler.push(&json!({"error": {"message": "slot is gone", "code": 503}}), &|_| {});
         assert_eq!(
             seen,
             Err(ChunkError::Server {
@@ -488,10 +451,7 @@ mod tests {
             ..Message::text(Speaker::Assistant, "")
         };
         let built = build_message(&message, Protocol::Native);
-        assert_eq!(
-            built.pointer("/tool_calls/0/function/arguments"),
-            Some(&json!("{}"))
-        );
+        assert_eq!(built.pointer("/tool_calls/0/function/arguments"), Some(&json!("{}")));
         assert_eq!(built.get("content"), Some(&Value::Null));
     }
 }

@@ -51,10 +51,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
         let worked = match change {
             Change::Add { path, content } => {
                 if inner.root.read(&path, 0).is_ok()
-                    || matches!(
-                        inner.root.read(&path, 0),
-                        Err(super::root::RootError::TooLarge { .. })
-                    )
+                    || matches!(inner.root.read(&path, 0), Err(super::root::RootError::TooLarge { .. }))
                 {
                     return ToolResult::refused(format!(
                         "failed to add {path:?}: it exists; use Update File. Nothing was changed."
@@ -75,9 +72,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
                 let content = match apply(&file.text, &hunks) {
                     Ok(content) => content,
                     Err(reason) => {
-                        return ToolResult::refused(format!(
-                            "failed to patch {path}: {reason}. Nothing was changed."
-                        ));
+                        return ToolResult::refused(format!("failed to patch {path}: {reason}. Nothing was changed."));
                     }
                 };
                 match to {
@@ -107,8 +102,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
             return error.into();
         }
     }
-    let mut applied = 0;
-    for (path, content) in writes {
+    for (applied, (path, content)) in writes.into_iter().enumerate() {
         let outcome = match content {
             Some((file, content)) => file.write(&inner.root, &path, &content).map(|_| ()),
             None => inner.root.remove(&path),
@@ -125,7 +119,6 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
                 ..result
             };
         }
-        applied += 1;
     }
     ToolResult::mutation(done.join("\n"))
 }
@@ -134,28 +127,19 @@ fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
     let mut result = text.to_owned();
     let mut from = 0; // hunks follow each other
     for (number, hunk) in hunks.iter().enumerate() {
-        let fail = |reason: String| {
-            format!(
-                "hunk {} of {} does not fit: {reason}",
-                number + 1,
-                hunks.len()
-            )
-        };
+        let fail = |reason: String| format!("hunk {} of {} does not fit: {reason}", number + 1, hunks.len());
         if let Some(near) = &hunk.near {
             let at = result[from..].lines().scan(from, |at, line| {
                 let start = *at;
                 *at += line.len() + 1;
                 Some((start, line))
             });
-            if let Some((start, line)) = at.into_iter().find(|(_, line)| {
-                line.trim() == near.trim() || line.trim_start().starts_with(near.trim())
-            }) {
+            if let Some((start, line)) = at
+                .into_iter()
+                .find(|(_, line)| line.trim() == near.trim() || line.trim_start().starts_with(near.trim()))
+            {
                 // The hunk may begin with that line or after it.
-                from = if hunk
-                    .old
-                    .first()
-                    .is_some_and(|first| first.trim() == line.trim())
-                {
+                from = if hunk.old.first().is_some_and(|first| first.trim() == line.trim()) {
                     start
                 } else {
                     (start + line.len() + 1).min(result.len())
@@ -172,11 +156,7 @@ fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
         let (old, new) = (lines(&hunk.old), lines(&hunk.new));
         if old.is_empty() {
             // Only added lines: after the named place, or at the end.
-            let at = if hunk.near.is_some() {
-                from
-            } else {
-                result.len()
-            };
+            let at = if hunk.near.is_some() { from } else { result.len() };
             let glue = if at > 0 && !result[..at].ends_with('\n') {
                 "\n"
             } else {
@@ -201,8 +181,7 @@ fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
                 .map(|found| (base, found))
         });
         let Some((base, found)) = place else {
-            let near = matching::nearest(&result, &old)
-                .unwrap_or_else(|| "nothing in the file is like it".into());
+            let near = matching::nearest(&result, &old).unwrap_or_else(|| "nothing in the file is like it".into());
             return Err(fail(super::output::printable(&near)));
         };
         result.replace_range(base + found.start..base + found.end, &found.replacement);
@@ -234,13 +213,7 @@ fn parse(patch: &str) -> Result<Vec<Change>, String> {
 fn parse_envelope(lines: &[&str]) -> Result<Vec<Change>, String> {
     let mut changes: Vec<Change> = Vec::new();
     for (number, line) in lines.iter().enumerate() {
-        let problem = |reason: &str| {
-            Err(format!(
-                "line {}: {reason}, found {:?}",
-                number + 1,
-                one_line(line, 60)
-            ))
-        };
+        let problem = |reason: &str| Err(format!("line {}: {reason}, found {:?}", number + 1, one_line(line, 60)));
         if let Some(rest) = line.strip_prefix("*** ") {
             let (word, path) = rest.split_once(':').unwrap_or((rest, ""));
             let path = path.trim().to_owned();
@@ -261,9 +234,7 @@ fn parse_envelope(lines: &[&str]) -> Result<Vec<Change>, String> {
                     _ => return problem("`Move to` belongs after `Update File`"),
                 },
                 _ => {
-                    return problem(
-                        "expected Begin Patch, Add File, Update File, Delete File, Move to or End Patch",
-                    );
+                    return problem("expected Begin Patch, Add File, Update File, Delete File, Move to or End Patch");
                 }
             }
             continue;
@@ -288,9 +259,7 @@ fn parse_envelope(lines: &[&str]) -> Result<Vec<Change>, String> {
             Some(Change::Delete { .. }) => return problem("`Delete File` takes no lines"),
             None if line.trim().is_empty() => {}
             None => {
-                return problem(
-                    "expected `*** Update File: path`, `*** Add File: path` or `*** Delete File: path`",
-                );
+                return problem("expected `*** Update File: path`, `*** Add File: path` or `*** Delete File: path`");
             }
         }
     }
@@ -419,9 +388,7 @@ fn finish(changes: Vec<Change>) -> Result<Vec<Change>, String> {
             }
         }
         let path = match &change {
-            Change::Add { path, .. } | Change::Delete { path } | Change::Update { path, .. } => {
-                path
-            }
+            Change::Add { path, .. } | Change::Delete { path } | Change::Update { path, .. } => path,
         };
         if path.is_empty() {
             return Err("a part names no file".into());
@@ -446,10 +413,7 @@ mod tests {
             panic!("{changes:?}")
         };
         let text = "fn a() {\n    1\n}\nfn b() {\n    1\n}\n";
-        assert_eq!(
-            apply(text, hunks).unwrap(),
-            "fn a() {\n    1\n}\nfn b() {\n    2\n}\n"
-        );
+        assert_eq!(apply(text, hunks).unwrap(), "fn a() {\n    1\n}\nfn b() {\n    2\n}\n");
         assert_eq!(
             changes[1],
             Change::Add {
@@ -467,10 +431,7 @@ mod tests {
             panic!("{changes:?}")
         };
         assert_eq!(path, "f");
-        assert_eq!(
-            apply("a\nb\nc\nd\ne\nf\n", hunks).unwrap(),
-            "a\nB\nc\nd\ne\nnew\nf\n"
-        );
+        assert_eq!(apply("a\nb\nc\nd\ne\nf\n", hunks).unwrap(), "a\nB\nc\nd\ne\nnew\nf\n");
         assert_eq!(
             changes[1],
             Change::Add {
@@ -486,10 +447,7 @@ mod tests {
         let Change::Update { hunks, .. } = &parse(patch).unwrap()[0] else {
             panic!()
         };
-        assert_eq!(
-            apply("-- a comment\nselect 1\n", hunks).unwrap(),
-            "select 1\n"
-        );
+        assert_eq!(apply("-- a comment\nselect 1\n", hunks).unwrap(), "select 1\n");
     }
 
     #[test]
@@ -505,11 +463,7 @@ mod tests {
             "{error}"
         );
         assert!(parse("hello").unwrap_err().contains("neither"));
-        assert!(
-            parse("*** Update File: a\n")
-                .unwrap_err()
-                .contains("no changed lines")
-        );
+        assert!(parse("*** Update File: a\n").unwrap_err().contains("no changed lines"));
     }
 
     proptest! {

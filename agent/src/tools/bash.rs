@@ -64,12 +64,8 @@ pub(super) fn spec() -> ToolSpec {
         name: "bash",
         description: "Runs one shell command in the work tree, in a sandbox without network. Nothing is kept between commands but files. Git is read-only: commits are made for you.",
         params: vec![
-            Param::required(
-                "command",
-                Kind::Body,
-                "the command; it must not wait for input",
-            )
-            .also(&["cmd", "script", "code"]),
+            Param::required("command", Kind::Body, "the command; it must not wait for input")
+                .also(&["cmd", "script", "code"]),
         ],
     }
 }
@@ -150,10 +146,7 @@ mod tests {
             )
         };
         assert_eq!(said(ShellExit::Code(0), ""), "[no output; exit code 0]");
-        assert_eq!(
-            said(ShellExit::Code(1), "a\u{1b}[1mb\n\n"),
-            "ab\n[exit code 1]"
-        );
+        assert_eq!(said(ShellExit::Code(1), "a\u{1b}[1mb\n\n"), "ab\n[exit code 1]");
         assert!(said(ShellExit::TimedOut, "x").contains("30 s"));
         assert!(said(ShellExit::OutOfMemory, "").contains("memory"));
     }

@@ -60,11 +60,7 @@ pub(super) fn issue(inner: &Inner, arguments: &Arguments) -> ToolResult {
 }
 
 pub(super) fn pull_request(inner: &Inner, arguments: &Arguments) -> ToolResult {
-    answer(
-        "pull request",
-        inner.briefing.pull_request.as_ref(),
-        arguments,
-    )
+    answer("pull request", inner.briefing.pull_request.as_ref(), arguments)
 }
 
 fn answer(what: &str, subject: Option<&Subject>, arguments: &Arguments) -> ToolResult {
@@ -112,12 +108,7 @@ mod tests {
         assert_eq!(ask("o/r", 8).outcome, Outcome::Refused);
         assert_eq!(ask("x/r", 7).outcome, Outcome::Refused);
         assert_eq!(
-            answer(
-                "issue",
-                None,
-                json!({"repo": "o/r", "number": 7}).as_object().unwrap()
-            )
-            .outcome,
+            answer("issue", None, json!({"repo": "o/r", "number": 7}).as_object().unwrap()).outcome,
             Outcome::Refused
         );
     }

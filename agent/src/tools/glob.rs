@@ -19,12 +19,8 @@ pub(super) fn spec() -> ToolSpec {
                 Kind::Text,
                 "pattern; one without a slash matches file names anywhere",
             ),
-            Param::optional(
-                "path",
-                Kind::Text,
-                "folder to search, everything unless given",
-            )
-            .also(&["dir", "directory"]),
+            Param::optional("path", Kind::Text, "folder to search, everything unless given")
+                .also(&["dir", "directory"]),
         ],
     }
 }
@@ -51,11 +47,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
         Ok(files) => files,
         Err(result) => return *result,
     };
-    let base = inner
-        .root
-        .relative(folder)
-        .trim_start_matches("./")
-        .trim_matches('/');
+    let base = inner.root.relative(folder).trim_start_matches("./").trim_matches('/');
     let prefix = if base.is_empty() || base == "." {
         String::new()
     } else {
@@ -74,11 +66,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     if found.is_empty() {
         return ToolResult::done("no file matches");
     }
-    let shown: Vec<String> = found
-        .iter()
-        .take(MOST)
-        .map(|file| printable(file))
-        .collect();
+    let shown: Vec<String> = found.iter().take(MOST).map(|file| printable(file)).collect();
     let more = if found.len() > MOST {
         format!("\n[{} more; narrow the pattern]", found.len() - MOST)
     } else {

@@ -25,12 +25,11 @@ pub(super) fn spec() -> ToolSpec {
                 "regular expression (Rust syntax, no look-around)",
             )
             .also(&["query", "regex"]),
-            Param::optional(
-                "path",
-                Kind::Text,
-                "file or folder to search, everything unless given",
-            )
-            .also(&["file", "dir", "directory"]),
+            Param::optional("path", Kind::Text, "file or folder to search, everything unless given").also(&[
+                "file",
+                "dir",
+                "directory",
+            ]),
             Param::optional(
                 "max",
                 Kind::Integer { min: 1 },

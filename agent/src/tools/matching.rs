@@ -27,12 +27,8 @@ impl Stage {
         match self {
             Self::Exact => None,
             Self::TrailingSpace => Some("spaces at line ends were ignored"),
-            Self::Indentation => {
-                Some("the indentation differed; the new text was indented like the file")
-            }
-            Self::Punctuation => {
-                Some("typographic quotes, dashes or spaces were taken for plain ones")
-            }
+            Self::Indentation => Some("the indentation differed; the new text was indented like the file"),
+            Self::Punctuation => Some("typographic quotes, dashes or spaces were taken for plain ones"),
         }
     }
 }
@@ -70,17 +66,10 @@ pub fn find(text: &str, old: &str, new: &str) -> Option<(Stage, Vec<Match>)> {
         let mut matches = Vec::new();
         let mut at = 0;
         while at + old_lines.len() <= lines.len() {
-            let window: Vec<&str> = (at..at + old_lines.len())
-                .map(|line| lines.get(line))
-                .collect();
+            let window: Vec<&str> = (at..at + old_lines.len()).map(|line| lines.get(line)).collect();
             match fit(stage, &window, &old_lines, new) {
                 Some(replacement) => {
-                    matches.push(lines.place(
-                        at,
-                        old_lines.len(),
-                        old.ends_with('\n'),
-                        replacement,
-                    ));
+                    matches.push(lines.place(at, old_lines.len(), old.ends_with('\n'), replacement));
                     at += old_lines.len();
                 }
                 None => at += 1,
@@ -136,11 +125,7 @@ impl<'a> Lines<'a> {
     }
 
     fn end(&self, line: usize) -> usize {
-        let end = self
-            .starts
-            .get(line + 1)
-            .copied()
-            .unwrap_or(self.text.len());
+        let end = self.starts.get(line + 1).copied().unwrap_or(self.text.len());
         if end > self.starts[line] && self.text.as_bytes()[end - 1] == b'\n' {
             end - 1
         } else {
@@ -192,11 +177,7 @@ fn fit(stage: Stage, window: &[&str], old: &[&str], new: &str) -> Option<String>
 /// Indents `new` by what the pairs of lines say about the file's indentation; `None` where they contradict each other.
 fn reindent(window: &[&str], old: &[&str], new: &str) -> Option<String> {
     let mut known: BTreeMap<&str, &str> = BTreeMap::new();
-    for (file, old) in window
-        .iter()
-        .zip(old)
-        .filter(|(_, old)| !old.trim().is_empty())
-    {
+    for (file, old) in window.iter().zip(old).filter(|(_, old)| !old.trim().is_empty()) {
         let (file, old) = (indent(file), indent(old));
         if *known.entry(old).or_insert(file) != file {
             return None;
@@ -249,10 +230,7 @@ pub fn nearest(text: &str, wanted: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().take(20_000).collect();
     let wanted: Vec<&str> = wanted.lines().collect();
     // The longest line says most about where the text belongs.
-    let (offset, anchor) = wanted
-        .iter()
-        .enumerate()
-        .max_by_key(|(_, line)| line.trim().len())?;
+    let (offset, anchor) = wanted.iter().enumerate().max_by_key(|(_, line)| line.trim().len())?;
     let grams = bigrams(anchor);
     if grams.is_empty() {
         return None;
@@ -265,12 +243,7 @@ pub fn nearest(text: &str, wanted: &str) -> Option<String> {
         .collect();
     candidates.sort_by_key(|(at, score)| (std::cmp::Reverse(*score), *at));
     let size = wanted.len().clamp(1, SHOWN);
-    let wanted_text = wanted
-        .iter()
-        .take(size)
-        .copied()
-        .collect::<Vec<_>>()
-        .join("\n");
+    let wanted_text = wanted.iter().take(size).copied().collect::<Vec<_>>().join("\n");
     let window = |at: usize| {
         let first = at.saturating_sub(offset).min(lines.len().saturating_sub(1));
         (first, (first + size).min(lines.len()))
@@ -285,8 +258,7 @@ pub fn nearest(text: &str, wanted: &str) -> Option<String> {
         .ratio();
         ((ratio * 100.0) as u32, first, last)
     });
-    let (score, first, last) =
-        best.max_by_key(|(score, first, _)| (*score, std::cmp::Reverse(*first)))?;
+    let (score, first, last) = best.max_by_key(|(score, first, _)| (*score, std::cmp::Reverse(*first)))?;
     let (first, last) = (first.saturating_sub(1), (last + 1).min(lines.len()));
     let shown: Vec<String> = (first..last)
         .map(|at| format!("{:>6}| {}", at + 1, super::output::truncate(lines[at], 200)))
@@ -298,12 +270,7 @@ pub fn nearest(text: &str, wanted: &str) -> Option<String> {
 }
 
 fn bigrams(line: &str) -> HashSet<(char, char)> {
-    let chars: Vec<char> = line
-        .trim()
-        .chars()
-        .take(200)
-        .filter(|c| !c.is_whitespace())
-        .collect();
+    let chars: Vec<char> = line.trim().chars().take(200).filter(|c| !c.is_whitespace()).collect();
     chars.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
@@ -360,11 +327,7 @@ mod tests {
             ),
         ];
         for (old, new, stage, expected) in cases {
-            assert_eq!(
-                replace(text, old, new),
-                Some((stage, expected.to_owned())),
-                "{old:?}"
-            );
+            assert_eq!(replace(text, old, new), Some((stage, expected.to_owned())), "{old:?}");
         }
         assert_eq!(replace(text, "let y = 1;", ""), None);
         assert_eq!(replace(text, " \n\n\t\n", "x"), None);
@@ -396,15 +359,8 @@ mod tests {
     #[test]
     fn the_nearest_lines_are_shown_with_their_numbers() {
         let text = "use a;\n\nfn total(items: &[u32]) -> u32 {\n    items.iter().sum()\n}\n";
-        let shown = nearest(
-            text,
-            "fn total(items: Vec<u32>) -> u64 {\n    items.iter().sum()\n",
-        )
-        .unwrap();
-        assert!(
-            shown.contains("     3| fn total(items: &[u32]) -> u32 {"),
-            "{shown}"
-        );
+        let shown = nearest(text, "fn total(items: Vec<u32>) -> u64 {\n    items.iter().sum()\n").unwrap();
+        assert!(shown.contains("     3| fn total(items: &[u32]) -> u32 {"), "{shown}");
         assert_eq!(nearest(text, "zzzz qqqq"), None);
     }
 

@@ -28,10 +28,7 @@ fn skip_sequence(start: char, chars: &mut std::iter::Peekable<std::str::Chars<'_
     };
     match kind {
         Some('[') => {
-            while chars
-                .next_if(|c| ('\u{20}'..='\u{3f}').contains(c))
-                .is_some()
-            {}
+            while chars.next_if(|c| ('\u{20}'..='\u{3f}').contains(c)).is_some() {}
             chars.next_if(|c| ('\u{40}'..='\u{7e}').contains(c));
         }
         Some(_) => {
@@ -184,7 +181,8 @@ mod tests {
 
     #[test]
     fn control_sequences_leave_no_trace() {
-        let hostile = "a\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}b\u{1b}]8;;http://x\u{1b}\\c\u{9b}2Jd\rE\u{8}\u{202e}f\u{1b}cg";
+        let hostile =
+            "a\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}b\u{1b}]8;;http://x\u{1b}\\c\u{9b}2Jd\rE\u{8}\u{202e}f\u{1b}cg";
         assert_eq!(printable(hostile), "ared bcd\nEfg");
         assert_eq!(printable("tab\tand\r\nline"), "tab\tand\nline");
     }
@@ -196,9 +194,7 @@ mod tests {
         let text: String = (1..=5000).map(|n| format!("line {n}\n")).collect();
         let capped = spill.cap(text.clone(), 2000);
         assert!(
-            capped.len() < 2300
-                && capped.starts_with("line 1\n")
-                && capped.ends_with("line 5000\n"),
+            capped.len() < 2300 && capped.starts_with("line 1\n") && capped.ends_with("line 5000\n"),
             "{capped}"
         );
         assert!(capped.contains("tool-output/1"));

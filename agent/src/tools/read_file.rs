@@ -21,18 +21,9 @@ pub(super) fn spec() -> ToolSpec {
                 "file",
                 "filename",
             ]),
-            Param::optional(
-                "offset",
-                Kind::Integer { min: 0 },
-                "first line, counted from 1",
-            )
-            .also(&["start_line", "line"]),
-            Param::optional(
-                "limit",
-                Kind::Integer { min: 1 },
-                "number of lines, at most 2000",
-            )
-            .also(&["max_lines"]),
+            Param::optional("offset", Kind::Integer { min: 0 }, "first line, counted from 1")
+                .also(&["start_line", "line"]),
+            Param::optional("limit", Kind::Integer { min: 1 }, "number of lines, at most 2000").also(&["max_lines"]),
         ],
     }
 }
@@ -40,9 +31,7 @@ pub(super) fn spec() -> ToolSpec {
 pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     let path = text(arguments, "path");
     let offset = integer(arguments, "offset").unwrap_or(1).max(1);
-    let limit = integer(arguments, "limit")
-        .unwrap_or(DEFAULT_LINES)
-        .min(MOST_LINES);
+    let limit = integer(arguments, "limit").unwrap_or(DEFAULT_LINES).min(MOST_LINES);
     let bytes = if path.starts_with(SPILL_PREFIX) {
         match inner.spill.find(path).map(std::fs::read) {
             Some(Ok(bytes)) => bytes,
@@ -50,9 +39,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
                 return ToolResult::failed(format!("failed to read {path:?}: {error}"));
             }
             None => {
-                return ToolResult::refused(format!(
-                    "failed to find {path:?}: no output of that number is kept"
-                ));
+                return ToolResult::refused(format!("failed to find {path:?}: no output of that number is kept"));
             }
         }
     } else {
@@ -77,14 +64,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     } else {
         ""
     };
-    ToolResult::done(show(
-        path,
-        &content,
-        offset,
-        limit,
-        inner.caps.read_bytes,
-        note,
-    ))
+    ToolResult::done(show(path, &content, offset, limit, inner.caps.read_bytes, note))
 }
 
 fn show(path: &str, content: &str, offset: usize, limit: usize, cap: usize, note: &str) -> String {
@@ -98,11 +78,7 @@ fn show(path: &str, content: &str, offset: usize, limit: usize, cap: usize, note
     let mut body = String::new();
     let mut last = offset - 1;
     for (at, line) in content.lines().enumerate().skip(offset - 1).take(limit) {
-        let line = format!(
-            "{:>6}| {}\n",
-            at + 1,
-            truncate(&printable(line), LINE_LIMIT)
-        );
+        let line = format!("{:>6}| {}\n", at + 1, truncate(&printable(line), LINE_LIMIT));
         if body.len() + line.len() > cap && !body.is_empty() {
             break;
         }
@@ -110,11 +86,7 @@ fn show(path: &str, content: &str, offset: usize, limit: usize, cap: usize, note
         last = at + 1;
     }
     let more = if last < total {
-        format!(
-            "\n[{} more lines; go on with offset {}]",
-            total - last,
-            last + 1
-        )
+        format!("\n[{} more lines; go on with offset {}]", total - last, last + 1)
     } else {
         String::new()
     };
@@ -128,11 +100,7 @@ fn listing(path: &str, names: &[String]) -> String {
     } else {
         String::new()
     };
-    let shown: Vec<String> = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| printable(name))
-        .collect();
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| printable(name)).collect();
     format!(
         "{path} is a folder with {} entries:\n{}{more}",
         names.len(),
@@ -142,10 +110,7 @@ fn listing(path: &str, names: &[String]) -> String {
 
 /// Says what lies where the file was looked for.
 fn neighbours(root: &Root, path: &str) -> String {
-    let folder = root
-        .relative(path)
-        .rsplit_once('/')
-        .map_or(".", |(folder, _)| folder);
+    let folder = root.relative(path).rsplit_once('/').map_or(".", |(folder, _)| folder);
     match root.read(folder, 0) {
         Ok(Found::Folder(names)) => format!("\n{}", listing(folder, &names)),
         _ => "; use glob to find files by name".into(),
@@ -174,9 +139,6 @@ mod tests {
         );
         assert_eq!(show("f", "", 1, 2, 1000, ""), "f is empty");
         assert!(show("f", content, 1, 400, 20, "").contains("lines 1-2 of 4"));
-        assert_eq!(
-            show("f", "\u{1b}[2Jx", 1, 1, 100, ""),
-            "f, lines 1-1 of 1\n     1| x\n"
-        );
+        assert_eq!(show("f", "\u{1b}[2Jx", 1, 1, 100, ""), "f, lines 1-1 of 1\n     1| x\n");
     }
 }

@@ -160,9 +160,7 @@ pub fn components(path: &str) -> Result<Vec<&str>, RootError> {
                 ));
             }
             name if name.eq_ignore_ascii_case(".git") => {
-                return Err(refuse(
-                    "`.git` is not for tools; commits and pushes happen outside",
-                ));
+                return Err(refuse("`.git` is not for tools; commits and pushes happen outside"));
             }
             name => parts.push(name),
         }
@@ -222,8 +220,7 @@ impl Root {
         };
         let parent = self.walk(path, above, false)?;
         let parent = parent.as_ref().unwrap_or(&self.folder);
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(parent, *name, flags, Mode::empty())
             .map_err(|error| self.explain("read", path, parent, name, error))?;
         let stat = rustix::fs::fstat(&opened).map_err(|error| io("read", path, error))?;
@@ -242,12 +239,11 @@ impl Root {
         }
         let mut bytes = Vec::new();
         let mut file = std::fs::File::from(opened).take(limit + 1);
-        file.read_to_end(&mut bytes)
-            .map_err(|source| RootError::Io {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            })?;
+        file.read_to_end(&mut bytes).map_err(|source| RootError::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         if bytes.len() as u64 > limit {
             return Err(RootError::TooLarge {
                 path: path.to_owned(),
@@ -273,11 +269,9 @@ impl Root {
         let parent = parent.as_ref().unwrap_or(&self.folder);
         let before = self.regular(path, parent, name)?;
         let temporary = format!(".foreman-{:016x}.tmp", rand::random::<u64>());
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
-        let opened = rustix::fs::openat(parent, &temporary, flags, mode)
-            .map_err(|error| io("write", path, error))?;
+        let opened = rustix::fs::openat(parent, &temporary, flags, mode).map_err(|error| io("write", path, error))?;
         let outcome = (|| {
             if let Some(mode) = before {
                 rustix::fs::fchmod(&opened, mode)?;
@@ -309,12 +303,9 @@ impl Root {
         let parent = self.walk(path, above, false)?;
         let parent = parent.as_ref().unwrap_or(&self.folder);
         if self.regular(path, parent, name)?.is_none() {
-            return Err(RootError::Missing {
-                path: path.to_owned(),
-            });
+            return Err(RootError::Missing { path: path.to_owned() });
         }
-        rustix::fs::unlinkat(parent, *name, AtFlags::empty())
-            .map_err(|error| io("remove", path, error))
+        rustix::fs::unlinkat(parent, *name, AtFlags::empty()).map_err(|error| io("remove", path, error))
     }
 
     fn writable<'a>(&self, path: &'a str) -> Result<Vec<&'a str>, RootError> {
@@ -363,18 +354,9 @@ impl Root {
         Ok(here)
     }
 
-    fn explain(
-        &self,
-        action: &'static str,
-        path: &str,
-        parent: &OwnedFd,
-        part: &str,
-        error: Errno,
-    ) -> RootError {
+    fn explain(&self, action: &'static str, path: &str, parent: &OwnedFd, part: &str, error: Errno) -> RootError {
         match error {
-            Errno::NOENT => RootError::Missing {
-                path: path.to_owned(),
-            },
+            Errno::NOENT => RootError::Missing { path: path.to_owned() },
             // A link answers ELOOP, or ENOTDIR where a folder was asked for.
             Errno::LOOP | Errno::NOTDIR | Errno::MLINK => {
                 match rustix::fs::statat(parent, part, AtFlags::SYMLINK_NOFOLLOW) {
@@ -403,8 +385,7 @@ impl Root {
     }
 
     fn list(&self, folder: &OwnedFd, path: &str) -> Result<Found, RootError> {
-        let entries =
-            rustix::fs::Dir::read_from(folder).map_err(|error| io("list", path, error))?;
+        let entries = rustix::fs::Dir::read_from(folder).map_err(|error| io("list", path, error))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| io("list", path, error))?;
@@ -460,8 +441,7 @@ mod tests {
         std::fs::write(outside.join("secret"), "secret").unwrap();
         std::fs::write(tree.join(".git/config"), "[core]").unwrap();
         std::fs::write(tree.join("src/a.rs"), "fn a() {}\n").unwrap();
-        let protected =
-            Protected::new(&[".foreman/**".into(), "tests/gate.rs".into(), "ci/".into()]).unwrap();
+        let protected = Protected::new(&[".foreman/**".into(), "tests/gate.rs".into(), "ci/".into()]).unwrap();
         let root = Root::open(&tree, protected).unwrap();
         Place {
             _folder: folder,
@@ -472,11 +452,7 @@ mod tests {
 
     #[test]
     fn no_path_leads_out_of_the_work_tree() {
-        let Place {
-            _folder,
-            outside,
-            root,
-        } = place();
+        let Place { _folder, outside, root } = place();
         let tree = root.path().to_owned();
         symlink(&outside, tree.join("out")).unwrap();
         symlink(outside.join("secret"), tree.join("leak")).unwrap();
@@ -509,26 +485,14 @@ mod tests {
                 "write {path:?}"
             );
         }
-        assert_eq!(
-            std::fs::read_to_string(outside.join("secret")).unwrap(),
-            "secret"
-        );
+        assert_eq!(std::fs::read_to_string(outside.join("secret")).unwrap(), "secret");
         assert!(!outside.join("new").exists());
-        assert!(
-            root.read("leak", 9)
-                .unwrap_err()
-                .to_string()
-                .contains("symbolic link")
-        );
+        assert!(root.read("leak", 9).unwrap_err().to_string().contains("symbolic link"));
     }
 
     #[test]
     fn a_folder_swapped_for_a_link_between_two_writes_leads_nowhere() {
-        let Place {
-            _folder,
-            outside,
-            root,
-        } = place();
+        let Place { _folder, outside, root } = place();
         root.write("deep/er/file", b"1").unwrap();
         let tree = root.path().to_owned();
         std::fs::rename(tree.join("deep"), tree.join("moved")).unwrap();
@@ -540,18 +504,10 @@ mod tests {
 
     #[test]
     fn writing_makes_folders_keeps_the_mode_and_breaks_hard_links() {
-        let Place {
-            _folder,
-            outside,
-            root,
-        } = place();
+        let Place { _folder, outside, root } = place();
         let tree = root.path().to_owned();
         assert!(!root.write("new/dir/run.sh", b"one").unwrap());
-        std::fs::set_permissions(
-            tree.join("new/dir/run.sh"),
-            std::fs::Permissions::from_mode(0o755),
-        )
-        .unwrap();
+        std::fs::set_permissions(tree.join("new/dir/run.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(root.write("./new//dir/run.sh", b"two").unwrap());
         assert_eq!(
             std::fs::metadata(tree.join("new/dir/run.sh"))
@@ -563,10 +519,7 @@ mod tests {
         );
         std::fs::hard_link(outside.join("secret"), tree.join("hard")).unwrap();
         root.write("hard", b"mine").unwrap();
-        assert_eq!(
-            std::fs::read_to_string(outside.join("secret")).unwrap(),
-            "secret"
-        );
+        assert_eq!(std::fs::read_to_string(outside.join("secret")).unwrap(), "secret");
         let left: Vec<_> = std::fs::read_dir(&tree)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -592,10 +545,7 @@ mod tests {
             "ci",
         ] {
             let error = root.write(path, b"x").unwrap_err();
-            assert!(
-                matches!(error, RootError::Protected { .. }),
-                "{path}: {error}"
-            );
+            assert!(matches!(error, RootError::Protected { .. }), "{path}: {error}");
         }
         assert!(
             root.write(".foreman/gate.yaml", b"x")
@@ -604,10 +554,7 @@ mod tests {
                 .contains(".foreman/**")
         );
         assert!(root.write("tests/other.rs", b"x").is_ok());
-        assert!(matches!(
-            root.remove("tests/gate.rs"),
-            Err(RootError::Protected { .. })
-        ));
+        assert!(matches!(root.remove("tests/gate.rs"), Err(RootError::Protected { .. })));
     }
 
     #[test]
@@ -619,14 +566,8 @@ mod tests {
             .status()
             .unwrap();
         assert!(made.success());
-        assert!(matches!(
-            root.read("pipe", 9),
-            Err(RootError::Refused { .. })
-        ));
-        assert!(matches!(
-            root.write("pipe", b"x"),
-            Err(RootError::Refused { .. })
-        ));
+        assert!(matches!(root.read("pipe", 9), Err(RootError::Refused { .. })));
+        assert!(matches!(root.write("pipe", b"x"), Err(RootError::Refused { .. })));
         assert!(matches!(
             root.read("src/a.rs", 3),
             Err(RootError::TooLarge { size: 10, .. })
@@ -642,9 +583,6 @@ mod tests {
         let Place { _folder, root, .. } = place();
         let path = root.path().join("src/a.rs").display().to_string();
         assert!(matches!(root.read(&path, 99), Ok(Found::File(_))));
-        assert!(matches!(
-            root.read("/workspace/src/a.rs", 99),
-            Ok(Found::File(_))
-        ));
+        assert!(matches!(root.read("/workspace/src/a.rs", 99), Ok(Found::File(_))));
     }
 }

@@ -14,6 +14,8 @@ use super::bash::{Shell, ShellError, ShellExit, ShellOutput};
 pub const WORKSPACE: &str = "/workspace";
 /// Bytes of a command's output that are kept, half from its beginning and half from its end.
 const KEPT: usize = 8 * 1024 * 1024;
+/// Size of the private `/tmp`, in bytes.
+const TMP_BYTES: u64 = 1 << 30;
 
 /// Says what a command may see and use.
 #[derive(Clone, Debug)]
@@ -63,12 +65,21 @@ pub struct SandboxShell {
 impl SandboxShell {
     /// Prepares a shell; starts nothing.
     pub fn new(sandbox: Sandbox, toolchain: Toolchain, settings: SandboxSettings) -> Self {
-        Self { sandbox, toolchain, settings }
+        Self {
+            sandbox,
+            toolchain,
+            settings,
+        }
     }
 
     fn build_command(&self, script: &str, limit: Duration) -> Result<Command, ShellError> {
         let settings = &self.settings;
-        let mut command = Command::new("sh").args(["-c", script]).toolchain(&self.toolchain).rw(&settings.work_tree, WORKSPACE).cwd(WORKSPACE);
+        let mut command = Command::new("sh")
+            .args(["-c", script])
+            .toolchain(&self.toolchain)
+            .tmpfs("/tmp", TMP_BYTES)
+            .rw(&settings.work_tree, WORKSPACE)
+            .cwd(WORKSPACE);
         for folder in &settings.read_only {
             command = command.ro(folder, folder);
         }
@@ -78,7 +89,11 @@ impl SandboxShell {
             // Without namespaces nothing inside a writable folder can be kept read-only. A file that only
             // names the admin folder is believed by nobody outside; a whole repository must not lie there.
             (Ok(metadata), _) if metadata.is_dir() => {
-                return Err(ShellError::Sandbox(format!("the backend {} cannot keep {} read-only; keep the repository's admin folder outside of the work tree", self.sandbox.backend(), git.display())));
+                return Err(ShellError::Sandbox(format!(
+                    "the backend {} cannot keep {} read-only; keep the repository's admin folder outside of the work tree",
+                    self.sandbox.backend(),
+                    git.display()
+                )));
             }
             _ => {}
         }
@@ -112,11 +127,22 @@ impl SandboxShell {
 }
 
 impl Shell for SandboxShell {
-    fn run<'a>(&'a self, command: &'a str, limit: Duration, cancel: &'a CancellationToken) -> BoxFuture<'a, Result<ShellOutput, ShellError>> {
+    fn run<'a>(
+        &'a self,
+        command: &'a str,
+        limit: Duration,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<ShellOutput, ShellError>> {
         Box::pin(async move {
             let command = self.build_command(command, limit)?;
-            let output = Output::default().together(Sink::Capture { head: KEPT / 2, tail: KEPT / 2 });
-            let mut child = self.sandbox.spawn(command, output).map_err(|error| ShellError::Sandbox(crate::model::openai::chain(&error)))?;
+            let output = Output::default().together(Sink::Capture {
+                head: KEPT / 2,
+                tail: KEPT / 2,
+            });
+            let mut child = self
+                .sandbox
+                .spawn(command, output)
+                .map_err(|error| ShellError::Sandbox(crate::model::openai::chain(&error)))?;
             let outcome = tokio::select! {
                 biased;
                 () = cancel.cancelled() => {
@@ -139,7 +165,11 @@ impl Shell for SandboxShell {
             if outcome.output_error.is_some() {
                 notes.push("part of the output was lost".into());
             }
-            Ok(ShellOutput { exit, output: outcome.stdout.text(), notes })
+            Ok(ShellOutput {
+                exit,
+                output: outcome.stdout.text(),
+                notes,
+            })
         })
     }
 }
@@ -157,7 +187,10 @@ mod tests {
     }
 
     async fn run(shell: &SandboxShell, script: &str, seconds: u64) -> ShellOutput {
-        shell.run(script, Duration::from_secs(seconds), &CancellationToken::new()).await.unwrap()
+        shell
+            .run(script, Duration::from_secs(seconds), &CancellationToken::new())
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -167,11 +200,16 @@ mod tests {
         std::fs::create_dir_all(&tree).unwrap();
         std::fs::write(folder.path().join("secret"), "s3cret").unwrap();
         let shell = shell(&tree);
-        let made = run(&shell, "echo hello > made && cat made && echo oops >&2; exit 3", 20).await;
+        let made = run(&shell, "echo hello > /tmp/x && cp /tmp/x made && cat made && echo oops >&2; exit 3", 20).await;
         assert_eq!((made.exit, made.output.as_str()), (ShellExit::Code(3), "hello\noops\n"));
         assert_eq!(std::fs::read_to_string(tree.join("made")).unwrap(), "hello\n");
         let secret = folder.path().join("secret").display().to_string();
-        let reach = run(&shell, &format!("cat {secret}; cat ../secret; ls ~/.ssh; echo x > {secret}"), 20).await;
+        let reach = run(
+            &shell,
+            &format!("cat {secret}; cat ../secret; ls ~/.ssh; echo x > {secret}"),
+            20,
+        )
+        .await;
         assert!(!reach.output.contains("s3cret"), "{}", reach.output);
         assert_eq!(std::fs::read_to_string(folder.path().join("secret")).unwrap(), "s3cret");
     }

@@ -112,7 +112,9 @@ impl ToolSpec {
             let optional = if param.required { "" } else { "optional: " };
             match &param.kind {
                 Kind::Body => doc.push_str(&format!("<{0}>\n{optional}{1}\n</{0}>\n", param.name, param.about)),
-                Kind::Word(words) => doc.push_str(&format!("<{0}>{optional}{1}</{0}>\n", param.name, words.join(" | "))),
+                Kind::Word(words) => {
+                    doc.push_str(&format!("<{0}>{optional}{1}</{0}>\n", param.name, words.join(" | ")))
+                }
                 _ => doc.push_str(&format!("<{0}>{optional}{1}</{0}>\n", param.name, param.about)),
             }
         }
@@ -136,27 +138,24 @@ impl ToolSpec {
         let mut problems = Vec::new();
         for param in &self.params {
             let names = std::iter::once(param.name).chain(param.aliases.iter().copied());
-            let value = names
-                .filter_map(|name| given.get(name))
-                .find(|value| !value.is_null());
+            let value = names.filter_map(|name| given.get(name)).find(|value| !value.is_null());
             match value.map(|value| read(param, value)) {
                 Some(Ok(value)) => {
                     arguments.insert(param.name.to_owned(), value);
                 }
                 Some(Err(problem)) => problems.push(format!("`{}`: {problem}", param.name)),
-                None if param.required => problems.push(format!(
-                    "`{}`: missing; expected {}",
-                    param.name,
-                    expected(&param.kind)
-                )),
+                None if param.required => {
+                    problems.push(format!("`{}`: missing; expected {}", param.name, expected(&param.kind)))
+                }
                 None => {}
             }
         }
         if !problems.is_empty() {
             let known = |name: &&String| {
-                !self.params.iter().any(|param| {
-                    param.name == name.as_str() || param.aliases.contains(&name.as_str())
-                })
+                !self
+                    .params
+                    .iter()
+                    .any(|param| param.name == name.as_str() || param.aliases.contains(&name.as_str()))
             };
             problems.extend(given.keys().filter(known).map(|name| {
                 format!(
@@ -202,10 +201,7 @@ fn read(param: &Param, value: &Value) -> Result<Value, String> {
                     .filter(|n| n.fract() == 0.0 && n.abs() < 1e15)
                     .map(|n| n as i64)
             });
-            whole
-                .filter(|n| n >= min)
-                .map(|n| json!(n))
-                .ok_or_else(wrong)
+            whole.filter(|n| n >= min).map(|n| json!(n)).ok_or_else(wrong)
         }
         (Kind::Integer { min }, Value::String(text)) => text
             .trim()
@@ -216,14 +212,9 @@ fn read(param: &Param, value: &Value) -> Result<Value, String> {
             .ok_or_else(wrong),
         (Kind::Word(words), Value::String(text)) => {
             let same = |word: &&&str| {
-                word.eq_ignore_ascii_case(text.trim())
-                    || word.replace('-', "_").eq_ignore_ascii_case(text.trim())
+                word.eq_ignore_ascii_case(text.trim()) || word.replace('-', "_").eq_ignore_ascii_case(text.trim())
             };
-            words
-                .iter()
-                .find(same)
-                .map(|word| json!(word))
-                .ok_or_else(wrong)
+            words.iter().find(same).map(|word| json!(word)).ok_or_else(wrong)
         }
         (Kind::Object, Value::Object(_)) => Ok(value.clone()),
         (Kind::Object, Value::String(text)) => serde_json::from_str::<Map<String, Value>>(text)
@@ -276,8 +267,11 @@ mod tests {
 
     #[test]
     fn arguments_are_read_leniently_and_refused_by_field() {
-        assert_eq!(check(json!({"file_path": "a", "limit": "3", "verdict": "no_go", "extra": "{\"a\":1}", "thought": "x"})).unwrap(),
-            json!({"path": "a", "limit": 3, "verdict": "NO-GO", "extra": {"a": 1}}));
+        assert_eq!(
+            check(json!({"file_path": "a", "limit": "3", "verdict": "no_go", "extra": "{\"a\":1}", "thought": "x"}))
+                .unwrap(),
+            json!({"path": "a", "limit": 3, "verdict": "NO-GO", "extra": {"a": 1}})
+        );
         assert_eq!(
             check(json!({"path": "a", "limit": 2.0, "extra": null})).unwrap(),
             json!({"path": "a", "limit": 2})
@@ -287,11 +281,7 @@ mod tests {
             error,
             "`path`: missing; expected a string; `limit`: expected a whole number of at least 1, found the number 0; `file`: not an argument of sample"
         );
-        assert!(
-            check(json!({"path": ["a"]}))
-                .unwrap_err()
-                .contains("found a list")
-        );
+        assert!(check(json!({"path": ["a"]})).unwrap_err().contains("found a list"));
     }
 
     #[test]

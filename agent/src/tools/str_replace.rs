@@ -22,12 +22,8 @@ pub(super) fn spec() -> ToolSpec {
                 "the lines to replace, as they stand in the file",
             )
             .also(&["old_str", "old", "search"]),
-            Param::required(
-                "new_string",
-                Kind::Body,
-                "the lines to put there; empty to remove",
-            )
-            .also(&["new_str", "new", "replace"]),
+            Param::required("new_string", Kind::Body, "the lines to put there; empty to remove")
+                .also(&["new_str", "new", "replace"]),
             Param::optional(
                 "expected_replacements",
                 Kind::Integer { min: 1 },
@@ -60,15 +56,8 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     if let Err(error) = file.write(&inner.root, path, &content) {
         return error.into();
     }
-    let places = lines
-        .iter()
-        .map(usize::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    let note = stage
-        .note()
-        .map(|note| format!(" ({note})"))
-        .unwrap_or_default();
+    let places = lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let note = stage.note().map(|note| format!(" ({note})")).unwrap_or_default();
     ToolResult::mutation(format!("changed {path} at line {places}{note}"))
 }
 
@@ -80,15 +69,16 @@ pub(super) fn replace(
     expected: usize,
 ) -> Result<(String, Stage, Vec<usize>), String> {
     if old.is_empty() {
-        return Err("`old_string` is empty; copy the lines that are to be replaced, or use write_file for a whole file".into());
+        return Err(
+            "`old_string` is empty; copy the lines that are to be replaced, or use write_file for a whole file".into(),
+        );
     }
     if old == new {
         return Err("`old_string` and `new_string` are the same; nothing would change".into());
     }
-    let stripped =
-        strip_numbers(old).map(|old| (old, strip_numbers(new).unwrap_or_else(|| new.to_owned())));
-    let found = matching::find(text, old, new)
-        .or_else(|| stripped.and_then(|(old, new)| matching::find(text, &old, &new)));
+    let stripped = strip_numbers(old).map(|old| (old, strip_numbers(new).unwrap_or_else(|| new.to_owned())));
+    let found =
+        matching::find(text, old, new).or_else(|| stripped.and_then(|(old, new)| matching::find(text, &old, &new)));
     let Some((stage, matches)) = found else {
         let mut reason = "`old_string` was not found".to_owned();
         if !new.trim().is_empty() && text.contains(new) {
@@ -182,11 +172,7 @@ impl TextFile {
         let ends = text.matches('\n').count();
         let crlf = ends > 0 && text.matches("\r\n").count() == ends;
         Ok(Self {
-            text: if crlf {
-                text.replace("\r\n", "\n")
-            } else {
-                text
-            },
+            text: if crlf { text.replace("\r\n", "\n") } else { text },
             crlf,
         })
     }
@@ -209,8 +195,7 @@ mod tests {
     fn an_ambiguous_text_is_refused_with_its_places() {
         let error = replace("a\nb\na\n", "a", "c", 1).unwrap_err();
         assert!(
-            error.contains("occurs 2 times (at line 1, 3)")
-                && error.contains("expected_replacements to 2"),
+            error.contains("occurs 2 times (at line 1, 3)") && error.contains("expected_replacements to 2"),
             "{error}"
         );
         assert_eq!(replace("a\nb\na\n", "a", "c", 2).unwrap().0, "c\nb\nc\n");
@@ -223,10 +208,7 @@ mod tests {
         let error = replace(text, "fn totals() {\n    sum(1)\n", "x", 1).unwrap_err();
         assert!(error.contains("1| fn total() {"), "{error}");
         let error = replace(text, "absent", "fn total()", 1).unwrap_err();
-        assert!(
-            error.contains("already has `new_string` at line 1"),
-            "{error}"
-        );
+        assert!(error.contains("already has `new_string` at line 1"), "{error}");
         assert!(replace(text, "", "x", 1).unwrap_err().contains("empty"));
         assert!(replace(text, "x", "x", 1).unwrap_err().contains("same"));
     }

@@ -45,18 +45,10 @@ pub(crate) fn spec() -> ToolSpec {
         name: NAME,
         description: "Ends the work. GO: it is done. NO-GO: it should not be done or is done already (say why). ERROR: it cannot be done here. Call it alone, after the last change was checked.",
         params: vec![
-            Param::required(
-                "verdict",
-                Kind::Word(&["GO", "NO-GO", "ERROR"]),
-                "GO, NO-GO or ERROR",
-            )
-            .also(&["status", "result"]),
-            Param::required(
-                "summary",
-                Kind::Text,
-                "what was done or found, at most 280 characters",
-            )
-            .also(&["message", "description"]),
+            Param::required("verdict", Kind::Word(&["GO", "NO-GO", "ERROR"]), "GO, NO-GO or ERROR")
+                .also(&["status", "result"]),
+            Param::required("summary", Kind::Text, "what was done or found, at most 280 characters")
+                .also(&["message", "description"]),
             Param::optional(
                 "commit_message",
                 Kind::Body,
@@ -89,11 +81,7 @@ pub(crate) fn read(arguments: &Arguments) -> Submission {
     } else {
         Map::new()
     };
-    let commit_message = if message.is_empty() {
-        summary.clone()
-    } else {
-        message
-    };
+    let commit_message = if message.is_empty() { summary.clone() } else { message };
     Submission {
         verdict,
         summary,

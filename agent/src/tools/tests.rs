@@ -8,8 +8,19 @@ use std::path::Path;
 struct Echo;
 
 impl Shell for Echo {
-    fn run<'a>(&'a self, command: &'a str, _limit: Duration, _cancel: &'a CancellationToken) -> BoxFuture<'a, Result<bash::ShellOutput, bash::ShellError>> {
-        Box::pin(async move { Ok(bash::ShellOutput { exit: bash::ShellExit::Code(3), output: command.to_owned(), notes: vec!["weaker".into()] }) })
+    fn run<'a>(
+        &'a self,
+        command: &'a str,
+        _limit: Duration,
+        _cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<bash::ShellOutput, bash::ShellError>> {
+        Box::pin(async move {
+            Ok(bash::ShellOutput {
+                exit: bash::ShellExit::Code(3),
+                output: command.to_owned(),
+                notes: vec!["weaker".into()],
+            })
+        })
     }
 }
 
@@ -31,7 +42,10 @@ fn toolbox(folder: &Path, shell: bool) -> Toolbox {
         shell: shell.then(|| Arc::new(Echo) as Arc<dyn Shell>),
         bash_timeout: Duration::from_secs(30),
         briefing: Briefing::default(),
-        caps: Caps { answer_bytes: 2000, ..Caps::default() },
+        caps: Caps {
+            answer_bytes: 2000,
+            ..Caps::default()
+        },
     })
     .unwrap()
 }
@@ -39,18 +53,45 @@ fn toolbox(folder: &Path, shell: bool) -> Toolbox {
 async fn run(toolbox: &Toolbox, tool: &str, arguments: Value) -> ToolResult {
     let spec = toolbox.specs().iter().find(|spec| spec.name == tool).unwrap();
     let arguments = spec.check(arguments.as_object().unwrap()).unwrap();
-    toolbox.run(&Call { id: String::new(), tool: tool.into(), arguments }, &CancellationToken::new()).await
+    toolbox
+        .run(
+            &Call {
+                id: String::new(),
+                tool: tool.into(),
+                arguments,
+            },
+            &CancellationToken::new(),
+        )
+        .await
 }
 
 #[tokio::test]
 async fn files_are_read_changed_and_written() {
     let folder = tempfile::tempdir().unwrap();
     let toolbox = toolbox(folder.path(), false);
-    let read = run(&toolbox, "read_file", json!({"path": "src/a.rs", "offset": 2, "limit": 1})).await;
-    assert!(read.content.contains("     2|     needle();") && !read.content.contains("fn a"), "{}", read.content);
-    let changed = run(&toolbox, "str_replace", json!({"path": "src/b.txt", "old_string": "Needle\nend", "new_string": "One\ntwo"})).await;
+    let read = run(
+        &toolbox,
+        "read_file",
+        json!({"path": "src/a.rs", "offset": 2, "limit": 1}),
+    )
+    .await;
+    assert!(
+        read.content.contains("     2|     needle();") && !read.content.contains("fn a"),
+        "{}",
+        read.content
+    );
+    let changed = run(
+        &toolbox,
+        "str_replace",
+        json!({"path": "src/b.txt", "old_string": "Needle\nend", "new_string": "One\ntwo"}),
+    )
+    .await;
     assert!(changed.mutated, "{}", changed.content);
-    assert_eq!(std::fs::read_to_string(folder.path().join("tree/src/b.txt")).unwrap(), "One\r\ntwo\r\n", "line ends stay as they are");
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("tree/src/b.txt")).unwrap(),
+        "One\r\ntwo\r\n",
+        "line ends stay as they are"
+    );
     let made = run(&toolbox, "write_file", json!({"path": "new/c.txt", "content": "c"})).await;
     assert_eq!((made.outcome, made.mutated), (Outcome::Done, true));
     let same = run(&toolbox, "write_file", json!({"path": "new/c.txt", "content": "c"})).await;
@@ -58,9 +99,21 @@ async fn files_are_read_changed_and_written() {
     let binary = run(&toolbox, "read_file", json!({"path": "image.bin"})).await;
     assert!(binary.content.contains("binary file of 3 bytes"));
     let missing = run(&toolbox, "read_file", json!({"path": "src/z.rs"})).await;
-    assert!(missing.outcome == Outcome::Refused && missing.content.contains("a.rs"), "{}", missing.content);
-    let protected = run(&toolbox, "write_file", json!({"path": ".foreman/gate.yaml", "content": ""})).await;
-    assert_eq!((protected.outcome, protected.protected.as_deref()), (Outcome::Refused, Some(".foreman/gate.yaml")));
+    assert!(
+        missing.outcome == Outcome::Refused && missing.content.contains("a.rs"),
+        "{}",
+        missing.content
+    );
+    let protected = run(
+        &toolbox,
+        "write_file",
+        json!({"path": ".foreman/gate.yaml", "content": ""}),
+    )
+    .await;
+    assert_eq!(
+        (protected.outcome, protected.protected.as_deref()),
+        (Outcome::Refused, Some(".foreman/gate.yaml"))
+    );
 }
 
 #[tokio::test]
@@ -75,15 +128,46 @@ async fn searches_see_the_tree_and_nothing_that_is_not_for_them() {
     assert!(one.content.starts_with("src/a.rs:2:") && one.content.contains("stopped at 1 lines"));
     let file = run(&toolbox, "grep", json!({"pattern": "end", "path": "src/b.txt"})).await;
     assert_eq!(file.content, "src/b.txt:2: end");
-    assert!(run(&toolbox, "grep", json!({"pattern": "("})).await.content.contains("backslash"));
+    assert!(
+        run(&toolbox, "grep", json!({"pattern": "("}))
+            .await
+            .content
+            .contains("backslash")
+    );
     for path in ["..", "/etc", "etc", ".git"] {
-        assert_eq!(run(&toolbox, "grep", json!({"pattern": "root", "path": path})).await.outcome, Outcome::Refused, "{path}");
-        assert_eq!(run(&toolbox, "glob", json!({"pattern": "*", "path": path})).await.outcome, Outcome::Refused, "{path}");
+        assert_eq!(
+            run(&toolbox, "grep", json!({"pattern": "root", "path": path}))
+                .await
+                .outcome,
+            Outcome::Refused,
+            "{path}"
+        );
+        assert_eq!(
+            run(&toolbox, "glob", json!({"pattern": "*", "path": path}))
+                .await
+                .outcome,
+            Outcome::Refused,
+            "{path}"
+        );
     }
-    assert_eq!(run(&toolbox, "glob", json!({"pattern": "*.rs"})).await.content, "src/a.rs");
-    assert_eq!(run(&toolbox, "glob", json!({"pattern": "*.txt", "path": "src"})).await.content, "src/b.txt");
-    assert_eq!(run(&toolbox, "glob", json!({"pattern": "src/*"})).await.content, "src/a.rs\nsrc/b.txt");
-    assert_eq!(run(&toolbox, "glob", json!({"pattern": "*.nothing"})).await.content, "no file matches");
+    assert_eq!(
+        run(&toolbox, "glob", json!({"pattern": "*.rs"})).await.content,
+        "src/a.rs"
+    );
+    assert_eq!(
+        run(&toolbox, "glob", json!({"pattern": "*.txt", "path": "src"}))
+            .await
+            .content,
+        "src/b.txt"
+    );
+    assert_eq!(
+        run(&toolbox, "glob", json!({"pattern": "src/*"})).await.content,
+        "src/a.rs\nsrc/b.txt"
+    );
+    assert_eq!(
+        run(&toolbox, "glob", json!({"pattern": "*.nothing"})).await.content,
+        "no file matches"
+    );
 }
 
 #[tokio::test]
@@ -93,17 +177,35 @@ async fn patches_apply_whole_or_not_at_all() {
     let text = |name: &str| std::fs::read_to_string(folder.path().join("tree").join(name)).unwrap();
     let half = "*** Begin Patch\n*** Update File: src/a.rs\n@@\n-    needle();\n+    thread();\n*** Update File: src/b.txt\n@@\n-absent\n+x\n*** End Patch";
     let refused = run(&toolbox, "apply_patch", json!({"patch": half})).await;
-    assert!(refused.outcome == Outcome::Refused && refused.content.contains("Nothing was changed"), "{}", refused.content);
+    assert!(
+        refused.outcome == Outcome::Refused && refused.content.contains("Nothing was changed"),
+        "{}",
+        refused.content
+    );
     assert!(text("src/a.rs").contains("needle"));
     let escaping = "--- /dev/null\n+++ b/../evil\n@@ -0,0 +1 @@\n+x\n";
-    assert_eq!(run(&toolbox, "apply_patch", json!({"patch": escaping})).await.outcome, Outcome::Refused);
+    assert_eq!(
+        run(&toolbox, "apply_patch", json!({"patch": escaping})).await.outcome,
+        Outcome::Refused
+    );
     assert!(!folder.path().join("evil").exists());
     let guarded = "*** Update File: src/a.rs\n@@\n-    needle();\n+    x();\n*** Add File: .foreman/gate.yaml\n+x\n";
-    assert!(run(&toolbox, "apply_patch", json!({"patch": guarded})).await.protected.is_some());
-    assert!(text("src/a.rs").contains("needle"), "a protected part refuses the whole");
+    assert!(
+        run(&toolbox, "apply_patch", json!({"patch": guarded}))
+            .await
+            .protected
+            .is_some()
+    );
+    assert!(
+        text("src/a.rs").contains("needle"),
+        "a protected part refuses the whole"
+    );
     let whole = "*** Update File: src/a.rs\n@@\n-    needle();\n+    thread();\n*** Add File: d.txt\n+d\n*** Delete File: ignored\n";
     assert!(run(&toolbox, "apply_patch", json!({"patch": whole})).await.mutated);
-    assert_eq!((text("src/a.rs").as_str(), text("d.txt").as_str()), ("fn a() {\n    thread();\n}\n", "d\n"));
+    assert_eq!(
+        (text("src/a.rs").as_str(), text("d.txt").as_str()),
+        ("fn a() {\n    thread();\n}\n", "d\n")
+    );
     assert!(!folder.path().join("tree/ignored").exists());
 }
 
@@ -113,12 +215,24 @@ async fn commands_report_their_end_and_long_output_can_be_paged() {
     let with_shell = toolbox(folder.path(), true);
     let long: String = (0..2000).map(|n| format!("{n}\n")).collect();
     let result = run(&with_shell, "bash", json!({"command": long})).await;
-    assert!(result.content.starts_with("0\n") && result.content.ends_with("1999\n[exit code 3]\n[weaker]"), "{}", result.content);
+    assert!(
+        result.content.starts_with("0\n") && result.content.ends_with("1999\n[exit code 3]\n[weaker]"),
+        "{}",
+        result.content
+    );
     assert!(result.content.len() < 2400 && result.content.contains("tool-output/1") && !result.mutated);
-    let page = run(&with_shell, "read_file", json!({"path": "tool-output/1", "offset": 1000, "limit": 2})).await;
+    let page = run(
+        &with_shell,
+        "read_file",
+        json!({"path": "tool-output/1", "offset": 1000, "limit": 2}),
+    )
+    .await;
     assert!(page.content.contains("  1000| 999\n  1001| 1000\n"), "{}", page.content);
     let without = toolbox(folder.path(), false);
-    assert_eq!(run(&without, "bash", json!({"command": "ls"})).await.outcome, Outcome::Failed);
+    assert_eq!(
+        run(&without, "bash", json!({"command": "ls"})).await.outcome,
+        Outcome::Failed
+    );
 }
 
 #[test]
@@ -134,8 +248,16 @@ fn an_unknown_tool_of_an_agent_is_named() {
         briefing: Briefing::default(),
         caps: Caps::default(),
     };
-    let Err(error) = Toolbox::new(settings(vec!["teleport".into()])) else { panic!("accepted") };
-    assert!(error.to_string().contains("teleport") && error.to_string().contains("str_replace"), "{error}");
+    let Err(error) = Toolbox::new(settings(vec!["teleport".into()])) else {
+        panic!("accepted")
+    };
+    assert!(
+        error.to_string().contains("teleport") && error.to_string().contains("str_replace"),
+        "{error}"
+    );
     let toolbox = Toolbox::new(settings(vec!["run_gate_job".into(), "mcp__x__y".into(), "grep".into()])).unwrap();
-    assert_eq!(toolbox.specs().iter().map(|spec| spec.name).collect::<Vec<_>>(), ["grep", "submit_result"]);
+    assert_eq!(
+        toolbox.specs().iter().map(|spec| spec.name).collect::<Vec<_>>(),
+        ["grep", "submit_result"]
+    );
 }

@@ -34,11 +34,10 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
             content.len()
         ));
     }
-    let same = matches!(inner.root.read(path, WRITE_LIMIT as u64), Ok(Found::File(bytes)) if bytes == content.as_bytes());
+    let same =
+        matches!(inner.root.read(path, WRITE_LIMIT as u64), Ok(Found::File(bytes)) if bytes == content.as_bytes());
     match inner.root.write(path, content.as_bytes()) {
-        Ok(_) if same => ToolResult::done(format!(
-            "{path} already has exactly this content; nothing changed"
-        )),
+        Ok(_) if same => ToolResult::done(format!("{path} already has exactly this content; nothing changed")),
         Ok(replaced) => {
             let done = if replaced { "replaced" } else { "made" };
             ToolResult::mutation(format!(

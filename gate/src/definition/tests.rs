@@ -61,7 +61,11 @@ fn the_profile_goes_before_the_file_and_the_file_before_the_preset() {
     let gate = find(Some(&profile), &tree).unwrap();
     assert_eq!(gate.source, Source::Profile);
     assert_eq!(commands(&gate), [("test", "./run-tests")]);
-    assert_eq!(gate.protected, [".foreman/**", "ci/**"], "rules of the base hold for a profile too");
+    assert_eq!(
+        gate.protected,
+        [".foreman/**", "ci/**"],
+        "rules of the base hold for a profile too"
+    );
 
     let gate = find(None, &tree).unwrap();
     assert_eq!(gate.source, Source::File);
@@ -98,7 +102,10 @@ fn every_command_of_a_profile_replaces_the_presets() {
 #[test]
 fn presets_prepare_only_what_must_be_downloaded() {
     let prepared = |files: &[(&str, &str)]| find(None, files).unwrap().prepare.map(|prepare| prepare.command);
-    assert_eq!(prepared(&[("Cargo.toml", "[package]\nname=\"a\"\n[dependencies]\n")]), None);
+    assert_eq!(
+        prepared(&[("Cargo.toml", "[package]\nname=\"a\"\n[dependencies]\n")]),
+        None
+    );
     assert_eq!(
         prepared(&[("Cargo.toml", "[dependencies]\nserde = \"1\"")]).as_deref(),
         Some("cargo fetch")
@@ -114,10 +121,18 @@ fn presets_prepare_only_what_must_be_downloaded() {
     );
     assert_eq!(prepared(&[("package.json", r#"{"scripts":{"test":"node t"}}"#)]), None);
     assert_eq!(
-        prepared(&[("package.json", r#"{"dependencies":{"a":"1"}}"#), ("package-lock.json", "{}")]).as_deref(),
+        prepared(&[
+            ("package.json", r#"{"dependencies":{"a":"1"}}"#),
+            ("package-lock.json", "{}")
+        ])
+        .as_deref(),
         Some("npm ci --ignore-scripts --no-audit --no-fund")
     );
-    assert!(prepared(&[("requirements.txt", "six==1.16.0")]).unwrap().contains("-r requirements.txt"));
+    assert!(
+        prepared(&[("requirements.txt", "six==1.16.0")])
+            .unwrap()
+            .contains("-r requirements.txt")
+    );
     assert_eq!(prepared(&[("setup.py", "")]), None);
 }
 
@@ -174,11 +189,17 @@ fn unusable_definitions_are_refused_with_what_was_found() {
         (with(&|file| file.steps.push(step("a"))), "\"a\""),
         (with(&|file| file.steps[0].advisory = true), "advisory"),
         (with(&|file| file.steps[0].name = "a\u{1b}".into()), "named"),
-        (with(&|file| file.steps[0].timeout_seconds = Some(0)), "timeoutSeconds is 0"),
+        (
+            with(&|file| file.steps[0].timeout_seconds = Some(0)),
+            "timeoutSeconds is 0",
+        ),
         (with(&|file| file.deadline_seconds = Some(-1)), "deadlineSeconds is -1"),
         (with(&|file| file.protected_paths = vec!["[".into()]), "\"[\""),
         (with(&|file| file.image = Some("a b".into())), "\"a b\""),
-        (with(&|file| file.steps = (0..17).map(|n| step(&n.to_string())).collect()), "17 steps"),
+        (
+            with(&|file| file.steps = (0..17).map(|n| step(&n.to_string())).collect()),
+            "17 steps",
+        ),
         (
             with(&|file| {
                 file.prepare = Some(Prepare {
@@ -242,24 +263,53 @@ fn the_digest_changes_with_every_part_that_a_verdict_rests_on() {
 
 #[test]
 fn caches_are_keyed_by_repository_command_and_lock_files() {
-    let files = |lock: &'static str| {
-        FakeTree::of(&[("Cargo.toml", "x"), ("Cargo.lock", lock), ("src/lib.rs", "x")])
-    };
+    let files = |lock: &'static str| FakeTree::of(&[("Cargo.toml", "x"), ("Cargo.lock", lock), ("src/lib.rs", "x")]);
     let gate = find(None, &[("Cargo.toml", ""), ("Cargo.lock", "source = 1")]).unwrap();
-    let key = |lock, repository: &str, scope: &CacheScope| {
-        cache_key(&gate, repository, &files(lock), scope).unwrap()
-    };
+    let key = |lock, repository: &str, scope: &CacheScope| cache_key(&gate, repository, &files(lock), scope).unwrap();
     let one = key("source = 1", "https://git.example/a", &CacheScope::Shared);
     assert_eq!(one, key("source = 1", "https://git.example/a/", &CacheScope::Shared));
-    assert_ne!(one.key, key("source = 2", "https://git.example/a", &CacheScope::Shared).key);
-    assert_ne!(one.repository, key("source = 1", "https://git.example/b", &CacheScope::Shared).repository);
+    assert_ne!(
+        one.key,
+        key("source = 2", "https://git.example/a", &CacheScope::Shared).key
+    );
+    assert_ne!(
+        one.repository,
+        key("source = 1", "https://git.example/b", &CacheScope::Shared).repository
+    );
     let private = CacheScope::Private {
         task_uid: "u".into(),
         epoch: 1,
     };
-    assert_ne!(one.repository, key("source = 1", "https://git.example/a", &private).repository);
+    assert_ne!(
+        one.repository,
+        key("source = 1", "https://git.example/a", &private).repository
+    );
     let mut changed = gate.clone();
     changed.prepare.as_mut().unwrap().command.push('x');
-    let other = cache_key(&changed, "https://git.example/a", &files("source = 1"), &CacheScope::Shared).unwrap();
+    let other = cache_key(
+        &changed,
+        "https://git.example/a",
+        &files("source = 1"),
+        &CacheScope::Shared,
+    )
+    .unwrap();
     assert_ne!(one.key, other.key);
+}
+
+#[test]
+fn the_real_parser_names_line_and_column_and_reads_what_is_sound() {
+    let good = "image: rust:1\nsteps:\n  - name: test\n    command: cargo test\n";
+    let gate = resolve(None, &FakeTree::of(&[(GATE_FILE, good)]), &parse_file, &[]).unwrap();
+    assert_eq!(commands(&gate), [("test", "cargo test")]);
+    for bad in [
+        "steps:\n  - nam: test\n    command: x\n",
+        "steps: [\n",
+        "image: rust:1\nstepz: []\n",
+    ] {
+        let error = resolve(None, &FakeTree::of(&[(GATE_FILE, bad)]), &parse_file, &[]).unwrap_err();
+        assert!(matches!(error, GateError::BrokenFile { .. }), "{error}");
+        let text = error.to_string();
+        let place = text.rsplit_once(".foreman/gate.yaml:").unwrap().1;
+        assert!(place.starts_with(|c: char| c.is_ascii_digit()), "{text}");
+    }
 }

@@ -51,7 +51,9 @@ pub(super) fn build_pod(
 fn init_container(kind: JobKind, plan: &Plan, request: &GateRequest, source: Option<&str>) -> Container {
     let mut args = strings(&["fetch", "--plan"]);
     args.push(format!("{PLAN_PATH}/{PLAN_KEY}"));
-    args.extend(strings(&["--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH]));
+    args.extend(strings(&[
+        "--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH,
+    ]));
     args.extend(strings(&["--termination-log", TERMINATION_PATH]));
     if kind == JobKind::Prepare {
         // The base decides what is prepared, never the branch under test.
@@ -97,7 +99,9 @@ fn main_container(kind: JobKind, plan: &Plan, request: &GateRequest) -> Containe
         "--plan",
     ]);
     args.push(format!("{PLAN_PATH}/{PLAN_KEY}"));
-    args.extend(strings(&["--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH]));
+    args.extend(strings(&[
+        "--work", WORK_PATH, "--tools", TOOLS_PATH, "--home", HOME_PATH,
+    ]));
     args.extend(strings(&["--tmp", TMP_PATH, "--evidence", EVIDENCE_PATH]));
     args.extend(strings(&["--termination-log", TERMINATION_PATH]));
     let mut mounts = vec![
@@ -141,7 +145,8 @@ fn main_container(kind: JobKind, plan: &Plan, request: &GateRequest) -> Containe
 fn locked_down(home: &str) -> Container {
     Container {
         env: Some(
-            [("HOME", home), ("TMPDIR", TMP_PATH)]
+            // Git must not ask for the settings of whatever machine or image this is.
+            [("HOME", home), ("TMPDIR", TMP_PATH), ("GIT_CONFIG_NOSYSTEM", "1")]
                 .map(|(name, value)| EnvVar {
                     name: name.to_owned(),
                     value: Some(value.to_owned()),

@@ -83,7 +83,10 @@ fn every_container_meets_the_restricted_standard() {
         for container in all_containers(job) {
             let context = container.security_context.as_ref().unwrap();
             assert_eq!(context.allow_privilege_escalation, Some(false));
-            assert_eq!(context.capabilities.as_ref().unwrap().drop, Some(vec!["ALL".to_owned()]));
+            assert_eq!(
+                context.capabilities.as_ref().unwrap().drop,
+                Some(vec!["ALL".to_owned()])
+            );
             assert!(context.capabilities.as_ref().unwrap().add.is_none());
             assert_eq!(context.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
             assert_eq!(context.read_only_root_filesystem, Some(true));
@@ -117,7 +120,13 @@ fn jobs_are_bounded_and_found_by_label() {
         assert!(job.metadata.owner_references.is_none());
     }
     assert_eq!(objects.job.spec.as_ref().unwrap().active_deadline_seconds, Some(1800));
-    let limits = all_containers(&objects.job)[1].resources.as_ref().unwrap().limits.clone().unwrap();
+    let limits = all_containers(&objects.job)[1]
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .clone()
+        .unwrap();
     assert_eq!((limits["cpu"].0.as_str(), limits["memory"].0.as_str()), ("4", "8Gi"));
 }
 
@@ -129,13 +138,36 @@ fn only_the_init_container_sees_credentials_and_network() {
             panic!("expected two containers");
         };
         let mounted = |container: &Container| -> Vec<String> {
-            container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect()
+            container
+                .volume_mounts
+                .iter()
+                .flatten()
+                .map(|mount| mount.name.clone())
+                .collect()
         };
         assert!(mounted(init).contains(&"credentials".to_owned()));
-        assert!(!mounted(main).iter().any(|name| matches!(name.as_str(), "credentials" | "ca" | "source")));
-        let annotations = job.spec.as_ref().unwrap().template.metadata.as_ref().unwrap().annotations.as_ref();
+        assert!(
+            !mounted(main)
+                .iter()
+                .any(|name| matches!(name.as_str(), "credentials" | "ca" | "source"))
+        );
+        let annotations = job
+            .spec
+            .as_ref()
+            .unwrap()
+            .template
+            .metadata
+            .as_ref()
+            .unwrap()
+            .annotations
+            .as_ref();
         assert_eq!(Network::of(annotations, INIT_CONTAINER), Network::Fetch);
-        let tools = main.volume_mounts.iter().flatten().find(|mount| mount.name == "tools").unwrap();
+        let tools = main
+            .volume_mounts
+            .iter()
+            .flatten()
+            .find(|mount| mount.name == "tools")
+            .unwrap();
         assert_eq!(tools.read_only, Some(true));
     }
     let network = |job: &Job| {
@@ -151,12 +183,20 @@ fn gates_cannot_write_caches_and_preparers_see_only_their_repository() {
     let objects = build_job(&gate(), &request()).unwrap();
     let cache = |job: &Job| {
         let container = all_containers(job)[1].clone();
-        container.volume_mounts.unwrap().into_iter().find(|mount| mount.name == "cache").unwrap()
+        container
+            .volume_mounts
+            .unwrap()
+            .into_iter()
+            .find(|mount| mount.name == "cache")
+            .unwrap()
     };
     let of_gate = cache(&objects.job);
     assert_eq!(of_gate.read_only, Some(true));
     assert_eq!(of_gate.sub_path, Some(format!("{}/{}", "0".repeat(16), "1".repeat(32))));
-    assert_eq!(cache(objects.prepare_job.as_ref().unwrap()).sub_path, Some("0".repeat(16)));
+    assert_eq!(
+        cache(objects.prepare_job.as_ref().unwrap()).sub_path,
+        Some("0".repeat(16))
+    );
 
     let mut without = request();
     without.cache = None;
@@ -171,10 +211,18 @@ fn every_volume_path_is_an_argument() {
     for job in both(&objects) {
         for container in all_containers(job) {
             let args = container.args.as_ref().unwrap();
-            let env: Vec<_> = container.env.iter().flatten().filter_map(|env| env.value.clone()).collect();
+            let env: Vec<_> = container
+                .env
+                .iter()
+                .flatten()
+                .filter_map(|env| env.value.clone())
+                .collect();
             for mount in container.volume_mounts.iter().flatten() {
                 let path = &mount.mount_path;
-                assert!(args.iter().chain(&env).any(|arg| arg.starts_with(path)), "{path} is nowhere named");
+                assert!(
+                    args.iter().chain(&env).any(|arg| arg.starts_with(path)),
+                    "{path} is nowhere named"
+                );
             }
         }
     }
@@ -185,9 +233,20 @@ fn a_local_repository_is_shown_read_only_below_an_allowed_root() {
     let mut one = request();
     one.repository = "file:///srv/git/repo.git".into();
     let objects = build_job(&gate(), &one).unwrap();
-    let volume = pod(&objects.job).volumes.as_ref().unwrap().iter().find(|volume| volume.name == "source").unwrap();
+    let volume = pod(&objects.job)
+        .volumes
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|volume| volume.name == "source")
+        .unwrap();
     assert_eq!(volume.host_path.as_ref().unwrap().path, "/srv/git/repo.git");
-    for outside in ["file:///srv/gitx/repo", "file:///etc", "file:///srv/git/../x", "file://host/srv/git/x"] {
+    for outside in [
+        "file:///srv/gitx/repo",
+        "file:///etc",
+        "file:///srv/git/../x",
+        "file://host/srv/git/x",
+    ] {
         one.repository = outside.into();
         assert!(build_job(&gate(), &one).is_err(), "{outside} was taken");
     }
@@ -219,7 +278,10 @@ fn the_plan_stands_in_the_config_map_and_names_no_secret() {
     assert!(!text.contains("/foreman/"), "paths belong into arguments");
     assert_eq!(objects.plan.binding().memory_limit.as_deref(), Some("8Gi"));
     let tampered = text.replace("cargo test", "true #test");
-    assert!(Plan::parse(tampered.as_bytes()).is_err(), "the digest covers the commands");
+    assert!(
+        Plan::parse(tampered.as_bytes()).is_err(),
+        "the digest covers the commands"
+    );
 }
 
 #[test]

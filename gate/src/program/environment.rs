@@ -9,7 +9,11 @@ pub(super) type Environment = BTreeMap<OsString, OsString>;
 
 /// Builds what every command has: the image's own variables without Foreman's and the cluster's, a
 /// private home, nothing that asks questions.
-pub(super) fn base(own: impl IntoIterator<Item = (OsString, OsString)>, home: &Path, tmp: Option<&Path>) -> Environment {
+pub(super) fn base(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    home: &Path,
+    tmp: Option<&Path>,
+) -> Environment {
     let mut environment: Environment = own
         .into_iter()
         .filter(|(name, _)| {
@@ -106,7 +110,15 @@ mod tests {
         let environment = base(own, Path::new("/home"), None);
         assert_eq!(environment[&OsString::from("PATH")], "/usr/bin");
         assert_eq!(environment[&OsString::from("HOME")], "/home");
-        assert!(environment.keys().all(|name| !name.to_string_lossy().starts_with("FOREMAN")));
-        assert!(environment.keys().all(|name| !name.to_string_lossy().starts_with("KUBERNETES")));
+        assert!(
+            environment
+                .keys()
+                .all(|name| !name.to_string_lossy().starts_with("FOREMAN"))
+        );
+        assert!(
+            environment
+                .keys()
+                .all(|name| !name.to_string_lossy().starts_with("KUBERNETES"))
+        );
     }
 }

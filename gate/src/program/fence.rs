@@ -13,7 +13,16 @@ use landlock::{
 
 /// Devices that programs write to.
 const DEVICES: &[&str] = &[
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/shm", "/proc",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/shm",
+    "/proc",
 ];
 
 /// How far the kernel keeps the fence.
@@ -48,7 +57,11 @@ pub(super) fn bind_this_thread(writable: &[PathBuf]) -> Result<Fenced, String> {
         let Ok(handle) = PathFd::new(path) else {
             continue;
         };
-        let access = if path.is_dir() { access } else { access & AccessFs::from_file(abi) };
+        let access = if path.is_dir() {
+            access
+        } else {
+            access & AccessFs::from_file(abi)
+        };
         ruleset = ruleset.add_rule(PathBeneath::new(handle, access)).map_err(fail)?;
     }
     let status = ruleset.restrict_self().map_err(fail)?;

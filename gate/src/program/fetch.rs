@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use git::{
-    Category, Credential, CredentialKind, EntryKind, Fetch, Mirror, Mirrors, Oid, RemoteUrl, Remotes, Repository, Settings,
-    WorkTree,
+    Category, Credential, CredentialKind, EntryKind, Fetch, Mirror, Mirrors, Oid, RemoteUrl, Remotes, Repository,
+    Settings, WorkTree,
 };
 
 use super::{Folders, Trouble, manifest};
@@ -62,7 +62,12 @@ pub(super) fn fetch(args: &FetchArgs, plan: &Plan) -> Result<Option<Report>, Tro
     let work = &args.folders.work;
     WorkTree::materialise(&repository, commit, work, &tools.join(ADMIN)).map_err(|error| clone_failed(&error))?;
     let digest = manifest::digest(work).map_err(|error| Trouble::internal("read the work tree", error))?;
-    let name = mirror.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = mirror
+        .path()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     std::fs::write(tools.join(manifest::MANIFEST), format!("{commit}\n{digest}\n{name}\n"))
         .map_err(|error| Trouble::internal("write the manifest", error))?;
     println!("checked out {commit} of {url}");
@@ -88,15 +93,18 @@ impl CheckedOut {
         let (Some(found), Some(digest), Some(name)) = (lines.next(), lines.next(), lines.next()) else {
             return Err(mismatch(format!("{} is cut off", path.display())));
         };
-        let repository = Repository::open(&folders.tools.join(OBJECTS).join(name))
-            .map_err(|error| mismatch(error.to_string()))?;
+        let repository =
+            Repository::open(&folders.tools.join(OBJECTS).join(name)).map_err(|error| mismatch(error.to_string()))?;
         let checked_out = Self {
             commit: found,
             digest,
             repository,
         };
         if checked_out.commit != commit {
-            return Err(mismatch(format!("the work tree is {}, expected {commit}", checked_out.commit)));
+            return Err(mismatch(format!(
+                "the work tree is {}, expected {commit}",
+                checked_out.commit
+            )));
         }
         let now = manifest::digest(&folders.work).map_err(|error| Trouble::internal("read the work tree", error))?;
         if now != checked_out.digest {
@@ -152,9 +160,13 @@ fn remote(args: &FetchArgs, plan: &Plan) -> Result<(RemoteUrl, Settings, Option<
         ..Settings::default()
     };
     if let Some(source) = &args.source {
-        let source = source
-            .canonicalize()
-            .map_err(|error| Trouble::new(ErrorReason::CloneFailed, format!("failed to open the repository: {error}"), true))?;
+        let source = source.canonicalize().map_err(|error| {
+            Trouble::new(
+                ErrorReason::CloneFailed,
+                format!("failed to open the repository: {error}"),
+                true,
+            )
+        })?;
         settings.file_roots = vec![source.clone()];
         let url = RemoteUrl::local(&source).map_err(|error| clone_failed(&error))?;
         return Ok((url, settings, None));
@@ -230,10 +242,15 @@ fn bring(mirror: &Arc<Mirror>, plan: &Plan, head: Oid, base: Oid) -> Result<(), 
     let Err(first) = mirror.fetch(&Fetch::oid(head).and_oid(base).shallow()) else {
         return Ok(());
     };
-    if matches!(first.category(), Category::Auth | Category::Timeout | Category::Network | Category::DiskFull) {
+    if matches!(
+        first.category(),
+        Category::Auth | Category::Timeout | Category::Network | Category::DiskFull
+    ) {
         return Err(clone_failed(&first));
     }
-    mirror.fetch(&Fetch::branch(&plan.branch)).map_err(|_| clone_failed(&first))?;
+    mirror
+        .fetch(&Fetch::branch(&plan.branch))
+        .map_err(|_| clone_failed(&first))?;
     let repository = mirror.repository();
     for (name, commit) in [("head", head), ("base", base)] {
         if !repository.has(commit) {

@@ -30,7 +30,10 @@ fn drop_capabilities() -> Result<(), Trouble> {
     // except by being root, which the check below covers.
     let mut bounded = true;
     for one in CapabilitySet::all().iter() {
-        bounded &= matches!(remove_capability_from_bounding_set(one), Ok(()) | Err(rustix::io::Errno::INVAL));
+        bounded &= matches!(
+            remove_capability_from_bounding_set(one),
+            Ok(()) | Err(rustix::io::Errno::INVAL)
+        );
     }
     let _ = clear_ambient_capability_set();
     let none = CapabilitySets {

@@ -133,7 +133,10 @@ mod tests {
         let path = folder.path().join("log");
         let mut log = quiet(&path);
         let endless = io::repeat(b'x').take(HEAD_MAX * 3);
-        let drained = drain((&b"first line\n"[..]).chain(endless).chain(&b"\nlast line\n"[..]), &mut log);
+        let drained = drain(
+            (&b"first line\n"[..]).chain(endless).chain(&b"\nlast line\n"[..]),
+            &mut log,
+        );
         assert!(drained.tail.ends_with(b"\nlast line\n"));
         assert_eq!(drained.tail.len(), TAIL_MAX);
         let digest = log.finish().unwrap();

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 /// Words that the shell itself understands.
 const SHELL_WORDS: &[&str] = &[
-    ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif", "else", "esac",
-    "eval", "exec", "exit", "export", "false", "fg", "fi", "for", "function", "getopts", "hash", "if", "in", "jobs", "kill",
-    "local", "printf", "pwd", "read", "readonly", "return", "set", "shift", "source", "test", "then", "time", "times", "trap", "true",
-    "type", "ulimit", "umask", "unalias", "unset", "until", "wait", "while", "{", "}", "!",
+    ".", ":", "[", "alias", "bg", "break", "case", "cd", "command", "continue", "do", "done", "echo", "elif", "else",
+    "esac", "eval", "exec", "exit", "export", "false", "fg", "fi", "for", "function", "getopts", "hash", "if", "in",
+    "jobs", "kill", "local", "printf", "pwd", "read", "readonly", "return", "set", "shift", "source", "test", "then",
+    "time", "times", "trap", "true", "type", "ulimit", "umask", "unalias", "unset", "until", "wait", "while", "{", "}",
+    "!",
 ];
 
 /// A program as it was when it was looked up.
@@ -80,7 +81,10 @@ fn first_program(command: &str) -> Option<String> {
         let mut words = words.into_iter().peekable();
         while words.peek().is_some_and(|word| is_assignment(word)) {
             // A new PATH would be looked through by the shell, not here.
-            if words.next().is_some_and(|word| word.starts_with("PATH=") || word.contains(['"', '\'', '$', '`'])) {
+            if words
+                .next()
+                .is_some_and(|word| word.starts_with("PATH=") || word.contains(['"', '\'', '$', '`']))
+            {
                 return None;
             }
         }

@@ -31,7 +31,11 @@ impl OomCounter {
 
     /// Returns the number of kills so far; 0 where it is not shown.
     pub(super) fn kills(&self) -> u64 {
-        let text = self.file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let text = self
+            .file
+            .as_ref()
+            .and_then(|path| std::fs::read_to_string(path).ok())
+            .unwrap_or_default();
         kills_in(&text)
     }
 }
@@ -50,7 +54,10 @@ mod tests {
 
     #[test]
     fn kills_are_read_from_either_generation_of_control_groups() {
-        assert_eq!(kills_in("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"), 2);
+        assert_eq!(
+            kills_in("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
+            2
+        );
         assert_eq!(kills_in("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"), 5);
         assert_eq!(kills_in(""), 0);
     }

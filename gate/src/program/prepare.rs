@@ -37,10 +37,18 @@ pub(super) struct PrepareArgs {
 pub(super) fn prepare(args: &PrepareArgs, plan: &Plan) -> Result<(), Trouble> {
     harden::harden()?;
     if !crate::binding::is_hex(&args.cache_key, 32) {
-        return Err(Trouble::new(ErrorReason::PlanInvalid, "the cache's key is not 32 hex digits", false));
+        return Err(Trouble::new(
+            ErrorReason::PlanInvalid,
+            "the cache's key is not 32 hex digits",
+            false,
+        ));
     }
     let Some(prepare) = &plan.gate.prepare else {
-        return Err(Trouble::new(ErrorReason::PlanInvalid, "the gate has nothing to prepare", false));
+        return Err(Trouble::new(
+            ErrorReason::PlanInvalid,
+            "the gate has nothing to prepare",
+            false,
+        ));
     };
     let cache = args.cache.join(&args.cache_key);
     if caches::is_complete(&cache) {
@@ -84,7 +92,8 @@ fn fill(args: &PrepareArgs, command: &str, seconds: i64, cache: &Path) -> Result
     environment::filling(&mut environment, cache);
     let mut writable = vec![args.folders.work.clone(), args.folders.home.clone(), cache.to_owned()];
     writable.extend(args.tmp.clone());
-    let log = GateLog::create(&args.evidence.join("prepare.log")).map_err(|error| Trouble::internal("open the log", error))?;
+    let log = GateLog::create(&args.evidence.join("prepare.log"))
+        .map_err(|error| Trouble::internal("open the log", error))?;
     let log = Arc::new(Mutex::new(log));
     let place = Place {
         work: &args.folders.work,

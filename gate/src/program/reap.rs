@@ -22,7 +22,7 @@ pub(super) fn end_all_others() -> bool {
             let _ = kill_process(pid, Signal::KILL);
         }
         let none_left = reap();
-        if none_left && !(is_first() && !others().is_empty()) {
+        if none_left && (!is_first() || others().is_empty()) {
             return true;
         }
         if Instant::now() > deadline {
@@ -63,7 +63,11 @@ fn others() -> Vec<Pid> {
         }
     }
     if own == 1 {
-        return parents.keys().filter(|pid| **pid != 1).filter_map(|pid| Pid::from_raw(*pid)).collect();
+        return parents
+            .keys()
+            .filter(|pid| **pid != 1)
+            .filter_map(|pid| Pid::from_raw(*pid))
+            .collect();
     }
     let mut below: HashSet<i32> = HashSet::from([own]);
     // Parents usually have lower numbers, but numbers wrap: go round until nothing is added.

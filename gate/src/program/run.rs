@@ -149,7 +149,10 @@ fn run_steps(
                 let before = memory.kills();
                 let ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
                 if ended.fenced != Fenced::Whole && results.steps.is_empty() {
-                    locked(log).line(&format!("fence: {:?}; this kernel keeps less than Landlock 6", ended.fenced));
+                    locked(log).line(&format!(
+                        "fence: {:?}; this kernel keeps less than Landlock 6",
+                        ended.fenced
+                    ));
                 }
                 let report = StepReport {
                     name: step.name.clone(),
@@ -204,7 +207,10 @@ fn not_runnable(plan: &Plan, step: &ResolvedStep, why: &NotRunnable) -> Trouble 
         ),
         NotRunnable::Changed(path) => Trouble::new(
             ErrorReason::ProgramChanged,
-            format!("step {} would run {path}, which an earlier step put there or changed", step.name),
+            format!(
+                "step {} would run {path}, which an earlier step put there or changed",
+                step.name
+            ),
             false,
         ),
     }

@@ -50,7 +50,9 @@ pub(super) fn run(
 ) -> Result<Ended, Trouble> {
     let started = Instant::now();
     let (output, input) = std::io::pipe().map_err(|error| Trouble::internal("make a pipe", error))?;
-    let second = input.try_clone().map_err(|error| Trouble::internal("make a pipe", error))?;
+    let second = input
+        .try_clone()
+        .map_err(|error| Trouble::internal("make a pipe", error))?;
     let mut process = Command::new(shell);
     process
         .arg("-c")
@@ -67,7 +69,9 @@ pub(super) fn run(
         let writable = place.writable;
         let spawned = scope.spawn(move || {
             let fenced = fence::bind_this_thread(writable)?;
-            let child = process.spawn().map_err(|error| format!("failed to start the shell: {error}"))?;
+            let child = process
+                .spawn()
+                .map_err(|error| format!("failed to start the shell: {error}"))?;
             Ok::<_, String>((child, fenced))
         });
         spawned

@@ -30,14 +30,26 @@ fn ended_with(exit_code: i32, reason: &str, message: Vec<u8>) -> ContainerEnd {
 
 fn outcome(exit_code: i32, report: &Report) -> JobOutcome {
     JobOutcome {
-        job: if exit_code == 0 { JobEnd::Complete } else { JobEnd::Failed },
-        job_reason: if exit_code == 0 { String::new() } else { "BackoffLimitExceeded".to_owned() },
+        job: if exit_code == 0 {
+            JobEnd::Complete
+        } else {
+            JobEnd::Failed
+        },
+        job_reason: if exit_code == 0 {
+            String::new()
+        } else {
+            "BackoffLimitExceeded".to_owned()
+        },
         pods: 1,
         pod_phase: if exit_code == 0 { "Succeeded" } else { "Failed" }.to_owned(),
         pod_reason: String::new(),
         detail: String::new(),
         init: ended_with(0, "Completed", Vec::new()),
-        main: ended_with(exit_code, if exit_code == 0 { "Completed" } else { "Error" }, report.to_message()),
+        main: ended_with(
+            exit_code,
+            if exit_code == 0 { "Completed" } else { "Error" },
+            report.to_message(),
+        ),
     }
 }
 
@@ -67,7 +79,10 @@ fn a_red_step_fails_with_its_name_and_code() {
     assert_eq!(verdict.summary(), "step test failed with exit code 101");
     assert_eq!(verdict.published(), Some(schemas::shared::Verdict::GateFail));
     let late = report(vec![step("test", StepOutcome::Timeout, None)]);
-    assert_eq!(judge(&outcome(1, &late), &binding()).summary(), "step test overran its timeout");
+    assert_eq!(
+        judge(&outcome(1, &late), &binding()).summary(),
+        "step test overran its timeout"
+    );
 }
 
 #[test]
@@ -148,11 +163,26 @@ fn what_befalls_the_whole_job_is_named() {
     assert_eq!(with(&|one| one.job = JobEnd::Running), "NotFinished");
     assert_eq!(with(&|one| one.pod_phase = "Failed".into()), "PodFailed");
     assert_eq!(with(&|one| one.main = ContainerEnd::Running), "NotFinished");
-    assert_eq!(with(&|one| one.main = ended_with(0, "Completed", Vec::new())), "ReportMissing");
-    assert_eq!(with(&|one| one.main = ended_with(0, "Completed", b"GATE-PASS".to_vec())), "ReportMalformed");
-    assert_eq!(with(&|one| one.main = ended_with(128, "StartError", Vec::new())), "StartError");
-    assert_eq!(with(&|one| one.init = ended_with(2, "Error", Vec::new())), "CloneFailed");
-    assert_eq!(with(&|one| one.init = ended_with(137, "OOMKilled", Vec::new())), "FetchOutOfMemory");
+    assert_eq!(
+        with(&|one| one.main = ended_with(0, "Completed", Vec::new())),
+        "ReportMissing"
+    );
+    assert_eq!(
+        with(&|one| one.main = ended_with(0, "Completed", b"GATE-PASS".to_vec())),
+        "ReportMalformed"
+    );
+    assert_eq!(
+        with(&|one| one.main = ended_with(128, "StartError", Vec::new())),
+        "StartError"
+    );
+    assert_eq!(
+        with(&|one| one.init = ended_with(2, "Error", Vec::new())),
+        "CloneFailed"
+    );
+    assert_eq!(
+        with(&|one| one.init = ended_with(137, "OOMKilled", Vec::new())),
+        "FetchOutOfMemory"
+    );
     let waiting = ContainerEnd::Waiting {
         reason: "ImagePullBackOff".into(),
         message: "no such image".into(),
@@ -168,7 +198,9 @@ fn errors_of_the_gate_keep_their_reason_and_retry() {
     };
     assert_eq!(failure.reason, ErrorReason::ProgramMissing.as_str());
     assert!(!failure.retry);
-    let broken = GateError::BrokenFile { reason: "3:1: x".into() };
+    let broken = GateError::BrokenFile {
+        reason: "3:1: x".into(),
+    };
     assert!(!Failure::from(&broken).retry, "a broken gate file is not tried again");
 }
 
@@ -210,16 +242,20 @@ fn any_step() -> impl Strategy<Value = StepReport> {
 
 fn any_report() -> impl Strategy<Value = Vec<u8>> {
     let hex = |c: char, n: usize| prop_oneof![9 => Just(c.to_string().repeat(n)), 1 => Just("d".repeat(n))];
-    let honest = (hex('a', 40), hex('b', 40), hex('c', 64), proptest::collection::vec(any_step(), 0..3)).prop_map(
-        |(head, base, digest, steps)| {
+    let honest = (
+        hex('a', 40),
+        hex('b', 40),
+        hex('c', 64),
+        proptest::collection::vec(any_step(), 0..3),
+    )
+        .prop_map(|(head, base, digest, steps)| {
             let mut one = report(steps);
             one.head = head;
             one.base = base;
             one.digest = digest;
             one
-        },
-    )
-    .boxed();
+        })
+        .boxed();
     prop_oneof![
         8 => honest.clone().prop_map(|one| one.to_message()),
         2 => honest.prop_map(|mut one| {

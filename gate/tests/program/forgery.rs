@@ -32,7 +32,11 @@ fn forged(plan: &Plan) -> String {
 
 /// Runs a script that finds the forged report in `$PWD/forged`, the Pod's folder in `$PWD/..`.
 fn attack(script: &str) -> Ran {
-    let mut bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "sh ./attack")]);
+    let mut bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", "sh ./attack")],
+    );
     bench = with_head(bench, script);
     bench.run_with(|folder, objects| {
         std::fs::write(folder.join("forged"), forged(&objects.plan)).unwrap();
@@ -41,7 +45,11 @@ fn attack(script: &str) -> Ran {
 
 fn with_head(bench: Bench, script: &str) -> Bench {
     let steps = bench.gate.steps.clone();
-    Bench::new(&[("file", "base")], &[FileEdit::write("attack", script.as_bytes().to_vec())], steps)
+    Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("attack", script.as_bytes().to_vec())],
+        steps,
+    )
 }
 
 fn assert_not_passed(ran: &Ran) {
@@ -50,7 +58,11 @@ fn assert_not_passed(ran: &Ran) {
 
 #[test]
 fn the_forged_report_of_these_tests_would_pass() {
-    let bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "true")]);
+    let bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", "true")],
+    );
     let plan = bench.objects().plan;
     let report = Report::parse(forged(&plan).as_bytes()).unwrap();
     assert_eq!(report.outcome, Outcome::Pass);
@@ -87,7 +99,8 @@ fn putting_another_file_in_the_place_of_the_message_gives_no_pass() {
 
 #[test]
 fn killing_the_gate_gives_no_pass() {
-    let ran = attack("cat ../forged > ../message-gate; kill -9 $PPID; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); exit 1");
+    let ran =
+        attack("cat ../forged > ../message-gate; kill -9 $PPID; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); exit 1");
     assert_not_passed(&ran);
 }
 
@@ -110,7 +123,12 @@ fn the_gates_memory_can_neither_be_read_nor_written() {
          ls /proc/$gate/root/ && exit 14\n\
          exit 42",
     );
-    assert_eq!(ran.verdict.summary(), "step test failed with exit code 42", "{}", ran.printed);
+    assert_eq!(
+        ran.verdict.summary(),
+        "step test failed with exit code 42",
+        "{}",
+        ran.printed
+    );
 }
 
 #[test]
@@ -123,7 +141,12 @@ fn changing_the_plan_of_a_running_gate_changes_nothing() {
 
 #[test]
 fn a_changed_gate_file_is_refused_before_anything_runs() {
-    for (path, link) in [(".foreman/gate.yaml", false), (".foreman", true), ("ci", true), ("CI/run", false)] {
+    for (path, link) in [
+        (".foreman/gate.yaml", false),
+        (".foreman", true),
+        ("ci", true),
+        ("CI/run", false),
+    ] {
         let edit = if link {
             FileEdit::symlink(path, b"elsewhere".to_vec())
         } else {
@@ -160,20 +183,37 @@ fn the_main_container_refuses_by_itself_what_the_first_one_let_through() {
     let output = std::process::Command::new(ran.folder.join("tools/bin/foreman-gate"))
         .args(["run", "--plan"])
         .arg(ran.folder.join("strict.json"))
-        .args([&"--work".into(), &ran.folder.join("work"), &"--tools".into(), &ran.folder.join("tools")])
-        .args([&"--home".into(), &ran.folder.join("home"), &"--evidence".into(), &ran.folder.join("evidence")])
+        .args([
+            &"--work".into(),
+            &ran.folder.join("work"),
+            &"--tools".into(),
+            &ran.folder.join("tools"),
+        ])
+        .args([
+            &"--home".into(),
+            &ran.folder.join("home"),
+            &"--evidence".into(),
+            &ran.folder.join("evidence"),
+        ])
         .args([&"--termination-log".into(), &ran.folder.join("message-again")])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let message = std::fs::read(ran.folder.join("message-again")).unwrap();
     let report = Report::parse(&message).unwrap();
-    assert_eq!((report.refused, report.digest), (vec!["ci/run".to_owned()], strict_binding.digest));
+    assert_eq!(
+        (report.refused, report.digest),
+        (vec!["ci/run".to_owned()], strict_binding.digest)
+    );
 }
 
 #[test]
 fn a_work_tree_that_is_not_the_head_is_an_error() {
-    let mut bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "true")]);
+    let mut bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", "true")],
+    );
     let ran = bench.run_with(|folder, _| std::fs::write(folder.join("work/file"), "other").unwrap());
     assert_eq!(ran.error(), ("WorkTreeMismatch".to_owned(), true));
 }
@@ -184,7 +224,10 @@ fn a_program_that_an_earlier_step_puts_in_front_is_not_run() {
         &[("file", "base")],
         &[FileEdit::write("file", "head")],
         vec![
-            step("build", "mkdir -p ../tmp/bin && printf '#!/bin/sh\\nexit 0\\n' > ../tmp/bin/false-or-not && chmod +x ../tmp/bin/false-or-not"),
+            step(
+                "build",
+                "mkdir -p ../tmp/bin && printf '#!/bin/sh\\nexit 0\\n' > ../tmp/bin/false-or-not && chmod +x ../tmp/bin/false-or-not",
+            ),
             step("test", "false-or-not"),
         ],
     );

@@ -54,12 +54,20 @@ fn answer(stream: TcpStream, pages: &BTreeMap<String, Vec<u8>>, counted: &Atomic
             Some(body) => ("200 OK", body.as_slice()),
             None => ("404 Not Found", &b""[..]),
         };
-        let kind = if path.ends_with('/') { "text/html" } else { "application/octet-stream" };
+        let kind = if path.ends_with('/') {
+            "text/html"
+        } else {
+            "application/octet-stream"
+        };
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: {kind}\r\n\r\n",
             body.len()
         );
-        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
+        if writer
+            .write_all(head.as_bytes())
+            .and_then(|()| writer.write_all(body))
+            .is_err()
+        {
             return;
         }
     }
@@ -76,13 +84,23 @@ fn two_rounds(bench: &mut Bench, server: &Server) {
     let first = server.requests();
     assert!(first > 0, "prepare asked for nothing");
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{:?}\n{}", ran.verdict, ran.printed);
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
     assert_eq!(server.requests(), first, "a step asked the package server");
 
     let again = bench.run_prepare();
     judge_prepare(&again.outcome).unwrap();
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{:?}\n{}", ran.verdict, ran.printed);
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
     assert_eq!(server.requests(), first, "the second round downloaded something");
 }
 
@@ -127,7 +145,8 @@ fn a_locked_crate_is_downloaded_once_and_the_steps_run_offline() {
     let lock = format!(
         "version = 3\n\n[[package]]\nname = \"answers\"\nversion = \"1.2.3\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\nchecksum = \"{checksum}\"\n\n[[package]]\nname = \"sample\"\nversion = \"0.1.0\"\ndependencies = [\n \"answers\",\n]\n"
     );
-    let manifest = "[package]\nname = \"sample\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nanswers = \"1\"\n";
+    let manifest =
+        "[package]\nname = \"sample\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nanswers = \"1\"\n";
     let mut bench = Bench::new(
         &[
             ("Cargo.toml", manifest),
@@ -146,7 +165,10 @@ fn a_locked_crate_is_downloaded_once_and_the_steps_run_offline() {
     two_rounds(&mut bench, &server);
     // The key of the cache is what a runner keeps it under; nothing unfinished stays beside it.
     let caches = bench.root.path().join("cache").join("0".repeat(16));
-    let names: Vec<_> = std::fs::read_dir(caches).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> = std::fs::read_dir(caches)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(names, ["1".repeat(32).as_str()]);
 }
 
@@ -182,7 +204,10 @@ fn a_locked_python_package_is_downloaded_once_and_the_steps_run_offline() {
     let mut bench = Bench::new(
         &[("requirements.txt", &requirements), ("sample.py", "")],
         &[
-            FileEdit::write("sample.py", "import answers\n\n\ndef double():\n    return 2 * answers.answer()\n"),
+            FileEdit::write(
+                "sample.py",
+                "import answers\n\n\ndef double():\n    return 2 * answers.answer()\n",
+            ),
             FileEdit::write(
                 "test_sample.py",
                 "import unittest\nimport sample\n\n\nclass Test(unittest.TestCase):\n    def test_double(self):\n        self.assertEqual(sample.double(), 84)\n",
@@ -209,15 +234,30 @@ fn pack_wheel(folder: &Path) -> Vec<u8> {
     let info = folder.join("answers-1.2.3.dist-info");
     std::fs::create_dir_all(&info).unwrap();
     std::fs::write(folder.join("answers.py"), "def answer():\n    return 42\n").unwrap();
-    std::fs::write(info.join("METADATA"), "Metadata-Version: 2.1\nName: answers\nVersion: 1.2.3\n").unwrap();
-    std::fs::write(info.join("WHEEL"), "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n").unwrap();
+    std::fs::write(
+        info.join("METADATA"),
+        "Metadata-Version: 2.1\nName: answers\nVersion: 1.2.3\n",
+    )
+    .unwrap();
+    std::fs::write(
+        info.join("WHEEL"),
+        "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    )
+    .unwrap();
     std::fs::write(
         info.join("RECORD"),
         "answers.py,,\nanswers-1.2.3.dist-info/METADATA,,\nanswers-1.2.3.dist-info/WHEEL,,\nanswers-1.2.3.dist-info/RECORD,,\n",
     )
     .unwrap();
     let output = Command::new("python3")
-        .args(["-m", "zipfile", "-c", "answers.whl", "answers.py", "answers-1.2.3.dist-info"])
+        .args([
+            "-m",
+            "zipfile",
+            "-c",
+            "answers.whl",
+            "answers.py",
+            "answers-1.2.3.dist-info",
+        ])
         .current_dir(folder)
         .output()
         .unwrap();
@@ -227,13 +267,23 @@ fn pack_wheel(folder: &Path) -> Vec<u8> {
 
 #[test]
 fn a_failed_prepare_leaves_no_cache_and_says_why() {
-    let mut bench = Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", "true")]);
+    let mut bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", "true")],
+    );
     bench.prepare("cat file; echo half > \"$FOREMAN_CACHE/half\"; echo no such package >&2; exit 7");
     let ran = bench.run_prepare();
     let failure = judge_prepare(&ran.outcome).unwrap_err();
     assert_eq!((failure.reason.as_str(), failure.retry), ("PrepareFailed", true));
-    assert!(failure.detail.contains("exit code 7") && failure.detail.contains("no such package"), "{failure:?}");
-    assert!(ran.printed.contains("base"), "prepare runs on the base, not on the head");
+    assert!(
+        failure.detail.contains("exit code 7") && failure.detail.contains("no such package"),
+        "{failure:?}"
+    );
+    assert!(
+        ran.printed.contains("base"),
+        "prepare runs on the base, not on the head"
+    );
     assert_eq!(bench.run().error().0, "CacheMissing");
 }
 
@@ -242,12 +292,21 @@ fn a_gate_cannot_write_into_its_cache() {
     let mut bench = Bench::new(
         &[("file", "base")],
         &[FileEdit::write("file", "head")],
-        vec![step("test", "cat \"$FOREMAN_CACHE/kept\"; ! echo poison > \"$FOREMAN_CACHE/kept\"")],
+        vec![step(
+            "test",
+            "cat \"$FOREMAN_CACHE/kept\"; ! echo poison > \"$FOREMAN_CACHE/kept\"",
+        )],
     );
     bench.prepare("echo good > \"$FOREMAN_CACHE/kept\"");
     judge_prepare(&bench.run_prepare().outcome).unwrap();
     let ran = bench.run();
-    let kept = bench.root.path().join("cache").join("0".repeat(16)).join("1".repeat(32)).join("kept");
+    let kept = bench
+        .root
+        .path()
+        .join("cache")
+        .join("0".repeat(16))
+        .join("1".repeat(32))
+        .join("kept");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "good\n", "{}", ran.printed);
     assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
 }

@@ -26,6 +26,10 @@ pub struct Bench {
     pub env: BTreeMap<String, String>,
     cache: Option<CacheKey>,
     pods: usize,
+    /// Sandbox that the containers run in; unset means none.
+    pub sandbox: Option<sandbox::Sandbox>,
+    /// Memory of the main container, where it is sandboxed.
+    pub memory_bytes: Option<u64>,
 }
 
 /// How one Pod ended.
@@ -93,6 +97,8 @@ impl Bench {
             env: BTreeMap::from([("PATH".to_owned(), path)]),
             cache: None,
             pods: 0,
+            sandbox: None,
+            memory_bytes: None,
         }
     }
 
@@ -178,7 +184,11 @@ impl Bench {
         let good = matches!(&main, ContainerEnd::Terminated(end) if end.exit_code == 0 && end.signal.is_none());
         let outcome = JobOutcome {
             job: if good { JobEnd::Complete } else { JobEnd::Failed },
-            job_reason: if good { String::new() } else { "BackoffLimitExceeded".into() },
+            job_reason: if good {
+                String::new()
+            } else {
+                "BackoffLimitExceeded".into()
+            },
             pods: 1,
             pod_phase: if good { "Succeeded" } else { "Failed" }.into(),
             init,
@@ -215,6 +225,9 @@ impl Bench {
         let message = folder.join(format!("message-{}", container.name));
         std::fs::write(&message, "").unwrap();
         places.push((TERMINATION_PATH.to_owned(), message.clone()));
+        if let Some(sandbox) = &self.sandbox {
+            return self.sandboxed(sandbox, container, &places, &message);
+        }
         let placed = |text: &String| {
             places
                 .iter()
@@ -242,14 +255,68 @@ impl Bench {
         );
         let signal = output.status.signal();
         let exit_code = output.status.code().unwrap_or_else(|| 128 + signal.unwrap_or(0));
-        let mut bytes = std::fs::read(&message).unwrap_or_default();
-        bytes.truncate(4096);
-        let end = Terminated {
-            exit_code,
-            signal,
-            reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
-            message: String::from_utf8_lossy(&bytes).into_owned(),
-        };
-        (ContainerEnd::Terminated(end), printed)
+        let reason = if exit_code == 0 { "Completed" } else { "Error" };
+        (ended(exit_code, signal, reason, &message), printed)
     }
+
+    /// Runs a container as the Job runner of one machine does: in a sandbox, with the host's tools.
+    fn sandboxed(
+        &self,
+        sandbox: &sandbox::Sandbox,
+        container: &Container,
+        places: &[(String, PathBuf)],
+        message: &Path,
+    ) -> (ContainerEnd, String) {
+        let program = &container.command.as_ref().unwrap()[0];
+        let own = program == PROGRAM;
+        let tools = sandbox::Toolchain::host();
+        let mut command = sandbox::Command::new(if own { "/foreman-gate" } else { program })
+            .args(container.args.iter().flatten().cloned())
+            .toolchain(&tools)
+            .cwd(if own { "/" } else { "/workspace" });
+        if own {
+            command = command.ro(env!("CARGO_BIN_EXE_foreman-gate"), "/foreman-gate");
+        }
+        for (target, source) in places {
+            let read_only = container
+                .volume_mounts
+                .iter()
+                .flatten()
+                .any(|mount| &mount.mount_path == target && mount.read_only == Some(true));
+            command = if read_only {
+                command.ro(source, target)
+            } else {
+                command.rw(source, target)
+            };
+        }
+        for variable in container.env.iter().flatten() {
+            command = command.env(&variable.name, variable.value.as_ref().unwrap());
+        }
+        command.limits.memory_bytes = self.memory_bytes.filter(|_| !own);
+        let outcome = sandbox.run_blocking(command, sandbox::Output::captured_together());
+        let (code, signal) = match outcome.exit {
+            sandbox::Exit::Code(code) => (code, None),
+            sandbox::Exit::Signal(signal) => (128 + signal, Some(signal)),
+        };
+        let printed = format!(
+            "{}\n{:?} {:?}, peak {} bytes, {:?}\n",
+            outcome.stdout.text(),
+            outcome.reason,
+            outcome.message,
+            outcome.peak_memory_bytes,
+            outcome.enforced
+        );
+        (ended(code, signal, outcome.reason.name(), message), printed)
+    }
+}
+
+fn ended(exit_code: i32, signal: Option<i32>, reason: &str, message: &Path) -> ContainerEnd {
+    let mut bytes = std::fs::read(message).unwrap_or_default();
+    bytes.truncate(4096);
+    ContainerEnd::Terminated(Terminated {
+        exit_code,
+        signal,
+        reason: reason.to_owned(),
+        message: String::from_utf8_lossy(&bytes).into_owned(),
+    })
 }

@@ -12,7 +12,11 @@ use git::FileEdit;
 use crate::runner::{Bench, step};
 
 fn bench(script: &str) -> Bench {
-    Bench::new(&[("file", "base")], &[FileEdit::write("file", "head")], vec![step("test", script)])
+    Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", script)],
+    )
 }
 
 #[test]
@@ -25,13 +29,21 @@ fn a_green_gate_passes_on_the_head() {
     let log = std::fs::read(ran.folder.join("evidence/gate.log")).unwrap();
     let digest = report.log.as_ref().unwrap();
     assert_eq!(digest.bytes, log.len() as u64);
-    assert!(ran.printed.contains(&String::from_utf8(log).unwrap()), "the log is printed as it is stored");
+    assert!(
+        ran.printed.contains(&String::from_utf8(log).unwrap()),
+        "the log is printed as it is stored"
+    );
 }
 
 #[test]
 fn git_works_in_the_work_tree_for_checks_of_generated_files() {
     let ran = bench("git diff --exit-code && echo more >> file && ! git diff --quiet").run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{:?}\n{}", ran.verdict, ran.printed);
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
 }
 
 #[test]
@@ -77,7 +89,11 @@ fn a_step_that_overruns_its_timeout_fails_and_ends_at_once() {
 fn a_missing_program_is_an_error_and_is_not_tried_again() {
     let ran = bench("no-such-program-anywhere --check").run();
     assert_eq!(ran.error(), ("ProgramMissing".to_owned(), false));
-    assert!(ran.verdict.summary().contains("no-such-program-anywhere"), "{}", ran.verdict.summary());
+    assert!(
+        ran.verdict.summary().contains("no-such-program-anywhere"),
+        "{}",
+        ran.verdict.summary()
+    );
     // A script of the branch that is missing is the branch's fault.
     let ran = bench("./no-such-script").run();
     assert_eq!(ran.verdict.summary(), "step test failed with exit code 127");
@@ -87,11 +103,19 @@ fn a_missing_program_is_an_error_and_is_not_tried_again() {
 fn a_daemon_is_gone_after_its_step() {
     let mut bench = bench("true");
     bench.gate.steps = vec![
-        step("start", "(setsid sh -c 'echo $$ > pid; exec sleep 1000' >/dev/null 2>&1 &) ; while ! test -s pid; do sleep 0.01; done"),
+        step(
+            "start",
+            "(setsid sh -c 'echo $$ > pid; exec sleep 1000' >/dev/null 2>&1 &) ; while ! test -s pid; do sleep 0.01; done",
+        ),
         step("look", "! test -e /proc/$(cat pid)"),
     ];
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{:?}\n{}", ran.verdict, ran.printed);
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
     let pid = std::fs::read_to_string(ran.folder.join("work/pid")).unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
 }
@@ -100,7 +124,12 @@ fn a_daemon_is_gone_after_its_step() {
 fn a_daemon_that_holds_the_output_open_does_not_hold_up_the_gate() {
     let started = Instant::now();
     let ran = bench("sleep 600 & echo done").run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{:?}\n{}", ran.verdict, ran.printed);
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
     assert!(started.elapsed() < Duration::from_secs(60));
 }
 
@@ -113,7 +142,11 @@ fn a_gibibyte_of_output_costs_little_memory_and_keeps_its_last_line() {
     bench.gate.steps.push(step("peak", "grep VmHWM /proc/$PPID/status"));
     let ran = bench.run();
     assert_eq!(ran.verdict.summary(), "step test failed with exit code 1");
-    assert!(ran.report().tail.ends_with("the true last line"), "{}", ran.report().tail);
+    assert!(
+        ran.report().tail.ends_with("the true last line"),
+        "{}",
+        ran.report().tail
+    );
     let peak: u64 = ran
         .printed
         .lines()

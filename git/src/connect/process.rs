@@ -126,7 +126,9 @@ fn spawn(
     for (name, _) in std::env::vars_os() {
         let inherited = name.to_string_lossy();
         // What a hook or a user's shell set must not change which repository is served, or how.
-        if inherited.starts_with("GIT_") && inherited != "GIT_EXEC_PATH" {
+        // Which configuration files are read is not theirs: a sandbox says so because it hides them.
+        let kept = ["GIT_EXEC_PATH", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL"];
+        if inherited.starts_with("GIT_") && !kept.contains(&&*inherited) {
             command.env_remove(&name);
         }
     }

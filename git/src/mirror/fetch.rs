@@ -62,7 +62,8 @@ impl Fetch {
         self
     }
 
-    /// Asks for the tips only, without their history. A mirror that was fetched so stays cut off there.
+    /// Asks for the tips only, without their history. A mirror that has history keeps it, and gets what is missing;
+    /// one that was cut off gets its history by the first fetch that does not say this.
     pub fn shallow(mut self) -> Self {
         self.depth = Some(NonZeroU32::MIN);
         self
@@ -120,7 +121,8 @@ impl Mirror {
     /// Brings a commit by its id, unless it is here.
     pub fn fetch_oid(&self, oid: Oid, shallow: bool) -> Result<()> {
         let repository = self.repository();
-        if repository.has(oid)
+        if (shallow || !self.is_cut())
+            && repository.has(oid)
             && repository
                 .tree_of(oid)
                 .is_ok_and(|tree| repository.has(tree))
@@ -130,6 +132,18 @@ impl Mirror {
         let wanted = Fetch::oid(oid);
         self.fetch(&if shallow { wanted.shallow() } else { wanted })?;
         Ok(())
+    }
+
+    /// Says whether history is cut off somewhere.
+    fn is_cut(&self) -> bool {
+        std::fs::metadata(self.path.join("shallow")).is_ok_and(|m| m.len() > 0)
+    }
+
+    /// Says whether anything was fetched ever.
+    fn has_refs(&self) -> bool {
+        ["refs/foreman", "packed-refs"]
+            .iter()
+            .any(|name| self.path.join(name).exists())
     }
 
     fn fetch_once(&self, wanted: &Fetch) -> Result<Fetched> {
@@ -193,6 +207,8 @@ impl Mirror {
                     .is_ok_and(|tree| repository.has(tree))
         };
         let all_here = fetched.refs.values().chain(&wanted.oids).all(here);
+        let cut = self.is_cut();
+        let empty = !cut && !self.has_refs();
         if wanted.depth.is_some() && all_here {
             // A depth makes the server send the tips again, so what is here is not asked for.
             for (name, oid) in &fetched.refs {
@@ -200,9 +216,12 @@ impl Mirror {
             }
             return Ok(fetched);
         }
-        let shallow = wanted
-            .depth
-            .map_or(Shallow::NoChange, Shallow::DepthAtRemote);
+        let shallow = match wanted.depth {
+            // Cutting off a mirror that has its history would take it from those who need it.
+            Some(depth) if cut || empty => Shallow::DepthAtRemote(depth),
+            None if cut => Shallow::undo(),
+            _ => Shallow::NoChange,
+        };
         let never = AtomicBool::new(false);
         prepared
             .with_shallow(shallow)

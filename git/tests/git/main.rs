@@ -3,6 +3,7 @@
 
 mod daemon;
 mod http;
+mod http_server;
 mod local;
 mod mirror;
 mod ssh;

@@ -364,3 +364,29 @@ fn many_fetches_leave_few_packs_and_everything_readable_also_through_old_handles
     }
     git(mirror.path(), &["fsck", "--strict"]);
 }
+
+#[test]
+fn one_mirror_serves_who_needs_tips_and_who_needs_history() {
+    let (bare, first) = Bare::with_commit();
+    let second = bare.commit(Some(first), &[FileEdit::write("a", "2")]);
+    bare.set("main", second);
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes())
+        .mirror(&bare.url())
+        .unwrap();
+    mirror.fetch_branch("main", true).unwrap();
+    assert!(!mirror.repository().has(first));
+    mirror.fetch_oid(second, false).unwrap();
+    assert!(
+        mirror.repository().is_ancestor(first, second).unwrap(),
+        "history came"
+    );
+    let third = bare.commit(Some(second), &[FileEdit::write("a", "3")]);
+    bare.set("main", third);
+    mirror.fetch_branch("main", true).unwrap();
+    assert!(
+        mirror.repository().is_ancestor(first, third).unwrap(),
+        "and stays"
+    );
+    git(mirror.path(), &["fsck", "--strict"]);
+}

@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::{HeaderMap, header};
 use serde_json::Value;
 
+use super::protobuf;
 use crate::server::BODY_LIMIT;
 use crate::status::ApiError;
 
@@ -34,12 +35,17 @@ pub async fn read(body: Body) -> Result<bytes::Bytes, ApiError> {
     })
 }
 
-/// Reads a body of JSON or YAML as its media type says.
+/// Reads a body as its media type says: JSON, YAML, or protobuf of some built-in kinds.
 pub async fn object(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
     let kind = content_type(headers);
     match kind {
         "" | "application/json" | "*/*" => parse_json(&read(body).await?),
         "application/yaml" => parse_yaml(&read(body).await?),
+        protobuf::MEDIA => protobuf::parse(&read(body).await?).map_err(|error| match error {
+            // The client is told to use JSON: nothing that it sent may be lost.
+            protobuf::Unreadable::Unknown => ApiError::unsupported_media(&["application/json", "application/yaml"]),
+            protobuf::Unreadable::Malformed => ApiError::bad_request("the body is no Kubernetes protobuf message"),
+        }),
         _ => Err(ApiError::unsupported_media(&["application/json", "application/yaml"])),
     }
 }

@@ -116,9 +116,12 @@ async fn bodies_that_do_not_fit_the_request_are_refused() {
     assert_eq!(none.body["message"], "namespaces \"none\" not found");
     let text = f.send(Method::POST, CMS, "application/json", "{").await;
     assert_eq!(text.code, 400);
+    let pod = &b"k8s\0\n\t\n\x02v1\x12\x03Pod"[..];
     let media = f
-        .send(Method::POST, CMS, "application/vnd.kubernetes.protobuf", "x")
+        .send(Method::POST, CMS, "application/vnd.kubernetes.protobuf", pod)
         .await;
+    assert_eq!(media.code, 415);
+    let media = f.send(Method::POST, CMS, "application/cbor", "x").await;
     assert_eq!(media.code, 415);
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\n";
     let yaml = f.send(Method::POST, CMS, "application/yaml", yaml).await;

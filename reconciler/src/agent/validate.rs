@@ -4,8 +4,17 @@ use schemas::Agent;
 use schemas::agent::{AgentRole, ExecutionMode};
 
 /// Tools of the list that are built.
-const BUILT: [&str; 9] =
-    ["read_file", "write_file", "str_replace", "apply_patch", "grep", "glob", "bash", "submit_result", "run_gate_job"];
+const BUILT: [&str; 9] = [
+    "read_file",
+    "write_file",
+    "str_replace",
+    "apply_patch",
+    "grep",
+    "glob",
+    "bash",
+    "submit_result",
+    "run_gate_job",
+];
 
 /// Tools that are known by name and not built yet.
 const LATER: [&str; 4] = ["fetch_issue", "fetch_pull_request", "run_integrate", "run_reconcile"];
@@ -30,7 +39,10 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
         if LATER.contains(&tool.as_str()) {
             found.unsupported.push(format!("spec.tools {tool:?}"));
         } else if !BUILT.contains(&tool.as_str()) {
-            found.problems.push(format!("spec.tools names {tool:?}, which is no tool{}", suggestion(tool)));
+            found.problems.push(format!(
+                "spec.tools names {tool:?}, which is no tool{}",
+                suggestion(tool)
+            ));
         }
     }
     let first = spec.tools.iter().find(|tool| *tool != "submit_result");
@@ -46,20 +58,35 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
             }
             Some(_) => {}
         }
-    } else if spec.provider_config.as_ref().is_some_and(|config| config.base_url.is_none())
-        && spec.inference_service_ref.as_ref().and_then(|service| service.named()).is_none()
+    } else if spec
+        .provider_config
+        .as_ref()
+        .is_some_and(|config| config.base_url.is_none())
+        && spec
+            .inference_service_ref
+            .as_ref()
+            .and_then(|service| service.named())
+            .is_none()
     {
-        found.problems.push("spec.providerConfig has no baseURL; expected one such as http://127.0.0.1:8080/v1".into());
+        found
+            .problems
+            .push("spec.providerConfig has no baseURL; expected one such as http://127.0.0.1:8080/v1".into());
     }
     if let Some(profile) = spec.model_profile_ref.as_deref().filter(|name| !name.is_empty())
         && !has_profile(profile)
     {
-        found.problems.push(format!("spec.modelProfileRef names ModelProfile {profile:?}, which does not exist"));
+        found.problems.push(format!(
+            "spec.modelProfileRef names ModelProfile {profile:?}, which does not exist"
+        ));
     }
     if spec.role == AgentRole::Planner {
         found.unsupported.push("spec.role planner".into());
     }
-    if spec.execution.as_ref().is_some_and(|execution| execution.mode == ExecutionMode::Job) {
+    if spec
+        .execution
+        .as_ref()
+        .is_some_and(|execution| execution.mode == ExecutionMode::Job)
+    {
         found.unsupported.push("spec.execution.mode Job".into());
     }
     if let Some(mcp) = &spec.mcp
@@ -102,17 +129,28 @@ mod tests {
 
     #[test]
     fn an_unknown_tool_is_named_with_a_suggestion() {
-        let found = found(json!({ "role": "coder", "tools": ["read_fil", "mcp__x__y"], "providerConfig": { "baseURL": "http://h/v1" } }));
-        assert_eq!(found.problems, ["spec.tools names \"read_fil\", which is no tool; did you mean \"read_file\"?"]);
+        let found = found(
+            json!({ "role": "coder", "tools": ["read_fil", "mcp__x__y"], "providerConfig": { "baseURL": "http://h/v1" } }),
+        );
+        assert_eq!(
+            found.problems,
+            ["spec.tools names \"read_fil\", which is no tool; did you mean \"read_file\"?"]
+        );
         let far = super::suggestion("kubectl_apply");
         assert!(far.contains("known are"), "{far}");
     }
 
     #[test]
     fn a_deterministic_agent_needs_a_first_tool_that_runs_without_a_model() {
-        assert_eq!(found(json!({ "role": "verifier", "tools": ["submit_result", "run_gate_job"] })), Found::default());
+        assert_eq!(
+            found(json!({ "role": "verifier", "tools": ["submit_result", "run_gate_job"] })),
+            Found::default()
+        );
         let coder = found(json!({ "role": "coder", "tools": ["read_file", "run_gate_job"] }));
-        assert!(coder.problems[0].contains("\"read_file\" cannot run without one"), "{coder:?}");
+        assert!(
+            coder.problems[0].contains("\"read_file\" cannot run without one"),
+            "{coder:?}"
+        );
         assert!(found(json!({ "role": "verifier", "tools": ["submit_result"] })).problems[0].contains("run_gate_job"));
     }
 
@@ -123,7 +161,16 @@ mod tests {
             "execution": { "mode": "Job" }, "mcp": { "enabled": true }, "vision": { "enabled": true }
         }));
         assert_eq!(found.problems, Vec::<String>::new());
-        assert_eq!(found.unsupported, ["spec.tools \"fetch_issue\"", "spec.role planner", "spec.execution.mode Job", "spec.mcp", "spec.vision"]);
+        assert_eq!(
+            found.unsupported,
+            [
+                "spec.tools \"fetch_issue\"",
+                "spec.role planner",
+                "spec.execution.mode Job",
+                "spec.mcp",
+                "spec.vision"
+            ]
+        );
     }
 
     #[test]

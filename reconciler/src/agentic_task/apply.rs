@@ -19,7 +19,11 @@ pub async fn apply(ctx: &Context, steps: Vec<Step>) -> Vec<Key> {
         let again = write(ctx, &step).await;
         (again, step.key)
     });
-    writes.buffer_unordered(CONCURRENT).filter_map(|(again, key)| async move { again.then_some(key) }).collect().await
+    writes
+        .buffer_unordered(CONCURRENT)
+        .filter_map(|(again, key)| async move { again.then_some(key) })
+        .collect()
+        .await
 }
 
 /// Writes one step; says whether the task is to be looked at again.

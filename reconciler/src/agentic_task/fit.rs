@@ -23,7 +23,10 @@ pub struct Fitting {
 impl Fitting {
     /// Sorts the nodes into those that fit and those that do not.
     pub fn new<'a>(needs: Needs, nodes: impl Iterator<Item = (&'a String, &'a Node)>) -> Self {
-        let mut fitting = Self { needs, ..Self::default() };
+        let mut fitting = Self {
+            needs,
+            ..Self::default()
+        };
         for (name, node) in nodes {
             fitting.total += 1;
             match mismatch(&fitting.needs, node) {
@@ -39,14 +42,21 @@ impl Fitting {
         if self.total == 0 {
             return "no FleetNode exists; start foreman-agent on a machine".to_owned();
         }
-        let listed: Vec<String> =
-            self.against.iter().map(|(reason, count)| format!("{count} {}", reason_for(*count, reason))).collect();
+        let listed: Vec<String> = self
+            .against
+            .iter()
+            .map(|(reason, count)| format!("{count} {}", reason_for(*count, reason)))
+            .collect();
         format!("no node fits: {}", listed.join("; "))
     }
 }
 
 fn reason_for(count: usize, reason: &str) -> String {
-    if count == 1 { format!("node {reason}") } else { format!("nodes {reason}") }
+    if count == 1 {
+        format!("node {reason}")
+    } else {
+        format!("nodes {reason}")
+    }
 }
 
 /// Says why a node does not fit; `None` when it does.
@@ -58,8 +68,13 @@ fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
         return Some("not Ready".to_owned());
     }
     let required = &needs.required;
-    let lacking: Vec<&str> =
-        required.roles.iter().flatten().filter(|role| !node.roles.contains(*role)).map(String::as_str).collect();
+    let lacking: Vec<&str> = required
+        .roles
+        .iter()
+        .flatten()
+        .filter(|role| !node.roles.contains(*role))
+        .map(String::as_str)
+        .collect();
     if !lacking.is_empty() {
         return Some(format!("without role {}", lacking.join(", ")));
     }
@@ -102,7 +117,11 @@ fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
 }
 
 fn has_model(node: &Node, model: &str) -> bool {
-    node.capability.installed_models.iter().flatten().any(|installed| installed == model)
+    node.capability
+        .installed_models
+        .iter()
+        .flatten()
+        .any(|installed| installed == model)
 }
 
 /// Rates a node that fits: the model already there, the repository already cached, then the least load.
@@ -149,21 +168,39 @@ mod tests {
     #[test]
     fn each_requirement_can_fail_and_says_so() {
         let required = |set: fn(&mut RequiredCapability)| {
-            let mut needs = Needs { model: Some("llama".into()), ..Needs::default() };
+            let mut needs = Needs {
+                model: Some("llama".into()),
+                ..Needs::default()
+            };
             set(&mut needs.required);
             mismatch(&needs, &node()).unwrap_or_default()
         };
         assert_eq!(required(|_| {}), "");
-        assert_eq!(required(|r| r.roles = Some(vec!["worker".into(), "verifier".into()])), "without role verifier");
-        assert_eq!(required(|r| r.accelerator = WantedAccelerator::Metal), "without accelerator metal");
+        assert_eq!(
+            required(|r| r.roles = Some(vec!["worker".into(), "verifier".into()])),
+            "without role verifier"
+        );
+        assert_eq!(
+            required(|r| r.accelerator = WantedAccelerator::Metal),
+            "without accelerator metal"
+        );
         assert_eq!(required(|r| r.min_ram_gb = Some(64)), "with less than 64 GiB RAM");
-        assert_eq!(required(|r| r.min_context_tokens = Some(65536)), "with a context below 65536 tokens");
-        assert_eq!(required(|r| r.requires_model_installed = Some(true)), "without model llama");
+        assert_eq!(
+            required(|r| r.min_context_tokens = Some(65536)),
+            "with a context below 65536 tokens"
+        );
+        assert_eq!(
+            required(|r| r.requires_model_installed = Some(true)),
+            "without model llama"
+        );
         assert_eq!(
             required(|r| r.node_selector = Some([("zone".to_owned(), "b".to_owned())].into())),
             "without label zone=b"
         );
-        let closed = Node { phase: NodePhase::Draining, ..node() };
+        let closed = Node {
+            phase: NodePhase::Draining,
+            ..node()
+        };
         assert_eq!(mismatch(&Needs::default(), &closed).unwrap(), "not Ready");
         let dead = Node { alive: false, ..node() };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
@@ -171,12 +208,25 @@ mod tests {
 
     #[test]
     fn a_loaded_model_beats_a_cached_repository_beats_an_idle_node() {
-        let needs = Needs { model: Some("qwen".into()), holds_slot: true, ..Needs::default() };
+        let needs = Needs {
+            model: Some("qwen".into()),
+            holds_slot: true,
+            ..Needs::default()
+        };
         let with_model = node();
-        let mut with_cache = Node { cached: ["r".to_owned()].into(), ..node() };
+        let mut with_cache = Node {
+            cached: ["r".to_owned()].into(),
+            ..node()
+        };
         with_cache.capability.installed_models = None;
-        let idle = Node { cached: Default::default(), ..with_cache.clone() };
-        let busy = Use { with_model: 1, plain: 0 };
+        let idle = Node {
+            cached: Default::default(),
+            ..with_cache.clone()
+        };
+        let busy = Use {
+            with_model: 1,
+            plain: 0,
+        };
         let rate = |node: &Node, used| score(&needs, "r", node, used);
         assert!(rate(&with_model, busy) > rate(&with_cache, Use::default()));
         assert!(rate(&with_cache, busy) > rate(&idle, Use::default()));
@@ -185,10 +235,27 @@ mod tests {
 
     #[test]
     fn the_reason_counts_nodes() {
-        let needs = Needs { required: RequiredCapability { min_ram_gb: Some(64), ..Default::default() }, ..Needs::default() };
-        let nodes = [("a".to_owned(), node()), ("b".to_owned(), node()), ("c".to_owned(), Node { alive: false, ..node() })];
+        let needs = Needs {
+            required: RequiredCapability {
+                min_ram_gb: Some(64),
+                ..Default::default()
+            },
+            ..Needs::default()
+        };
+        let nodes = [
+            ("a".to_owned(), node()),
+            ("b".to_owned(), node()),
+            ("c".to_owned(), Node { alive: false, ..node() }),
+        ];
         let fitting = Fitting::new(needs, nodes.iter().map(|(name, node)| (name, node)));
-        assert_eq!(fitting.reason(), "no node fits: 1 node not heard of; 2 nodes with less than 64 GiB RAM");
-        assert!(Fitting::new(Needs::default(), std::iter::empty()).reason().contains("start foreman-agent"));
+        assert_eq!(
+            fitting.reason(),
+            "no node fits: 1 node not heard of; 2 nodes with less than 64 GiB RAM"
+        );
+        assert!(
+            Fitting::new(Needs::default(), std::iter::empty())
+                .reason()
+                .contains("start foreman-agent")
+        );
     }
 }

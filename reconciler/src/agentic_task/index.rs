@@ -70,7 +70,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns how many tasks of each sort (with a model, without) the node takes at once.
+    /// Says whether one more task has room: an agent counts every task that it holds, whatever its sort.
+    pub fn has_room(&self, used: Use) -> bool {
+        used.with_model + used.plain < self.slots()
+    }
+
+    /// Returns how many tasks the node takes at once.
     pub fn slots(&self) -> usize {
         usize::try_from(self.capability.slots.unwrap_or(1)).unwrap_or(1)
     }
@@ -91,14 +96,13 @@ pub struct Use {
 }
 
 impl Use {
-    /// Returns the use of one sort.
-    pub fn of(self, holds_slot: bool) -> usize {
-        if holds_slot { self.with_model } else { self.plain }
-    }
-
     /// Adds one task of a sort.
     pub fn add(&mut self, holds_slot: bool) {
-        *if holds_slot { &mut self.with_model } else { &mut self.plain } += 1;
+        *if holds_slot {
+            &mut self.with_model
+        } else {
+            &mut self.plain
+        } += 1;
     }
 }
 
@@ -283,7 +287,11 @@ impl Index {
         // A verifier whose gate Job runs holds no model slot, and the Job's own limits bound it.
         let holds_slot = object.spec.kind != TaskKind::Verify;
         let used = self.node_use.entry(node.clone()).or_default();
-        change(if holds_slot { &mut used.with_model } else { &mut used.plain });
+        change(if holds_slot {
+            &mut used.with_model
+        } else {
+            &mut used.plain
+        });
         if let Some(agent) = agent_name(object) {
             change(self.agent_use.entry(Key::new(key.namespace, agent)).or_default());
         }
@@ -331,7 +339,10 @@ impl Index {
     /// Puts a pending task where it stands.
     pub(super) fn stand(&mut self, key: &Key, standing: Standing) {
         if let Standing::Queued(class, start) = &standing {
-            self.classes.entry(class.clone()).or_default().insert((*start, key.clone()));
+            self.classes
+                .entry(class.clone())
+                .or_default()
+                .insert((*start, key.clone()));
         }
         self.standing.insert(key.clone(), standing);
     }
@@ -344,7 +355,9 @@ impl Index {
             let found = self.tasks.get(&Key::new(key.namespace.clone(), name));
             facts.push((name, found.map(|found| TaskFacts::of(Some(status_of(found))))));
         }
-        Ok(dependency_state(facts.iter().map(|(name, facts)| (*name, facts.as_ref()))))
+        Ok(dependency_state(
+            facts.iter().map(|(name, facts)| (*name, facts.as_ref())),
+        ))
     }
 
     /// Says whether the base that a Workload's task is to be pinned to is known from what it depends on, and not set yet.
@@ -352,21 +365,38 @@ impl Index {
         let known = |name: &str| {
             let found = self.tasks.get(&Key::new(key.namespace.clone(), name));
             found.is_some_and(|found| {
-                let works = found.readable().is_some_and(|task| matches!(task.spec.kind, TaskKind::IssueFix | TaskKind::Freeform));
+                let works = found
+                    .readable()
+                    .is_some_and(|task| matches!(task.spec.kind, TaskKind::IssueFix | TaskKind::Freeform));
                 works && status_of(found).base_sha.is_some()
             })
         };
         let owned = object.spec.workload_ref.is_some() && task.label(labels::WORKLOAD).is_some();
-        let mut upstream = object.spec.depends_on.iter().filter_map(|entry| entry.resolve(&key.namespace).ok());
+        let mut upstream = object
+            .spec
+            .depends_on
+            .iter()
+            .filter_map(|entry| entry.resolve(&key.namespace).ok());
         owned && object.spec.base_sha.is_none() && upstream.any(known)
     }
 
     /// Finds out where a task that nothing holds back is to stand.
     pub(super) fn place(&self, key: &Key, task: &AgenticTask) -> Standing {
         if let Some(name) = agent_name(task) {
-            match self.agents.get(&Key::new(key.namespace.clone(), name)).map(|agent| &agent.object) {
-                None => return Standing::Held(format!("waits for Agent {name:?}, which does not exist in namespace {:?}", key.namespace)),
-                Some(Err(error)) => return Standing::Held(format!("waits for Agent {name:?}, which cannot be read: {error}")),
+            match self
+                .agents
+                .get(&Key::new(key.namespace.clone(), name))
+                .map(|agent| &agent.object)
+            {
+                None => {
+                    return Standing::Held(format!(
+                        "waits for Agent {name:?}, which does not exist in namespace {:?}",
+                        key.namespace
+                    ));
+                }
+                Some(Err(error)) => {
+                    return Standing::Held(format!("waits for Agent {name:?}, which cannot be read: {error}"));
+                }
                 Some(Ok(agent)) => {
                     let found = validate::validate(agent, &|profile: &str| self.profiles.contains(profile));
                     if let Some(problem) = found.problems.first() {
@@ -380,7 +410,12 @@ impl Index {
             agent: agent_name(task).map(str::to_owned),
             required: match agent_name(task) {
                 Some(_) => String::new(),
-                None => task.spec.required_capability.as_ref().and_then(|r| serde_json::to_string(r).ok()).unwrap_or_default(),
+                None => task
+                    .spec
+                    .required_capability
+                    .as_ref()
+                    .and_then(|r| serde_json::to_string(r).ok())
+                    .unwrap_or_default(),
             },
             model: task.spec.model_ref.clone(),
             repo: repo_of(task),
@@ -398,14 +433,28 @@ impl Index {
                 agent_limit: None,
             };
         };
-        let found = self.agents.get(&Key::new(class.namespace.clone(), name)).and_then(|agent| agent.readable());
+        let found = self
+            .agents
+            .get(&Key::new(class.namespace.clone(), name))
+            .and_then(|agent| agent.readable());
         let Some(agent) = found else { return Needs::default() };
-        let provider_model = agent.spec.provider_config.as_ref().and_then(|config| config.model.clone());
+        let provider_model = agent
+            .spec
+            .provider_config
+            .as_ref()
+            .and_then(|config| config.model.clone());
         Needs {
             required: agent.spec.required_capability.clone().unwrap_or_default(),
-            model: class.model.clone().or_else(|| agent.spec.model.clone()).or(provider_model),
+            model: class
+                .model
+                .clone()
+                .or_else(|| agent.spec.model.clone())
+                .or(provider_model),
             holds_slot: !agent.spec.is_deterministic(),
-            agent_limit: agent.spec.max_concurrent_tasks.and_then(|limit| usize::try_from(limit).ok()),
+            agent_limit: agent
+                .spec
+                .max_concurrent_tasks
+                .and_then(|limit| usize::try_from(limit).ok()),
         }
     }
 }
@@ -434,7 +483,11 @@ pub(super) fn repo_of(task: &AgenticTask) -> String {
 ///
 /// Waiting makes all tasks older at the same rate, so the order never changes: ageing costs nothing.
 fn virtual_start(task: &AgenticTask) -> i64 {
-    let created = task.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
+    let created = task
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(0, |time| time.0.as_millisecond());
     let step = i64::try_from(PRIORITY_STEP.as_millis()).unwrap_or(i64::MAX);
     created.saturating_sub(task.spec.priority.unwrap_or(0).saturating_mul(step))
 }

@@ -72,14 +72,21 @@ pub struct Pass {
 /// Plans all transitions that are due at `at` (time since the process began).
 pub fn plan(index: &mut Index, at: Duration) -> Pass {
     let mut pass = Pass::default();
-    let overdue: Vec<Key> = index.worked_since.iter().filter(|(key, _)| deadline(index, key).is_some_and(|d| d <= at)).map(|(key, _)| key.clone()).collect();
+    let overdue: Vec<Key> = index
+        .worked_since
+        .iter()
+        .filter(|(key, _)| deadline(index, key).is_some_and(|d| d <= at))
+        .map(|(key, _)| key.clone())
+        .collect();
     for key in overdue {
         index.look_at_task(&key);
     }
     let dirty = std::mem::take(&mut index.dirty);
     for key in dirty {
         index.unqueue(&key);
-        let Some(task) = index.tasks.get(&key).cloned() else { continue };
+        let Some(task) = index.tasks.get(&key).cloned() else {
+            continue;
+        };
         let Some(object) = task.readable() else { continue };
         if task.is_deleting() || phase_of(&task).is_terminal() {
             continue;
@@ -92,7 +99,12 @@ pub fn plan(index: &mut Index, at: Duration) -> Pass {
     }
     assign(index, &mut pass);
     index.supply_changed = false;
-    pass.wake = index.worked_since.keys().filter_map(|key| deadline(index, key)).filter(|due| *due > at).min();
+    pass.wake = index
+        .worked_since
+        .keys()
+        .filter_map(|key| deadline(index, key))
+        .filter(|due| *due > at)
+        .min();
     pass
 }
 
@@ -105,7 +117,11 @@ fn deadline(index: &Index, key: &Key) -> Option<Duration> {
         _ => {
             let object = task.readable()?;
             let own = object.spec.timeout();
-            let seconds = if object.spec.kind == TaskKind::Verify { own.max(VERIFY_SECONDS) } else { own };
+            let seconds = if object.spec.kind == TaskKind::Verify {
+                own.max(VERIFY_SECONDS)
+            } else {
+                own
+            };
             Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME)
         }
     };
@@ -113,8 +129,16 @@ fn deadline(index: &Index, key: &Key) -> Option<Duration> {
 }
 
 fn step(key: &Key, task: &TaskObject, event: Event, message: impl Into<String>, cause: &'static str) -> Step {
-    let what = What::Apply { event, message: message.into(), cause };
-    Step { key: key.clone(), task: TaskObjectRef(task.clone()), what }
+    let what = What::Apply {
+        event,
+        message: message.into(),
+        cause,
+    };
+    Step {
+        key: key.clone(),
+        task: TaskObjectRef(task.clone()),
+        what,
+    }
 }
 
 /// Returns the id of a cancel request that was not dealt with.
@@ -134,19 +158,37 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
     }
     if phase::lost_too_often(status) {
         let lost = status.lost_claims.unwrap_or(0);
-        return end(EndReason::LostClaims, format!("{lost} claims were lost to agents that died; see their logs"), "lost-claims");
+        return end(
+            EndReason::LostClaims,
+            format!("{lost} claims were lost to agents that died; see their logs"),
+            "lost-claims",
+        );
     }
     if matches!(object.spec.kind, TaskKind::Integrate | TaskKind::Reconcile) {
         let message = format!("kind {} is not supported yet", object.spec.kind.as_str());
-        return end(EndReason::Refused(FailureReason::NotSupportedYet), message, "not-supported");
+        return end(
+            EndReason::Refused(FailureReason::NotSupportedYet),
+            message,
+            "not-supported",
+        );
     }
     let standing = match index.gate(key, object) {
-        Err(reason) => return end(EndReason::Refused(FailureReason::ConstraintViolated), reason, "bad-dependency"),
+        Err(reason) => {
+            return end(
+                EndReason::Refused(FailureReason::ConstraintViolated),
+                reason,
+                "bad-dependency",
+            );
+        }
         // Its Workload decides: another round may take the task's place.
-        Ok(DependencyState::UpstreamFailed(reason) | DependencyState::Skip(reason)) if task.label(labels::WORKLOAD).is_some() => {
+        Ok(DependencyState::UpstreamFailed(reason) | DependencyState::Skip(reason))
+            if task.label(labels::WORKLOAD).is_some() =>
+        {
             Standing::Held(reason)
         }
-        Ok(DependencyState::UpstreamFailed(reason)) => return end(EndReason::UpstreamFailed, reason, "upstream-failed"),
+        Ok(DependencyState::UpstreamFailed(reason)) => {
+            return end(EndReason::UpstreamFailed, reason, "upstream-failed");
+        }
         Ok(DependencyState::Skip(reason)) => return end(EndReason::Skipped, reason, "skipped"),
         Ok(DependencyState::Waiting(reason)) => Standing::Held(reason),
         Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => {
@@ -155,7 +197,11 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         Ok(DependencyState::Ready) => index.place(key, object),
     };
     if status.phase.is_none() {
-        pass.steps.push(Step { key: key.clone(), task: TaskObjectRef(task.clone()), what: What::Admit });
+        pass.steps.push(Step {
+            key: key.clone(),
+            task: TaskObjectRef(task.clone()),
+            what: What::Admit,
+        });
         // Its place is taken when the answer to this write comes back.
         return;
     }
@@ -168,7 +214,8 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
     let phase = phase_of(task);
     let epoch = status.epoch.unwrap_or(0);
     let mut lose = |message: String, cause| {
-        pass.steps.push(step(key, task, Event::LoseClaim { epoch }, message, cause));
+        pass.steps
+            .push(step(key, task, Event::LoseClaim { epoch }, message, cause));
     };
     let name = status.assigned_node.as_deref().unwrap_or_default();
     let Some(node) = index.nodes.get(name) else {
@@ -185,7 +232,13 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
             return lose(format!("the agent on {name:?} gave the task back"), "given-back");
         }
         (None, _) if cancel_request(task).is_some() || !node.is_open() => {
-            pass.steps.push(step(key, task, Event::Unassign, format!("taken from {name:?} before it began"), "unassigned"));
+            pass.steps.push(step(
+                key,
+                task,
+                Event::Unassign,
+                format!("taken from {name:?} before it began"),
+                "unassigned",
+            ));
             return;
         }
         _ => {}
@@ -196,7 +249,8 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
             pass.steps.push(step(key, task, Event::Unassign, message, "unclaimed"));
         } else {
             let message = format!("still running long after its limit of {} s", object.spec.timeout());
-            pass.steps.push(step(key, task, Event::LoseClaim { epoch }, message, "overdue"));
+            pass.steps
+                .push(step(key, task, Event::LoseClaim { epoch }, message, "overdue"));
         }
     }
 }
@@ -229,7 +283,10 @@ fn assign(index: &mut Index, pass: &mut Pass) {
         }
         let fitting = fitting(index, &class);
         let needs = &fitting.needs;
-        let agent = class.agent.as_ref().map(|agent| Key::new(class.namespace.clone(), agent.clone()));
+        let agent = class
+            .agent
+            .as_ref()
+            .map(|agent| Key::new(class.namespace.clone(), agent.clone()));
         if let (Some(limit), Some(agent)) = (needs.agent_limit, &agent)
             && agent_use.get(agent).copied().unwrap_or(0) >= limit
         {
@@ -238,17 +295,29 @@ fn assign(index: &mut Index, pass: &mut Pass) {
         let rate = |name: &String| {
             let node: &Node = index.nodes.get(name)?;
             let used = node_use.get(name).copied().unwrap_or_default();
-            (used.of(needs.holds_slot) < node.slots()).then(|| fit::score(needs, &class.repo, node, used))
+            node.has_room(used).then(|| fit::score(needs, &class.repo, node, used))
         };
-        let best = fitting.nodes.iter().filter_map(|name| rate(name).map(|score| (score, Reverse(name)))).max();
+        let best = fitting
+            .nodes
+            .iter()
+            .filter_map(|name| rate(name).map(|score| (score, Reverse(name))))
+            .max();
         let Some((_, Reverse(name))) = best else { continue };
-        let Some(task) = index.tasks.get(&key).cloned() else { continue };
+        let Some(task) = index.tasks.get(&key).cloned() else {
+            continue;
+        };
         node_use.entry(name.clone()).or_default().add(needs.holds_slot);
         if let Some(agent) = agent {
             *agent_use.entry(agent).or_default() += 1;
         }
         *repo_use.entry(class.repo.clone()).or_default() += 1;
-        pass.steps.push(step(&key, &task, Event::Assign { node: name.clone() }, format!("assigned to {name}"), "assigned"));
+        pass.steps.push(step(
+            &key,
+            &task,
+            Event::Assign { node: name.clone() },
+            format!("assigned to {name}"),
+            "assigned",
+        ));
         placed.push(key.clone());
         let members = index.classes.get(&class);
         let after = (std::ops::Bound::Excluded((start, key)), std::ops::Bound::Unbounded);
@@ -278,7 +347,11 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     let say = |key: &Key, task: &TaskObject, waiting: Waiting, steps: &mut Vec<Step>| {
         if is_news(status_of(task).waiting.as_ref(), &waiting) {
-            steps.push(Step { key: key.clone(), task: TaskObjectRef(task.clone()), what: What::Wait(waiting) });
+            steps.push(Step {
+                key: key.clone(),
+                task: TaskObjectRef(task.clone()),
+                what: What::Wait(waiting),
+            });
         }
     };
     let held: Vec<(Key, String)> = index
@@ -304,9 +377,17 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
             fitting.reason()
         } else if let Some(limit) = fitting.needs.agent_limit.filter(|limit| {
             let agent = class.agent.clone().unwrap_or_default();
-            index.agent_use.get(&Key::new(class.namespace.clone(), agent)).copied().unwrap_or(0) >= *limit
+            index
+                .agent_use
+                .get(&Key::new(class.namespace.clone(), agent))
+                .copied()
+                .unwrap_or(0)
+                >= *limit
         }) {
-            format!("waits for Agent {:?}, which runs at most {limit} at once", class.agent.as_deref().unwrap_or_default())
+            format!(
+                "waits for Agent {:?}, which runs at most {limit} at once",
+                class.agent.as_deref().unwrap_or_default()
+            )
         } else {
             "waits for a free slot on a node that fits".to_owned()
         };
@@ -316,7 +397,15 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
             }
             if let Some(task) = index.tasks.get(key) {
                 let place = i64::try_from(place + 1).ok();
-                say(key, task, Waiting { place, reason: reason.clone() }, &mut steps);
+                say(
+                    key,
+                    task,
+                    Waiting {
+                        place,
+                        reason: reason.clone(),
+                    },
+                    &mut steps,
+                );
             }
         }
     }

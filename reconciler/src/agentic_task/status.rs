@@ -47,7 +47,12 @@ fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, messa
     let mut list = after.conditions.take().unwrap_or_default();
     match event {
         Event::Assign { .. } => {
-            conditions::set(&mut list, Said::new("Scheduled", true, "Assigned", message), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("Scheduled", true, "Assigned", message),
+                generation,
+                now,
+            );
         }
         Event::End(reason) => {
             after.finished_at = Some(Time(now));
@@ -62,15 +67,32 @@ fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, messa
                 conditions::set(&mut list, said, generation, now);
             }
             let (_, verdict, failure) = reason.end();
-            let name = failure.map(|f| f.as_str()).or(verdict.map(|v| v.as_str().to_owned())).unwrap_or_default();
+            let name = failure
+                .map(|f| f.as_str())
+                .or(verdict.map(|v| v.as_str().to_owned()))
+                .unwrap_or_default();
             conditions::set(&mut list, Said::new("Scheduled", false, name, message), generation, now);
         }
         Event::LoseClaim { .. } => {
-            let reason = if status_of(task).claim.is_some() { "ClaimLost" } else { "Unassigned" };
-            conditions::set(&mut list, Said::new("Scheduled", false, reason, message), generation, now);
+            let reason = if status_of(task).claim.is_some() {
+                "ClaimLost"
+            } else {
+                "Unassigned"
+            };
+            conditions::set(
+                &mut list,
+                Said::new("Scheduled", false, reason, message),
+                generation,
+                now,
+            );
         }
         Event::Unassign => {
-            conditions::set(&mut list, Said::new("Scheduled", false, "Unassigned", message), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("Scheduled", false, "Unassigned", message),
+                generation,
+                now,
+            );
         }
         _ => {}
     }
@@ -93,18 +115,33 @@ mod tests {
             "spec": { "kind": "freeform", "payload": {} }, "status": status
         }))
         .unwrap();
-        Arc::new(Cached { meta: object.metadata.clone(), object: Ok(object) })
+        Arc::new(Cached {
+            meta: object.metadata.clone(),
+            object: Ok(object),
+        })
     }
 
     fn patch(status: Value, event: Event) -> Value {
-        let what = What::Apply { event, message: "why\nnot".into(), cause: "test" };
-        build_patch(&task(status), &what, Timestamp::UNIX_EPOCH).unwrap().unwrap()
+        let what = What::Apply {
+            event,
+            message: "why\nnot".into(),
+            cause: "test",
+        };
+        build_patch(&task(status), &what, Timestamp::UNIX_EPOCH)
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
     fn an_assignment_is_one_patch_that_ends_the_waiting() {
-        let patch = patch(json!({ "phase": "Pending", "waiting": { "reason": "x" } }), Event::Assign { node: "a".into() });
-        assert_eq!((&patch["phase"], &patch["assignedNode"], &patch["waiting"]), (&json!("Scheduled"), &json!("a"), &Value::Null));
+        let patch = patch(
+            json!({ "phase": "Pending", "waiting": { "reason": "x" } }),
+            Event::Assign { node: "a".into() },
+        );
+        assert_eq!(
+            (&patch["phase"], &patch["assignedNode"], &patch["waiting"]),
+            (&json!("Scheduled"), &json!("a"), &Value::Null)
+        );
         assert_eq!(patch["conditions"][0]["message"], "why not");
     }
 
@@ -122,12 +159,19 @@ mod tests {
     #[test]
     fn a_cancelled_task_echoes_the_request() {
         let patch = patch(json!({ "phase": "Pending" }), Event::End(EndReason::Cancelled));
-        assert_eq!((&patch["phase"], &patch["failureReason"], &patch["handledCancel"]), (&json!("Failed"), &json!("Cancelled"), &json!("c1")));
+        assert_eq!(
+            (&patch["phase"], &patch["failureReason"], &patch["handledCancel"]),
+            (&json!("Failed"), &json!("Cancelled"), &json!("c1"))
+        );
     }
 
     #[test]
     fn an_illegal_transition_builds_no_patch() {
-        let what = What::Apply { event: Event::Unassign, message: String::new(), cause: "test" };
+        let what = What::Apply {
+            event: Event::Unassign,
+            message: String::new(),
+            cause: "test",
+        };
         assert!(build_patch(&task(json!({ "phase": "Succeeded" })), &what, Timestamp::UNIX_EPOCH).is_err());
     }
 }

@@ -69,7 +69,15 @@ impl Liveness {
             return;
         }
         let holder = holder.filter(|holder| !holder.is_empty()).map(str::to_owned);
-        self.leases.insert(node.to_owned(), Held { version: version.to_owned(), holder, good_for, seen: at });
+        self.leases.insert(
+            node.to_owned(),
+            Held {
+                version: version.to_owned(),
+                holder,
+                good_for,
+                seen: at,
+            },
+        );
     }
 
     /// Forgets a node's Lease.
@@ -85,7 +93,10 @@ impl Liveness {
             };
             let until = held.seen.saturating_add(held.good_for);
             if at >= until {
-                let because = format!("the lease of {node:?} was not renewed for {} s", held.good_for.as_secs());
+                let because = format!(
+                    "the lease of {node:?} was not renewed for {} s",
+                    held.good_for.as_secs()
+                );
                 return over(Some(holder.clone()), because);
             }
             return Judgement {
@@ -102,7 +113,12 @@ impl Liveness {
                     let because = format!("no heartbeat of {node:?} for {} s", HEARTBEAT_GOOD_FOR.as_secs());
                     return over(None, because);
                 }
-                Judgement { alive: true, holder: None, until: Some(until), because: "its heartbeat is fresh".into() }
+                Judgement {
+                    alive: true,
+                    holder: None,
+                    until: Some(until),
+                    because: "its heartbeat is fresh".into(),
+                }
             }
             _ => over(None, format!("{node:?} never sent a heartbeat")),
         }
@@ -110,7 +126,12 @@ impl Liveness {
 }
 
 fn over(holder: Option<String>, because: String) -> Judgement {
-    Judgement { alive: false, holder, until: None, because }
+    Judgement {
+        alive: false,
+        holder,
+        until: None,
+        because,
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +149,10 @@ mod tests {
         assert!(liveness.judge("n", S(1089)).alive);
         assert!(!liveness.judge("n", S(1090)).alive);
         liveness.beat("n", Some(long_ago), S(1100));
-        assert!(!liveness.judge("n", S(1100)).alive, "the same heartbeat seen again is no sign of life");
+        assert!(
+            !liveness.judge("n", S(1100)).alive,
+            "the same heartbeat seen again is no sign of life"
+        );
         liveness.beat("n", Some(Timestamp::from_second(2).unwrap()), S(1101));
         assert!(liveness.judge("n", S(1101)).alive);
     }
@@ -142,11 +166,20 @@ mod tests {
         assert!(!liveness.judge("n", S(15)).alive, "the heartbeat would still be good");
         liveness.lease("n", "2", Some("p2"), S(15), S(20));
         let judged = liveness.judge("n", S(20));
-        assert_eq!((judged.alive, judged.holder.as_deref(), judged.until), (true, Some("p2"), Some(S(35))));
+        assert_eq!(
+            (judged.alive, judged.holder.as_deref(), judged.until),
+            (true, Some("p2"), Some(S(35)))
+        );
         liveness.lease("n", "3", Some(""), S(15), S(21));
-        assert!(!liveness.judge("n", S(21)).alive, "a lease that was let go of is over at once");
+        assert!(
+            !liveness.judge("n", S(21)).alive,
+            "a lease that was let go of is over at once"
+        );
         liveness.lease_gone("n");
-        assert!(liveness.judge("n", S(22)).alive, "without a lease the heartbeat decides again");
+        assert!(
+            liveness.judge("n", S(22)).alive,
+            "without a lease the heartbeat decides again"
+        );
     }
 
     #[test]

@@ -13,7 +13,16 @@ use crate::writer::{Outcome, status_patch};
 
 /// Carries a plan out. A lost race is tried again with what the winner left.
 pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Next, Error> {
-    let Plan { rerun, creates, ends, cancels, pins, collects, status, wake } = plan;
+    let Plan {
+        rerun,
+        creates,
+        ends,
+        cancels,
+        pins,
+        collects,
+        status,
+        wake,
+    } = plan;
     let key = &observed.key;
     let mut lost = false;
     if let Some(patch) = rerun {
@@ -23,11 +32,19 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         lost |= ctx.writer.patch(&ctx.tasks, &Key::of(&task.meta), patch).await? == Outcome::Lost;
     }
     for (task, end) in ends {
-        let what = What::Apply { event: Event::End(end.reason), message: end.message, cause: "workload" };
+        let what = What::Apply {
+            event: Event::End(end.reason),
+            message: end.message,
+            cause: "workload",
+        };
         match build_patch(&task, &what, ctx.clock.now()) {
             Ok(Some(patch)) => {
                 let version = task.meta.resource_version.as_deref();
-                lost |= ctx.writer.patch_status(&ctx.tasks, &Key::of(&task.meta), version, patch).await? == Outcome::Lost;
+                lost |= ctx
+                    .writer
+                    .patch_status(&ctx.tasks, &Key::of(&task.meta), version, patch)
+                    .await?
+                    == Outcome::Lost;
             }
             Ok(None) => {}
             Err(error) => tracing::debug!(task = end.name, %error, "the task moved on by itself"),

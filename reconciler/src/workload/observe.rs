@@ -36,13 +36,22 @@ fn put(map: &mut HashMap<Key, BTreeSet<Key>>, from: Key, to: &Key, add: bool) {
 
 fn upstream(workload: &Arc<Cached<Workload>>) -> Vec<Key> {
     let namespace = workload.meta.namespace.clone().unwrap_or_default();
-    let names = workload.readable().and_then(|object| object.spec.depends_on.clone()).unwrap_or_default();
-    names.into_iter().map(|name| Key::new(namespace.clone(), name)).collect()
+    let names = workload
+        .readable()
+        .and_then(|object| object.spec.depends_on.clone())
+        .unwrap_or_default();
+    names
+        .into_iter()
+        .map(|name| Key::new(namespace.clone(), name))
+        .collect()
 }
 
 fn owner(task: &Arc<Cached<AgenticTask>>) -> Option<Key> {
     let reference = task.readable()?.spec.workload_ref.as_ref()?;
-    Some(Key::new(task.meta.namespace.clone().unwrap_or_default(), reference.named()?))
+    Some(Key::new(
+        task.meta.namespace.clone().unwrap_or_default(),
+        reference.named()?,
+    ))
 }
 
 impl Links {
@@ -77,17 +86,25 @@ impl Links {
                 put(&mut edges.tasks, owner.clone(), change.key, true);
             }
         }
-        before.into_iter().chain(after).collect::<BTreeSet<_>>().into_iter().for_each(wake);
+        before
+            .into_iter()
+            .chain(after)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .for_each(wake);
     }
 
-    fn tasks_of(&self, workload: &Key) -> BTreeSet<Key> {
+    /// Returns the keys of the tasks that name a Workload.
+    pub fn tasks_of(&self, workload: &Key) -> BTreeSet<Key> {
         lock(&self.edges).tasks.get(workload).cloned().unwrap_or_default()
     }
 }
 
 /// Returns the phase of the run that is wanted; Planning while the status is about an earlier one.
 pub fn phase_of_run(workload: &Cached<Workload>) -> WorkloadPhase {
-    let Some(object) = workload.readable() else { return WorkloadPhase::Planning };
+    let Some(object) = workload.readable() else {
+        return WorkloadPhase::Planning;
+    };
     let wanted = object.spec.run.unwrap_or(1);
     match &object.status {
         Some(status) if status.run.unwrap_or(1) == wanted => status.phase.unwrap_or_default(),
@@ -131,13 +148,32 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
     }
     let state = |name: &String| {
         let found = ctx.workloads.get(&Key::new(key.namespace.clone(), name.clone()));
-        found.filter(|found| !found.is_deleting()).map(|found| phase_of_run(&found))
+        found
+            .filter(|found| !found.is_deleting())
+            .map(|found| phase_of_run(&found))
     };
-    let upstream = workload.spec.depends_on.iter().flatten().map(|name| (name.clone(), state(name))).collect();
-    Some(Observed { key: key.clone(), cached, workload, tasks, upstream, foreign })
+    let upstream = workload
+        .spec
+        .depends_on
+        .iter()
+        .flatten()
+        .map(|name| (name.clone(), state(name)))
+        .collect();
+    Some(Observed {
+        key: key.clone(),
+        cached,
+        workload,
+        tasks,
+        upstream,
+        foreign,
+    })
 }
 
 /// Says whether a task belongs to the Workload with this UID.
 pub fn is_owned(task: &Cached<AgenticTask>, uid: &str) -> bool {
-    task.meta.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+    task.meta
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == uid)
 }

@@ -54,15 +54,28 @@ pub fn plan(observed: &Observed, valid: &Valid, now: Timestamp, task_ttl: Durati
         return plan;
     }
     let run = workload.spec.run.unwrap_or(1);
-    let views: Vec<(TaskView, &TaskObject)> =
-        observed.tasks.iter().filter_map(|task| Some((TaskView::of(task.readable()?)?, task))).collect();
+    let views: Vec<(TaskView, &TaskObject)> = observed
+        .tasks
+        .iter()
+        .filter_map(|task| Some((TaskView::of(task.readable()?)?, task)))
+        .collect();
     collect(observed, run, now, task_ttl, &mut plan);
 
-    let mut after = if before.run == Some(run) { before.clone() } else { status::begin_run(&before, run, workload.spec.run_key.clone()) };
+    let mut after = if before.run == Some(run) {
+        before.clone()
+    } else {
+        status::begin_run(&before, run, workload.spec.run_key.clone())
+    };
     after.run_key = workload.spec.run_key.clone().or(after.run_key);
-    after.handled_retry = observed.cached.annotation(RETRIED).map(str::to_owned).or(after.handled_retry);
+    after.handled_retry = observed
+        .cached
+        .annotation(RETRIED)
+        .map(str::to_owned)
+        .or(after.handled_retry);
     let cancel = observed.cached.annotation(labels::CANCEL).filter(|id| !id.is_empty());
-    let cancel = cancel.filter(|id| after.handled_cancel.as_deref() != Some(*id)).map(str::to_owned);
+    let cancel = cancel
+        .filter(|id| after.handled_cancel.as_deref() != Some(*id))
+        .map(str::to_owned);
 
     let ended = after.phase.is_some_and(WorkloadPhase::is_terminal);
     if ended {
@@ -73,22 +86,37 @@ pub fn plan(observed: &Observed, valid: &Valid, now: Timestamp, task_ttl: Durati
     }
 
     // What runs of an earlier run ends first.
-    let earlier: Vec<&TaskObject> = views.iter().filter(|(view, _)| view.run != run && is_open(view)).map(|(_, task)| *task).collect();
+    let earlier: Vec<&TaskObject> = views
+        .iter()
+        .filter(|(view, _)| view.run != run && is_open(view))
+        .map(|(_, task)| *task)
+        .collect();
     if !earlier.is_empty() {
         let id = format!("run-{run}");
         plan.cancels = earlier.iter().filter_map(|task| ask_cancel(task, &id)).collect();
-        let facts = Facts::Waits(format!("waits until {} of the earlier run ended", count(earlier.len(), "task")));
+        let facts = Facts::Waits(format!(
+            "waits until {} of the earlier run ended",
+            count(earlier.len(), "task")
+        ));
         status::finish(&mut after, observed, valid, &facts, now);
         plan.status = Some(after);
         return plan;
     }
 
     if let Some(id) = cancel {
-        let open: Vec<&TaskObject> = views.iter().filter(|(view, _)| view.run == run && is_open(view)).map(|(_, task)| *task).collect();
+        let open: Vec<&TaskObject> = views
+            .iter()
+            .filter(|(view, _)| view.run == run && is_open(view))
+            .map(|(_, task)| *task)
+            .collect();
         plan.cancels = open.iter().filter_map(|task| ask_cancel(task, &id)).collect();
         let facts = if open.is_empty() {
             after.handled_cancel = Some(id);
-            Facts::Failed { verdict: None, reason: Some(FailureReason::Cancelled), message: "cancelled".to_owned() }
+            Facts::Failed {
+                verdict: None,
+                reason: Some(FailureReason::Cancelled),
+                message: "cancelled".to_owned(),
+            }
         } else {
             Facts::Waits(format!("is being cancelled; {} left", count(open.len(), "task")))
         };
@@ -139,24 +167,42 @@ fn carry_out(
     plan: &mut Plan,
     now: Timestamp,
 ) {
-    let Decision { step, ends, round, review_iterations, truncated } = decision;
+    let Decision {
+        step,
+        ends,
+        round,
+        review_iterations,
+        truncated,
+    } = decision;
     after.round = Some(round).filter(|round| *round > 0).or(after.round);
-    after.review_iterations = Some(review_iterations).filter(|count| *count > 0).or(after.review_iterations);
+    after.review_iterations = Some(review_iterations)
+        .filter(|count| *count > 0)
+        .or(after.review_iterations);
     for end in ends {
         if let Some((_, task)) = views.iter().find(|(view, _)| view.name == end.name) {
             plan.ends.push(((*task).clone(), end));
         }
     }
     if let Some(base) = &after.base_sha {
-        plan.pins = views.iter().filter(|(view, _)| view.run == run).filter_map(|(_, task)| pin(task, base)).collect();
+        plan.pins = views
+            .iter()
+            .filter(|(view, _)| view.run == run)
+            .filter_map(|(_, task)| pin(task, base))
+            .collect();
     }
     let facts = match step {
         Step::Done => Facts::Ended,
         Step::Wait(reason) => Facts::Works(reason),
         Step::Create { round, tasks } => {
-            let taken: Vec<&NewTask> = tasks.iter().filter(|task| observed.foreign.contains(&task.name)).collect();
+            let taken: Vec<&NewTask> = tasks
+                .iter()
+                .filter(|task| observed.foreign.contains(&task.name))
+                .collect();
             if let Some(task) = taken.first() {
-                Facts::NameTaken(format!("AgenticTask {:?} exists and belongs to something else; delete or rename it", task.name))
+                Facts::NameTaken(format!(
+                    "AgenticTask {:?} exists and belongs to something else; delete or rename it",
+                    task.name
+                ))
             } else {
                 let message = format!("round {round}: {}", count(tasks.len(), "task"));
                 plan.creates = tasks.into_iter().map(|task| build_task(observed, run, task)).collect();
@@ -165,7 +211,15 @@ fn carry_out(
             }
         }
         Step::Complete { verdict, message } => Facts::Completed { verdict, message },
-        Step::Fail { verdict, reason, message } => Facts::Failed { verdict, reason, message },
+        Step::Fail {
+            verdict,
+            reason,
+            message,
+        } => Facts::Failed {
+            verdict,
+            reason,
+            message,
+        },
         Step::NotSupported(message) => Facts::NotSupported(message),
     };
     status::truncated(after, observed, truncated, now);
@@ -190,7 +244,11 @@ fn retry_patch(observed: &Observed) -> Option<Value> {
     if observed.cached.annotation(RETRIED) == Some(id) {
         return None;
     }
-    let handled = observed.workload.status.as_ref().and_then(|status| status.handled_retry.as_deref());
+    let handled = observed
+        .workload
+        .status
+        .as_ref()
+        .and_then(|status| status.handled_retry.as_deref());
     if handled == Some(id) {
         return None;
     }
@@ -206,15 +264,26 @@ fn ask_cancel(task: &TaskObject, id: &str) -> Option<(TaskObject, Value)> {
     if task.annotation(labels::CANCEL).is_some_and(|asked| !asked.is_empty()) {
         return None;
     }
-    Some((task.clone(), json!({ "metadata": { "uid": task.uid(), "annotations": { labels::CANCEL: id } } })))
+    Some((
+        task.clone(),
+        json!({ "metadata": { "uid": task.uid(), "annotations": { labels::CANCEL: id } } }),
+    ))
 }
 
 /// Builds the patch that pins a pending task to the run's base.
 fn pin(task: &TaskObject, base: &str) -> Option<(TaskObject, Value)> {
     let object = task.readable()?;
-    let phase = object.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-    (phase == Phase::Pending && object.spec.base_sha.is_none())
-        .then(|| (task.clone(), json!({ "metadata": { "uid": task.uid() }, "spec": { "baseSHA": base } })))
+    let phase = object
+        .status
+        .as_ref()
+        .and_then(|status| status.phase)
+        .unwrap_or_default();
+    (phase == Phase::Pending && object.spec.base_sha.is_none()).then(|| {
+        (
+            task.clone(),
+            json!({ "metadata": { "uid": task.uid() }, "spec": { "baseSHA": base } }),
+        )
+    })
 }
 
 /// Builds a task of the Workload.
@@ -253,18 +322,29 @@ fn build_task(observed: &Observed, run: i64, task: NewTask) -> (Key, Value) {
 /// Tasks of the current run stay until the run has ended.
 fn collect(observed: &Observed, run: i64, now: Timestamp, ttl: Duration, plan: &mut Plan) {
     let status = observed.workload.status.as_ref();
-    let current_ended = status.is_some_and(|status| status.run == Some(run) && status.phase.is_some_and(WorkloadPhase::is_terminal));
+    let current_ended =
+        status.is_some_and(|status| status.run == Some(run) && status.phase.is_some_and(WorkloadPhase::is_terminal));
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
     let mut wake: Option<SignedDuration> = None;
     for task in &observed.tasks {
         let Some(object) = task.readable() else { continue };
-        let Some(status) = object.status.as_ref().filter(|status| status.phase.is_some_and(Phase::is_terminal)) else { continue };
+        let Some(status) = object
+            .status
+            .as_ref()
+            .filter(|status| status.phase.is_some_and(Phase::is_terminal))
+        else {
+            continue;
+        };
         let Some(finished) = &status.finished_at else { continue };
         if object.spec.run.unwrap_or(1) == run && !current_ended {
             continue;
         }
         let stored = status.evidence.is_some() || status.evidence_error.is_some() || status.epoch.unwrap_or(0) == 0;
-        let keep = if stored { ttl } else { ttl.checked_mul(WITHOUT_EVIDENCE).unwrap_or(SignedDuration::MAX) };
+        let keep = if stored {
+            ttl
+        } else {
+            ttl.checked_mul(WITHOUT_EVIDENCE).unwrap_or(SignedDuration::MAX)
+        };
         let age = now.duration_since(finished.0);
         if age >= keep {
             plan.collects.push(task.clone());
@@ -273,7 +353,9 @@ fn collect(observed: &Observed, run: i64, now: Timestamp, ttl: Duration, plan: &
             wake = Some(wake.map_or(left, |wake| wake.min(left)));
         }
     }
-    plan.wake = wake.and_then(|wake| Duration::try_from(wake).ok()).map(|wake| wake + Duration::from_millis(50));
+    plan.wake = wake
+        .and_then(|wake| Duration::try_from(wake).ok())
+        .map(|wake| wake + Duration::from_millis(50));
 }
 
 /// Says whether a verdict proves the work.

@@ -91,7 +91,11 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
         match object.spec.kind {
             TaskKind::IssueFix | TaskKind::Freeform => {
                 after.base_sha = after.base_sha.take().or_else(|| status.base_sha.clone());
-                after.branch = status.branch.clone().or_else(|| object.spec.payload.branch.clone()).or(after.branch.take());
+                after.branch = status
+                    .branch
+                    .clone()
+                    .or_else(|| object.spec.payload.branch.clone())
+                    .or(after.branch.take());
                 if status.commit_sha.is_some() {
                     after.head_sha = status.commit_sha.clone();
                     after.gate_digest = None;
@@ -109,19 +113,35 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
     if any_usage {
         after.usage = Some(usage);
     }
-    let mut rounds: Vec<RoundRecord> = after.rounds.take().unwrap_or_default().into_iter().filter(|r| r.run != run).collect();
+    let mut rounds: Vec<RoundRecord> = after
+        .rounds
+        .take()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|r| r.run != run)
+        .collect();
     rounds.extend(records);
     let surplus = rounds.len().saturating_sub(ROUNDS_KEPT);
     rounds.drain(..surplus);
     after.rounds = Some(rounds).filter(|rounds| !rounds.is_empty());
-    let listed = current.iter().rev().take(TASKS_LISTED).rev().map(|(_, task)| reference(task)).collect::<Vec<_>>();
+    let listed = current
+        .iter()
+        .rev()
+        .take(TASKS_LISTED)
+        .rev()
+        .map(|(_, task)| reference(task))
+        .collect::<Vec<_>>();
     after.tasks = Some(listed).filter(|tasks| !tasks.is_empty());
 }
 
 fn record(records: &mut Vec<RoundRecord>, view: &TaskView, object: &schemas::AgenticTask, run: i64) {
     let Some(status) = &object.status else { return };
     if records.last().is_none_or(|last| last.round != view.round) {
-        records.push(RoundRecord { run, round: view.round, ..RoundRecord::default() });
+        records.push(RoundRecord {
+            run,
+            round: view.round,
+            ..RoundRecord::default()
+        });
     }
     let Some(round) = records.last_mut() else { return };
     if status.commit_sha.is_some() {
@@ -137,8 +157,13 @@ fn record(records: &mut Vec<RoundRecord>, view: &TaskView, object: &schemas::Age
     };
     if status.verdict.is_some() && rank(status.verdict) >= rank(round.verdict) {
         round.verdict = status.verdict;
-        let said = status.result.as_ref().and_then(|result| result.get("summary")?.as_str());
-        round.summary = said.map(|said| one_line(said, DESCRIPTION_CHARS)).or(round.summary.take());
+        let said = status
+            .result
+            .as_ref()
+            .and_then(|result| result.get("summary")?.as_str());
+        round.summary = said
+            .map(|said| one_line(said, DESCRIPTION_CHARS))
+            .or(round.summary.take());
     }
 }
 
@@ -168,14 +193,19 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
     let line = |text: &str| one_line(text, DESCRIPTION_CHARS);
     // kstatus: Reconciling is progress, Stalled needs a person, Ready is an end, whatever the verdict.
     let (mut ready, mut reconciling, mut stalled) = (None, None, None);
-    let progress = |kind: &'static str, reason: &str, text: &str| Some(Said::new(kind, kind != "Ready", reason, line(text)));
+    let progress =
+        |kind: &'static str, reason: &str, text: &str| Some(Said::new(kind, kind != "Ready", reason, line(text)));
     conditions::clear(&mut list, "Blocked");
     conditions::clear(&mut list, "NameTaken");
     match facts {
         Facts::Ended => {}
         Facts::Waits(text) | Facts::Works(text) => {
             let works = matches!(facts, Facts::Works(_));
-            after.phase = Some(if works { WorkloadPhase::Dispatched } else { WorkloadPhase::Planning });
+            after.phase = Some(if works {
+                WorkloadPhase::Dispatched
+            } else {
+                WorkloadPhase::Planning
+            });
             after.message = Some(line(text));
             ready = progress("Ready", "Progressing", text);
             reconciling = progress("Reconciling", "Progressing", text);
@@ -183,7 +213,12 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
         Facts::Blocked(text) => {
             after.phase = Some(WorkloadPhase::Planning);
             after.message = Some(line(text));
-            conditions::set(&mut list, Said::new("Blocked", true, "DependencyFailed", line(text)), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("Blocked", true, "DependencyFailed", line(text)),
+                generation,
+                now,
+            );
             ready = progress("Ready", "Blocked", text);
             reconciling = progress("Reconciling", "Blocked", text);
         }
@@ -195,20 +230,49 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
         }
         Facts::NameTaken(text) => {
             after.message = Some(line(text));
-            conditions::set(&mut list, Said::new("NameTaken", true, "NameTaken", line(text)), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("NameTaken", true, "NameTaken", line(text)),
+                generation,
+                now,
+            );
             ready = progress("Ready", "NameTaken", text);
             stalled = progress("Stalled", "NameTaken", text);
         }
         Facts::Completed { verdict, message } => {
-            end(after, WorkloadPhase::Completed, Some(*verdict), None, line(message), now);
+            end(
+                after,
+                WorkloadPhase::Completed,
+                Some(*verdict),
+                None,
+                line(message),
+                now,
+            );
             ready = Some(Said::new("Ready", true, "Completed", line(message)));
-            conditions::set(&mut list, Said::new("Succeeded", true, "Completed", line(message)), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("Succeeded", true, "Completed", line(message)),
+                generation,
+                now,
+            );
         }
-        Facts::Failed { verdict, reason, message } => {
+        Facts::Failed {
+            verdict,
+            reason,
+            message,
+        } => {
             end(after, WorkloadPhase::Failed, *verdict, *reason, line(message), now);
-            let why = reason.map(FailureReason::as_str).or(verdict.map(|v| camel(v.as_str()))).unwrap_or_else(|| "Failed".into());
+            let why = reason
+                .map(FailureReason::as_str)
+                .or(verdict.map(|v| camel(v.as_str())))
+                .unwrap_or_else(|| "Failed".into());
             ready = Some(Said::new("Ready", true, "Ended", line(message)));
-            conditions::set(&mut list, Said::new("Succeeded", false, why, line(message)), generation, now);
+            conditions::set(
+                &mut list,
+                Said::new("Succeeded", false, why, line(message)),
+                generation,
+                now,
+            );
         }
     }
     if !matches!(facts, Facts::Ended) {
@@ -225,8 +289,14 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
     if let Facts::NotSupported(text) = facts {
         named.push(text.clone());
     }
-    let unsupported = (!named.is_empty())
-        .then(|| Said::new("NotSupportedYet", true, "NotSupportedYet", format!("nothing acts on this yet: {}", named.join(", "))));
+    let unsupported = (!named.is_empty()).then(|| {
+        Said::new(
+            "NotSupportedYet",
+            true,
+            "NotSupportedYet",
+            format!("nothing acts on this yet: {}", named.join(", ")),
+        )
+    });
     conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
     after.conditions = Some(list);
     after.observed_generation = generation;
@@ -235,7 +305,12 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
 fn camel(verdict: &str) -> String {
     let word = |part: &str| {
         let mut letters = part.chars();
-        letters.next().map(|first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect::<String>())
+        letters.next().map(|first| {
+            first
+                .to_uppercase()
+                .chain(letters.flat_map(char::to_lowercase))
+                .collect::<String>()
+        })
     };
     verdict.split('-').filter_map(word).collect()
 }

@@ -24,12 +24,28 @@ pub fn validate(observed: &Observed) -> Valid {
     };
     let explicit = spec.pipeline.as_ref().is_some_and(|steps| !steps.is_empty());
     let issues = spec.issues.as_ref().is_some_and(|issues| !issues.is_empty());
-    name(issues && !explicit, "spec.issues (no forge is asked: every task gets spec.intent, and not the issue's text)");
-    name(spec.escalation_coder_agent_ref.as_ref().is_some_and(|agent| agent.named().is_some()), "spec.escalationCoderAgentRef");
+    name(
+        issues && !explicit,
+        "spec.issues (no forge is asked: every task gets spec.intent, and not the issue's text)",
+    );
+    name(
+        spec.escalation_coder_agent_ref
+            .as_ref()
+            .is_some_and(|agent| agent.named().is_some()),
+        "spec.escalationCoderAgentRef",
+    );
     name(spec.escalate_on_failure == Some(true), "spec.escalateOnFailure");
-    name(spec.escalation_reviewer_agent_refs.as_ref().is_some_and(|agents| !agents.is_empty()), "spec.escalationReviewerAgentRefs");
+    name(
+        spec.escalation_reviewer_agent_refs
+            .as_ref()
+            .is_some_and(|agents| !agents.is_empty()),
+        "spec.escalationReviewerAgentRefs",
+    );
     name(spec.allow_cloud_reviewers == Some(false), "spec.allowCloudReviewers");
-    name(spec.planner_model.as_ref().is_some_and(|model| !model.is_empty()), "spec.plannerModel");
+    name(
+        spec.planner_model.as_ref().is_some_and(|model| !model.is_empty()),
+        "spec.plannerModel",
+    );
     name(spec.mcp_enabled == Some(true), "spec.mcpEnabled");
     name(spec.open_pull_request == Some(true), "spec.openPullRequest");
     let upstream = workload_dependency_state(observed.upstream.iter().map(|(name, phase)| (name.as_str(), *phase)));

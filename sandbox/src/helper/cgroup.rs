@@ -44,7 +44,7 @@ impl Cgroup {
         let candidates = [Some(folder.as_path()), folder.parent()];
         candidates.into_iter().flatten().find_map(|base| {
             let made = make(base)?;
-            let set = |file: &str, value: String| fs::write(made.join(file), value).is_ok();
+            let set = |file: &str, value: String| write(&made.join(file), &value).is_ok();
             let memory = limits
                 .memory_bytes
                 .is_some_and(|bytes| set("memory.max", bytes.to_string()));
@@ -90,7 +90,7 @@ impl Cgroup {
                 kind == "cgroup" && options.split(',').any(|option| option == controller)
             })?;
             let made = make(&folder)?;
-            if fs::write(made.join(file), value).is_err() {
+            if write(&made.join(file), &value).is_err() {
                 let _ = fs::remove_dir(&made);
                 return None;
             }
@@ -139,7 +139,7 @@ impl Cgroup {
     pub(super) fn add(&self, pid: i32) -> io::Result<()> {
         self.folders()
             .into_iter()
-            .try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
+            .try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
     }
 
     /// Returns the name of what keeps the memory limit.
@@ -204,7 +204,7 @@ impl Cgroup {
     /// Kills every process of the groups.
     pub(super) fn kill(&self) {
         for folder in self.folders() {
-            if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+            if write(&folder.join("cgroup.kill"), "1").is_ok() {
                 continue;
             }
             let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
@@ -223,6 +223,15 @@ impl Cgroup {
     }
 }
 
+/// Writes to a file of the kernel's, which is there or is not; none is made.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(file)?
+        .write_all(text.as_bytes())
+}
+
 /// Makes a group below another, and removes those that dead supervisors left.
 fn make(base: &Path) -> Option<PathBuf> {
     for entry in fs::read_dir(base).ok()?.flatten() {
@@ -239,6 +248,11 @@ fn make(base: &Path) -> Option<PathBuf> {
     }
     let folder = base.join(format!("foreman-sandbox-{}", sys::own_pid()));
     fs::create_dir(&folder).ok()?;
+    // Above the mount point lies an ordinary file system, where a new folder stays empty.
+    if !folder.join("cgroup.procs").exists() {
+        let _ = fs::remove_dir(&folder);
+        return None;
+    }
     Some(folder)
 }
 

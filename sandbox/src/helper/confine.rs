@@ -12,7 +12,7 @@ use landlock::{
 
 use super::init::Message;
 use super::supervise::Streams;
-use super::{Failure, namespaces, seccomp};
+use super::{Failure, seccomp};
 use crate::Backend;
 use crate::command::{Access, Mount};
 use crate::sys;
@@ -86,10 +86,30 @@ fn set_limits(request: &Request) -> Result<(), Failure> {
     ];
     for (resource, value) in wanted {
         if let Some(value) = value {
-            sys::limit(resource as u32, value).map_err(Failure::to("set a resource limit"))?;
+            sys::limit(libc::c_long::from(resource), value)
+                .map_err(Failure::to("set a resource limit"))?;
         }
     }
     Ok(())
+}
+
+/// Puts init into a Landlock domain that signals cannot leave, which the command's lies below.
+///
+/// A signal to all processes then reaches those of the sandbox, at one stroke that no fork outruns, and
+/// no other. Returns whether that was seen to be so.
+pub(super) fn enter_signal_scope() -> bool {
+    if sys::landlock_abi() < 6 || sys::set_no_new_privileges().is_err() {
+        return false;
+    }
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .scope(Scope::Signal)
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self);
+    let entered =
+        status.is_ok_and(|status| status.ruleset == landlock::RulesetStatus::FullyEnforced);
+    // The supervisor has the same user: nothing but the domain can forbid this.
+    entered && !sys::may_signal(std::os::unix::process::parent_id() as i32)
 }
 
 /// Puts the command into a Landlock domain; returns the ABI in force, 0 for none.
@@ -136,7 +156,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
     let read = AccessFs::from_read(known);
     let all = AccessFs::from_all(known);
     let paths = if namespaces {
-        private_paths(&request.mounts)
+        private_paths(&request.mounts, request.root_of_machine)
     } else {
         request.grants.clone()
     };
@@ -188,7 +208,7 @@ fn allow(
 }
 
 /// Returns the rules inside a private root: everything may be read, what was meant to be is writable.
-fn private_paths(mounts: &[Mount]) -> Vec<(PathBuf, Access)> {
+fn private_paths(mounts: &[Mount], root_of_machine: bool) -> Vec<(PathBuf, Access)> {
     let mut paths = vec![("/".into(), Access::ReadOnly)];
     for mount in mounts {
         match mount {
@@ -207,7 +227,7 @@ fn private_paths(mounts: &[Mount]) -> Vec<(PathBuf, Access)> {
     for device in crate::resolve::DEVICES {
         paths.push((Path::new("/dev").join(device), Access::ReadWrite));
     }
-    if !namespaces::is_root_of_machine() {
+    if !root_of_machine {
         paths.push(("/proc".into(), Access::ReadWrite));
     }
     paths

@@ -50,6 +50,7 @@ pub(super) fn main(
     reports: OwnedFd,
 ) -> ! {
     let mut reports = File::from(reports);
+    let scoped = request.backend == Backend::Landlock && confine::enter_signal_scope();
     if let Err(failure) = run(request, control, streams, go, &mut reports) {
         Message::Failed {
             text: failure.text,
@@ -57,7 +58,9 @@ pub(super) fn main(
         }
         .send(&mut reports);
     }
-    if request.backend != Backend::Namespaces {
+    if scoped {
+        processes::kill_domain();
+    } else if request.backend != Backend::Namespaces {
         processes::kill_descendants(sys::own_pid());
     }
     sys::exit_now(0)

@@ -51,13 +51,21 @@ pub(super) fn map_identity(pid: i32) -> Result<(), Failure> {
 }
 
 /// Tells whether this process's user is the machine's root, whatever number it sees.
+///
+/// Asked before the process enters a namespace of its own.
 pub(super) fn is_root_of_machine() -> bool {
-    std::fs::metadata("/proc/sys").map_or(true, |data| data.uid() == sys::identity().0)
+    let own = sys::identity().0;
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return own == 0;
+    }
+    // Elsewhere the owner of the machine's settings is seen under the number that root has here. An
+    // unmapped owner and an unmapped user look the same, and are then taken for root.
+    std::fs::metadata("/proc/sys").map_or(true, |data| data.uid() == own)
 }
 
 /// Builds everything and makes the private root the root.
 pub(super) fn enter(request: &Request, control: BorrowedFd<'_>) -> Result<(), Failure> {
-    let root_of_machine = is_root_of_machine();
     sys::set_host_name("foreman").map_err(Failure::to("set the host name"))?;
     if request.net != Net::Host {
         sys::bring_up_loopback().map_err(Failure::to("bring up the loopback device"))?;
@@ -75,7 +83,7 @@ pub(super) fn enter(request: &Request, control: BorrowedFd<'_>) -> Result<(), Fa
             .map_err(|failure| add(failure, &format!("mount {}", mount.target().display())))?;
     }
     place_devices(&root, devices)?;
-    place_proc(&root, request.nesting && !root_of_machine)?;
+    place_proc(&root, request.nesting && !request.root_of_machine)?;
     pivot(&root)?;
     if request.net == Net::NamespaceProxy {
         hand_over_listener(control)?;

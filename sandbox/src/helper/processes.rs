@@ -84,25 +84,75 @@ fn below(root: i32, table: &[Entry]) -> Vec<&Entry> {
     found
 }
 
-/// Returns the memory that processes use together, in bytes.
-///
-/// Resident sets count shared pages once for each process; only when their sum passes the limit are the
-/// proportional ones read, which the kernel takes longer to make.
-pub(super) fn memory(pids: &[i32], limit: u64) -> u64 {
+/// Returns the most memory that processes can be using together, in bytes: quick, and too much where
+/// forked processes still share pages.
+pub(super) fn memory_at_most(pids: &[i32]) -> u64 {
     let page = sys::page_size();
-    let resident: u64 = pids
-        .iter()
-        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/statm")).ok())
-        .filter_map(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
-        .map(|pages| pages * page)
-        .sum();
-    if resident <= limit {
-        return resident;
+    let (mut own, mut shared) = (0, 0);
+    for pid in pids {
+        let (resident, mapped) = resident(*pid);
+        own += resident.saturating_sub(mapped);
+        shared = mapped.max(shared);
     }
-    pids.iter().map(|pid| proportional(*pid, page)).sum()
+    (own + shared) * page
 }
 
-fn proportional(pid: i32, page: u64) -> u64 {
+/// Returns the least memory that processes can be using together, in bytes: of those that may still
+/// share pages since a fork, the largest alone.
+///
+/// They are known by the place of their stack, which every exec draws anew; where two draw the same the
+/// answer is only smaller.
+pub(super) fn memory_at_least(pids: &[i32]) -> u64 {
+    let mut groups: HashMap<u64, u64> = HashMap::new();
+    for pid in pids {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let (resident, mapped) = resident(*pid);
+        let largest = groups.entry(stack_place(&stat).unwrap_or(0)).or_default();
+        *largest = (*largest).max(resident.saturating_sub(mapped));
+    }
+    groups.values().sum::<u64>() * sys::page_size()
+}
+
+fn stack_place(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    // The 28th field; the first after the name is the third.
+    std::str::from_utf8(stat.get(end + 2..)?)
+        .ok()?
+        .split(' ')
+        .nth(25)?
+        .parse()
+        .ok()
+}
+
+/// Returns the memory that processes use together, in bytes, each shared page counted once.
+///
+/// The kernel takes long to say so while processes change their memory, so all are stopped meanwhile;
+/// those that are to live are to be let go on by [`go_on`].
+pub(super) fn memory_exactly(pids: &[i32]) -> u64 {
+    for pid in pids {
+        sys::kill(*pid, libc::SIGSTOP);
+    }
+    pids.iter().map(|pid| proportional(*pid)).sum()
+}
+
+/// Lets stopped processes go on.
+pub(super) fn go_on(pids: &[i32]) {
+    for pid in pids {
+        sys::kill(*pid, libc::SIGCONT);
+    }
+}
+
+/// Returns a process's resident pages, and how many of them are of files or shared memory.
+fn resident(pid: i32) -> (u64, u64) {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let mut words = statm
+        .split(' ')
+        .skip(1)
+        .map(|word| word.parse().unwrap_or(0));
+    (words.next().unwrap_or(0), words.next().unwrap_or(0))
+}
+
+fn proportional(pid: i32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let kibibytes = rollup.lines().find_map(|line| {
         line.strip_prefix("Pss:")?
@@ -112,16 +162,10 @@ fn proportional(pid: i32, page: u64) -> u64 {
             .parse::<u64>()
             .ok()
     });
-    if let Some(kibibytes) = kibibytes {
-        return kibibytes * 1024;
-    }
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .unwrap_or(0)
-        * page
+    kibibytes.map_or_else(
+        || resident(pid).0 * sys::page_size(),
+        |kibibytes| kibibytes * 1024,
+    )
 }
 
 /// Returns how many threads processes have together.
@@ -137,6 +181,20 @@ pub(super) fn seed() -> usize {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |time| time.subsec_nanos() as usize)
+}
+
+/// Kills everything in this process's own signal domain but itself, and reaps it.
+///
+/// Only for a process that was seen to be in such a domain: without one this would reach every process
+/// of the user.
+pub(super) fn kill_domain() {
+    loop {
+        sys::kill(-1, libc::SIGKILL);
+        match sys::wait(-1, true) {
+            Waited::Ended(..) | Waited::Nothing => {}
+            Waited::NoChildren => return,
+        }
+    }
 }
 
 /// Kills everything below a process, which is this one and a subreaper, and reaps it.

@@ -345,7 +345,7 @@ mod tests {
 
     /// Runs a filter as the kernel would.
     fn judge(program: &[sock_filter], number: c_long, args: [u64; 3]) -> u32 {
-        let mut data = vec![0u8; 64];
+        let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&(number as u32).to_le_bytes());
         data[4..8].copy_from_slice(&ARCH.to_le_bytes());
         for (index, arg) in args.iter().enumerate() {

@@ -14,9 +14,11 @@ use crate::sys::{self, Fork, Waited};
 use crate::wire::{self, Net, Report, Request};
 
 /// How often memory and processes are counted where no cgroup does it.
-const COUNT_EVERY: Duration = Duration::from_millis(20);
+const COUNT_EVERY: Duration = Duration::from_millis(10);
 /// The same, when more than half of the memory limit is used.
-const COUNT_OFTEN: Duration = Duration::from_millis(5);
+const COUNT_OFTEN: Duration = Duration::from_millis(3);
+/// How long init may take to kill all, before the supervisor does.
+const INIT_KILLS: Duration = Duration::from_secs(2);
 /// How often the cgroup is asked for kills.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
@@ -39,7 +41,8 @@ fn run() -> std::io::Result<()> {
     // A Ctrl-C at the terminal is the caller's to answer.
     let _ = sys::new_session();
     sys::become_subreaper()?;
-    let (request, stdin, fds) = wire::receive_request(&mut control)?;
+    let (mut request, stdin, fds) = wire::receive_request(&mut control)?;
+    request.root_of_machine = namespaces::is_root_of_machine();
     let mut fds = fds.into_iter();
     let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
         return Err(std::io::ErrorKind::InvalidData.into());
@@ -101,8 +104,8 @@ fn remove_scratch(scratch: &std::path::Path) {
 struct Running {
     init: i32,
     ended: OwnedFd,
-    /// Closing it ends init.
-    _alive: OwnedFd,
+    /// Closing it has init kill all and end.
+    alive: Option<OwnedFd>,
     reports: File,
     cgroup: Option<Cgroup>,
     started: Instant,
@@ -111,7 +114,11 @@ struct Running {
 
 fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Running, Failure> {
     let limits = &request.limits;
-    let cgroup = Cgroup::create(limits);
+    let cgroup = if request.cgroups {
+        Cgroup::create(limits)
+    } else {
+        None
+    };
     let (go_reader, go) = pipe()?;
     let (reports, reports_writer) = pipe()?;
     if sys::identity().0 == 0 {
@@ -173,7 +180,7 @@ fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Ru
     Ok(Running {
         init: pid,
         ended,
-        _alive: go,
+        alive: Some(go),
         reports: File::from(reports),
         cgroup,
         started: Instant::now(),
@@ -192,7 +199,10 @@ fn describe_fallbacks(request: &Request, enforced: &mut Enforced) {
         enforced.memory = "monitor".into();
     }
     if enforced.pids == "none" && limits.pids.is_some() {
-        enforced.pids = "monitor".into();
+        // Root of the machine is exempt from the resource limit, and without a user namespace it would
+        // count all of the user's processes.
+        let counted = request.backend == Backend::Namespaces && !request.root_of_machine;
+        enforced.pids = if counted { "rlimit" } else { "monitor" }.into();
     }
     if enforced.cpus == "none" && limits.cpus.is_some() {
         enforced.cpus = "affinity".into();
@@ -220,6 +230,10 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
     let monitor_memory = running.enforced.memory == "monitor";
     let monitor_pids = running.enforced.pids == "monitor";
     let mut peak = 0;
+    let mut counter = MemoryCounter::default();
+    if monitor_memory || monitor_pids {
+        sys::run_promptly();
+    }
     let mut verdict = None;
     let mut tick = Duration::ZERO;
     loop {
@@ -267,7 +281,7 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
             tick = COUNT_EVERY;
             let family = processes::descendants(running.init);
             if let Some(limit) = limits.memory_bytes.filter(|_| monitor_memory) {
-                let used = processes::memory(&family, limit);
+                let used = counter.count(&family, limit);
                 peak = peak.max(used);
                 if used > limit {
                     verdict = Some(out_of_memory(limits.memory_bytes));
@@ -277,16 +291,21 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
                     tick = COUNT_OFTEN;
                 }
             }
-            if let Some(limit) = limits.pids.filter(|_| monitor_pids)
-                && processes::threads(&family) > u64::from(limit)
-            {
-                let text = format!("killed for more than {limit} processes and threads");
-                verdict = Some(Verdict::Limit(Reason::Error, text));
-                break;
+            if let Some(limit) = limits.pids.filter(|_| monitor_pids) {
+                let count = processes::threads(&family);
+                // One is init.
+                if count > u64::from(limit) + 1 {
+                    let text = format!("killed for more than {limit} processes and threads");
+                    verdict = Some(Verdict::Limit(Reason::Error, text));
+                    break;
+                }
+                if count > u64::from(limit) / 4 {
+                    tick = COUNT_OFTEN;
+                }
             }
         }
     }
-    kill_all(&running, request.backend);
+    kill_all(&mut running, request.backend);
     let wall = running.started.elapsed();
     if let Some(cgroup) = &running.cgroup {
         peak = peak.max(cgroup.peak());
@@ -303,6 +322,43 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
     report(&said, verdict, running.enforced, peak, wall)
 }
 
+/// How long an exact count below the limit is relied on while a quick one lies above it.
+const EXACT_EVERY: Duration = Duration::from_millis(100);
+
+/// Counts memory by quick bounds while they tell on which side of the limit it is.
+#[derive(Default)]
+struct MemoryCounter {
+    /// When the last exact count was made, and what it was.
+    exact: Option<(Instant, u64)>,
+}
+
+impl MemoryCounter {
+    fn count(&mut self, family: &[i32], limit: u64) -> u64 {
+        let most = processes::memory_at_most(family);
+        if most <= limit {
+            self.exact = None;
+            return most;
+        }
+        let least = processes::memory_at_least(family);
+        if least > limit {
+            return least;
+        }
+        if let Some((made, exact)) = self.exact
+            && made.elapsed() < EXACT_EVERY
+        {
+            return exact.max(least);
+        }
+        // The first is init, which takes no memory and must go on.
+        let commands = family.get(1..).unwrap_or_default();
+        let exact = processes::memory_exactly(commands);
+        if exact <= limit {
+            processes::go_on(commands);
+        }
+        self.exact = Some((Instant::now(), exact));
+        exact
+    }
+}
+
 fn out_of_memory(limit: Option<u64>) -> Verdict {
     let text = match limit {
         Some(limit) => format!("killed at the memory limit of {limit} bytes"),
@@ -312,13 +368,17 @@ fn out_of_memory(limit: Option<u64>) -> Verdict {
 }
 
 /// Kills every process of the sandbox and returns when none is left.
-fn kill_all(running: &Running, backend: Backend) {
+fn kill_all(running: &mut Running, backend: Backend) {
+    running.alive = None;
     if let Some(cgroup) = &running.cgroup {
         cgroup.kill();
     }
     if backend == Backend::Namespaces {
         // The end of a pid namespace's init ends all of it, and waiting for it waits for all.
         sys::kill(running.init, libc::SIGKILL);
+    } else {
+        // Init kills faster than can be done from here, where it has a domain to kill in.
+        let _ = sys::poll(&[Some(running.ended.as_fd())], Some(INIT_KILLS));
     }
     processes::kill_descendants(sys::own_pid());
     while let Waited::Ended(..) = sys::wait(-1, true) {}

@@ -66,6 +66,7 @@ fn the_hosts_tools_run_without_network_and_home() {
                 sandbox.backend(),
                 outcome.stdout.text()
             );
+            println!("{} {script}: {:?}", sandbox.backend(), outcome.wall);
             ran += 1;
         }
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cause, Ledger, NewTask, tokens_used};
+use super::chain::Cause;
+use super::{Ledger, NewTask, tokens_used};
 use crate::agentic_task::{AgenticTaskSpec, Dependency, TaskKind};
 use crate::names;
 use crate::pipeline::{self, Pipeline};

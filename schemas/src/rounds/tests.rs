@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
+use crate::agentic_task::Phase;
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -21,7 +21,10 @@ struct Scripted {
 
 impl Scripted {
     fn new(replies: Vec<Reply>) -> Self {
-        Self { replies: Mutex::new(replies.into()), asked: tokio::sync::Notify::new() }
+        Self {
+            replies: Mutex::new(replies.into()),
+            asked: tokio::sync::Notify::new(),
+        }
     }
 }
 
@@ -48,23 +51,51 @@ impl Provider for Scripted {
 struct Appending(PathBuf);
 
 impl Shell for Appending {
-    fn run<'a>(&'a self, command: &'a str, _limit: Duration, _cancel: &'a CancellationToken) -> BoxFuture<'a, Result<ShellOutput, ShellError>> {
+    fn run<'a>(
+        &'a self,
+        command: &'a str,
+        _limit: Duration,
+        _cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<ShellOutput, ShellError>> {
         Box::pin(async move {
             let before = std::fs::read_to_string(&self.0).unwrap_or_default();
-            std::fs::write(&self.0, format!("{before}{command}\n")).map_err(|error| ShellError::Sandbox(error.to_string()))?;
-            Ok(ShellOutput { exit: ShellExit::Code(0), output: format!("\u{1b}[31m{command}"), notes: vec![] })
+            std::fs::write(&self.0, format!("{before}{command}\n"))
+                .map_err(|error| ShellError::Sandbox(error.to_string()))?;
+            Ok(ShellOutput {
+                exit: ShellExit::Code(0),
+                output: format!("\u{1b}[31m{command}"),
+                notes: vec![],
+            })
         })
     }
 }
 
 fn call(name: &str, arguments: serde_json::Value) -> Reply {
-    let call = RawCall { id: String::new(), name: name.into(), arguments: arguments.to_string() };
-    Reply { calls: vec![call], finish: Finish::ToolCalls, usage: Usage { prompt: 100, cached: 50, completion: 10, estimated: false }, ..Reply::default() }
+    let call = RawCall {
+        id: String::new(),
+        name: name.into(),
+        arguments: arguments.to_string(),
+    };
+    Reply {
+        calls: vec![call],
+        finish: Finish::ToolCalls,
+        usage: Usage {
+            prompt: 100,
+            cached: 50,
+            completion: 10,
+            estimated: false,
+        },
+        ..Reply::default()
+    }
 }
 
 fn make_tree(at: &Path) {
     std::fs::create_dir_all(at.join("src")).unwrap();
-    std::fs::write(at.join("src/lib.rs"), "pub fn sum(a: i32, b: i32) -> i32 {\n    a - b\n}\n").unwrap();
+    std::fs::write(
+        at.join("src/lib.rs"),
+        "pub fn sum(a: i32, b: i32) -> i32 {\n    a - b\n}\n",
+    )
+    .unwrap();
     std::fs::create_dir_all(at.join(".foreman")).unwrap();
     std::fs::write(at.join(".foreman/gate.yaml"), "steps: []\n").unwrap();
 }
@@ -75,7 +106,17 @@ fn session(folder: &Path, name: &str) -> Session {
     let toolbox = Toolbox::new(ToolboxSettings {
         work_tree: tree.clone(),
         kept_outputs: folder.join(format!("{name}-out")),
-        tools: ["read_file", "write_file", "str_replace", "apply_patch", "grep", "glob", "bash"].map(str::to_owned).to_vec(),
+        tools: [
+            "read_file",
+            "write_file",
+            "str_replace",
+            "apply_patch",
+            "grep",
+            "glob",
+            "bash",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         protected: vec![".foreman/**".into()],
         shell: Some(Arc::new(Appending(tree.join("log.txt")))),
         bash_timeout: Duration::from_secs(30),
@@ -86,7 +127,12 @@ fn session(folder: &Path, name: &str) -> Session {
     Session {
         settings: AgentSettings::default(),
         budget: Budget::default(),
-        task: TaskText { stem: "fix-sum".into(), round: 1, text: "Fix the sum.".into(), ..TaskText::default() },
+        task: TaskText {
+            stem: "fix-sum".into(),
+            round: 1,
+            text: "Fix the sum.".into(),
+            ..TaskText::default()
+        },
         toolbox,
         work_tree: Arc::new(Snapshot::take(&tree).unwrap()),
         live: None,
@@ -96,9 +142,15 @@ fn session(folder: &Path, name: &str) -> Session {
 fn fixing() -> Vec<Reply> {
     vec![
         call("read_file", serde_json::json!({"path": "src/lib.rs"})),
-        call("str_replace", serde_json::json!({"path": "src/lib.rs", "old_string": "a - b", "new_string": "a + b"})),
+        call(
+            "str_replace",
+            serde_json::json!({"path": "src/lib.rs", "old_string": "a - b", "new_string": "a + b"}),
+        ),
         call("bash", serde_json::json!({"command": "cargo test"})),
-        call("submit_result", serde_json::json!({"verdict": "GO", "summary": "sum adds", "commit_message": "Add in sum"})),
+        call(
+            "submit_result",
+            serde_json::json!({"verdict": "GO", "summary": "sum adds", "commit_message": "Add in sum"}),
+        ),
     ]
 }
 
@@ -107,23 +159,57 @@ async fn a_run_changes_the_tree_and_its_journal_replays_to_the_same_result() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sessions/fix-sum/round-1.jsonl");
     let mut journal = Journal::create(&path, None).unwrap();
-    let first = run(session(folder.path(), "one"), &Scripted::new(fixing()), &mut journal, CancellationToken::new()).await;
+    let first = run(
+        session(folder.path(), "one"),
+        &Scripted::new(fixing()),
+        &mut journal,
+        CancellationToken::new(),
+    )
+    .await;
     assert_eq!((first.verdict, first.failure_reason), (Verdict::Go, None));
     assert_eq!(first.changed, ["log.txt", "src/lib.rs"]);
     assert_eq!((first.turns, first.tool_calls, first.replay), (4, 3, false));
-    assert!(std::fs::read_to_string(folder.path().join("one/src/lib.rs")).unwrap().contains("a + b"));
+    assert!(
+        std::fs::read_to_string(folder.path().join("one/src/lib.rs"))
+            .unwrap()
+            .contains("a + b")
+    );
 
     let entries = journal::read(&path).unwrap();
     assert!(matches!(&entries[0], Entry::Header(header) if header.task == "fix-sum" && header.model == "scripted"));
-    assert_eq!(entries.iter().filter(|entry| matches!(entry, Entry::Reply { .. })).count(), 4);
-    assert_eq!(entries.iter().filter(|entry| matches!(entry, Entry::Result { .. })).count(), 3);
+    assert_eq!(
+        entries
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Reply { .. }))
+            .count(),
+        4
+    );
+    assert_eq!(
+        entries
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Result { .. }))
+            .count(),
+        3
+    );
     assert!(matches!(entries.last(), Some(Entry::End(end)) if *end == first));
 
     let replay = Replay::find(&folder.path().join("sessions"), "fix-sum", 1).unwrap();
     let mut journal = Journal::create(&folder.path().join("two.jsonl"), None).unwrap();
-    let second = run(session(folder.path(), "two"), &replay, &mut journal, CancellationToken::new()).await;
+    let second = run(
+        session(folder.path(), "two"),
+        &replay,
+        &mut journal,
+        CancellationToken::new(),
+    )
+    .await;
     assert!(second.replay);
-    assert_eq!(End { replay: false, ..second }, first);
+    assert_eq!(
+        End {
+            replay: false,
+            ..second
+        },
+        first
+    );
     let text = |name: &str| std::fs::read_to_string(folder.path().join(name).join("src/lib.rs")).unwrap();
     assert_eq!(text("one"), text("two"));
 }
@@ -134,13 +220,31 @@ async fn a_recording_whose_edit_no_longer_fits_does_not_end_in_go() {
     let path = folder.path().join("s.jsonl");
     let edits = vec![fixing().remove(1), fixing().remove(3)];
     let mut journal = Journal::create(&path, None).unwrap();
-    run(session(folder.path(), "one"), &Scripted::new(edits), &mut journal, CancellationToken::new()).await;
+    run(
+        session(folder.path(), "one"),
+        &Scripted::new(edits),
+        &mut journal,
+        CancellationToken::new(),
+    )
+    .await;
     let session = session(folder.path(), "two");
     std::fs::write(folder.path().join("two/src/lib.rs"), "pub fn sum() {}\n").unwrap();
-    let session = Session { work_tree: Arc::new(Snapshot::take(&folder.path().join("two")).unwrap()), ..session };
+    let session = Session {
+        work_tree: Arc::new(Snapshot::take(&folder.path().join("two")).unwrap()),
+        ..session
+    };
     let mut journal = Journal::create(&folder.path().join("two.jsonl"), None).unwrap();
-    let end = run(session, &Replay::open(path).unwrap(), &mut journal, CancellationToken::new()).await;
-    assert_eq!((end.verdict, end.ending), (Verdict::Incomplete, Ending::RecordingExhausted));
+    let end = run(
+        session,
+        &Replay::open(path).unwrap(),
+        &mut journal,
+        CancellationToken::new(),
+    )
+    .await;
+    assert_eq!(
+        (end.verdict, end.ending),
+        (Verdict::Incomplete, Ending::RecordingExhausted)
+    );
     assert!(end.summary.contains("all its 2 replies are played"), "{}", end.summary);
 }
 
@@ -164,7 +268,10 @@ async fn protected_paths_changed_by_a_command_are_refused_by_looking_at_the_file
     let replies = vec![call("bash", serde_json::json!({"command": "# weaker"})), go(), go()];
     let mut journal = Journal::create(&folder.path().join("j"), None).unwrap();
     let end = run(session, &Scripted::new(replies), &mut journal, CancellationToken::new()).await;
-    assert_eq!((end.failure_reason, end.ending), (Some(FailureReason::ConstraintViolated), Ending::ProtectedPath));
+    assert_eq!(
+        (end.failure_reason, end.ending),
+        (Some(FailureReason::ConstraintViolated), Ending::ProtectedPath)
+    );
 }
 
 #[tokio::test]
@@ -189,12 +296,27 @@ async fn cancelling_stops_a_turn_at_once_and_is_written_down() {
 #[tokio::test]
 async fn a_model_that_never_answers_is_left_when_the_time_is_over() {
     for (budget, ending) in [
-        (Budget { wall: Duration::from_millis(40), ..Budget::default() }, Ending::WallTimeExhausted),
-        (Budget { idle: Some(Duration::from_millis(40)), ..Budget::default() }, Ending::IdleTimeExhausted),
+        (
+            Budget {
+                wall: Duration::from_millis(40),
+                ..Budget::default()
+            },
+            Ending::WallTimeExhausted,
+        ),
+        (
+            Budget {
+                idle: Some(Duration::from_millis(40)),
+                ..Budget::default()
+            },
+            Ending::IdleTimeExhausted,
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(&folder.path().join("j"), None).unwrap();
-        let session = Session { budget, ..session(folder.path(), "one") };
+        let session = Session {
+            budget,
+            ..session(folder.path(), "one")
+        };
         let end = run(session, &Scripted::new(vec![]), &mut journal, CancellationToken::new()).await;
         assert_eq!((end.ending, end.failure_reason), (ending, Some(FailureReason::Timeout)));
     }
@@ -205,7 +327,20 @@ async fn a_model_that_never_answers_is_left_when_the_time_is_over() {
 async fn a_journal_that_cannot_be_written_stops_the_run_before_it_acts() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = Journal::full_for_tests();
-    let end = run(session(folder.path(), "one"), &Scripted::new(fixing()), &mut journal, CancellationToken::new()).await;
-    assert_eq!((end.failure_reason, end.turns), (Some(FailureReason::InfrastructureError), 0));
-    assert!(std::fs::read_to_string(folder.path().join("one/src/lib.rs")).unwrap().contains("a - b"));
+    let end = run(
+        session(folder.path(), "one"),
+        &Scripted::new(fixing()),
+        &mut journal,
+        CancellationToken::new(),
+    )
+    .await;
+    assert_eq!(
+        (end.failure_reason, end.turns),
+        (Some(FailureReason::InfrastructureError), 0)
+    );
+    assert!(
+        std::fs::read_to_string(folder.path().join("one/src/lib.rs"))
+            .unwrap()
+            .contains("a - b")
+    );
 }

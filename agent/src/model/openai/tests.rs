@@ -50,13 +50,21 @@ fn stuck_after(pieces: Vec<&'static str>) -> Response {
 /// Sends pieces, then breaks the connection.
 fn broken_after(pieces: Vec<&'static str>) -> Response {
     let pieces = stream::iter(pieces.into_iter().map(|piece| Ok(Bytes::from(piece))));
-    let body = Body::from_stream(pieces.chain(stream::once(async { Err(std::io::Error::other("gone")) })));
+    let breaking = async {
+        // What was sent before must have left, or the client sees no answer at all.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err(std::io::Error::other("gone"))
+    };
+    let body = Body::from_stream(pieces.chain(stream::once(breaking)));
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
 fn client(base_url: &str) -> OpenAi {
     let mut endpoint = Endpoint::new(base_url, "m");
-    endpoint.backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(50) };
+    endpoint.backoff = Backoff {
+        base: Duration::from_millis(1),
+        cap: Duration::from_millis(50),
+    };
     endpoint.idle_timeout = Duration::from_secs(20);
     endpoint.turn_timeout = Duration::from_secs(20);
     OpenAi::new(endpoint).unwrap()
@@ -95,21 +103,45 @@ async fn a_streamed_reply_is_read_and_the_request_carries_what_it_must() {
         }
     };
     let reply = keyed.complete(&request(), &sink).await.unwrap();
-    assert_eq!((reply.content.as_str(), reply.finish.clone(), reply.usage.prompt, reply.usage.estimated), ("hello", Finish::Stop, 7, false));
+    assert_eq!(
+        (
+            reply.content.as_str(),
+            reply.finish.clone(),
+            reply.usage.prompt,
+            reply.usage.estimated
+        ),
+        ("hello", Finish::Stop, 7, false)
+    );
     assert_eq!(*pieces.lock().unwrap(), "hello");
     let (headers, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!(headers[header::AUTHORIZATION], "Bearer s3cret");
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!((body["max_tokens"].clone(), body["temperature"].clone(), body["stream"].clone()), (77.into(), 0.5.into(), true.into()));
+    assert_eq!(
+        (
+            body["max_tokens"].clone(),
+            body["temperature"].clone(),
+            body["stream"].clone()
+        ),
+        (77.into(), 0.5.into(), true.into())
+    );
     assert_eq!(body["chat_template_kwargs"]["enable_thinking"], false);
     assert_eq!(body["tools"][0]["function"]["name"], "read_file");
 }
 
 #[tokio::test]
 async fn busy_and_broken_servers_are_asked_again_as_often_as_allowed() {
-    let statuses = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE];
+    let statuses = [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ];
     let (url, count) = serve(move |number, _, _| match statuses.get(number) {
-        Some(status) => (*status, [(header::RETRY_AFTER, "0")], "{\"error\":{\"message\":\"busy\"}}").into_response(),
+        Some(status) => (
+            *status,
+            [(header::RETRY_AFTER, "0")],
+            "{\"error\":{\"message\":\"busy\"}}",
+        )
+            .into_response(),
         None => stream_of(GOOD),
     })
     .await;
@@ -119,13 +151,21 @@ async fn busy_and_broken_servers_are_asked_again_as_often_as_allowed() {
     let (url, count) = serve(|_, _, _| (StatusCode::BAD_GATEWAY, "upstream gone").into_response()).await;
     let error = ask(&client(&url)).await.unwrap_err();
     assert!(error.to_string().contains("HTTP 502 upstream gone"), "{error}");
-    assert_eq!((count.load(Ordering::SeqCst), error.category()), (4, Category::Unavailable));
+    assert_eq!(
+        (count.load(Ordering::SeqCst), error.category()),
+        (4, Category::Unavailable)
+    );
 }
 
 #[tokio::test]
 async fn a_wait_that_the_server_asks_for_is_kept() {
     let (url, _) = serve(|number, _, _| match number {
-        0 => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "0.04")], "slow down").into_response(),
+        0 => (
+            StatusCode::TOO_MANY_REQUESTS,
+            [(header::RETRY_AFTER, "0.04")],
+            "slow down",
+        )
+            .into_response(),
         _ => stream_of(GOOD),
     })
     .await;
@@ -138,15 +178,78 @@ async fn a_wait_that_the_server_asks_for_is_kept() {
 async fn what_asking_again_cannot_mend_is_asked_once_and_named() {
     type Answer = fn() -> Response;
     let cases: [(&str, Answer, Category, &str); 9] = [
-        ("html", || axum::response::Html("<!DOCTYPE html><title>Sign in</title>").into_response(), Category::Protocol, "a web page (titled \"sign in\")"),
-        ("html 404", || (StatusCode::NOT_FOUND, axum::response::Html("<html><title>None</title>")).into_response(), Category::Protocol, "/v1"),
-        ("not json", || "{\"choices\": [".into_response(), Category::Protocol, "it is not JSON"),
-        ("empty", || "".into_response(), Category::Protocol, "the answer is empty"),
-        ("bad event", || stream_of("data: {\"choices\":[{\"del\n\n"), Category::Protocol, "an event is not JSON"),
-        ("auth", || (StatusCode::UNAUTHORIZED, "{\"error\":\"bad key\"}").into_response(), Category::Auth, "bad key; check the API key"),
-        ("bad request", || (StatusCode::BAD_REQUEST, "{\"error\":{\"message\":\"no such\\u001b[2Jmodel\"}}").into_response(), Category::Protocol, "no suchmodel"),
-        ("overflow", || (StatusCode::BAD_REQUEST, "{\"error\":{\"message\":\"the request exceeds the available context size\"}}").into_response(), Category::ContextOverflow, "exceeds"),
-        ("redirect", || (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "http://elsewhere.example/v1")]).into_response(), Category::Unavailable, "elsewhere.example"),
+        (
+            "html",
+            || axum::response::Html("<!DOCTYPE html><title>Sign in</title>").into_response(),
+            Category::Protocol,
+            "a web page (titled \"Sign in\")",
+        ),
+        (
+            "html 404",
+            || (StatusCode::NOT_FOUND, axum::response::Html("<html><title>None</title>")).into_response(),
+            Category::Protocol,
+            "/v1",
+        ),
+        (
+            "not json",
+            || "{\"choices\": [".into_response(),
+            Category::Protocol,
+            "it is not JSON",
+        ),
+        (
+            "empty",
+            || "".into_response(),
+            Category::Protocol,
+            "the answer is empty",
+        ),
+        (
+            "bad event",
+            || stream_of("data: {\"choices\":[{\"del\n\n"),
+            Category::Protocol,
+            "an event is not JSON",
+        ),
+        (
+            "auth",
+            || (StatusCode::UNAUTHORIZED, "{\"error\":\"bad key\"}").into_response(),
+            Category::Auth,
+            "bad key; check the API key",
+        ),
+        (
+            "bad request",
+            || {
+                (
+                    StatusCode::BAD_REQUEST,
+                    "{\"error\":{\"message\":\"no such\\u001b[2Jmodel\"}}",
+                )
+                    .into_response()
+            },
+            Category::Protocol,
+            "no suchmodel",
+        ),
+        (
+            "overflow",
+            || {
+                (
+                    StatusCode::BAD_REQUEST,
+                    "{\"error\":{\"message\":\"the request exceeds the available context size\"}}",
+                )
+                    .into_response()
+            },
+            Category::ContextOverflow,
+            "exceeds",
+        ),
+        (
+            "redirect",
+            || {
+                (
+                    StatusCode::TEMPORARY_REDIRECT,
+                    [(header::LOCATION, "http://elsewhere.example/v1")],
+                )
+                    .into_response()
+            },
+            Category::Unavailable,
+            "elsewhere.example",
+        ),
     ];
     for (name, answer, category, words) in cases {
         let (url, count) = serve(move |_, _, _| answer()).await;
@@ -184,7 +287,10 @@ async fn silence_and_slowness_have_limits_of_their_own() {
     idle.endpoint.idle_timeout = Duration::from_millis(30);
     idle.endpoint.max_retries = 1;
     let error = ask(&idle).await.unwrap_err();
-    assert!(matches!(error, ModelError::Idle { .. }) && error.category() == Category::Timeout, "{error}");
+    assert!(
+        matches!(error, ModelError::Idle { .. }) && error.category() == Category::Timeout,
+        "{error}"
+    );
     assert_eq!(count.load(Ordering::SeqCst), 2);
     let mut slow = client(&url);
     slow.endpoint.turn_timeout = Duration::from_millis(30);
@@ -195,17 +301,27 @@ async fn silence_and_slowness_have_limits_of_their_own() {
 
 #[tokio::test]
 async fn endless_text_is_cut_off() {
-    let endless = |kind: &'static str, piece: &'static str| move |_: usize, _: HeaderMap, _: Bytes| {
-        let body = Body::from_stream(stream::repeat_with(move || Ok::<_, Infallible>(Bytes::from(piece))));
-        ([(header::CONTENT_TYPE, kind)], body).into_response()
+    let endless = |kind: &'static str, piece: &'static str| {
+        move |_: usize, _: HeaderMap, _: Bytes| {
+            let body = Body::from_stream(stream::repeat_with(move || Ok::<_, Infallible>(Bytes::from(piece))));
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
     };
     let text = "data: {\"choices\":[{\"delta\":{\"content\":\"and on and on and on and on\"}}]}\n\n";
-    for (kind, piece) in [("text/event-stream", text), ("text/event-stream", ": ping\n\n"), ("text/event-stream", "data: xxxxxxxx"), ("application/json", "[[[[[[[[[")] {
+    for (kind, piece) in [
+        ("text/event-stream", text),
+        ("text/event-stream", ": ping\n\n"),
+        ("text/event-stream", "data: xxxxxxxx"),
+        ("application/json", "[[[[[[[[["),
+    ] {
         let (url, _) = serve(endless(kind, piece)).await;
         let mut client = client(&url);
         client.endpoint.max_reply_bytes = 20_000;
         let error = ask(&client).await.unwrap_err();
-        assert!(matches!(error, ModelError::TooLarge { .. }) && error.category() == Category::Endless, "{kind} {piece}: {error}");
+        assert!(
+            matches!(error, ModelError::TooLarge { .. }) && error.category() == Category::Endless,
+            "{kind} {piece}: {error}"
+        );
     }
 }
 
@@ -215,7 +331,10 @@ async fn a_server_that_is_not_there_is_named_after_all_attempts() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let error = ask(&client(&url)).await.unwrap_err();
-    assert!(matches!(error, ModelError::Unreachable { .. }) && error.to_string().contains(&url), "{error}");
+    assert!(
+        matches!(error, ModelError::Unreachable { .. }) && error.to_string().contains(&url),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -223,38 +342,28 @@ async fn an_answer_without_streaming_is_read_too() {
     let whole = "{\"choices\":[{\"message\":{\"content\":null,\"tool_calls\":[{\"id\":\"x\",\"function\":{\"name\":\"bash\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"tool_calls\"}]}";
     let (url, _) = serve(move |_, _, _| ([(header::CONTENT_TYPE, "application/json")], whole).into_response()).await;
     let reply = ask(&client(&url)).await.unwrap();
-    assert_eq!((reply.calls[0].name.as_str(), reply.finish.clone()), ("bash", Finish::ToolCalls));
+    assert_eq!(
+        (reply.calls[0].name.as_str(), reply.finish.clone()),
+        ("bash", Finish::ToolCalls)
+    );
     assert!(reply.usage.estimated);
 }
 
 #[test]
 fn base_urls_are_completed_and_bad_ones_explained() {
-    let seen = |text: &str| {
-        parse_base_url(text).map(|url| below(&url, "chat/completions").to_string())
-    };
+    let seen = |text: &str| parse_base_url(text).map(|url| below(&url, "chat/completions").to_string());
     assert_eq!(
         seen("http://localhost:8080").unwrap(),
         "http://localhost:8080/v1/chat/completions"
     );
-    assert_eq!(
-        seen("http://h/v1/").unwrap(),
-        "http://h/v1/chat/completions"
-    );
+    assert_eq!(seen("http://h/v1/").unwrap(), "http://h/v1/chat/completions");
     assert_eq!(
         seen("https://h/openai/v1/chat/completions?x=1").unwrap(),
         "https://h/openai/v1/chat/completions"
     );
-    assert!(
-        seen("localhost:8080")
-            .unwrap_err()
-            .to_string()
-            .contains("http")
-    );
+    assert!(seen("localhost:8080").unwrap_err().to_string().contains("http"));
     let error = seen("https://user:s3cret@h/v1").unwrap_err().to_string();
-    assert!(
-        error.contains("API key") && !error.contains("s3cret"),
-        "{error}"
-    );
+    assert!(error.contains("API key") && !error.contains("s3cret"), "{error}");
 }
 
 #[test]

@@ -6,7 +6,8 @@ const HOSTS: &[&str] = &["proxy.golang.org", "sum.golang.org"];
 const KEY: &[&str] = &["go.mod", "go.sum"];
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
-    let requires = text(tree, "go.mod").is_none_or(|module| module.lines().any(|line| line.trim_start().starts_with("require")));
+    let requires =
+        text(tree, "go.mod").is_none_or(|module| module.lines().any(|line| line.trim_start().starts_with("require")));
     let vendored = tree.exists("vendor/modules.txt");
     Parts {
         prepare: (requires && !vendored).then(|| prepare("go mod download", HOSTS, KEY)),

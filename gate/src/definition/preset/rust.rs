@@ -22,7 +22,8 @@ pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
 fn needs_packages(tree: &dyn BaseTree) -> bool {
     if tree.exists("Cargo.lock") {
         // A lock file that is too long to read here surely names packages.
-        return text(tree, "Cargo.lock").is_none_or(|lock| lock.lines().any(|line| line.trim_start().starts_with("source = ")));
+        return text(tree, "Cargo.lock")
+            .is_none_or(|lock| lock.lines().any(|line| line.trim_start().starts_with("source = ")));
     }
     text(tree, "Cargo.toml").is_none_or(|manifest| {
         let mut in_dependencies = false;

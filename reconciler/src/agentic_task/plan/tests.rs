@@ -29,7 +29,10 @@ fn task(name: &str, more: Value) -> TaskObject {
     });
     merge(&mut value, more);
     let object: schemas::AgenticTask = serde_json::from_value(value).unwrap();
-    Arc::new(Cached { meta: object.metadata.clone(), object: Ok(object) })
+    Arc::new(Cached {
+        meta: object.metadata.clone(),
+        object: Ok(object),
+    })
 }
 
 fn put(index: &mut Index, name: &str, more: Value) {
@@ -54,7 +57,13 @@ fn add_agent(index: &mut Index, name: &str, spec: Value) {
     });
     merge(&mut value["spec"], spec);
     let agent: Agent = serde_json::from_value(value).unwrap();
-    index.set_agent(&Key::new("n", name), Some(Arc::new(Cached { meta: agent.metadata.clone(), object: Ok(agent) })));
+    index.set_agent(
+        &Key::new("n", name),
+        Some(Arc::new(Cached {
+            meta: agent.metadata.clone(),
+            object: Ok(agent),
+        })),
+    );
 }
 
 /// Task → what happens to it, in words.
@@ -62,15 +71,26 @@ fn told(pass: &Pass) -> BTreeMap<String, String> {
     let word = |what: &What| match what {
         What::Admit => "admit".to_owned(),
         What::Wait(waiting) => format!("{:?} {}", waiting.place, waiting.reason),
-        What::Apply { event: Event::Assign { node }, .. } => format!("-> {node}"),
-        What::Apply { event: Event::End(reason), .. } => format!("end {reason:?}"),
+        What::Apply {
+            event: Event::Assign { node },
+            ..
+        } => format!("-> {node}"),
+        What::Apply {
+            event: Event::End(reason),
+            ..
+        } => format!("end {reason:?}"),
         What::Apply { event, cause, .. } => format!("{:?} {cause}", event.kind()),
     };
-    pass.steps.iter().map(|step| (step.key.name.clone(), word(&step.what))).collect()
+    pass.steps
+        .iter()
+        .map(|step| (step.key.name.clone(), word(&step.what)))
+        .collect()
 }
 
 fn words(of: &[(&str, &str)]) -> BTreeMap<String, String> {
-    of.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())).collect()
+    of.iter()
+        .map(|(name, what)| ((*name).to_owned(), (*what).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -87,14 +107,28 @@ fn a_new_task_is_admitted_first_and_assigned_after() {
 fn an_unsatisfiable_task_holds_nobody_up_and_says_why() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);
-    put(&mut index, "big", json!({ "metadata": { "creationTimestamp": "2025-01-01T00:00:00Z" }, "spec": { "priority": 100, "requiredCapability": { "minRAMGB": 512 } } }));
-    put(&mut index, "orphan", json!({ "spec": { "agentRef": { "name": "nobody" }, "priority": 50 } }));
+    put(
+        &mut index,
+        "big",
+        json!({ "metadata": { "creationTimestamp": "2025-01-01T00:00:00Z" }, "spec": { "priority": 100, "requiredCapability": { "minRAMGB": 512 } } }),
+    );
+    put(
+        &mut index,
+        "orphan",
+        json!({ "spec": { "agentRef": { "name": "nobody" }, "priority": 50 } }),
+    );
     put(&mut index, "small", json!({}));
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("small", "-> a")]));
-    let waits = Pass { steps: plan_waits(&mut index, 10), wake: None };
+    let waits = Pass {
+        steps: plan_waits(&mut index, 10),
+        wake: None,
+    };
     let told = told(&waits);
     assert_eq!(told["big"], "Some(1) no node fits: 1 node with less than 512 GiB RAM");
-    assert!(told["orphan"].contains("Agent \"nobody\", which does not exist"), "{told:?}");
+    assert!(
+        told["orphan"].contains("Agent \"nobody\", which does not exist"),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -104,8 +138,14 @@ fn what_waits_is_told_once() {
     plan(&mut index, at(0));
     let steps = plan_waits(&mut index, 10);
     assert_eq!(steps.len(), 1);
-    let What::Wait(waiting) = &steps[0].what else { panic!("{steps:?}") };
-    put(&mut index, "t", json!({ "status": { "waiting": serde_json::to_value(waiting).unwrap() } }));
+    let What::Wait(waiting) = &steps[0].what else {
+        panic!("{steps:?}")
+    };
+    put(
+        &mut index,
+        "t",
+        json!({ "status": { "waiting": serde_json::to_value(waiting).unwrap() } }),
+    );
     assert!(plan(&mut index, at(1)).steps.is_empty());
     assert!(plan_waits(&mut index, 10).is_empty());
 }
@@ -114,8 +154,16 @@ fn what_waits_is_told_once() {
 fn priority_goes_first_and_age_catches_up() {
     let order = |first_created: &str| {
         let mut index = Index::default();
-        put(&mut index, "old", json!({ "metadata": { "creationTimestamp": first_created } }));
-        put(&mut index, "urgent", json!({ "metadata": { "creationTimestamp": "2026-01-01T01:00:00Z" }, "spec": { "priority": 1 } }));
+        put(
+            &mut index,
+            "old",
+            json!({ "metadata": { "creationTimestamp": first_created } }),
+        );
+        put(
+            &mut index,
+            "urgent",
+            json!({ "metadata": { "creationTimestamp": "2026-01-01T01:00:00Z" }, "spec": { "priority": 1 } }),
+        );
         add_node(&mut index, "a", 1);
         told(&plan(&mut index, at(0))).into_keys().next().unwrap()
     };
@@ -127,7 +175,11 @@ fn priority_goes_first_and_age_catches_up() {
 fn repositories_share_the_slots() {
     let mut index = Index::default();
     for i in 0..20 {
-        put(&mut index, &format!("many-{i}"), json!({ "spec": { "payload": { "repo": "big" } } }));
+        put(
+            &mut index,
+            &format!("many-{i}"),
+            json!({ "spec": { "payload": { "repo": "big" } } }),
+        );
     }
     for i in 0..2 {
         let late = json!({ "metadata": { "creationTimestamp": "2026-01-01T00:05:00Z" }, "spec": { "payload": { "repo": "small" } } });
@@ -136,7 +188,11 @@ fn repositories_share_the_slots() {
     add_node(&mut index, "a", 4);
     let told = told(&plan(&mut index, at(0)));
     assert_eq!(told.len(), 4);
-    assert_eq!(told.keys().filter(|name| name.starts_with("few")).count(), 2, "{told:?}");
+    assert_eq!(
+        told.keys().filter(|name| name.starts_with("few")).count(),
+        2,
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -145,7 +201,11 @@ fn an_agents_limit_and_a_nodes_slots_are_kept() {
     add_node(&mut index, "a", 3);
     add_agent(&mut index, "coder", json!({ "maxConcurrentTasks": 2 }));
     for i in 0..5 {
-        put(&mut index, &format!("t{i}"), json!({ "spec": { "agentRef": { "name": "coder" } } }));
+        put(
+            &mut index,
+            &format!("t{i}"),
+            json!({ "spec": { "agentRef": { "name": "coder" } } }),
+        );
     }
     put(&mut index, "u1", json!({}));
     put(&mut index, "u2", json!({}));
@@ -154,14 +214,25 @@ fn an_agents_limit_and_a_nodes_slots_are_kept() {
 }
 
 #[test]
-fn a_gate_does_not_take_a_model_slot() {
+fn a_node_is_full_with_tasks_of_any_sort() {
     let mut index = Index::default();
-    add_node(&mut index, "a", 1);
-    add_agent(&mut index, "gate", json!({ "role": "verifier", "tools": ["run_gate_job"], "providerConfig": null }));
-    put(&mut index, "code", json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 1, "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }));
-    put(&mut index, "verify", json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }));
-    put(&mut index, "verify2", json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }));
-    put(&mut index, "wait", json!({}));
+    add_node(&mut index, "a", 2);
+    add_agent(
+        &mut index,
+        "gate",
+        json!({ "role": "verifier", "tools": ["run_gate_job"], "providerConfig": null }),
+    );
+    put(&mut index, "code", running("a-process"));
+    put(
+        &mut index,
+        "verify",
+        json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }),
+    );
+    put(
+        &mut index,
+        "verify2",
+        json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }),
+    );
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("verify", "-> a")]));
 }
 
@@ -184,10 +255,17 @@ fn every_way_in_which_a_claim_dies() {
 
     let mut index = fresh();
     put(&mut index, "t", running("an-earlier-process"));
-    assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim agent-replaced")]));
+    assert_eq!(
+        told(&plan(&mut index, at(0))),
+        words(&[("t", "LoseClaim agent-replaced")])
+    );
 
     let mut index = fresh();
-    put(&mut index, "t", json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 3 } }));
+    put(
+        &mut index,
+        "t",
+        json!({ "status": { "phase": "Running", "assignedNode": "a", "epoch": 3 } }),
+    );
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "LoseClaim given-back")]));
 
     let mut index = fresh();
@@ -207,9 +285,16 @@ fn every_way_in_which_a_claim_dies() {
 fn an_unclaimed_assignment_is_taken_back_in_time() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);
-    put(&mut index, "t", json!({ "status": { "phase": "Scheduled", "assignedNode": "a" } }));
+    put(
+        &mut index,
+        "t",
+        json!({ "status": { "phase": "Scheduled", "assignedNode": "a" } }),
+    );
     assert_eq!(plan(&mut index, at(0)).wake, Some(CLAIM_TIME));
-    assert_eq!(told(&plan(&mut index, CLAIM_TIME)), words(&[("t", "Unassign unclaimed")]));
+    assert_eq!(
+        told(&plan(&mut index, CLAIM_TIME)),
+        words(&[("t", "Unassign unclaimed")])
+    );
 }
 
 #[test]
@@ -217,8 +302,16 @@ fn three_lost_claims_end_a_task_and_a_cancel_ends_a_pending_one() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);
     put(&mut index, "lost", json!({ "status": { "lostClaims": 3 } }));
-    put(&mut index, "gone", json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } } }));
-    put(&mut index, "done", json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } }, "status": { "handledCancel": "1" } }));
+    put(
+        &mut index,
+        "gone",
+        json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } } }),
+    );
+    put(
+        &mut index,
+        "done",
+        json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "1" } }, "status": { "handledCancel": "1" } }),
+    );
     put(&mut index, "unite", json!({ "spec": { "kind": "integrate" } }));
     assert_eq!(
         told(&plan(&mut index, at(0))),
@@ -235,15 +328,38 @@ fn three_lost_claims_end_a_task_and_a_cancel_ends_a_pending_one() {
 fn a_dependency_opens_fails_or_leaves_it_to_the_workload() {
     let mut index = Index::default();
     add_node(&mut index, "a", 9);
-    put(&mut index, "first", json!({ "status": { "phase": "Running", "assignedNode": "a", "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }));
-    put(&mut index, "bare", json!({ "spec": { "dependsOn": [{ "name": "first" }] } }));
+    put(
+        &mut index,
+        "first",
+        json!({ "status": { "phase": "Running", "assignedNode": "a", "claim": { "node": "a", "agent": "a-process", "epoch": 1, "secretSHA256": "x" } } }),
+    );
+    put(
+        &mut index,
+        "bare",
+        json!({ "spec": { "dependsOn": [{ "name": "first" }] } }),
+    );
     let label = json!({ "foreman.llmkube.dev/workload": "w" });
-    put(&mut index, "owned", json!({ "metadata": { "labels": label }, "spec": { "dependsOn": ["first"] } }));
+    put(
+        &mut index,
+        "owned",
+        json!({ "metadata": { "labels": label }, "spec": { "dependsOn": ["first"] } }),
+    );
     assert!(plan(&mut index, at(0)).steps.is_empty());
-    put(&mut index, "first", json!({ "status": { "phase": "Succeeded", "verdict": "NO-GO" } }));
+    put(
+        &mut index,
+        "first",
+        json!({ "status": { "phase": "Succeeded", "verdict": "NO-GO" } }),
+    );
     assert_eq!(told(&plan(&mut index, at(1))), words(&[("bare", "end UpstreamFailed")]));
-    put(&mut index, "first", json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }));
-    assert_eq!(told(&plan(&mut index, at(1))), words(&[("bare", "-> a"), ("owned", "-> a")]));
+    put(
+        &mut index,
+        "first",
+        json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }),
+    );
+    assert_eq!(
+        told(&plan(&mut index, at(1))),
+        words(&[("bare", "-> a"), ("owned", "-> a")])
+    );
 }
 
 #[test]
@@ -270,7 +386,11 @@ fn a_freed_slot_costs_one_assignment_whatever_the_length_of_the_queue() {
     assert_eq!(plan(&mut index, at(0)).steps.len(), 1);
     let begun = std::time::Instant::now();
     for i in 0..1000 {
-        put(&mut index, &format!("t{i:05}"), json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }));
+        put(
+            &mut index,
+            &format!("t{i:05}"),
+            json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }),
+        );
         assert_eq!(plan(&mut index, at(1)).steps.len(), 1);
     }
     // Looking at every task on every event would make this 20 million looks.

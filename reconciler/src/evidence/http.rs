@@ -1,0 +1,305 @@
+//! The operator's HTTP: evidence, metrics, health.
+//!
+//! Writing needs the secret of the task's live claim. Reading is for loopback unless the operator is told otherwise;
+//! what is served is plain text that no browser interprets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use kube::Client;
+use kube::api::{Api, DynamicObject};
+use kube::core::ApiResource;
+use schemas::AgenticTask;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Address, Error, Evidence, MAX_SEGMENT, Stored};
+use crate::cache::{Cache, Cached};
+use crate::metrics::{EVIDENCE, Metrics};
+
+/// Who may read evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readers {
+    /// Processes on this machine.
+    #[default]
+    Loopback,
+    /// Whoever reaches the port.
+    Anyone,
+}
+
+/// What the HTTP works with.
+#[derive(Clone)]
+pub struct Serving {
+    /// Store.
+    pub evidence: Option<Evidence>,
+    /// Tasks, by which claims are checked.
+    pub tasks: Arc<Cache<AgenticTask>>,
+    /// Reads a task anew where the cache does not know a claim yet.
+    pub client: Client,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Who may read evidence.
+    pub readers: Readers,
+}
+
+/// Builds the router.
+pub fn router(serving: Serving) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics))
+        .route("/evidence/{task}", get(list))
+        .route("/evidence/{task}/{epoch}/{name}", get(read))
+        .route(
+            "/evidence/{task}/{epoch}/{name}/{segment}",
+            put(store).get(read_segment),
+        )
+        .layer(DefaultBodyLimit::max(MAX_SEGMENT))
+        .with_state(serving)
+}
+
+fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
+    plain(status, format!("{}\n", text.into()).into_bytes())
+}
+
+/// Answers with text that is shown as it is, whatever is in it.
+fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn answer(error: &Error) -> Response {
+    let status = match error {
+        Error::Address(_) => StatusCode::BAD_REQUEST,
+        Error::Differs(_) => StatusCode::CONFLICT,
+        Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Open { .. } | Error::Store { .. } => {
+            tracing::warn!(%error, "the evidence store failed");
+            return refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the evidence store failed; see the operator's log",
+            );
+        }
+    };
+    refuse(status, error.to_string())
+}
+
+async fn metrics(State(serving): State<Serving>) -> Response {
+    plain(StatusCode::OK, serving.metrics.render())
+}
+
+/// Compares without telling by time how much is equal.
+fn same(one: &[u8], two: &[u8]) -> bool {
+    one.len() == two.len() && one.iter().zip(two).fold(0u8, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+/// Says whether `hash` is that of the secret of the task's live claim of this epoch.
+fn is_claim(task: &Value, epoch: i64, hash: &str) -> bool {
+    let claim = &task["status"]["claim"];
+    let stored = claim["secretSHA256"].as_str().unwrap_or_default();
+    claim["epoch"].as_i64() == Some(epoch) && stored.len() == 64 && same(stored.as_bytes(), hash.as_bytes())
+}
+
+async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) -> Result<bool, kube::Error> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(secret) = given.and_then(|value| value.strip_prefix("Bearer ")) else {
+        return Ok(false);
+    };
+    let hash = hex::encode(Sha256::digest(secret.trim().as_bytes()));
+    let Some(known) = find(&serving.tasks, address.task()) else {
+        return Ok(false);
+    };
+    let cached = known
+        .readable()
+        .and_then(|task| serde_json::to_value(task).ok())
+        .unwrap_or_default();
+    if is_claim(&cached, address.epoch(), &hash) {
+        return Ok(true);
+    }
+    // The claim may be newer than the cache.
+    let namespace = known.meta.namespace.clone().unwrap_or_default();
+    let resource = ApiResource::erase::<AgenticTask>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(serving.client.clone(), &namespace, &resource);
+    let found = api.get_opt(known.meta.name.as_deref().unwrap_or_default()).await?;
+    let found = found.filter(|task| task.metadata.uid.as_deref() == Some(address.task()));
+    Ok(found.is_some_and(|task| is_claim(&task.data, address.epoch(), &hash)))
+}
+
+fn find(tasks: &Cache<AgenticTask>, uid: &str) -> Option<Arc<Cached<AgenticTask>>> {
+    tasks.by_uid(uid)
+}
+
+async fn store(
+    State(serving): State<Serving>,
+    Path((task, epoch, name, segment)): Path<(String, String, String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let counted = |result: &str| serving.metrics.count(EVIDENCE, &[("verb", "put"), ("result", result)]);
+    let Some(evidence) = &serving.evidence else {
+        return refuse(StatusCode::NOT_FOUND, "no evidence is stored here");
+    };
+    let address = match Address::new(&task, &epoch, &name, &segment) {
+        Ok(address) => address,
+        Err(error) => return answer(&error),
+    };
+    match may_write(&serving, &address, &headers).await {
+        Ok(true) => {}
+        Ok(false) => {
+            counted("refused");
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "the secret of the task's live claim of this epoch is needed",
+            );
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a claim could not be checked");
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the claim could not be checked; try again",
+            );
+        }
+    }
+    match evidence.put(&address, body).await {
+        Ok(Stored::New) => {
+            counted("new");
+            refuse(StatusCode::CREATED, "stored")
+        }
+        Ok(Stored::Same) => {
+            counted("same");
+            refuse(StatusCode::OK, "stored before")
+        }
+        Err(error) => {
+            counted("failed");
+            answer(&error)
+        }
+    }
+}
+
+fn may_read(serving: &Serving, peer: SocketAddr, headers: &HeaderMap) -> Result<Evidence, Box<Response>> {
+    let Some(evidence) = &serving.evidence else {
+        return Err(Box::new(refuse(StatusCode::NOT_FOUND, "no evidence is stored here")));
+    };
+    if serving.readers == Readers::Anyone {
+        return Ok(evidence.clone());
+    }
+    // A page in a browser can reach loopback under a name of its own; it cannot make that name an address.
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|b| b.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
+    });
+    let local = name == "localhost"
+        || name
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback());
+    if peer.ip().is_loopback() && local {
+        Ok(evidence.clone())
+    } else {
+        Err(Box::new(refuse(
+            StatusCode::FORBIDDEN,
+            "evidence is served to this machine only",
+        )))
+    }
+}
+
+async fn list(
+    State(serving): State<Serving>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(task): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let evidence = match may_read(&serving, peer, &headers) {
+        Ok(evidence) => evidence,
+        Err(response) => return *response,
+    };
+    match evidence.list(&task).await {
+        Ok(entries) => axum::Json(entries).into_response(),
+        Err(error) => answer(&error),
+    }
+}
+
+async fn read(
+    State(serving): State<Serving>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((task, epoch, name)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let evidence = match may_read(&serving, peer, &headers) {
+        Ok(evidence) => evidence,
+        Err(response) => return *response,
+    };
+    match evidence.read(&task, &epoch, &name).await {
+        Ok(Some(text)) => plain(StatusCode::OK, text),
+        Ok(None) => refuse(StatusCode::NOT_FOUND, "there is no such evidence"),
+        Err(error) => answer(&error),
+    }
+}
+
+async fn read_segment(
+    State(serving): State<Serving>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((task, epoch, name, segment)): Path<(String, String, String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let evidence = match may_read(&serving, peer, &headers) {
+        Ok(evidence) => evidence,
+        Err(response) => return *response,
+    };
+    let found = match Address::new(&task, &epoch, &name, &segment) {
+        Ok(address) => evidence.read_segment(&address).await,
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(Some(text)) => plain(StatusCode::OK, text),
+        Ok(None) => refuse(StatusCode::NOT_FOUND, "there is no such segment"),
+        Err(error) => answer(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_the_live_claims_secret_of_this_epoch_counts() {
+        let hash = hex::encode(Sha256::digest(b"secret"));
+        let task = json!({ "status": { "claim": { "epoch": 2, "secretSHA256": hash } } });
+        assert!(is_claim(&task, 2, &hash));
+        assert!(!is_claim(&task, 1, &hash));
+        assert!(!is_claim(&task, 2, &hex::encode(Sha256::digest(b"other"))));
+        assert!(!is_claim(
+            &json!({ "status": { "claim": { "epoch": 2, "secretSHA256": "" } } }),
+            2,
+            ""
+        ));
+        assert!(!is_claim(&json!({}), 0, ""));
+    }
+}

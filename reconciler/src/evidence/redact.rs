@@ -1,0 +1,176 @@
+//! Taking secrets out of what is stored.
+
+use bytes::Bytes;
+
+const MARK: &[u8] = b"[REDACTED]";
+/// Shorter values are words, not secrets.
+const SHORTEST: usize = 8;
+
+/// Beginnings of tokens that are secret wherever they stand, with the least number of characters that follow.
+const TOKENS: [(&[u8], usize); 14] = [
+    (b"ghp_", 30),
+    (b"gho_", 30),
+    (b"ghs_", 30),
+    (b"ghu_", 30),
+    (b"ghr_", 30),
+    (b"github_pat_", 20),
+    (b"glpat-", 16),
+    (b"sk-", 20),
+    (b"xoxb-", 20),
+    (b"xoxp-", 20),
+    (b"AKIA", 16),
+    (b"ASIA", 16),
+    (b"hf_", 30),
+    (b"npm_", 30),
+];
+
+/// Knows secret values and what tokens look like.
+#[derive(Clone, Default)]
+pub struct Redactor {
+    secrets: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Redactor({} secrets)", self.secrets.len())
+    }
+}
+
+impl Redactor {
+    /// Takes out these values, beside everything that looks like a token. Values below eight bytes are left.
+    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut secrets: Vec<Vec<u8>> = secrets
+            .into_iter()
+            .map(String::into_bytes)
+            .filter(|s| s.len() >= SHORTEST)
+            .collect();
+        // A secret that holds another goes first.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.dedup();
+        Self { secrets }
+    }
+
+    /// Replaces every secret; the same text always gives the same result.
+    pub fn redact(&self, text: &Bytes) -> Bytes {
+        let mut out: Option<Vec<u8>> = None;
+        let mut copied = 0;
+        let mut at = 0;
+        while at < text.len() {
+            let length = self.secret_at(text, at);
+            if length == 0 {
+                at += 1;
+                continue;
+            }
+            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
+            out.extend_from_slice(&text[copied..at]);
+            out.extend_from_slice(MARK);
+            at += length;
+            copied = at;
+        }
+        match out {
+            None => text.clone(),
+            Some(mut out) => {
+                out.extend_from_slice(&text[copied..]);
+                out.into()
+            }
+        }
+    }
+
+    /// Returns the length of the secret that begins at `at`; 0 for none.
+    fn secret_at(&self, text: &[u8], at: usize) -> usize {
+        let rest = &text[at..];
+        if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+            return secret.len();
+        }
+        let inside = at > 0 && (text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');
+        if inside {
+            return 0;
+        }
+        for (prefix, least) in TOKENS {
+            if rest.starts_with(prefix) {
+                let token = |b: &&u8| b.is_ascii_alphanumeric() || matches!(**b, b'_' | b'-');
+                let follows = rest[prefix.len()..].iter().take_while(token).count();
+                if follows >= least {
+                    return prefix.len() + follows;
+                }
+            }
+        }
+        if rest.starts_with(b"-----BEGIN ") {
+            return private_key(rest);
+        }
+        user_info(rest)
+    }
+}
+
+/// Returns the length of a PEM private key; one that is cut off goes to the end.
+fn private_key(rest: &[u8]) -> usize {
+    let line_end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
+    if !contains(&rest[..line_end], b"PRIVATE KEY-----") {
+        return 0;
+    }
+    let end = b"PRIVATE KEY-----";
+    let found = rest[line_end..].windows(end.len()).position(|window| window == end);
+    found.map_or(rest.len(), |found| line_end + found + end.len())
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// Returns the length of `https://user:password@` up to the `@`, where there is a password.
+fn user_info(rest: &[u8]) -> usize {
+    let scheme = [&b"https://"[..], b"http://", b"ssh://"]
+        .into_iter()
+        .find(|scheme| rest.starts_with(scheme));
+    let Some(scheme) = scheme else { return 0 };
+    let host = &rest[scheme.len()..];
+    let end = host
+        .iter()
+        .take(512)
+        .position(|b| matches!(b, b'/' | b'@' | b'?' | b'#' | b'"' | b'\'') || b.is_ascii_whitespace());
+    match end {
+        Some(end) if host[end] == b'@' && host[..end].contains(&b':') => scheme.len() + end,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn redact(text: &str) -> String {
+        let redactor = Redactor::new(["hunter2hunter2".to_owned(), "short".to_owned()]);
+        String::from_utf8(redactor.redact(&Bytes::copy_from_slice(text.as_bytes())).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn known_values_and_tokens_go_and_the_rest_stays() {
+        assert_eq!(redact("a hunter2hunter2 b short"), "a [REDACTED] b short");
+        let token = format!("x=ghp_{}.", "a".repeat(36));
+        assert_eq!(redact(&token), "x=[REDACTED].");
+        assert_eq!(
+            redact("ghp_short and task-sk-not-a-token"),
+            "ghp_short and task-sk-not-a-token"
+        );
+        assert_eq!(
+            redact("git clone https://me:pw@h/r and https://h/r@v1"),
+            "git clone [REDACTED]@h/r and https://h/r@v1"
+        );
+        let key = "a\n-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nb";
+        assert_eq!(redact(key), "a\n[REDACTED]\nb");
+        assert_eq!(
+            redact("-----BEGIN CERTIFICATE-----\nabc"),
+            "-----BEGIN CERTIFICATE-----\nabc"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_known_secret_never_survives(before in ".{0,40}", after in ".{0,40}") {
+            let text = format!("{before}hunter2hunter2{after}");
+            prop_assert!(!redact(&text).contains("hunter2hunter2"));
+        }
+    }
+}

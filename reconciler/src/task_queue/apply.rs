@@ -1,0 +1,116 @@
+//! The writes of a plan, several at once.
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemas::names;
+
+use super::plan::{Plan, Write};
+use super::{Context, Error};
+use crate::cache::Key;
+use crate::text::one_line;
+use crate::writer::{self, Outcome};
+
+/// Writes that are under way at once.
+const CONCURRENT: usize = 16;
+/// Events of one revision; the rest stands in the status and in the note.
+const EVENTS: usize = 50;
+
+/// Carries a plan out. What one write meets does not stop the others.
+pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<(), Error> {
+    let Plan {
+        writes,
+        broke,
+        taken: _,
+        guarded: _,
+        rejects: _,
+        revision,
+        uid,
+        note_to,
+    } = plan;
+    let total = writes.len();
+    let results: Vec<Result<Outcome, writer::Error>> = futures::stream::iter(writes)
+        .map(|write| carry_out(ctx, write))
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
+    if total > 0 {
+        tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
+    }
+    for error in broke.iter().take(EVENTS) {
+        let id = names::sha256_hex(format!("{uid}\n{}\n{revision}\n{}", error.path, error.text()));
+        let event = build_event(ctx, queue, &uid, &revision, &error.to_string());
+        if let Err(error) = ctx
+            .writer
+            .event(
+                &queue.namespace,
+                &format!("{}.{}", names::fit(&queue.name), &id[..16]),
+                event,
+            )
+            .await
+        {
+            tracing::warn!(queue = %queue, %error, "an Event was not recorded");
+        }
+    }
+    if let (Some((url, commit)), Some(forge)) = (note_to, &ctx.forge) {
+        let mut text = format!("foreman: {} of the task files cannot be used\n", broke.len());
+        for error in broke.iter().take(EVENTS) {
+            text.push_str(&one_line(&error.to_string(), 500));
+            text.push('\n');
+        }
+        let (forge, queue) = (forge.clone(), queue.clone());
+        // The status says it in any case; a repository that cannot be written to is no failure.
+        tokio::spawn(async move {
+            if let Err(error) = forge.note(&url.to_string(), &commit.to_string(), &text).await {
+                tracing::debug!(queue = %queue, %error, "broken files were not noted on the commit");
+            }
+        });
+    }
+    let mut lost = 0;
+    for result in results {
+        match result {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Lost) => lost += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if lost > 0 { Err(Error::Lost(lost)) } else { Ok(()) }
+}
+
+async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error> {
+    match write {
+        Write::Workload(key, object) => ctx.writer.apply(&ctx.workloads, &key, object).await,
+        Write::Task(key, object) => ctx.writer.apply(&ctx.tasks, &key, object).await,
+        Write::Delete("Workload", key, uid) => ctx
+            .writer
+            .delete(&ctx.workloads, &key, &uid)
+            .await
+            .map(|_| Outcome::Done),
+        Write::Delete(_, key, uid) => ctx.writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
+    }
+}
+
+fn build_event(ctx: &Context, queue: &Key, uid: &str, revision: &str, message: &str) -> Event {
+    let now = Time(ctx.clock.now());
+    Event {
+        involved_object: ObjectReference {
+            api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
+            kind: Some("TaskQueue".into()),
+            name: Some(queue.name.clone()),
+            namespace: Some(queue.namespace.clone()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        },
+        type_: Some("Warning".into()),
+        reason: Some("InvalidFile".into()),
+        message: Some(one_line(&format!("{message} ({revision})"), 1000)),
+        source: Some(EventSource {
+            component: Some("foreman-operator".into()),
+            host: None,
+        }),
+        first_timestamp: Some(now.clone()),
+        last_timestamp: Some(now),
+        count: Some(1),
+        ..Event::default()
+    }
+}

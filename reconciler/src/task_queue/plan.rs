@@ -1,0 +1,237 @@
+//! Which objects to apply, to replace and to prune, from what changed.
+
+use std::collections::BTreeSet;
+
+use schemas::file_error::FileError;
+use schemas::task_file::{QueueContext, TaskObject, resolve};
+use schemas::{TaskQueue, labels};
+use serde_json::{Value, json};
+
+use super::Context;
+use super::load::Loaded;
+use super::observe::{Made, origin};
+use super::validate::Valid;
+use crate::cache::{Cached, Key};
+
+/// One write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Creates or changes a Workload.
+    Workload(Key, Value),
+    /// Creates a bare AgenticTask.
+    Task(Key, Value),
+    /// Deletes an object that no file makes any more, or that an edit replaces.
+    Delete(&'static str, Key, String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Writes, independent of each other.
+    pub writes: Vec<Write>,
+    /// Files that broke in this revision, each with its first error: they get an Event.
+    pub broke: Vec<FileError>,
+    /// Names that belong to somebody else.
+    pub taken: Vec<String>,
+    /// How many objects the zero guard kept.
+    pub guarded: i64,
+    /// Files that showed to be wrong only when their objects were made.
+    pub rejects: Vec<(String, FileError)>,
+    /// Revision, as `branch@sha1:<hex>`.
+    pub revision: String,
+    /// UID of the queue.
+    pub uid: String,
+    /// Repository, for notes.
+    pub note_to: Option<(git::RemoteUrl, git::Oid)>,
+}
+
+/// What is known of an object of a name.
+struct Existing {
+    uid: String,
+    mine: bool,
+    path: Option<String>,
+    run_key: Option<String>,
+    run: i64,
+}
+
+/// Plans the writes.
+pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid: &Valid, loaded: &Loaded) -> Plan {
+    let key = Key::of(&cached.meta);
+    let uid = cached.uid();
+    let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
+    let mut plan = Plan {
+        revision: revision.clone(),
+        uid: uid.to_owned(),
+        ..Plan::default()
+    };
+    let mut look_at: BTreeSet<String> = loaded.look_at.clone();
+    if loaded.whole {
+        look_at.extend(ctx.inventory.paths(uid));
+    }
+    let defaults = queue.spec.defaults.clone().unwrap_or_default();
+    let may_prune = queue.spec.prune && !loaded.files.is_empty();
+    for path in &look_at {
+        let mut wanted: BTreeSet<Made> = BTreeSet::new();
+        let mut keeps_all = false;
+        match loaded.files.get(path) {
+            Some(Err(errors)) => {
+                // What a broken file made before stays until the file is good again, or gone.
+                keeps_all = true;
+                if loaded.changed.contains(path)
+                    && let Some(error) = errors.first()
+                {
+                    plan.broke.push(error.clone());
+                }
+            }
+            Some(Ok(documents)) => {
+                let context = QueueContext {
+                    name: &key.name,
+                    uid,
+                    namespace: &key.namespace,
+                    defaults: &defaults,
+                    revision: &revision,
+                    depends_on: loaded.files.depends_on(path),
+                };
+                for document in documents {
+                    wanted.insert(Made {
+                        kind: document.kind(),
+                        name: document.object_name(uid),
+                    });
+                    match resolve(document, &context) {
+                        Ok(object) => place(ctx, cached, queue, object, path, &mut plan),
+                        Err(error) => {
+                            if loaded.changed.contains(path) {
+                                plan.broke.push(error.clone());
+                            }
+                            plan.rejects.push((path.clone(), error));
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+        if keeps_all {
+            continue;
+        }
+        for made in ctx.inventory.of_path(uid, path) {
+            if wanted.contains(&made)
+                || loaded
+                    .files
+                    .owner(made.kind, &made.name)
+                    .is_some_and(|owner| owner != path)
+            {
+                continue;
+            }
+            if !may_prune {
+                plan.guarded += i64::from(queue.spec.prune);
+                continue;
+            }
+            let object = Key::new(key.namespace.clone(), made.name.clone());
+            if let Some(existing) = find(ctx, made.kind, &object, uid) {
+                plan.writes.push(Write::Delete(made.kind, object, existing.uid));
+            }
+        }
+    }
+    if !plan.broke.is_empty() {
+        plan.note_to = Some((valid.url.clone(), loaded.revision));
+    }
+    plan
+}
+
+fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existing> {
+    fn read<K>(object: &Cached<K>, queue_uid: &str, run_key: Option<String>, run: i64) -> Existing {
+        let path = origin(object)
+            .filter(|(uid, _)| *uid == queue_uid)
+            .map(|(_, path)| path.to_owned());
+        let labelled = object.label(labels::QUEUE).is_some();
+        Existing {
+            uid: object.uid().to_owned(),
+            mine: path.is_some() && labelled,
+            path,
+            run_key,
+            run,
+        }
+    }
+    if kind == "Workload" {
+        let found = ctx.workloads.get(key).filter(|found| !found.is_deleting())?;
+        let spec = found.readable().map(|workload| &workload.spec);
+        let run_key = found
+            .annotation(labels::RUN_KEY)
+            .map(str::to_owned)
+            .or_else(|| spec.and_then(|spec| spec.run_key.clone()));
+        let run = spec.and_then(|spec| spec.run).unwrap_or(1);
+        Some(read(&found, queue_uid, run_key, run))
+    } else {
+        let found = ctx.tasks.get(key).filter(|found| !found.is_deleting())?;
+        Some(read(
+            &found,
+            queue_uid,
+            found.annotation(labels::RUN_KEY).map(str::to_owned),
+            1,
+        ))
+    }
+}
+
+/// Plans the write of one object, or finds that none is needed.
+fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: TaskObject, path: &str, plan: &mut Plan) {
+    let meta = object.metadata();
+    let key = Key::of(meta);
+    let wanted_key = meta
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(labels::RUN_KEY))
+        .cloned();
+    let existing = find(ctx, object.kind(), &key, queue.uid());
+    if let Some(existing) = &existing {
+        if !existing.mine {
+            plan.taken
+                .push(format!("{} {:?} (wanted by {path})", object.kind(), key.name));
+            return;
+        }
+        let same_run = existing.run_key == wanted_key;
+        if same_run && existing.path.as_deref() == Some(path) {
+            return;
+        }
+        if object.kind() == "AgenticTask" && !same_run {
+            // An edit replaces the object: when this one is gone, the path is looked at again.
+            plan.writes
+                .push(Write::Delete("AgenticTask", key, existing.uid.clone()));
+            return;
+        }
+    }
+    let run = match &existing {
+        None => 1,
+        Some(existing) if existing.run_key == wanted_key => existing.run,
+        Some(existing) => existing.run.saturating_add(1),
+    };
+    let owner = spec.spec.prune.then(|| {
+        json!([{
+            "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
+            "kind": "TaskQueue",
+            "name": queue.meta.name,
+            "uid": queue.uid(),
+            "blockOwnerDeletion": false,
+        }])
+    });
+    let body = match &object {
+        TaskObject::Workload(workload) => serde_json::to_value(workload),
+        TaskObject::AgenticTask(task) => serde_json::to_value(task),
+    };
+    let Ok(mut body) = body else { return };
+    if let Some(map) = body.as_object_mut() {
+        map.remove("status");
+    }
+    if let Some(owner) = owner {
+        body["metadata"]["ownerReferences"] = owner;
+    }
+    if let Some(existing) = &existing {
+        body["metadata"]["uid"] = json!(existing.uid);
+    }
+    plan.writes.push(match object {
+        TaskObject::Workload(_) => {
+            body["spec"]["run"] = json!(run);
+            Write::Workload(key, body)
+        }
+        TaskObject::AgenticTask(_) => Write::Task(key, body),
+    });
+}

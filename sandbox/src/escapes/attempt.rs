@@ -1,0 +1,235 @@
+//! One attempt to escape, made by the running executable inside a sandbox.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::Outcome;
+use crate::{helper, sys};
+
+/// What a secret file and a victim's environment hold.
+pub(super) const SECRET: &str = "foreman-secret-7f3b";
+
+/// Begins the line that an attempt ends with.
+const MARK: &str = "FOREMAN-ATTEMPT ";
+
+/// What is attempted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Attempt {
+    /// No attempt: stay until standard input ends.
+    Wait,
+    Read(String),
+    ReadThroughLink(String),
+    ReadThroughHardLink(String),
+    Write(String),
+    Truncate(String),
+    RenameTo(String),
+    OpenForWriting(String),
+    ConnectTcp(u16),
+    ConnectAbstract(String),
+    ConnectUnix(String),
+    Signal(i32),
+    SignalByPidfd(i32),
+    Trace(i32),
+    TraceParent,
+    Descriptors,
+    Capabilities,
+    /// A system call that is to be denied as such: any other answer is an escape.
+    Call {
+        number: i64,
+        args: [i64; 5],
+    },
+}
+
+impl Attempt {
+    /// Returns the argument that makes the executable do it.
+    ///
+    /// In hexadecimal, so that a path in it is not rewritten to one inside the sandbox.
+    pub(super) fn argument(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let hex: String = json.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}{hex}", helper::ATTEMPT)
+    }
+
+    fn parse(hex: &str) -> Option<Attempt> {
+        let bytes: Option<Vec<u8>> = (0..hex.len() / 2)
+            .map(|index| u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok())
+            .collect();
+        serde_json::from_slice(&bytes?).ok()
+    }
+}
+
+/// Makes an attempt, says how it ended, and ends the process.
+pub(crate) fn attempt_main(hex: &str) -> ! {
+    let text = match Attempt::parse(hex) {
+        None => "broken argument".to_owned(),
+        Some(attempt) => match make(&attempt) {
+            Ok(detail) => format!("escaped {detail}"),
+            Err(error) => format!("held {error}"),
+        },
+    };
+    // Without this line the attempt counts as escaped.
+    let _ = writeln!(io::stdout(), "\n{MARK}{text}");
+    std::process::exit(0)
+}
+
+/// Reads an attempt's output. What gave no clear answer has escaped: the table must be sure.
+pub(super) fn verdict(outcome: &Outcome) -> (bool, String) {
+    let text = outcome.stdout.text();
+    let said = text.lines().find_map(|line| line.strip_prefix(MARK));
+    match said.and_then(|said| said.split_once(' ')) {
+        Some(("held", detail)) => (false, detail.to_owned()),
+        Some(("escaped", detail)) => (true, detail.to_owned()),
+        _ => (
+            true,
+            format!(
+                "no clear answer: {:?} {:?} {text:?}",
+                outcome.reason, outcome.exit
+            ),
+        ),
+    }
+}
+
+fn held(text: impl Into<String>) -> io::Error {
+    io::Error::other(text.into())
+}
+
+fn make(attempt: &Attempt) -> io::Result<String> {
+    match attempt {
+        Attempt::Wait => {
+            io::stdin().read_to_end(&mut Vec::new())?;
+            Err(held("waited"))
+        }
+        Attempt::Read(path) => read(path),
+        Attempt::ReadThroughLink(path) => {
+            let _ = std::fs::remove_file("link");
+            std::os::unix::fs::symlink(path, "link")?;
+            read("link")
+        }
+        Attempt::ReadThroughHardLink(path) => {
+            let _ = std::fs::remove_file("hard-link");
+            std::fs::hard_link(path, "hard-link")?;
+            read("hard-link")
+        }
+        Attempt::Write(path) => std::fs::write(path, "written").map(|()| "wrote".into()),
+        Attempt::Truncate(path) => {
+            rustix::fs::openat(
+                rustix::fs::CWD,
+                path,
+                rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::TRUNC,
+                rustix::fs::Mode::empty(),
+            )?;
+            Ok("truncated".into())
+        }
+        Attempt::RenameTo(path) => {
+            std::fs::write("own", "own").map_err(|error| held(format!("work tree: {error}")))?;
+            std::fs::rename("own", path).map(|()| "renamed".into())
+        }
+        Attempt::OpenForWriting(path) => std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map(|_| "opened".into()),
+        Attempt::ConnectTcp(port) => {
+            TcpStream::connect(("127.0.0.1", *port)).map(|_| "connected".into())
+        }
+        Attempt::ConnectAbstract(name) => {
+            let address = SocketAddr::from_abstract_name(name.as_bytes())?;
+            UnixStream::connect_addr(&address).map(|_| "connected".into())
+        }
+        Attempt::ConnectUnix(path) => UnixStream::connect(path).map(|_| "connected".into()),
+        Attempt::Signal(pid) => call(
+            libc::SYS_kill,
+            [(*pid).into(), libc::SIGCONT.into(), 0, 0, 0],
+        ),
+        Attempt::SignalByPidfd(pid) => {
+            let fd = sys::raw(libc::SYS_pidfd_open, [(*pid).into(), 0, 0, 0, 0])?;
+            call(
+                libc::SYS_pidfd_send_signal,
+                [fd, libc::SIGCONT.into(), 0, 0, 0],
+            )
+        }
+        Attempt::Trace(pid) => trace(*pid),
+        Attempt::TraceParent => trace(std::os::unix::process::parent_id() as i32),
+        Attempt::Descriptors => descriptors(),
+        Attempt::Capabilities => capabilities(),
+        Attempt::Call { number, args } => match sys::raw(*number, *args) {
+            Err(error) if denied(&error) => Err(error),
+            other => Ok(format!("answered {other:?}")),
+        },
+    }
+}
+
+/// Tells whether an error is one of a policy, not of bad arguments.
+fn denied(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EAFNOSUPPORT)
+    )
+}
+
+fn call(number: libc::c_long, args: [libc::c_long; 5]) -> io::Result<String> {
+    sys::raw(number, args).map(|answer| format!("answered {answer}"))
+}
+
+fn trace(pid: i32) -> io::Result<String> {
+    const SEIZE: libc::c_long = 0x4206;
+    call(libc::SYS_ptrace, [SEIZE, pid.into(), 0, 0, 0])
+}
+
+fn read(path: &str) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(1 << 20)
+        .read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let known = text.contains(SECRET) || path == "/etc/shadow" && text.contains(':');
+    if known {
+        Ok("read the secret".into())
+    } else {
+        Err(held(format!("{} bytes without the secret", bytes.len())))
+    }
+}
+
+/// Looks for descriptors beyond the standard ones.
+fn descriptors() -> io::Result<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let number: i32 = entry.file_name().to_string_lossy().parse().unwrap_or(-1);
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let own_listing = target.to_string_lossy().ends_with("/fd");
+        if number > 2 && !own_listing {
+            found.push(format!("{number} -> {}", target.display()));
+        }
+    }
+    if found.is_empty() {
+        Err(held("none beyond 0, 1, 2"))
+    } else {
+        Ok(found.join(", "))
+    }
+}
+
+fn capabilities() -> io::Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let sets: Vec<&str> = status
+        .lines()
+        // The bounding set gives nothing to a process that can gain nothing by exec.
+        .filter(|line| line.starts_with("Cap") && !line.starts_with("CapBnd:"))
+        .filter(|line| {
+            line.split_whitespace()
+                .nth(1)
+                .is_some_and(|set| set.bytes().any(|byte| byte != b'0'))
+        })
+        .collect();
+    let fixed = status
+        .lines()
+        .any(|line| line.starts_with("NoNewPrivs:") && line.ends_with('1'));
+    if sets.is_empty() && fixed {
+        Err(held("none, and none to gain"))
+    } else {
+        Ok(sets.join(", "))
+    }
+}

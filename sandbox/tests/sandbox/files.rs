@@ -1,0 +1,152 @@
+//! What a command sees of the file system, its environment and its input.
+
+use sandbox::{Command, Output, Reason, Toolchain};
+
+use crate::{backends, shell};
+
+#[test]
+fn nothing_of_the_callers_environment_is_inherited() {
+    for sandbox in backends() {
+        let command = Command::new("env")
+            .toolchain(&Toolchain::default())
+            .env("PATH", "/usr/bin:/bin");
+        let mut command = command.env("ONLY", "this");
+        command.mounts = Toolchain::host().mounts;
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        let text = outcome.stdout.text();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| Some(line.split_once('=')?.0))
+            .collect();
+        let expected: &[&str] = match sandbox.backend() {
+            sandbox::Backend::Namespaces => &["ONLY", "PATH"],
+            _ => &["ONLY", "PATH", "TMPDIR"],
+        };
+        assert_eq!(names, expected, "{outcome:?}");
+    }
+}
+
+#[test]
+fn bound_folders_are_written_and_read_only_ones_are_not() {
+    for sandbox in backends() {
+        let (tree, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(data.path().join("input"), "given\n").unwrap();
+        let script = "cat /data/input > /workspace/out; echo x > /data/new; echo y > /data/input; \
+                      echo z > /tmp/t && cat /tmp/t; echo h > $HOME/h && cat $HOME/h; pwd";
+        let command = shell(script)
+            .rw(tree.path(), "/workspace")
+            .ro(data.path(), "/data")
+            .cwd("/workspace");
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        let text = outcome.stdout.text();
+        assert!(
+            text.starts_with("z\nh\n"),
+            "{outcome:?} {text} {}",
+            outcome.stderr.text()
+        );
+        assert_eq!(
+            std::fs::read_to_string(tree.path().join("out")).unwrap(),
+            "given\n"
+        );
+        assert_eq!(
+            std::fs::read_to_string(data.path().join("input")).unwrap(),
+            "given\n"
+        );
+        assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1);
+        let real = tree.path().canonicalize().unwrap();
+        let seen = if sandbox.backend() == sandbox::Backend::Namespaces {
+            "/workspace"
+        } else {
+            real.to_str().unwrap()
+        };
+        assert_eq!(text.lines().last(), Some(seen));
+    }
+}
+
+#[test]
+fn masked_files_are_hidden() {
+    for sandbox in backends() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data.path().join("folder")).unwrap();
+        std::fs::write(data.path().join("folder/key"), "hidden").unwrap();
+        std::fs::write(data.path().join("token"), "hidden").unwrap();
+        std::fs::write(data.path().join("plain"), "shown\n").unwrap();
+        let command = shell("cat /data/plain /data/token /data/folder/key; true")
+            .ro(data.path(), "/data")
+            .mask("/data/token")
+            .mask("/data/folder")
+            .mask("/data/not-there");
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        assert_eq!(outcome.stdout.text(), "shown\n", "{outcome:?}");
+    }
+}
+
+#[test]
+fn input_bytes_are_read_to_their_end() {
+    let bytes: Vec<u8> = (0..300_000).map(|number| (number % 251) as u8).collect();
+    for sandbox in backends() {
+        let outcome =
+            sandbox.run_blocking(shell("cksum; cat").stdin(bytes.clone()), Output::captured());
+        let first = outcome.stdout.text();
+        assert!(
+            first.lines().next().unwrap().ends_with(" 300000"),
+            "{first}"
+        );
+        let nothing = sandbox.run_blocking(shell("wc -c"), Output::captured());
+        assert_eq!(nothing.stdout.text().trim(), "0");
+    }
+}
+
+#[test]
+fn a_mount_through_a_planted_link_is_refused() {
+    let sandbox = backends()
+        .into_iter()
+        .find(|sandbox| sandbox.backend() == sandbox::Backend::Namespaces);
+    let Some(sandbox) = sandbox else {
+        // Landlock mounts nothing; `backends` has made sure that it was there to be tested elsewhere.
+        return;
+    };
+    let (tree, data, aim) = (
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    std::os::unix::fs::symlink(aim.path(), tree.path().join("cache")).unwrap();
+    let command = shell("true")
+        .rw(tree.path(), "/workspace")
+        .ro(data.path(), "/workspace/cache/inner");
+    let outcome = sandbox.run_blocking(command, Output::captured());
+    assert!(
+        matches!(&outcome.reason, Reason::StartError(why) if why.contains("symbolic link")),
+        "{outcome:?}"
+    );
+    assert_eq!(std::fs::read_dir(aim.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cargo_project_builds_and_tests_offline() {
+    for sandbox in backends() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tree.path().join("src")).unwrap();
+        std::fs::write(
+            tree.path().join("Cargo.toml"),
+            "[package]\nname = \"sample\"\nversion = \"0.1.0\"\nedition = \"2021\"\n",
+        )
+        .unwrap();
+        let code = "#[test]\nfn adds() {\n    assert_eq!(1 + 1, 2);\n}\n";
+        std::fs::write(tree.path().join("src/lib.rs"), code).unwrap();
+        let command = Command::new("cargo")
+            .args(["test", "--offline", "--lib"])
+            .toolchain(&Toolchain::host())
+            .rw(tree.path(), "/workspace")
+            .cwd("/workspace");
+        let outcome = sandbox.run_blocking(command, Output::captured_together());
+        assert!(
+            outcome.success(),
+            "{}: {}",
+            sandbox.backend(),
+            outcome.stdout.text()
+        );
+        assert!(outcome.stdout.text().contains("1 passed"));
+    }
+}

@@ -1,0 +1,227 @@
+//! `foreman init`: writes `.foreman/` into a repository.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use gate::definition::BaseTree;
+
+use crate::cli::{Global, InitArgs};
+use crate::connect::root;
+use crate::endpoint::{self, Server};
+use crate::project::FOLDER;
+
+/// Writes what is missing and says what was found.
+pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
+    let root = root(global)?;
+    let local = git::Local::discover(&root).context("failed to look for a Git repository")?;
+    match &local {
+        None => println!("Warning    {} is not a Git repository yet; run `git init` and commit before `foreman up`", root.display()),
+        Some(local) if local.head.is_none() => println!("Warning    the repository has no commit yet; commit before `foreman up`"),
+        Some(_) => {}
+    }
+    let server = if args.no_probe { None } else { endpoint::find(true).await };
+    match &server {
+        Some(server) => {
+            println!("Model      {}", endpoint::describe(server));
+            for warning in server.report.iter().flat_map(|report| &report.warnings) {
+                println!("Warning    {warning}");
+            }
+        }
+        None if args.no_probe => println!("Model      not looked for (--no-probe)"),
+        None => println!(
+            "Warning    no model server answers on the usual ports (llama.cpp 8080, Ollama 11434, vLLM 8000, LM Studio 1234, \
+             LiteLLM 4000); start one, or set its address in {FOLDER}/agents.yaml"
+        ),
+    }
+    let (language, gate) = build_gate(&root);
+    match language {
+        Some(language) => println!("Language   {language}"),
+        None => println!("Warning    no language was recognised; write the steps of {FOLDER}/gate.yaml yourself"),
+    }
+    let files = [
+        ("queue.yaml", QUEUE.to_owned()),
+        ("agents.yaml", build_agents(server.as_ref())),
+        ("gate.yaml", gate),
+        ("tasks/first-task.md", FIRST_TASK.to_owned()),
+    ];
+    for (name, text) in files {
+        let path = root.join(FOLDER).join(name);
+        println!("{:<10} {FOLDER}/{name}", if write_new(&path, &text)? { "Wrote" } else { "Kept" });
+    }
+    println!("\nNext: look at the files, `foreman validate`, commit them, and `foreman up`.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a file that does not exist yet; says whether it did.
+fn write_new(path: &Path, text: &str) -> Result<bool> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    }
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => {
+            std::io::Write::write_all(&mut file, text.as_bytes()).with_context(|| format!("failed to write {}", path.display()))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("failed to write {}", path.display())),
+    }
+}
+
+/// The files of a folder, as the gate's presets look at them.
+struct Folder<'a>(&'a Path);
+
+impl BaseTree for Folder<'_> {
+    fn exists(&self, path: &str) -> bool {
+        path != gate::definition::GATE_FILE && self.0.join(path).exists()
+    }
+
+    fn read(&self, path: &str, max: usize) -> Option<Vec<u8>> {
+        if path == gate::definition::GATE_FILE {
+            return None;
+        }
+        std::fs::read(self.0.join(path)).ok().filter(|bytes| bytes.len() <= max)
+    }
+}
+
+fn build_gate(root: &Path) -> (Option<String>, String) {
+    let parse = |_: &[u8]| Err("not read".to_owned());
+    let found = gate::definition::resolve(None, &Folder(root), &parse, &[]).ok();
+    let Some(gate) = found else {
+        return (None, format!("{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"));
+    };
+    let language = match &gate.source {
+        gate::definition::Source::Preset(language) => format!("{language:?}").to_lowercase(),
+        other => format!("{other:?}"),
+    };
+    let mut text = GATE_HEAD.to_owned();
+    if let Some(prepare) = &gate.prepare {
+        text.push_str("# Fills the caches before the steps run; the only part with network, and only to these hosts.\nprepare:\n");
+        text.push_str(&format!("  command: {}\n  allowHosts:\n", quoted(&prepare.command)));
+        for host in &prepare.allow_hosts {
+            text.push_str(&format!("    - {}\n", quoted(host)));
+        }
+    }
+    text.push_str("# Each step runs as `sh -c` in the work tree, without network; all run, even after a failure.\nsteps:\n");
+    for step in &gate.steps {
+        text.push_str(&format!("  - name: {}\n    command: {}\n", step.name, quoted(&step.command)));
+        if step.advisory {
+            text.push_str("    advisory: true\n");
+        }
+    }
+    text.push_str("# Paths that a change must not touch, beside .foreman/**.\n# protectedPaths:\n#   - .github/**\n");
+    (Some(language), text)
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+fn build_agents(server: Option<&Server>) -> String {
+    let url = server.map_or("http://127.0.0.1:8080/v1", |server| server.base_url.as_str());
+    let model = match server.and_then(|server| server.model.as_ref()) {
+        Some(model) => format!("    model: {}\n", quoted(model)),
+        None => "    # model: the name that the server knows; unset takes the only one it serves\n".into(),
+    };
+    AGENTS.replace("@URL@", &quoted(url)).replace("    @MODEL@\n", &model)
+}
+
+const QUEUE: &str = "\
+# Where work comes from. `foreman up` serves it; on a cluster `kubectl apply` takes the same file.
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: TaskQueue
+metadata:
+  name: tasks
+spec:
+  git:
+    # `.` is this repository; a URL names a separate tasks repository.
+    url: .
+    # branch: main        # unset: the branch that is checked out
+    path: .foreman/tasks
+    interval: 60s         # local repositories are watched as well
+  # What a task gets unless its front matter says otherwise.
+  defaults:
+    repo: .
+    coderAgentRef:
+      name: coder
+    verifierAgentRef:
+      name: verifier
+    budget:
+      rounds: 3           # a failed gate goes back to the coder this often
+";
+
+const AGENTS: &str = "\
+# Who works. The coder asks a model; the verifier has none and runs the gate.
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Agent
+metadata:
+  name: coder
+spec:
+  role: coder
+  providerConfig:
+    # Any OpenAI-compatible server: llama.cpp, Ollama, vLLM, LM Studio, LiteLLM.
+    baseURL: @URL@
+    @MODEL@
+    # The key is taken from FOREMAN_MODEL_API_KEY when `foreman up` starts.
+    apiKeySecretRef:
+      name: foreman-model
+      key: api-key
+      optional: true
+  tools: [read_file, write_file, str_replace, apply_patch, grep, glob, bash, submit_result]
+  bashTimeoutSeconds: 120
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Agent
+metadata:
+  name: verifier
+spec:
+  role: verifier
+  tools: [run_gate_job]
+";
+
+const GATE_HEAD: &str = "\
+# What proves or refutes a change. It is read at the base commit, never from the branch under test.
+";
+
+const FIRST_TASK: &str = "\
+---
+# Commit this file and Foreman works on it. Edit it and it works on it again; remove it and it forgets it.
+title: Say how to run the tests
+# base: main              # unset: the queue's default
+# priority: 0             # higher first
+# depends: [other.md]     # order only
+# budget: { rounds: 3 }
+---
+The README does not say how the tests of this repository are run. Add a short section `Tests` that names the command.
+Change nothing else.
+";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_init_writes_is_valid() {
+        schemas::config::parse_queue("queue.yaml", QUEUE.as_bytes()).unwrap();
+        schemas::config::parse_agents("agents.yaml", build_agents(None).as_bytes()).unwrap();
+        schemas::task_file::parse(".foreman/tasks/first-task.md", FIRST_TASK.as_bytes()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["", "Cargo.toml", "go.mod", "package.json", "pyproject.toml"] {
+            if !file.is_empty() {
+                std::fs::write(folder.path().join(file), "").unwrap();
+            }
+            let (_, gate) = build_gate(folder.path());
+            schemas::config::parse_gate("gate.yaml", gate.as_bytes()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_exists_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        assert!(write_new(&path, "one").unwrap());
+        assert!(!write_new(&path, "two").unwrap());
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one");
+    }
+}

@@ -1,0 +1,80 @@
+//! `foreman up`: serves a repository until Ctrl-C.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Global, UpArgs};
+use crate::connect::root;
+use crate::local::{Local, LocalConfig};
+use crate::place::Place;
+use crate::project::{self, Project};
+
+/// Serves the repository.
+pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
+    let root = root(global)?;
+    let repository = project::repository(&root)?;
+    let url = repository.root.display().to_string();
+    let project = project::load(&root, &url, repository.branch.as_deref())?;
+    if project.queue.is_none() {
+        bail!("{} has no {}/queue.yaml; run `foreman init` first", root.display(), project::FOLDER);
+    }
+    let place = Place::new(&root, global.state.as_deref())?;
+    if args.dry_run {
+        return super::dry_run::run(global, &place, &project).await;
+    }
+    let lock = place.lock_for_server()?;
+    let config = LocalConfig {
+        port: Some(args.port),
+        slots: args.slots,
+        sandbox: args.sandbox.clone(),
+        access: args.access.clone(),
+        file_roots: project::file_roots(&repository, &project, &args.access.file_roots),
+        user: repository.user.clone(),
+    };
+    let mut local = Local::start(&place, &global.namespace, config).await?;
+    let served = serve(&mut local, global, &place, &project).await;
+    local.stop().await;
+    let _ = std::fs::remove_file(place.kubeconfig());
+    drop(lock);
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(local: &mut Local, global: &Global, place: &Place, project: &Project) -> Result<()> {
+    let changed = local.accept(&global.namespace, project).await?;
+    let queue = project.queue.as_ref().and_then(|queue| queue.spec.git.as_ref());
+    if let Some(git) = queue {
+        println!("Serving    {} of {} ({})", git.path, git::redact(&git.url), git.branch.as_deref().unwrap_or("main"));
+    }
+    println!("Sandbox    {}", local.sandbox.backend());
+    if let Some(weakness) = local.sandbox.backend().weakness() {
+        println!("           {weakness}");
+    }
+    if !changed.is_empty() {
+        println!("Agents     changed since they were last accepted: {}", changed.join(", "));
+    }
+    for agent in &project.agents {
+        let provider = agent.spec.provider_config.as_ref();
+        if let Some(url) = provider.and_then(|provider| provider.base_url.as_ref()) {
+            println!("           {} asks {}", agent.metadata.name.as_deref().unwrap_or_default(), git::redact(url));
+        }
+    }
+    println!("Evidence   {}", local.evidence_url);
+    println!("kubectl    --kubeconfig {} get workloads,agentictasks", place.kubeconfig().display());
+    println!("Ready. Commit a task file; Ctrl-C drains, Ctrl-C twice stops at once.");
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
+    tokio::select! {
+        why = local.broken() => bail!("{why}"),
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => {}
+    }
+    println!("Draining: running tasks end first; Ctrl-C again stops at once.");
+    tokio::select! {
+        () = local.drain() => {}
+        _ = interrupt.recv() => println!("Stopping; running tasks go back to the queue."),
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `foreman validate`: checks files offline.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use schemas::file_error::FileError;
+use schemas::task_file::{self, TaskDocument};
+
+use crate::cli::{Global, ReportFormat, ValidateArgs};
+use crate::connect::root;
+use crate::project::FOLDER;
+
+/// Checks files and reports every error with file, line and column.
+pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
+    let root = root(global)?;
+    let files = if args.files.is_empty() { everything(&root)? } else { named(&root, global, &args.files)? };
+    if files.is_empty() {
+        bail!("there is nothing to check: {} has no {FOLDER}/; run `foreman init`, or name the files", root.display());
+    }
+    let (checked, errors) = check(&files, &tasks_folder(&root));
+    match args.output {
+        ReportFormat::Json => println!("{}", serde_json::to_string_pretty(&errors)?),
+        ReportFormat::Text => {
+            for error in &errors {
+                println!("{error}");
+            }
+            if errors.is_empty() {
+                println!("{checked} files are valid");
+            } else {
+                println!("{} errors in {checked} files", errors.len());
+            }
+        }
+    }
+    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file by the name that errors show.
+type Files = BTreeMap<String, PathBuf>;
+
+/// Returns the folder of task files that the queue names, where it is in this repository.
+fn tasks_folder(root: &Path) -> String {
+    let read = std::fs::read(root.join(FOLDER).join("queue.yaml")).ok();
+    let queue = read.and_then(|bytes| schemas::config::parse_queue("queue.yaml", &bytes).ok());
+    let git = queue.and_then(|queue| queue.spec.git).filter(|git| git.url == ".");
+    git.map_or_else(|| format!("{FOLDER}/tasks"), |git| git.path)
+}
+
+fn everything(root: &Path) -> Result<Files> {
+    let mut files = Files::new();
+    for name in ["queue.yaml", "agents.yaml", "gate.yaml"] {
+        let path = root.join(FOLDER).join(name);
+        if path.exists() {
+            files.insert(format!("{FOLDER}/{name}"), path);
+        }
+    }
+    let folder = tasks_folder(root);
+    walk(&root.join(&folder), &folder, &mut files)?;
+    Ok(files)
+}
+
+fn walk(folder: &Path, shown: &str, files: &mut Files) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("failed to read {}", folder.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("failed to read {}", folder.display()))?;
+        let name = format!("{shown}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), &name, files)?;
+        } else if task_file::is_task_file(&name) {
+            files.insert(name, entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn named(root: &Path, global: &Global, given: &[PathBuf]) -> Result<Files> {
+    let here = match &global.directory {
+        Some(folder) => folder.clone(),
+        None => std::env::current_dir()?,
+    };
+    let mut files = Files::new();
+    for path in given {
+        let whole = here.join(path);
+        let absolute = whole.canonicalize().with_context(|| format!("failed to find {}", path.display()))?;
+        let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let shown = absolute.strip_prefix(&root).unwrap_or(path).display().to_string();
+        if absolute.is_dir() {
+            walk(&absolute, &shown, &mut files)?;
+        } else {
+            files.insert(shown, whole);
+        }
+    }
+    Ok(files)
+}
+
+fn check(files: &Files, folder: &str) -> (usize, Vec<FileError>) {
+    let mut errors = Vec::new();
+    let mut tasks: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
+    for (shown, path) in files {
+        let link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        let start = schemas::document::Place { line: 1, column: 1 };
+        if link {
+            let error = FileError::new(shown, start, "a symbolic link").expected("a file; links are not followed");
+            errors.push(error);
+            continue;
+        }
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                errors.push(FileError::new(shown, start, format!("the file cannot be read: {error}")));
+                continue;
+            }
+        };
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("queue.yaml") => errors.extend(schemas::config::parse_queue(shown, &bytes).err().into_iter().flatten()),
+            Some("agents.yaml") => errors.extend(schemas::config::parse_agents(shown, &bytes).err().into_iter().flatten()),
+            Some("gate.yaml") => errors.extend(schemas::config::parse_gate(shown, &bytes).err().into_iter().flatten()),
+            _ => match task_file::parse(shown, &bytes) {
+                Ok(documents) => {
+                    tasks.insert(shown.clone(), documents);
+                }
+                Err(found) => errors.extend(found),
+            },
+        }
+    }
+    errors.extend(schemas::queue_set::check(&tasks, folder, "offline").errors);
+    errors.sort_by(|a, b| (&a.path, a.line, a.column).cmp(&(&b.path, b.line, b.column)));
+    (files.len(), errors)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn every_error_names_its_file_line_and_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join(".foreman/tasks")).unwrap();
+        std::fs::write(root.join(".foreman/gate.yaml"), "steps:\n  - name: test\n    comand: x\n").unwrap();
+        std::fs::write(root.join(".foreman/tasks/good.md"), "Do it.\n").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.join(".foreman/tasks/link.md")).unwrap();
+        let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks");
+        assert_eq!(checked, 3);
+        let gate = errors.iter().find(|error| error.path.ends_with("gate.yaml")).unwrap();
+        assert_eq!(gate.line, 3);
+        assert!(gate.to_string().contains("command"), "{gate}");
+        assert!(errors.iter().any(|error| error.path.ends_with("link.md") && error.message.contains("link")));
+        assert!(errors.iter().all(|error| !error.path.ends_with("good.md")));
+    }
+}
