@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::admission::apply::{self, Writer};
 use crate::admission::builtin;
 use crate::admission::error::FieldError;
-use crate::admission::names::validate_metadata;
+use crate::admission::names::{validate_builtin_finalizers, validate_metadata};
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
@@ -297,11 +297,12 @@ fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result
     }
     match (&view.served.schema, kind.builtin(), old) {
         (Some(schema), _, Some(old)) if part == Part::Status => {
-            problems.extend(schema.validate_status(Vec::new(), new, old).0);
+            problems = schema.validate_status(problems, new, old).0;
         }
-        (Some(schema), ..) => problems.extend(schema.validate(new, old)),
+        (Some(schema), ..) => problems = schema.validate_reporting(problems, new, old).0,
         (None, Some(rules), _) => {
             let api_version = view.api_version();
+            problems.extend(validate_builtin_finalizers(&new["metadata"]));
             problems.extend(builtin::validate(&api_version, &kind.kind, new, old));
             problems.extend((rules.validate)(new, old));
         }
