@@ -7,6 +7,7 @@ mod correlate;
 pub mod format;
 pub mod node;
 mod parse;
+mod places;
 pub(in crate::admission) mod prune;
 mod value;
 
@@ -118,13 +119,13 @@ impl Structural {
 
     fn finish(&self, mut errors: Vec<FieldError>, new: &Value, old: Option<&Value>) -> (Vec<FieldError>, Vec<String>) {
         let mut warnings = Vec::new();
-        value::embedded(&self.root, new, "", &mut errors);
+        places::embedded(&self.root, new, "", &mut errors);
         let mut before = Vec::new();
         if let Some(old) = old {
-            value::list_types(&self.root, old, "", &mut before);
+            places::list_types(&self.root, old, "", &mut before);
         }
         if before.is_empty() {
-            value::list_types(&self.root, new, "", &mut errors);
+            places::list_types(&self.root, new, "", &mut errors);
         }
         if self.rules {
             let blocking = |e: &FieldError| {
