@@ -39,10 +39,7 @@ async fn ask(client: &Client, request: &Request) -> Result<Response, Failure> {
     let mut builder = http::Request::builder()
         .method(request.method.as_str())
         .uri(&request.path);
-    builder = builder.header(
-        "accept",
-        request.accept.as_deref().unwrap_or("application/json"),
-    );
+    builder = builder.header("accept", request.accept.as_deref().unwrap_or("application/json"));
     if let Some(kind) = &request.content_type {
         builder = builder.header("content-type", kind);
     }
@@ -94,9 +91,7 @@ async fn record(client: &Client, path: &Path) -> Result<usize, Failure> {
         let answer = ask(client, &exchange.request).await?;
         if exchange.setup {
             if answer.code >= 300 {
-                return Err(
-                    format!("{}: {}: {}", path.display(), exchange.name, answer.body).into(),
-                );
+                return Err(format!("{}: {}: {}", path.display(), exchange.name, answer.body).into());
             }
             exchange.response = None;
         } else {
@@ -115,9 +110,7 @@ async fn record(client: &Client, path: &Path) -> Result<usize, Failure> {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let folder = std::env::args()
-        .nth(1)
-        .ok_or("usage: record_answers FOLDER")?;
+    let folder = std::env::args().nth(1).ok_or("usage: record_answers FOLDER")?;
     let client = Client::try_default().await?;
     let version = client.apiserver_version().await?;
     println!("server {}", version.git_version);

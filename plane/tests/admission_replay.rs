@@ -26,18 +26,12 @@ const DIFFERENT: &[(&str, &str)] = &[
         "containers are fixed",
         "the message holds the server's internal form of the template",
     ),
-    (
-        "a list that is no list",
-        "the words are those of another decoder",
-    ),
+    ("a list that is no list", "the words are those of another decoder"),
     (
         "another version than the path says",
         "the server warns of fields that the other version would have",
     ),
-    (
-        "a namespace",
-        "its finalizer belongs to the controller of namespaces",
-    ),
+    ("a namespace", "its finalizer belongs to the controller of namespaces"),
 ];
 
 /// Finds the first place where two values differ.
@@ -45,15 +39,14 @@ fn difference(expected: &Value, found: &Value, path: &str) -> Option<String> {
     match (expected, found) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            keys.into_iter()
-                .find_map(|key| match (a.get(key), b.get(key)) {
-                    (Some(a), Some(b)) => difference(a, b, &format!("{path}/{key}")),
-                    (Some(a), None) => Some(format!("{path}/{key}: expected {a}, found nothing")),
-                    (None, b) => Some(format!(
-                        "{path}/{key}: expected nothing, found {}",
-                        b.unwrap_or(&Value::Null)
-                    )),
-                })
+            keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {
+                (Some(a), Some(b)) => difference(a, b, &format!("{path}/{key}")),
+                (Some(a), None) => Some(format!("{path}/{key}: expected {a}, found nothing")),
+                (None, b) => Some(format!(
+                    "{path}/{key}: expected nothing, found {}",
+                    b.unwrap_or(&Value::Null)
+                )),
+            })
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
             .iter()
@@ -68,10 +61,7 @@ fn difference(expected: &Value, found: &Value, path: &str) -> Option<String> {
 #[test]
 fn requests_are_answered_as_a_real_server_answered_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kube-apiserver-1.34.4");
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "json"));
     files.sort();
     let (mut compared, mut wrong) = (0, Vec::new());
@@ -95,12 +85,8 @@ fn requests_are_answered_as_a_real_server_answered_them() {
             let known = DIFFERENT.iter().any(|(name, _)| *name == exchange.name);
             if differs.is_none() {
                 let body = difference(&expected.body, &found.body, "").or_else(|| {
-                    (expected.warnings != found.warnings).then(|| {
-                        format!(
-                            "warnings: expected {:?}, found {:?}",
-                            expected.warnings, found.warnings
-                        )
-                    })
+                    (expected.warnings != found.warnings)
+                        .then(|| format!("warnings: expected {:?}, found {:?}", expected.warnings, found.warnings))
                 });
                 differs = match (body, known) {
                     (Some(_), true) => None,

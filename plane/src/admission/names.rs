@@ -266,15 +266,9 @@ pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> 
 /// Checks the finalizers of a built-in kind, of which those without a domain must be known ones.
 pub fn validate_builtin_finalizers(metadata: &Value) -> Vec<FieldError> {
     let list = metadata.get("finalizers").and_then(Value::as_array);
-    let names = list
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .enumerate();
+    let names = list.into_iter().flatten().filter_map(Value::as_str).enumerate();
     names
-        .filter(|(_, name)| {
-            !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion")
-        })
+        .filter(|(_, name)| !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion"))
         .map(|(i, name)| {
             FieldError::invalid(
                 format!("metadata.finalizers[{i}]"),

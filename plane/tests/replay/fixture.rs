@@ -191,10 +191,7 @@ fn table(body: &mut Value) {
 /// kube-apiserver walks maps in no order: several causes are compared as a set, and the
 /// message that lists them only up to its list.
 fn status(body: &mut Value) {
-    let Some(causes) = body
-        .pointer_mut("/details/causes")
-        .and_then(Value::as_array_mut)
-    else {
+    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else {
         return;
     };
     for cause in causes.iter_mut() {
@@ -211,10 +208,7 @@ fn status(body: &mut Value) {
         body["message"] = without_patched(message).into();
         return;
     }
-    let Some(causes) = body
-        .pointer_mut("/details/causes")
-        .and_then(Value::as_array_mut)
-    else {
+    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else {
         return;
     };
     if causes.len() > 1
@@ -247,8 +241,7 @@ fn without_patched(message: &str) -> String {
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let ordered: BTreeMap<String, Value> =
-                map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
+            let ordered: BTreeMap<String, Value> = map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
             Value::Object(ordered.into_iter().collect::<Map<_, _>>())
         }
         Value::Array(items) => items.into_iter().map(sorted).collect(),

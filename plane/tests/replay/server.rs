@@ -30,12 +30,7 @@ struct Resource {
     generation: bool,
 }
 
-const fn resource(
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-) -> Resource {
+const fn resource(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Resource {
     Resource {
         group,
         version,
@@ -148,9 +143,7 @@ impl Target {
             _ => return None,
         };
         let (namespace, rest) = match rest {
-            ["namespaces", namespace, plural, rest @ ..] => {
-                ((*namespace).to_owned(), [&[*plural], rest].concat())
-            }
+            ["namespaces", namespace, plural, rest @ ..] => ((*namespace).to_owned(), [&[*plural], rest].concat()),
             rest => (String::new(), rest.to_vec()),
         };
         let resource = RESOURCES
@@ -198,10 +191,7 @@ fn bad(message: impl AsRef<str>) -> Response {
 }
 
 fn answered(body: Value) -> Response {
-    let code = body["code"]
-        .as_u64()
-        .and_then(|c| c.try_into().ok())
-        .unwrap_or(500);
+    let code = body["code"].as_u64().and_then(|c| c.try_into().ok()).unwrap_or(500);
     Response {
         code,
         warnings: Vec::new(),
@@ -243,12 +233,7 @@ impl Server {
         response
     }
 
-    fn handle(
-        &mut self,
-        request: &Request,
-        target: &Target,
-        warnings: &mut Vec<String>,
-    ) -> Done<Response> {
+    fn handle(&mut self, request: &Request, target: &Target, warnings: &mut Vec<String>) -> Done<Response> {
         let body = request.body.clone().unwrap_or_default();
         let options = match request.method.as_str() {
             "POST" => "CreateOptions",
@@ -262,18 +247,11 @@ impl Server {
             other => {
                 let supported = ["", "Ignore", "Strict", "Warn"].map(str::to_owned);
                 let error = FieldError::not_supported("fieldValidation", other, &supported);
-                return refuse(answered(error::invalid_status(
-                    "meta.k8s.io",
-                    options,
-                    "",
-                    &[error],
-                )));
+                return refuse(answered(error::invalid_status("meta.k8s.io", options, "", &[error])));
             }
         };
         match request.method.as_str() {
-            "GET" if target.name.is_empty() => {
-                self.list(target, request.accept.as_deref().unwrap_or_default())
-            }
+            "GET" if target.name.is_empty() => self.list(target, request.accept.as_deref().unwrap_or_default()),
             "GET" => self.stored(target).map(|body| Response {
                 code: 200,
                 warnings: Vec::new(),
@@ -309,8 +287,7 @@ impl Server {
         let paths = version["selectableFields"].as_array().into_iter().flatten();
         self.custom = Some(Custom {
             types: TypeInfo::from_structural(&schema, true),
-            columns: Columns::from_crd(&version["additionalPrinterColumns"])
-                .expect("the fixture's columns"),
+            columns: Columns::from_crd(&version["additionalPrinterColumns"]).expect("the fixture's columns"),
             selectable: paths
                 .filter_map(|f| f["jsonPath"].as_str())
                 .map(|p| p.trim_start_matches('.').to_owned())
@@ -376,13 +353,7 @@ impl Server {
         }
     }
 
-    fn decode(
-        &self,
-        target: &Target,
-        mut object: Value,
-        unknown: Unknown,
-        warnings: &mut Vec<String>,
-    ) -> Done<Value> {
+    fn decode(&self, target: &Target, mut object: Value, unknown: Unknown, warnings: &mut Vec<String>) -> Done<Value> {
         let resource = &target.resource;
         let api_version = resource.api_version();
         if resource.is_custom() && object["apiVersion"] != api_version {
@@ -392,14 +363,13 @@ impl Server {
             )));
         }
         builtin::check_types(&api_version, resource.kind, &object).map_err(|e| Box::new(bad(e)))?;
-        self.prune(target, &mut object, unknown, warnings)
-            .map_err(|words| {
-                let kind = resource.kind;
-                Box::new(bad(format!(
-                    "{kind} in version \"{}\" cannot be handled as a {kind}: {words}",
-                    resource.version
-                )))
-            })?;
+        self.prune(target, &mut object, unknown, warnings).map_err(|words| {
+            let kind = resource.kind;
+            Box::new(bad(format!(
+                "{kind} in version \"{}\" cannot be handled as a {kind}: {words}",
+                resource.version
+            )))
+        })?;
         self.default(target, &mut object);
         Ok(object)
     }
@@ -416,12 +386,7 @@ impl Server {
     fn invalid(target: &Target, object: &Value, errors: &[FieldError]) -> Response {
         let kind = object["kind"].as_str().unwrap_or_default();
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        answered(error::invalid_status(
-            target.resource.group,
-            kind,
-            name,
-            errors,
-        ))
+        answered(error::invalid_status(target.resource.group, kind, name, errors))
     }
 
     fn create(&mut self, target: &Target, mut object: Value, track: bool) -> Done<Response> {
@@ -443,43 +408,23 @@ impl Server {
         if track {
             let api_version = resource.api_version();
             let types = resource.types(self.custom.as_ref());
-            apply::update_managed_fields(
-                None,
-                &mut object,
-                types,
-                &Self::writer(target, &api_version),
-            );
+            apply::update_managed_fields(None, &mut object, types, &Self::writer(target, &api_version));
         }
         if resource.is_custom() {
             remove(&mut object, "status");
         }
-        let mut errors = names::validate_metadata(
-            &object["metadata"],
-            resource.namespaced,
-            NameRule::of(resource.kind),
-        );
+        let mut errors =
+            names::validate_metadata(&object["metadata"], resource.namespaced, NameRule::of(resource.kind));
         if resource.is_custom() {
-            errors = self
-                .custom()
-                .schema
-                .validate_reporting(errors, &object, None)
-                .0;
+            errors = self.custom().schema.validate_reporting(errors, &object, None).0;
         } else {
             errors.extend(names::validate_builtin_finalizers(&object["metadata"]));
-            errors.extend(builtin::validate(
-                &resource.api_version(),
-                resource.kind,
-                &object,
-                None,
-            ));
+            errors.extend(builtin::validate(&resource.api_version(), resource.kind, &object, None));
         }
         if !errors.is_empty() {
             return refuse(Self::invalid(target, &object, &errors));
         }
-        let name = object["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let key = target.key(&name);
         let dry = target.get("dryRun") == "All";
         if self.objects.contains_key(&key) {
@@ -550,13 +495,7 @@ impl Server {
                 json!({"name": target.name, "kind": resource.plural}),
             ));
         }
-        for key in [
-            "uid",
-            "creationTimestamp",
-            "resourceVersion",
-            "namespace",
-            "generation",
-        ] {
+        for key in ["uid", "creationTimestamp", "resourceVersion", "namespace", "generation"] {
             if new["metadata"].get(key).is_none() && old["metadata"].get(key).is_some() {
                 new["metadata"][key] = old["metadata"][key].clone();
             }
@@ -564,12 +503,7 @@ impl Server {
         if track {
             let api_version = resource.api_version();
             let types = resource.types(self.custom.as_ref());
-            apply::update_managed_fields(
-                Some(&old),
-                &mut new,
-                types,
-                &Self::writer(target, &api_version),
-            );
+            apply::update_managed_fields(Some(&old), &mut new, types, &Self::writer(target, &api_version));
         }
         self.keep_apart(target, &old, &mut new);
         let spec_changed = {
@@ -582,8 +516,7 @@ impl Server {
             content(&old) != content(&new)
         };
         if resource.generation && spec_changed {
-            new["metadata"]["generation"] =
-                (old["metadata"]["generation"].as_i64().unwrap_or_default() + 1).into();
+            new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or_default() + 1).into();
         }
         let mut errors = names::validate_metadata_update(&new["metadata"], &old["metadata"]);
         if resource.is_custom() {
@@ -645,12 +578,7 @@ impl Server {
         }
     }
 
-    fn apply(
-        &mut self,
-        target: &Target,
-        body: &Value,
-        warnings: &mut Vec<String>,
-    ) -> Done<Response> {
+    fn apply(&mut self, target: &Target, body: &Value, warnings: &mut Vec<String>) -> Done<Response> {
         let resource = target.resource;
         if target.get("fieldManager").is_empty() {
             let error = FieldError::required("fieldManager", "is required for apply patch");
@@ -677,13 +605,7 @@ impl Server {
         let live = self.objects.get(&target.key(&target.name)).cloned();
         let types = resource.types(self.custom.as_ref());
         let force = target.get("force") == "true";
-        let applied = apply::apply(
-            live.as_ref(),
-            body,
-            force,
-            types,
-            &Self::writer(target, &api_version),
-        );
+        let applied = apply::apply(live.as_ref(), body, force, types, &Self::writer(target, &api_version));
         let mut object = applied.map_err(|e| {
             Box::new(match &e {
                 ApplyError::Conflicts(conflicts) => answered(apply::conflict_status(conflicts)),
@@ -728,8 +650,7 @@ impl Server {
         } else {
             gofmt::json(&new)
         };
-        let undecodable =
-            |words: &str| Box::new(answered(error::patch_undecodable_status(&shown, words)));
+        let undecodable = |words: &str| Box::new(answered(error::patch_undecodable_status(&shown, words)));
         if let Err(words) = builtin::check_types(&resource.api_version(), resource.kind, &new) {
             let head = format!(
                 "{0} in version \"{1}\" cannot be handled as a {0}: ",
@@ -746,16 +667,10 @@ impl Server {
     fn list(&self, target: &Target, accept: &str) -> Done<Response> {
         let resource = &target.resource;
         let api_version = resource.api_version();
-        let labels =
-            LabelSelector::parse(target.get("labelSelector")).map_err(|e| Box::new(bad(e)))?;
-        let fields =
-            FieldSelector::parse(target.get("fieldSelector")).map_err(|e| Box::new(bad(e)))?;
+        let labels = LabelSelector::parse(target.get("labelSelector")).map_err(|e| Box::new(bad(e)))?;
+        let fields = FieldSelector::parse(target.get("fieldSelector")).map_err(|e| Box::new(bad(e)))?;
         let selectable: Vec<&str> = if resource.is_custom() {
-            self.custom()
-                .selectable
-                .iter()
-                .map(String::as_str)
-                .collect()
+            self.custom().selectable.iter().map(String::as_str).collect()
         } else {
             builtin_selectable(&api_version, resource.kind).to_vec()
         };
@@ -766,9 +681,7 @@ impl Server {
         let found: Vec<&Value> = self
             .objects
             .iter()
-            .filter(|(key, object)| {
-                key.starts_with(&prefix) && labels.matches(object) && fields.matches(object)
-            })
+            .filter(|(key, object)| key.starts_with(&prefix) && labels.matches(object) && fields.matches(object))
             .map(|(_, object)| object)
             .collect();
         let mut metadata = json!({"resourceVersion": self.version.to_string()});

@@ -15,10 +15,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value
-        .get(key)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn entries(value: &Value, key: &str) -> Vec<(String, Value)> {
@@ -69,11 +66,7 @@ pub(super) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut size = 0;
     for (key, value) in entries(new, "data") {
         for message in names::config_key(&key) {
-            errors.push(FieldError::invalid(
-                format!("data[{key}]"),
-                key.as_str(),
-                message,
-            ));
+            errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), message));
         }
         if new["binaryData"].get(&key).is_some() {
             errors.push(FieldError::invalid(
@@ -86,11 +79,7 @@ pub(super) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     for (key, value) in entries(new, "binaryData") {
         for message in names::config_key(&key) {
-            errors.push(FieldError::invalid(
-                format!("binaryData[{key}]"),
-                key.as_str(),
-                message,
-            ));
+            errors.push(FieldError::invalid(format!("binaryData[{key}]"), key.as_str(), message));
         }
         size += value.as_str().map_or(0, |s| s.len() / 4 * 3);
     }
@@ -109,11 +98,7 @@ pub(super) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut size = 0;
     for (key, value) in entries(new, "data") {
         for message in names::config_key(&key) {
-            errors.push(FieldError::invalid(
-                format!("data[{key}]"),
-                key.as_str(),
-                message,
-            ));
+            errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), message));
         }
         size += value.as_str().map_or(0, |s| s.len() / 4 * 3);
     }
@@ -133,11 +118,7 @@ pub(super) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     if let Some(old) = old {
         if new["type"] != old["type"] {
-            errors.push(FieldError::invalid(
-                "type",
-                new["type"].clone(),
-                "field is immutable",
-            ));
+            errors.push(FieldError::invalid("type", new["type"].clone(), "field is immutable"));
         }
         immutable(new, old, &["data"], &mut errors);
     }
@@ -162,12 +143,7 @@ pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
                 map.shift_remove(key);
             }
             for key in ["containers", "initContainers"] {
-                for container in map
-                    .get_mut(key)
-                    .and_then(Value::as_array_mut)
-                    .into_iter()
-                    .flatten()
-                {
+                for container in map.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
                     if let Some(container) = container.as_object_mut() {
                         container.shift_remove("image");
                     }
@@ -176,8 +152,8 @@ pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
         spec
     };
-    let bound = !text(&old["spec"], "nodeName").is_empty()
-        && new["spec"].get("nodeName") != old["spec"].get("nodeName");
+    let bound =
+        !text(&old["spec"], "nodeName").is_empty() && new["spec"].get("nodeName") != old["spec"].get("nodeName");
     if open(new) != open(old) || bound {
         errors.push(FieldError::forbidden(
             "spec",
@@ -234,10 +210,7 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         ));
     }
     for (key, check) in [
-        (
-            "nodeName",
-            names::dns1123_subdomain as fn(&str) -> Vec<String>,
-        ),
+        ("nodeName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
         ("serviceAccountName", names::dns1123_subdomain),
         ("hostname", names::dns1123_label),
     ] {
@@ -256,11 +229,7 @@ fn one_of(value: &Value, key: &str, supported: &[&str], path: &str, errors: &mut
         errors.push(FieldError::required(format!("{path}.{key}"), ""));
     } else if !supported.contains(&found) {
         let supported: Vec<String> = supported.iter().map(|s| (*s).to_owned()).collect();
-        errors.push(FieldError::not_supported(
-            format!("{path}.{key}"),
-            found,
-            &supported,
-        ));
+        errors.push(FieldError::not_supported(format!("{path}.{key}"), found, &supported));
     }
 }
 
@@ -288,10 +257,7 @@ fn volumes(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<St
             .filter(|k| *k != "name")
             .collect();
         if sources.is_empty() {
-            errors.push(FieldError::required(
-                at.clone(),
-                "must specify a volume type",
-            ));
+            errors.push(FieldError::required(at.clone(), "must specify a volume type"));
         }
         for extra in sources.iter().skip(1) {
             errors.push(FieldError::forbidden(
@@ -324,12 +290,7 @@ fn volumes(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<St
     names
 }
 
-fn container(
-    container: &Value,
-    path: &str,
-    volumes: &HashSet<String>,
-    errors: &mut Vec<FieldError>,
-) {
+fn container(container: &Value, path: &str, volumes: &HashSet<String>, errors: &mut Vec<FieldError>) {
     let name = text(container, "name");
     if name.is_empty() {
         errors.push(FieldError::required(format!("{path}.name"), ""));
@@ -364,11 +325,7 @@ fn container(
     );
     for (i, port) in list(container, "ports").iter().enumerate() {
         let at = format!("{path}.ports[{i}]");
-        match port
-            .get("containerPort")
-            .and_then(Value::as_i64)
-            .unwrap_or_default()
-        {
+        match port.get("containerPort").and_then(Value::as_i64).unwrap_or_default() {
             0 => errors.push(FieldError::required(format!("{at}.containerPort"), "")),
             number if !(1..=65535).contains(&number) => {
                 errors.push(FieldError::invalid(
@@ -433,11 +390,7 @@ fn container(
         if target.is_empty() {
             errors.push(FieldError::required(format!("{at}.mountPath"), ""));
         } else if !paths.insert(target) {
-            errors.push(FieldError::invalid(
-                format!("{at}.mountPath"),
-                target,
-                "must be unique",
-            ));
+            errors.push(FieldError::invalid(format!("{at}.mountPath"), target, "must be unique"));
         }
         let sub = text(mount, "subPath");
         if sub.starts_with('/') {
@@ -498,8 +451,7 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     if let Some(old) = old {
         // A job that has not started yet may be sent elsewhere.
-        let waiting = old["spec"]["suspend"] == true
-            && old["status"].get("startTime").is_none_or(Value::is_null);
+        let waiting = old["spec"]["suspend"] == true && old["status"].get("startTime").is_none_or(Value::is_null);
         let fixed = |object: &Value, key: &str| {
             let value = object["spec"].get(key).cloned();
             if key == "template" && waiting {
@@ -538,10 +490,7 @@ fn without_scheduling(mut template: Value) -> Value {
         }
     };
     drop("metadata", &["labels", "annotations"]);
-    drop(
-        "spec",
-        &["affinity", "nodeSelector", "tolerations", "schedulingGates"],
-    );
+    drop("spec", &["affinity", "nodeSelector", "tolerations", "schedulingGates"]);
     template
 }
 
@@ -555,12 +504,7 @@ pub(super) fn claim(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             "at least 1 access mode is required",
         ));
     }
-    let supported = [
-        "ReadOnlyMany",
-        "ReadWriteMany",
-        "ReadWriteOnce",
-        "ReadWriteOncePod",
-    ];
+    let supported = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
     for mode in list(spec, "accessModes").iter().filter_map(Value::as_str) {
         if !supported.contains(&mode) {
             errors.push(FieldError::not_supported(
@@ -572,11 +516,7 @@ pub(super) fn claim(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     match spec.pointer("/resources/requests/storage") {
         None => errors.push(FieldError::required("spec.resources[storage]", "")),
-        Some(size)
-            if size
-                .as_str()
-                .is_some_and(|s| s == "0" || s.starts_with('-')) =>
-        {
+        Some(size) if size.as_str().is_some_and(|s| s == "0" || s.starts_with('-')) => {
             errors.push(FieldError::invalid(
                 "spec.resources[storage]",
                 size.clone(),
@@ -595,8 +535,7 @@ pub(super) fn claim(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             }
             spec
         };
-        let named = old["spec"].get("volumeName").is_some()
-            && old["spec"].get("volumeName") != spec.get("volumeName");
+        let named = old["spec"].get("volumeName").is_some() && old["spec"].get("volumeName") != spec.get("volumeName");
         if fixed(new) != fixed(old) || named {
             errors.push(FieldError::forbidden(
                 "spec",
@@ -622,11 +561,7 @@ pub(super) fn lease(new: &Value) -> Vec<FieldError> {
             "must be greater than 0",
         ));
     }
-    if let Some(count) = spec
-        .get("leaseTransitions")
-        .and_then(Value::as_i64)
-        .filter(|s| *s < 0)
-    {
+    if let Some(count) = spec.get("leaseTransitions").and_then(Value::as_i64).filter(|s| *s < 0) {
         errors.push(FieldError::invalid(
             "spec.leaseTransitions",
             count,

@@ -115,11 +115,7 @@ fn type_error(path: &str, expected: &str, found: &str) -> FieldError {
     let detail = if found.is_empty() {
         format!("{} in body must be of type {expected}", path)
     } else {
-        format!(
-            "{} in body must be of type {expected}: {}",
-            path,
-            gofmt::quote(found)
-        )
+        format!("{} in body must be of type {expected}: {}", path, gofmt::quote(found))
     };
     FieldError::new(path, ErrorKind::TypeInvalid, Some(found.into()), detail)
 }
