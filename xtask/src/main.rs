@@ -5,7 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod r#gen;
+mod process;
+mod real;
+mod test;
 
 /// What a person repeats while working on Foreman.
 #[derive(Parser)]
@@ -23,6 +27,26 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Runs the tests; without flags those that need only Rust, Git and a C compiler.
+    Test {
+        /// Runs the tier that needs tools instead (kubectl, sshd, Python); a missing tool is a failure.
+        #[arg(long)]
+        tools: bool,
+        /// Runs only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Runs every check that a change must pass, as `.ci/run` does.
+    Ci,
+    /// Finds or builds a real program that tests speak to, and prints its path.
+    Real {
+        #[command(subcommand)]
+        program: real::Program,
+    },
+    /// Measures speed and memory beside a peer in the same run, in a release build.
+    Bench {
+        /// Measures only what carries one of these names: `plane`, `worktree`, `idle`, `verdict`.
+        names: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -31,5 +55,13 @@ fn main() -> Result<()> {
         .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
+        Command::Test { tools: false, filter } => test::run(root, filter.as_deref()),
+        Command::Test { tools: true, filter } => test::run_tools(root, filter.as_deref()),
+        Command::Ci => process::run(process::command(root, root.join(".ci/run"))),
+        Command::Real { program } => {
+            println!("{}", real::path(root, program)?.display());
+            Ok(())
+        }
+        Command::Bench { names } => bench::run(root, &names),
     }
 }

@@ -5,7 +5,7 @@ mod fixture;
 
 use std::path::PathBuf;
 
-use fixture::{Recording, Response, normalise};
+use fixture::{Recording, Response, normalise, read_body, warning_text};
 
 use super::*;
 
@@ -72,7 +72,7 @@ async fn ask(f: &Fixture, request: &fixture::Request) -> Response {
     normalise(Response {
         code: answer.code,
         warnings,
-        body: answer.body,
+        body: read_body(answer.text.as_bytes()),
     })
 }
 
@@ -96,11 +96,6 @@ fn alike(mut response: Response) -> Response {
         body.as_object_mut().unwrap().remove("status");
     }
     response
-}
-
-fn warning_text(header: &str) -> String {
-    let text = header.strip_prefix("299 - \"").unwrap().strip_suffix('"').unwrap();
-    text.replace("\\\"", "\"").replace("\\\\", "\\")
 }
 
 /// Says in which lines two answers differ.

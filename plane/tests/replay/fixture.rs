@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A file of exchanges.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -247,4 +247,16 @@ fn sorted(value: Value) -> Value {
         Value::Array(items) => items.into_iter().map(sorted).collect(),
         other => other,
     }
+}
+
+/// Reads the text of a `Warning` header: `299 - "text"`.
+pub fn warning_text(header: &str) -> String {
+    let quoted = header.split_once('"').map_or(header, |(_, rest)| rest);
+    let text = quoted.rsplit_once('"').map_or(quoted, |(text, _)| text);
+    text.replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
+/// Reads a body; text that is no JSON stands as a string.
+pub fn read_body(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(bytes).trim()))
 }
