@@ -365,8 +365,10 @@ impl Carrier {
 pub async fn write_event(desk: &Desk, pod: &Pod, kind: &str, reason: &str, text: &str) {
     let namespace = pod.namespace().unwrap_or_default();
     let now = Time(Timestamp::now());
+    let suffix: u64 = rand::random();
     let event = Event {
-        metadata: ObjectMeta { generate_name: Some(format!("{}.", pod.name_any())), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
+        // A dot may not end a generated name's prefix.
+        metadata: ObjectMeta { name: Some(format!("{}.{suffix:016x}", pod.name_any())), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
         involved_object: ObjectReference { kind: Some("Pod".into()), api_version: Some("v1".into()), ..pod.object_ref(&()) },
         reason: Some(reason.into()),
         message: Some(text.chars().take(1000).collect()),
