@@ -7,6 +7,7 @@ use std::time::Duration;
 use agent::config::{CapabilityOverrides, Identities, Mode};
 use agent::daemon::Shutdown;
 use anyhow::{Context, Result};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
 use plane::runner::{Runner, RunnerConfig};
@@ -120,6 +121,7 @@ impl Local {
         let sandbox = open_sandbox(&config.sandbox)?;
         let plane = open_plane(place, config.port).await?;
         let client = plane.client();
+        release_node(&client, &host().1).await?;
         if config.port.is_some() {
             plane.serve_tls().await.context("failed to serve the API")?;
         }
@@ -209,6 +211,25 @@ impl Local {
     }
 }
 
+/// Frees the node's name: whoever held it in this state is dead, since this process has the state's lock.
+///
+/// Without this, a start after a kill would wait until the dead process's Lease lapses.
+async fn release_node(client: &Client, node: &str) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    match leases.delete(&format!("{}{node}", schemas::labels::NODE_LEASE_PREFIX), &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).context("failed to release the node's Lease of an earlier start"),
+    }
+}
+
+/// Returns this machine's name and the name of its node.
+fn host() -> (String, String) {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let node = schemas::names::node_name(if host.is_empty() { "local" } else { &host });
+    (host, node)
+}
+
 fn said(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
     match ended {
         Ok(Ok(())) => "it was asked to".into(),
@@ -267,12 +288,11 @@ fn agent_config(
     sandbox: &sandbox::Sandbox,
     evidence_url: &str,
 ) -> Result<agent::config::Config> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let (host_name, node_name) = host();
     let (name, email) = config.user.clone().unwrap_or_else(|| ("Foreman Bot".into(), "foreman@localhost".into()));
-    let host = host.trim();
     Ok(agent::config::Config {
-        node_name: schemas::names::node_name(if host.is_empty() { "local" } else { host }),
-        host_name: host.to_owned(),
+        node_name,
+        host_name,
         tailscale_addr: None,
         roles: None,
         node_labels: Default::default(),

@@ -459,9 +459,11 @@ impl Carrier {
 pub async fn write_event(desk: &Desk, pod: &Pod, kind: &str, reason: &str, text: &str) {
     let namespace = pod.namespace().unwrap_or_default();
     let now = Time(Timestamp::now());
+    let suffix: u64 = rand::random();
     let event = Event {
+        // A dot may not end a generated name's prefix.
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", pod.name_any())),
+            name: Some(format!("{}.{suffix:016x}", pod.name_any())),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
