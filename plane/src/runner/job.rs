@@ -169,24 +169,14 @@ fn is_active(pod: &&Pod) -> bool {
     !is_terminating(pod) && !matches!(phase(pod), "Succeeded" | "Failed")
 }
 
+/// Returns when a Pod's last container ended; a Pod that never ran one counts from its creation.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    pod.status
-        .as_ref()?
-        .container_statuses
-        .as_ref()?
-        .iter()
-        .filter_map(|status| {
-            status
-                .state
-                .as_ref()?
-                .terminated
-                .as_ref()?
-                .finished_at
-                .as_ref()
-                .map(|time| time.0)
-        })
-        .max()
-        .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let ended = statuses.into_iter().flatten().filter_map(|status| {
+        let terminated = status.state.as_ref()?.terminated.as_ref()?;
+        terminated.finished_at.as_ref().map(|time| time.0)
+    });
+    ended.max().or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 fn condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
