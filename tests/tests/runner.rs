@@ -4,6 +4,7 @@
 //! it, and it fails where its tool is missing.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod chaos;
 mod demo;
 mod doctor;
 mod dry_run;
@@ -11,6 +12,7 @@ mod foreman;
 mod init;
 mod queue;
 mod sample;
+mod stage;
 mod tools;
 mod up;
 mod validate;

@@ -119,6 +119,9 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         if let Some(log) = &log {
             let _ = run.spool.write("gate-log", log);
         }
+        if let Some(report) = report_of(&verdict) {
+            let _ = run.spool.write("gate-report", report.to_string().as_bytes());
+        }
         let mut outcome = bind(outcome_of(&verdict, log.as_deref()), &question, Some(&digest));
         outcome.job_name = Some(name.clone());
         outcome.extra("jobName", json!(name));
@@ -349,6 +352,16 @@ async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
         }
     }
     Some(kept)
+}
+
+/// Returns what is stored beside a verdict: the gate's own report, as it was judged.
+fn report_of(verdict: &Verdict) -> Option<serde_json::Value> {
+    let (name, report) = match verdict {
+        Verdict::Pass { report } => (Published::GatePass, Some(report)),
+        Verdict::Fail { report, .. } => (Published::GateFail, report.as_ref()),
+        Verdict::Refused { .. } | Verdict::Error(_) => return None,
+    };
+    Some(json!({ "verdict": name, "summary": verdict.summary(), "report": report }))
 }
 
 fn outcome_of(verdict: &Verdict, log: Option<&[u8]>) -> Outcome {
