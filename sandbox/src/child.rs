@@ -199,6 +199,8 @@ pub(crate) fn start(
         .name("sandbox".into())
         .spawn(move || {
             let err_writer = if merged {
+                // Held to the end of this thread it would keep the second pipe open, and the drain waiting.
+                drop(err_writer);
                 out_writer.try_clone()
             } else {
                 Ok(err_writer)
