@@ -171,12 +171,17 @@ fn is_active(pod: &&Pod) -> bool {
 
 /// Returns when a Pod's last container ended; a Pod that never ran one counts from its creation.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
     let ended = statuses.into_iter().flatten().filter_map(|status| {
         let terminated = status.state.as_ref()?.terminated.as_ref()?;
         terminated.finished_at.as_ref().map(|time| time.0)
     });
-    ended.max().or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    ended
+        .max()
+        .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 fn condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
