@@ -91,7 +91,7 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
         return (None, format!("{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"));
     };
     let language = match &gate.source {
-        gate::definition::Source::Preset(language) => format!("{language:?}").to_lowercase(),
+        gate::definition::Source::Preset(language) => language.to_string(),
         other => format!("{other:?}"),
     };
     let mut text = GATE_HEAD.to_owned();
