@@ -158,7 +158,7 @@ pub struct UpArgs {
 /// Where Git credentials, certificates and recorded sessions are.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AccessArgs {
-    /// File with Git credentials, one JSON object a line: url, username, password | token | sshKey.
+    /// File with Git credentials, one a line: `https://user:password@host/path`, `https://token@host/path` or `ssh://user@host/path key=FILE`.
     #[arg(long, value_name = "FILE")]
     pub git_credentials: Option<PathBuf>,
     /// PEM bundle of certificate authorities.

@@ -192,12 +192,13 @@ async fn killed_at_any_point_nothing_is_lost_and_nothing_is_made_up() {
     let mut asked = 0;
     for kill in 0..kills {
         // Enough in hand that every point can be met.
-        while asked < 4 + kill as usize * 2 / 3 {
+        // Two slots lose two claims a kill, so at least a third of what is asked for gets through.
+        while asked < 4 + kill as usize {
             stage.ask(&[format!("task-{asked}"), format!("task-{}", asked + 1)]);
             asked += 2;
         }
         let point = POINTS[(kill as usize + random.random_range(0..3)) % POINTS.len()];
-        let up = stage.start(&[]);
+        let up = stage.start(&["--slots", "2"]);
         if reach(point, &stage, &up, &mut random, &mut ends).await {
             *reached.entry(point).or_default() += 1;
         } else {
@@ -247,7 +248,7 @@ async fn killed_at_any_point_nothing_is_lost_and_nothing_is_made_up() {
         panic!("{} never ended", task.name_any());
     }
     println!("{asked} task files: {passed} passed, {lost} lost three claims");
-    assert!(passed * 2 > asked, "too little got through to prove anything");
+    assert!(passed * 4 > asked, "too little got through to prove anything");
     assert!(up.stop().success());
     stage.gone(&marker);
     check_repositories(&stage);

@@ -144,16 +144,18 @@ impl Stage {
                 "calls": [{ "id": format!("call-{turn}"), "name": tool, "arguments": arguments }],
                 "usage": { "prompt": 1, "completion": 1, "cached": 0 } })
         };
-        let text = format!(
-            "{}\n{}\n{}\n",
-            serde_json::json!({ "type": "header", "format": 1, "task": name, "round": 1, "model": "written by hand", "protocol": "native" }),
-            call(1, "write_file", serde_json::json!({ "path": format!("notes/{name}.txt"), "content": format!("{name}\n") })),
-            call(2, "submit_result", serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })),
-        );
         let folder = self.sessions.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         for round in 1..=3 {
-            std::fs::write(folder.join(format!("round-{round}.jsonl")), &text).unwrap();
+            // Each round changes something, as it must.
+            let content = format!("{name}\n{}", "again\n".repeat(round - 1));
+            let text = format!(
+                "{}\n{}\n{}\n",
+                serde_json::json!({ "type": "header", "format": 1, "task": name, "round": round, "model": "written by hand", "protocol": "native" }),
+                call(1, "write_file", serde_json::json!({ "path": format!("notes/{name}.txt"), "content": content })),
+                call(2, "submit_result", serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })),
+            );
+            std::fs::write(folder.join(format!("round-{round}.jsonl")), text).unwrap();
         }
     }
 
@@ -182,7 +184,7 @@ impl Stage {
         let log = self.root.join(format!("up-{number}.log"));
         let file = std::fs::File::create(&log).unwrap();
         let mut command = self.command();
-        command.args(["-v", "up", "--slots", "4", "--replay-sessions"]).arg(&self.sessions);
+        command.args(["-v", "up", "--replay-sessions"]).arg(&self.sessions);
         command.arg("--file-root").arg(&self.root).args(more);
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         Up { child: command.spawn().unwrap(), log, state: self.state.clone() }

@@ -44,13 +44,12 @@ pub async fn run(desk: Arc<Desk>, pod: Pod, cancel: CancellationToken) {
         cancel,
     };
     let over = carrier.carry(&folder).await;
-    carrier
-        .write(over.as_ref().map(|(reason, message)| (*reason, message.as_str())))
-        .await;
+    // First, since on a full disk it may be what leaves no room for the status.
+    let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+    carrier.write(over.as_ref().map(|(reason, message)| (*reason, message.as_str()))).await;
     if carrier.cancel.is_cancelled() {
         carrier.remove().await;
     }
-    let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
 }
 
 struct Carrier {
@@ -424,7 +423,7 @@ impl Carrier {
             }
         }
         let patch = json!({ "metadata": { "uid": uid }, "status": built });
-        for attempt in 0..20_u32 {
+        for attempt in 0_u32.. {
             match pods.patch_status(&name, &params, &Patch::Merge(&patch)).await {
                 Ok(_) => return,
                 Err(kube::Error::Api(refused)) if (400..500).contains(&refused.code) => {
@@ -432,6 +431,10 @@ impl Carrier {
                     return;
                 }
                 Err(error) => tracing::warn!(%error, pod = name, "failed to write the pod's status; trying again"),
+            }
+            // An end is written however long it takes: nobody else knows it.
+            if attempt >= 20 && (!terminal || self.cancel.is_cancelled()) {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(50 << attempt.min(6))).await;
         }
