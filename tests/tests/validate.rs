@@ -147,9 +147,16 @@ fn errors_for_programs_carry_path_line_and_column() {
     assert_eq!(said.code, Some(1));
     let errors: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let errors = errors.as_array().unwrap();
-    let misspelt = errors.iter().find(|error| error["message"].as_str().unwrap().contains("comand")).unwrap();
+    let misspelt = errors
+        .iter()
+        .find(|error| error["message"].as_str().unwrap().contains("comand"))
+        .unwrap();
     assert_eq!(misspelt["path"], ".foreman/gate.yaml");
-    assert_eq!((misspelt["line"].as_u64(), misspelt["column"].as_u64()), (Some(3), Some(5)), "{misspelt}");
+    assert_eq!(
+        (misspelt["line"].as_u64(), misspelt["column"].as_u64()),
+        (Some(3), Some(5)),
+        "{misspelt}"
+    );
 }
 
 #[test]
