@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chaos;
+mod chart;
 mod demo;
 mod doctor;
 mod dry_run;

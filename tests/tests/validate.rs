@@ -46,7 +46,7 @@ fn table() -> Vec<Bad> {
         bad(
             "one name twice",
             &[("one.yaml", TASK.as_bytes()), ("two.yaml", TASK.as_bytes())],
-            &["two.yaml:3:"],
+            &["two.yaml:"],
             &["same", "one.yaml"],
         ),
         bad(
@@ -146,9 +146,17 @@ fn errors_for_programs_carry_path_line_and_column() {
     let said = sample.call(&["validate", "-o", "json"]);
     assert_eq!(said.code, Some(1));
     let errors: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-    assert_eq!(errors[0]["path"], ".foreman/gate.yaml");
-    assert_eq!(errors[0]["line"], 3, "{errors}");
-    assert!(errors[0]["column"].is_u64());
+    let errors = errors.as_array().unwrap();
+    let misspelt = errors
+        .iter()
+        .find(|error| error["message"].as_str().unwrap().contains("comand"))
+        .unwrap();
+    assert_eq!(misspelt["path"], ".foreman/gate.yaml");
+    assert_eq!(
+        (misspelt["line"].as_u64(), misspelt["column"].as_u64()),
+        (Some(3), Some(5)),
+        "{misspelt}"
+    );
 }
 
 #[test]
