@@ -45,7 +45,8 @@ fn is_called(name: &str) -> bool {
 
 fn init_logging(verbose: u8) {
     let default = match verbose {
-        0 => "error",
+        // What goes wrong with the API is said by the command itself.
+        0 => "error,kube_client=off",
         1 => "info",
         _ => "debug",
     };

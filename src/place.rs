@@ -90,6 +90,8 @@ impl Place {
                 file.set_len(0)?;
                 file.rewind()?;
                 writeln!(file, "{}", std::process::id())?;
+                // One that a killed server left names a port that nobody serves.
+                self.forget_kubeconfig();
                 Ok(Ok(Lock { file }))
             }
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -157,6 +159,16 @@ mod tests {
         );
         drop(held);
         place.lock_for_server().unwrap();
+    }
+
+    #[test]
+    fn a_kubeconfig_that_a_killed_server_left_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), Some(&folder.path().join("state"))).unwrap();
+        place.create().unwrap();
+        std::fs::write(place.kubeconfig(), "stale").unwrap();
+        let _held = place.lock().unwrap().unwrap();
+        assert!(!place.kubeconfig().exists());
     }
 
     #[test]
