@@ -15,17 +15,31 @@ impl SmallDisk {
     fn mount(mebibytes: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let out = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m,mode=700"), "foreman-test"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mebibytes}m,mode=700"),
+                "foreman-test",
+            ])
             .arg(folder.path())
             .output()
             .unwrap();
-        assert!(out.status.success(), "this test mounts a tmpfs, which needs root: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "this test mounts a tmpfs, which needs root: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         Self(folder)
     }
 
     /// Writes until nothing more fits, and returns the free bytes that are left.
     fn fill(&self) -> u64 {
-        let _ = Command::new("dd").args(["if=/dev/zero", "bs=4096", "status=none"]).arg(format!("of={}", self.ballast().display())).output().unwrap();
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4096", "status=none"])
+            .arg(format!("of={}", self.ballast().display()))
+            .output()
+            .unwrap();
         self.free()
     }
 
@@ -49,7 +63,11 @@ impl Drop for SmallDisk {
 }
 
 fn free(folder: &Path) -> u64 {
-    let out = Command::new("stat").args(["-f", "-c", "%a %S"]).arg(folder).output().unwrap();
+    let out = Command::new("stat")
+        .args(["-f", "-c", "%a %S"])
+        .arg(folder)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let (blocks, size) = text.trim().split_once(' ').unwrap();
     blocks.parse::<u64>().unwrap() * size.parse::<u64>().unwrap()
@@ -58,8 +76,15 @@ fn free(folder: &Path) -> u64 {
 /// The part of the state that lies on the small disk.
 async fn a_full_disk_is_said_and_got_over(part: &str, mebibytes: u32) {
     let disk = SmallDisk::mount(mebibytes);
-    let stage = Stage::build(&Setup { interval: "200ms", ..Setup::default() });
-    let place = if part.is_empty() { stage.state.clone() } else { stage.state.join(part) };
+    let stage = Stage::build(&Setup {
+        interval: "200ms",
+        ..Setup::default()
+    });
+    let place = if part.is_empty() {
+        stage.state.clone()
+    } else {
+        stage.state.join(part)
+    };
     std::fs::create_dir_all(place.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(disk.0.path(), &place).unwrap();
     stage.ask(&["before".into()]);
@@ -71,7 +96,11 @@ async fn a_full_disk_is_said_and_got_over(part: &str, mebibytes: u32) {
     stage.ask(&["during".into()]);
     let begun = Instant::now();
     while !up.said().contains("space") && !up.said().contains("full") {
-        assert!(begun.elapsed() < Duration::from_secs(60), "nobody says that the disk is full:\n{}", up.said());
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "nobody says that the disk is full:\n{}",
+            up.said()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(disk.free(), 0, "still full when it is said");
@@ -79,16 +108,30 @@ async fn a_full_disk_is_said_and_got_over(part: &str, mebibytes: u32) {
     let begun = Instant::now();
     loop {
         if let Ok(all) = stage::workloads(&client).await {
-            let kept = all.iter().find(|workload| workload.metadata.uid == before.metadata.uid).expect("what was done is kept");
-            assert_eq!(kept.status.as_ref().unwrap().verdict, before.status.as_ref().unwrap().verdict);
+            let kept = all
+                .iter()
+                .find(|workload| workload.metadata.uid == before.metadata.uid)
+                .expect("what was done is kept");
+            assert_eq!(
+                kept.status.as_ref().unwrap().verdict,
+                before.status.as_ref().unwrap().verdict
+            );
             if all.len() == 2 && all.iter().all(stage::is_over) {
                 for workload in &all {
-                    println!("{part}: {:?} {:?}", workload.metadata.name, workload.status.as_ref().unwrap().message);
+                    println!(
+                        "{part}: {:?} {:?}",
+                        workload.metadata.name,
+                        workload.status.as_ref().unwrap().message
+                    );
                 }
                 break;
             }
         }
-        assert!(begun.elapsed() < Duration::from_secs(90), "work does not go on when there is room again:\n{}", up.said());
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "work does not go on when there is room again:\n{}",
+            up.said()
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stage::git(&stage.sample, &["fsck", "--full"]);

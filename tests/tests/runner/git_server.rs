@@ -52,13 +52,30 @@ impl GitServer {
 
 async fn serve(State(server): State<GitServer>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    server.seen.lock().unwrap().push(format!("{} {}", parts.method, parts.uri));
+    server
+        .seen
+        .lock()
+        .unwrap()
+        .push(format!("{} {}", parts.method, parts.uri));
     if server.hangs.load(Ordering::SeqCst) {
         std::future::pending::<()>().await;
     }
-    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    if server.authorization.as_ref().is_some_and(|wanted| *wanted != header("authorization")) {
-        let answer = Response::builder().status(401).header("www-authenticate", "Basic realm=\"git\"");
+    let header = |name: &str| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+            .to_owned()
+    };
+    if server
+        .authorization
+        .as_ref()
+        .is_some_and(|wanted| *wanted != header("authorization"))
+    {
+        let answer = Response::builder()
+            .status(401)
+            .header("www-authenticate", "Basic realm=\"git\"");
         return answer.body(Body::from("no")).unwrap();
     }
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();

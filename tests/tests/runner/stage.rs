@@ -22,13 +22,18 @@ pub fn program() -> &'static Path {
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.current_dir(root).args(["build", "--quiet", "--workspace", "--bins"]);
+        build
+            .current_dir(root)
+            .args(["build", "--quiet", "--workspace", "--bins"]);
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().unwrap().parent().unwrap();
         if profile.ends_with("release") {
             build.arg("--release");
         }
-        assert!(build.status().unwrap().success(), "failed to build foreman; name a built one with FOREMAN_BIN");
+        assert!(
+            build.status().unwrap().success(),
+            "failed to build foreman; name a built one with FOREMAN_BIN"
+        );
         profile.join("foreman")
     })
 }
@@ -37,14 +42,25 @@ pub fn program() -> &'static Path {
 pub fn git(folder: &Path, arguments: &[&str]) -> String {
     let out = Command::new("git")
         .current_dir(folder)
-        .args(["-c", "safe.directory=*", "-c", "user.name=Tester", "-c", "user.email=tester@localhost"])
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "user.name=Tester",
+            "-c",
+            "user.email=tester@localhost",
+        ])
         .args(["-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"])
         .args(arguments)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
         .unwrap();
-    assert!(out.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "git {arguments:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
@@ -64,7 +80,13 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { gate: GATE.into(), tasks_url: None, sample_url: None, base: "main", interval: "1s" }
+        Self {
+            gate: GATE.into(),
+            tasks_url: None,
+            sample_url: None,
+            base: "main",
+            interval: "1s",
+        }
     }
 }
 
@@ -113,8 +135,16 @@ impl Stage {
         }
         git(root, &["init", "-q", "--bare", "sample.git"]);
         git(root, &["init", "-q", "--bare", "tasks.git"]);
-        commit(&root.join("work"), &stage.sample, &[(".foreman/gate.yaml", &setup.gate), ("notes/README", "notes\n")]);
-        commit(&stage.clone, &stage.tasks, &[("README.md", "Task files lie in `tasks/`.\n")]);
+        commit(
+            &root.join("work"),
+            &stage.sample,
+            &[(".foreman/gate.yaml", &setup.gate), ("notes/README", "notes\n")],
+        );
+        commit(
+            &stage.clone,
+            &stage.tasks,
+            &[("README.md", "Task files lie in `tasks/`.\n")],
+        );
         std::fs::create_dir_all(stage.home.join(".foreman")).unwrap();
         std::fs::create_dir_all(&stage.sessions).unwrap();
         stage.configure(setup);
@@ -126,8 +156,14 @@ impl Stage {
 
     /// Writes queue and agents.
     pub fn configure(&self, setup: &Setup) {
-        let tasks = setup.tasks_url.clone().unwrap_or_else(|| self.tasks.display().to_string());
-        let sample = setup.sample_url.clone().unwrap_or_else(|| self.sample.display().to_string());
+        let tasks = setup
+            .tasks_url
+            .clone()
+            .unwrap_or_else(|| self.tasks.display().to_string());
+        let sample = setup
+            .sample_url
+            .clone()
+            .unwrap_or_else(|| self.sample.display().to_string());
         let queue = format!(
             "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: TaskQueue\nmetadata: {{name: queue}}\nspec:\n  git: {{url: \"{tasks}\", branch: main, path: tasks, interval: {}}}\n  defaults:\n    repo: \"{sample}\"\n    baseBranch: {}\n    coderAgentRef: {{name: coder}}\n    verifierAgentRef: {{name: verifier}}\n",
             setup.interval, setup.base,
@@ -152,8 +188,16 @@ impl Stage {
             let text = format!(
                 "{}\n{}\n{}\n",
                 serde_json::json!({ "type": "header", "format": 1, "task": name, "round": round, "model": "written by hand", "protocol": "native" }),
-                call(1, "write_file", serde_json::json!({ "path": format!("notes/{name}.txt"), "content": content })),
-                call(2, "submit_result", serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })),
+                call(
+                    1,
+                    "write_file",
+                    serde_json::json!({ "path": format!("notes/{name}.txt"), "content": content })
+                ),
+                call(
+                    2,
+                    "submit_result",
+                    serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })
+                ),
             );
             std::fs::write(folder.join(format!("round-{round}.jsonl")), text).unwrap();
         }
@@ -164,9 +208,15 @@ impl Stage {
         let mut files = Vec::new();
         for name in names {
             self.record(name);
-            files.push((format!("tasks/{name}.md"), format!("---\ntitle: Write {name}\n---\nWrite notes/{name}.txt.\n")));
+            files.push((
+                format!("tasks/{name}.md"),
+                format!("---\ntitle: Write {name}\n---\nWrite notes/{name}.txt.\n"),
+            ));
         }
-        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        let files: Vec<(&str, &str)> = files
+            .iter()
+            .map(|(path, text)| (path.as_str(), text.as_str()))
+            .collect();
         commit(&self.clone, &self.tasks, &files);
     }
 
@@ -186,14 +236,24 @@ impl Stage {
         let mut command = self.command();
         command.args(["-v", "up", "--replay-sessions"]).arg(&self.sessions);
         command.arg("--file-root").arg(&self.root).args(more);
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        Up { child: command.spawn().unwrap(), log, state: self.state.clone() }
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        Up {
+            child: command.spawn().unwrap(),
+            log,
+            state: self.state.clone(),
+        }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--state").arg(&self.state).arg("-C").arg(&self.home);
-        command.env_remove("FOREMAN_MODEL_URL").env_remove("FOREMAN_STATE").env("HOME", &self.root);
+        command
+            .env_remove("FOREMAN_MODEL_URL")
+            .env_remove("FOREMAN_STATE")
+            .env("HOME", &self.root);
         command
     }
 
@@ -208,12 +268,17 @@ impl Stage {
     pub fn processes(&self, marker: &str) -> Vec<String> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
             let ours = std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(&self.root));
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let dead = std::fs::read_to_string(entry.path().join("stat"))
-                .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')));
+            let dead = std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| {
+                stat.rsplit(')')
+                    .next()
+                    .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+            });
             if pid != std::process::id() && !dead && (ours || line.contains(marker)) {
                 found.push(format!("{pid}: {line}"));
             }
@@ -229,7 +294,10 @@ impl Stage {
             if left.is_empty() {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "processes are left over: {left:#?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "processes are left over: {left:#?}"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -305,14 +373,21 @@ impl Up {
 
     /// Reads the operator's counters.
     pub async fn metrics(&self) -> String {
-        reqwest::get(format!("{}/metrics", self.http())).await.unwrap().text().await.unwrap()
+        reqwest::get(format!("{}/metrics", self.http()))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
     }
 
     /// Connects to its API.
     pub async fn client(&self) -> kube::Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let file = Kubeconfig::read_from(self.state.join("kubeconfig")).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .unwrap();
         kube::Client::try_from(config).unwrap()
     }
 }
@@ -328,12 +403,18 @@ impl Drop for Up {
 
 /// Reads all Workloads.
 pub async fn workloads(client: &kube::Client) -> Result<Vec<Workload>, kube::Error> {
-    Ok(Api::default_namespaced(client.clone()).list(&ListParams::default()).await?.items)
+    Ok(Api::default_namespaced(client.clone())
+        .list(&ListParams::default())
+        .await?
+        .items)
 }
 
 /// Reads all tasks.
 pub async fn tasks(client: &kube::Client) -> Result<Vec<AgenticTask>, kube::Error> {
-    Ok(Api::default_namespaced(client.clone()).list(&ListParams::default()).await?.items)
+    Ok(Api::default_namespaced(client.clone())
+        .list(&ListParams::default())
+        .await?
+        .items)
 }
 
 /// Waits until every one of `count` Workloads has ended; fails with their state after `limit`.
@@ -348,11 +429,19 @@ pub async fn ended(client: &kube::Client, count: usize, limit: Duration) -> Vec<
             let mut text = String::new();
             for workload in &all {
                 let status = workload.status.clone().unwrap_or_default();
-                let _ = writeln!(text, "{:?} {:?} {:?}", workload.metadata.name, status.phase, status.message);
+                let _ = writeln!(
+                    text,
+                    "{:?} {:?} {:?}",
+                    workload.metadata.name, status.phase, status.message
+                );
             }
             for task in tasks(client).await.unwrap() {
                 let status = task.status.clone().unwrap_or_default();
-                let _ = writeln!(text, "  {:?} {:?} epoch {:?} {:?}", task.metadata.name, status.phase, status.epoch, status.waiting);
+                let _ = writeln!(
+                    text,
+                    "  {:?} {:?} epoch {:?} {:?}",
+                    task.metadata.name, status.phase, status.epoch, status.waiting
+                );
             }
             panic!("not all of {count} Workloads ended within {limit:?}:\n{text}");
         }
@@ -362,7 +451,11 @@ pub async fn ended(client: &kube::Client, count: usize, limit: Duration) -> Vec<
 
 /// Says whether a Workload has ended.
 pub fn is_over(workload: &Workload) -> bool {
-    workload.status.as_ref().and_then(|status| status.phase).is_some_and(|phase| phase.is_terminal())
+    workload
+        .status
+        .as_ref()
+        .and_then(|status| status.phase)
+        .is_some_and(|phase| phase.is_terminal())
 }
 
 /// Waits until the queue's condition Ready says `wanted` in its message or reason, and returns the queue.

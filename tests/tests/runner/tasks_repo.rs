@@ -11,10 +11,19 @@ use crate::git_server::GitServer;
 use crate::stage::{self, Setup, Stage};
 
 const SOON: Duration = Duration::from_secs(30);
-const QUICK: Setup = Setup { gate: String::new(), tasks_url: None, sample_url: None, base: "main", interval: "200ms" };
+const QUICK: Setup = Setup {
+    gate: String::new(),
+    tasks_url: None,
+    sample_url: None,
+    base: "main",
+    interval: "200ms",
+};
 
 fn quick() -> Setup {
-    Setup { gate: stage::GATE.into(), ..QUICK }
+    Setup {
+        gate: stage::GATE.into(),
+        ..QUICK
+    }
 }
 
 /// Asks for one thing, waits for its end and returns it with what `show` says.
@@ -64,7 +73,11 @@ async fn a_branch_that_is_gone_or_rewritten_ends_nothing_that_was_done() {
     let queue = stage::queue_says(&client, "\"status\":\"False\"", SOON).await;
     let text = serde_json::to_string(&queue.status).unwrap();
     assert!(text.contains("main"), "{text}");
-    assert_eq!(stage::workloads(&client).await.unwrap().len(), 1, "a branch that is gone prunes nothing");
+    assert_eq!(
+        stage::workloads(&client).await.unwrap().len(),
+        1,
+        "a branch that is gone prunes nothing"
+    );
     // Rewritten: another history, the same file and one more.
     stage::git(&stage.tasks, &["update-ref", "refs/heads/main", "refs/heads/kept"]);
     let clone = stage.root.join("tasks");
@@ -73,8 +86,15 @@ async fn a_branch_that_is_gone_or_rewritten_ends_nothing_that_was_done() {
     stage::git(&clone, &["push", "-qf", "origin", "HEAD:refs/heads/main"]);
     stage.ask(&["two".into()]);
     let all = stage::ended(&client, 2, SOON).await;
-    let kept = all.iter().find(|workload| workload.metadata.uid == done.metadata.uid).unwrap();
-    assert_eq!(kept.status.as_ref().unwrap().run, done.status.as_ref().unwrap().run, "the same file does not run again");
+    let kept = all
+        .iter()
+        .find(|workload| workload.metadata.uid == done.metadata.uid)
+        .unwrap();
+    assert_eq!(
+        kept.status.as_ref().unwrap().run,
+        done.status.as_ref().unwrap().run,
+        "the same file does not run again"
+    );
     assert!(up.stop().success());
 }
 
@@ -91,7 +111,11 @@ async fn wrong_credentials_and_a_server_that_hangs_are_said_and_got_over() {
     let write = |password: &str| {
         let line = format!("http://tester:{password}@{}/", server.url.trim_start_matches("http://"));
         std::fs::write(&credentials, format!("{line}\n")).unwrap();
-        std::process::Command::new("chmod").arg("600").arg(&credentials).status().unwrap();
+        std::process::Command::new("chmod")
+            .arg("600")
+            .arg(&credentials)
+            .status()
+            .unwrap();
     };
     write("a-wrong-secret");
     let more = ["--git-credentials", credentials.to_str().unwrap()];
@@ -99,7 +123,10 @@ async fn wrong_credentials_and_a_server_that_hangs_are_said_and_got_over() {
     let client = up.client().await;
     let queue = stage::queue_says(&client, "\"status\":\"False\"", SOON).await;
     let text = serde_json::to_string(&queue.status).unwrap();
-    assert!(text.contains("credential") || text.contains("401") || text.contains("authenti"), "{text}");
+    assert!(
+        text.contains("credential") || text.contains("401") || text.contains("authenti"),
+        "{text}"
+    );
     assert!(!text.contains("a-wrong-secret") && !up.said().contains("a-wrong-secret"));
     assert!(up.stop().success());
     write("right");
@@ -109,7 +136,11 @@ async fn wrong_credentials_and_a_server_that_hangs_are_said_and_got_over() {
     server.hang(true);
     stage.ask(&["two".into()]);
     stage::queue_says(&client, "\"status\":\"False\"", Duration::from_secs(90)).await;
-    assert_eq!(stage::workloads(&client).await.unwrap().len(), 1, "a server that hangs prunes nothing");
+    assert_eq!(
+        stage::workloads(&client).await.unwrap().len(),
+        1,
+        "a server that hangs prunes nothing"
+    );
     server.hang(false);
     stage::ended(&client, 2, Duration::from_secs(90)).await;
     assert!(up.stop().success());
@@ -117,7 +148,10 @@ async fn wrong_credentials_and_a_server_that_hangs_are_said_and_got_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_without_the_base_branch_is_named() {
-    let stage = Stage::build(&Setup { base: "no-such-branch", ..quick() });
+    let stage = Stage::build(&Setup {
+        base: "no-such-branch",
+        ..quick()
+    });
     let (ended, shown) = one(&stage).await;
     assert_eq!(ended.status.clone().unwrap().phase, Some(WorkloadPhase::Failed));
     assert!(shown.contains("no-such-branch"), "{shown}");
@@ -125,7 +159,10 @@ async fn a_target_without_the_base_branch_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_gate_file_is_an_error_of_the_gate_and_names_the_file() {
-    let stage = Stage::build(&Setup { gate: "steps:\n  - name: [\n".into(), ..quick() });
+    let stage = Stage::build(&Setup {
+        gate: "steps:\n  - name: [\n".into(),
+        ..quick()
+    });
     let (ended, shown) = one(&stage).await;
     assert_eq!(reason(&ended), Some(FailureReason::GateError), "{shown}");
     assert!(shown.contains(".foreman/gate.yaml"), "{shown}");
@@ -136,7 +173,11 @@ async fn a_step_that_hangs_fails_by_its_own_limit() {
     let gate = "steps:\n  - name: check\n    command: sleep 600\n    timeoutSeconds: 1\n".to_owned();
     let stage = Stage::build(&Setup { gate, ..quick() });
     let (ended, shown) = one(&stage).await;
-    assert_eq!(ended.status.clone().unwrap().verdict, Some(Verdict::GateFail), "{shown}");
+    assert_eq!(
+        ended.status.clone().unwrap().verdict,
+        Some(Verdict::GateFail),
+        "{shown}"
+    );
     assert!(shown.contains("check"), "{shown}");
     stage.gone("sleep 600");
 }
@@ -144,10 +185,15 @@ async fn a_step_that_hangs_fails_by_its_own_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_forks_a_daemon_passes_and_leaves_nothing() {
     let seconds = 700_000 + std::process::id();
-    let gate = format!("steps:\n  - name: check\n    command: (setsid sleep {seconds} &) ; true\n    timeoutSeconds: 30\n");
+    let gate =
+        format!("steps:\n  - name: check\n    command: (setsid sleep {seconds} &) ; true\n    timeoutSeconds: 30\n");
     let stage = Stage::build(&Setup { gate, ..quick() });
     let (ended, shown) = one(&stage).await;
-    assert_eq!(ended.status.clone().unwrap().verdict, Some(Verdict::GatePass), "{shown}");
+    assert_eq!(
+        ended.status.clone().unwrap().verdict,
+        Some(Verdict::GatePass),
+        "{shown}"
+    );
     stage.gone(&format!("sleep {seconds}"));
 }
 
@@ -162,9 +208,15 @@ async fn a_step_that_prints_a_gibibyte_keeps_its_true_last_line_and_little_memor
     assert_eq!(ended.status.clone().unwrap().verdict, Some(Verdict::GateFail));
     let tasks = stage::tasks(&client).await.unwrap();
     let text = serde_json::to_string(&tasks).unwrap();
-    assert!(text.contains("the true last line"), "the status does not tell the end of the log");
+    assert!(
+        text.contains("the true last line"),
+        "the status does not tell the end of the log"
+    );
     let peak = std::fs::read_to_string(format!("/proc/{}/status", up.pid())).unwrap();
-    let peak: u64 = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()).unwrap();
+    let peak: u64 = peak
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap();
     println!("peak of foreman up: {} MiB", peak / 1024);
     assert!(peak < 400 * 1024, "{peak} kB");
     assert!(up.stop().success());
@@ -189,7 +241,10 @@ async fn a_branch_of_somebody_else_is_left_as_it_is() {
     let done = stage::ended(&client, 1, SOON).await.remove(0);
     let branch = done.status.unwrap().branch.unwrap();
     assert!(branch.starts_with(&prefix), "{branch}");
-    stage::git(&other.sample, &["update-ref", &format!("refs/heads/{branch}"), &foreign]);
+    stage::git(
+        &other.sample,
+        &["update-ref", &format!("refs/heads/{branch}"), &foreign],
+    );
     let (code, text) = other.foreman(&["retry", "tasks/one.md"]);
     assert_eq!(code, Some(0), "{text}");
     let begun = std::time::Instant::now();
@@ -202,6 +257,10 @@ async fn a_branch_of_somebody_else_is_left_as_it_is() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     println!("{:?}", again.status);
-    assert_eq!(stage::git(&other.sample, &["rev-parse", &format!("refs/heads/{branch}")]).trim(), foreign, "the foreign branch was moved");
+    assert_eq!(
+        stage::git(&other.sample, &["rev-parse", &format!("refs/heads/{branch}")]).trim(),
+        foreign,
+        "the foreign branch was moved"
+    );
     assert!(up.stop().success());
 }
