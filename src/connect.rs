@@ -1,5 +1,7 @@
 //! The one place that decides which API a command speaks to.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -56,17 +58,14 @@ pub async fn connect(global: &Global) -> Result<Connection> {
         return Ok(Connection { client, namespace: global.namespace.clone(), source, place: None, plane: None });
     }
     let place = Place::new(&root(global)?, global.state.as_deref())?;
-    match place.lock()? {
-        Err(Holder { pid }) => {
+    match lock(&place).await? {
+        Err((Holder { pid }, file)) => {
             let path = place.kubeconfig();
-            let file = Kubeconfig::read_from(&path).with_context(|| {
-                format!("process {pid} holds {} and has not written {} yet; try again in a moment", place.state.display(), path.display())
-            })?;
             let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .with_context(|| format!("failed to read {}", path.display()))?;
             let client = Client::try_from(config).context("failed to set up the API client")?;
-            let source = format!("foreman up, process {pid}");
+            let source = format!("served by process {pid}");
             Ok(Connection { client, namespace: global.namespace.clone(), source, place: Some(place), plane: None })
         }
         Ok(lock) => {
@@ -74,6 +73,35 @@ pub async fn connect(global: &Global) -> Result<Connection> {
             let client = plane.client();
             let source = format!("the state in {}; nothing serves it now", place.state.display());
             Ok(Connection { client, namespace: global.namespace.clone(), source, place: Some(place), plane: Some((plane, lock)) })
+        }
+    }
+}
+
+/// How long a command waits for a server that starts, or for another command that is about to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes the state folder, or finds the server that holds it.
+///
+/// Other short commands hold the folder without serving it, for their own duration.
+async fn lock(place: &Place) -> Result<std::result::Result<Lock, (Holder, Kubeconfig)>> {
+    let begun = Instant::now();
+    loop {
+        let holder = match place.lock()? {
+            Ok(lock) => return Ok(Ok(lock)),
+            Err(holder) => holder,
+        };
+        match Kubeconfig::read_from(place.kubeconfig()) {
+            Ok(file) => return Ok(Err((holder, file))),
+            Err(error) if begun.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "process {} holds {} and serves no API; try again when it has ended",
+                        holder.pid,
+                        place.state.display()
+                    )
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }

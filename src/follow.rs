@@ -111,10 +111,11 @@ fn describe(task: &AgenticTask) -> String {
     }
 }
 
-/// Follows tasks and Workloads of a namespace until `done` says so, or the time is over.
+/// Follows the tasks and Workloads of a namespace, or those of one Workload, until `done` says so or the time is over.
 pub async fn until(
     client: &kube::Client,
     namespace: &str,
+    only: Option<&str>,
     limit: std::time::Duration,
     mut done: impl FnMut(&HashMap<String, Workload>) -> bool,
 ) -> anyhow::Result<HashMap<String, Workload>> {
@@ -125,8 +126,14 @@ pub async fn until(
     let mut seen: HashMap<String, Workload> = HashMap::new();
     let tasks: Api<AgenticTask> = Api::namespaced(client.clone(), namespace);
     let workloads: Api<Workload> = Api::namespaced(client.clone(), namespace);
-    let mut tasks = watcher(tasks, watcher::Config::default()).default_backoff().applied_objects().boxed();
-    let mut workloads = watcher(workloads, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    let mut of_tasks = watcher::Config::default();
+    let mut of_workloads = watcher::Config::default();
+    if let Some(name) = only {
+        of_tasks = of_tasks.labels(&format!("{}={name}", labels::WORKLOAD));
+        of_workloads = of_workloads.fields(&format!("metadata.name={name}"));
+    }
+    let mut tasks = watcher(tasks, of_tasks).default_backoff().applied_objects().boxed();
+    let mut workloads = watcher(workloads, of_workloads).default_backoff().applied_objects().boxed();
     let end = tokio::time::sleep(limit);
     tokio::pin!(end);
     loop {

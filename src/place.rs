@@ -56,6 +56,12 @@ impl Place {
         self.state.join("kubeconfig")
     }
 
+    /// Removes the kubeconfig of a server that has ended.
+    pub fn forget_kubeconfig(&self) {
+        // One that stays behind is not read while nobody holds the lock.
+        let _ = std::fs::remove_file(self.kubeconfig());
+    }
+
     fn lock_path(&self) -> PathBuf {
         self.state.join("lock")
     }

@@ -87,6 +87,8 @@ struct Running {
     held: Held,
     cancel: CancellationToken,
     stop: Arc<Mutex<Option<Stop>>>,
+    /// Wall time of the whole run, in seconds.
+    timeout: i64,
 }
 
 impl Running {
@@ -289,8 +291,13 @@ async fn ended(shutdown: &Shutdown, desk: &Desk) {
         () = shutdown.stop.cancelled() => {}
         () = async {
             shutdown.drain.cancelled().await;
-            while desk.with(|running| !running.is_empty()) {
-                desk.changed.notified().await;
+            loop {
+                // Made before the look, so that no change falls between the two.
+                let changed = desk.changed.notified();
+                if desk.with(|running| running.is_empty()) {
+                    break;
+                }
+                changed.await;
             }
         } => {}
     }
@@ -368,12 +375,7 @@ fn observe(
         watcher::Event::Delete(task) => {
             let uid = task.uid().unwrap_or_default();
             waiting.remove(&uid);
-            let run = desk.with(|running| running.get(&uid).cloned());
-            if let Some(run) =
-                run.filter(|run| !claim::is_held_by(&task, &run.held) || task.metadata.deletion_timestamp.is_some())
-            {
-                run.end(Stop::Lost);
-            } else if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
+            if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
                 run.end(Stop::Lost);
             }
         }
@@ -424,6 +426,7 @@ async fn start(
         held: held.clone(),
         cancel: CancellationToken::new(),
         stop: Arc::default(),
+        timeout: task.spec.timeout().max(1),
     };
     desk.with(|map| map.insert(held.uid.clone(), running.clone()));
     desk.changed.notify_waiters();
@@ -458,7 +461,7 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
     if cancel_requested(&task).is_some() {
         running.end(Stop::Cancelled);
     }
-    let timeout = Duration::from_secs(task.spec.timeout().max(1) as u64);
+    let timeout = Duration::from_secs(running.timeout as u64);
     let run = Run {
         services: services.clone(),
         task,
@@ -521,7 +524,7 @@ fn settle(stop: Option<Stop>, outcome: Outcome, timeout: i64) -> Option<Outcome>
 }
 
 async fn finish(services: &Services, running: &Running, spool: Option<&Spool>, outcome: Outcome, started: Timestamp) {
-    let held = &running.held;
+    let (held, timeout) = (&running.held, running.timeout);
     let stop = *running.stop.lock().unwrap_or_else(PoisonError::into_inner);
     if stop == Some(Stop::Lost) {
         tracing::info!(
@@ -531,7 +534,7 @@ async fn finish(services: &Services, running: &Running, spool: Option<&Spool>, o
         );
         return;
     }
-    let Some(mut outcome) = settle(stop, outcome, 0) else {
+    let Some(mut outcome) = settle(stop, outcome, timeout) else {
         match claim::patch_status(&services.client, held, claim::build_release()).await {
             Ok(_) => tracing::info!(task = held.name, "gave the claim back"),
             Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),

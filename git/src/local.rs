@@ -40,7 +40,8 @@ impl Local {
         };
         let fail = |e: git2::Error| Error::git2("read", repo.path(), &e);
         let git_dir = repo.commondir().to_owned();
-        let root = repo.workdir().unwrap_or(&git_dir).to_owned();
+        // Without the slash that libgit2 puts at the end.
+        let root: PathBuf = repo.workdir().unwrap_or(&git_dir).components().collect();
         let head_ref = repo.find_reference("HEAD").map_err(fail)?;
         let branch = head_ref
             .symbolic_target()

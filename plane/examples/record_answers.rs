@@ -6,7 +6,7 @@
 //!
 //! Every file's requests are made in order, and its `response`s are rewritten. The server should be
 //! a fresh one without controllers and without the admission plugins that the plane does not have:
-//! `--disable-admission-plugins=ServiceAccount,DefaultTolerationSeconds,Priority,StorageObjectInUseProtection`.
+//! `--disable-admission-plugins=ServiceAccount,DefaultTolerationSeconds,Priority`.
 //! The server's version is printed, and must be the folder's.
 
 use std::path::Path;
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt as _;
 use kube::Client;
 use kube::client::Body;
-use serde_json::{Value, json};
 
 #[path = "../tests/replay/fixture.rs"]
 mod fixture;
@@ -23,26 +22,11 @@ use fixture::{Recording, Request, Response};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads the text of a `Warning` header: `299 - "text"`.
-fn warning_text(header: &str) -> String {
-    let quoted = header.split_once('"').map_or(header, |(_, rest)| rest);
-    let text = quoted.rsplit_once('"').map_or(quoted, |(text, _)| text);
-    text.replace("\\\"", "\"").replace("\\\\", "\\")
-}
-
-/// Reads a body; text that is no JSON stands as a string.
-fn read_body(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(bytes).trim()))
-}
-
 async fn ask(client: &Client, request: &Request) -> Result<Response, Failure> {
     let mut builder = http::Request::builder()
         .method(request.method.as_str())
         .uri(&request.path);
-    builder = builder.header(
-        "accept",
-        request.accept.as_deref().unwrap_or("application/json"),
-    );
+    builder = builder.header("accept", request.accept.as_deref().unwrap_or("application/json"));
     if let Some(kind) = &request.content_type {
         builder = builder.header("content-type", kind);
     }
@@ -58,13 +42,13 @@ async fn ask(client: &Client, request: &Request) -> Result<Response, Failure> {
         .get_all("warning")
         .iter()
         .filter_map(|h| h.to_str().ok())
-        .map(warning_text)
+        .map(fixture::warning_text)
         .collect();
     let bytes = answer.into_body().collect().await?.to_bytes();
     Ok(fixture::normalise(Response {
         code,
         warnings,
-        body: read_body(&bytes),
+        body: fixture::read_body(&bytes),
     }))
 }
 
@@ -94,9 +78,7 @@ async fn record(client: &Client, path: &Path) -> Result<usize, Failure> {
         let answer = ask(client, &exchange.request).await?;
         if exchange.setup {
             if answer.code >= 300 {
-                return Err(
-                    format!("{}: {}: {}", path.display(), exchange.name, answer.body).into(),
-                );
+                return Err(format!("{}: {}: {}", path.display(), exchange.name, answer.body).into());
             }
             exchange.response = None;
         } else {
@@ -115,9 +97,7 @@ async fn record(client: &Client, path: &Path) -> Result<usize, Failure> {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let folder = std::env::args()
-        .nth(1)
-        .ok_or("usage: record_answers FOLDER")?;
+    let folder = std::env::args().nth(1).ok_or("usage: record_answers FOLDER")?;
     let client = Client::try_default().await?;
     let version = client.apiserver_version().await?;
     println!("server {}", version.git_version);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::admission::apply::{self, Writer};
 use crate::admission::builtin;
 use crate::admission::error::FieldError;
-use crate::admission::names::validate_metadata;
+use crate::admission::names::{validate_builtin_finalizers, validate_metadata, validate_metadata_update};
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
@@ -226,13 +226,14 @@ fn normalise_metadata(object: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Prepares an object that is made, and checks it.
+/// Prepares an object that is made, and checks it; what is wrong but allowed becomes a warning.
 pub fn create(
     view: View<'_>,
     mut object: Value,
     namespace: &str,
     stamp: &Stamp,
     manager: &Manager,
+    warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
     let kind = view.kind;
     place(&mut object, kind, namespace)?;
@@ -269,7 +270,7 @@ pub fn create(
         }
         None => {}
     }
-    check(view, &object, None, Part::Main)?;
+    check(view, &object, None, Part::Main, warnings)?;
     Ok(object)
 }
 
@@ -289,49 +290,46 @@ fn place(object: &mut Value, kind: &Kind, namespace: &str) -> Result<(), ApiErro
     Ok(())
 }
 
-fn check(view: View<'_>, new: &Value, old: Option<&Value>, part: Part) -> Result<(), ApiError> {
+fn check(
+    view: View<'_>,
+    new: &Value,
+    old: Option<&Value>,
+    part: Part,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
     let kind = view.kind;
-    let mut problems = validate_metadata(&new["metadata"], kind.namespaced, kind.name_rule());
-    if let Some(old) = old {
-        problems.extend(metadata_change(new, old));
+    let metadata = &new["metadata"];
+    let mut errors = match old {
+        Some(old) => validate_metadata_update(metadata, &old["metadata"]),
+        None => Vec::new(),
+    };
+    if errors.is_empty() {
+        errors = validate_metadata(metadata, kind.namespaced, kind.name_rule());
     }
-    match (&view.served.schema, kind.builtin(), old) {
-        (Some(schema), _, Some(old)) if part == Part::Status => {
-            problems.extend(schema.validate_status(Vec::new(), new, old).0);
+    match (&view.served.schema, kind.builtin()) {
+        (Some(schema), _) => {
+            let (found, forgiven) = match old {
+                Some(old) if part == Part::Status => schema.validate_status(errors, new, old),
+                _ => schema.validate_reporting(errors, new, old),
+            };
+            errors = found;
+            warnings.extend(forgiven);
         }
-        (Some(schema), ..) => problems.extend(schema.validate(new, old)),
-        (None, Some(rules), _) => {
-            let api_version = view.api_version();
-            problems.extend(builtin::validate(&api_version, &kind.kind, new, old));
-            problems.extend((rules.validate)(new, old));
+        (None, Some(rules)) => {
+            errors.extend(validate_builtin_finalizers(metadata));
+            // What only the status says is not checked again.
+            if part == Part::Main {
+                let api_version = view.api_version();
+                errors.extend(builtin::validate(&api_version, &kind.kind, new, old));
+                errors.extend((rules.validate)(new, old));
+            }
         }
-        (None, None, _) => {}
+        (None, None) => {}
     }
-    if problems.is_empty() {
+    if errors.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(kind.named(), meta_str(new, "name"), &problems))
-}
-
-fn metadata_change(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut problems = Vec::new();
-    if !meta_str(old, "deletionTimestamp").is_empty() {
-        let known = finalizers(old);
-        let added: Vec<&str> = finalizers(new)
-            .into_iter()
-            .filter(|name| !known.contains(name))
-            .collect();
-        if !added.is_empty() {
-            problems.push(FieldError::forbidden(
-                "metadata.finalizers",
-                format!(
-                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{\"{}\"}}",
-                    added.join("\", \"")
-                ),
-            ));
-        }
-    }
-    problems
+    Err(ApiError::invalid(kind.named(), meta_str(new, "name"), &errors))
 }
 
 fn track(view: View<'_>, before: Option<&Value>, after: &mut Value, part: Part, stamp: &Stamp, manager: &Manager) {
@@ -356,6 +354,7 @@ pub fn update(
     part: Part,
     stamp: &Stamp,
     manager: &Manager,
+    warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
     let kind = view.kind;
     let name = meta_str(old, "name");
@@ -410,7 +409,7 @@ pub fn update(
         let next = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         meta_mut(&mut new).insert("generation".into(), next.into());
     }
-    check(view, &new, Some(old), part)?;
+    check(view, &new, Some(old), part, warnings)?;
     Ok(new)
 }
 

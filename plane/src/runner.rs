@@ -92,7 +92,12 @@ impl Runner {
     pub async fn start(client: Client, config: RunnerConfig) -> Result<Self, kube::Error> {
         let growing = logs::Growing::default();
         let logs = Arc::new(logs::LogFiles::new(config.folder.join("pod-logs"), growing.clone()));
-        let desk = Arc::new(Desk { config, client, growing, notes: Mutex::default() });
+        let desk = Arc::new(Desk {
+            config,
+            client,
+            growing,
+            notes: Mutex::default(),
+        });
         lose_earlier_pods(&desk).await?;
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(desk, stop.clone()));
@@ -123,10 +128,14 @@ async fn lose_earlier_pods(desk: &Desk) -> Result<(), kube::Error> {
         let lost = status::build(&pod, &seen, Some(("NodeLost", text)), Timestamp::now());
         let own: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = json!({ "metadata": { "uid": pod.uid() }, "status": lost });
-        own.patch_status(&pod.name_any(), &params(), &Patch::Merge(patch)).await?;
+        own.patch_status(&pod.name_any(), &params(), &Patch::Merge(patch))
+            .await?;
         pod::write_event(desk, &pod, "Warning", "NodeLost", text).await;
         if pod.metadata.deletion_timestamp.is_some() {
-            let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            let now = DeleteParams {
+                grace_period_seconds: Some(0),
+                ..DeleteParams::default()
+            };
             let _ = own.delete(&pod.name_any(), &now).await;
         }
     }
@@ -136,11 +145,17 @@ async fn lose_earlier_pods(desk: &Desk) -> Result<(), kube::Error> {
 }
 
 fn params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    }
 }
 
 fn is_over(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
 }
 
 /// What the runner knows of Jobs and Pods, from its watches.
@@ -222,7 +237,10 @@ fn observe_job(world: &mut World, event: watcher::Event<Job>) -> Vec<String> {
 }
 
 fn owner(pod: &Pod) -> Option<String> {
-    pod.owner_references().iter().find(|owner| owner.kind == "Job" && owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    pod.owner_references()
+        .iter()
+        .find(|owner| owner.kind == "Job" && owner.controller == Some(true))
+        .map(|owner| owner.uid.clone())
 }
 
 async fn observe_pod(
@@ -272,13 +290,21 @@ async fn observe_pod(
 
 async fn forget(desk: &Desk, pod: &Pod) {
     let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
-    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
     let _ = pods.delete(&pod.name_any(), &now).await;
 }
 
 /// Binds a Pod to this node; says whether it is ours.
 async fn bind(desk: &Desk, pod: &Pod) -> bool {
-    match pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty()) {
+    match pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .filter(|name| !name.is_empty())
+    {
         Some(name) => name == desk.config.node,
         None => {
             let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
@@ -299,12 +325,25 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
     if live.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let pods: Vec<Pod> = world.pods.values().filter(|pod| owner(pod).as_deref() == Some(uid)).cloned().collect();
+    let pods: Vec<Pod> = world
+        .pods
+        .values()
+        .filter(|pod| owner(pod).as_deref() == Some(uid))
+        .cloned()
+        .collect();
     let suffix: String = {
         let mut rng = rand::rng();
-        (0..5).map(|_| char::from(b"bcdfghjklmnpqrstvwxz2456789"[rng.random_range(0..27)])).collect()
+        (0..5)
+            .map(|_| char::from(b"bcdfghjklmnpqrstvwxz2456789"[rng.random_range(0..27)]))
+            .collect()
     };
-    let job::Plan { create, delete, status, expire, wake } = job::plan(&live, &pods, &suffix, Timestamp::now());
+    let job::Plan {
+        create,
+        delete,
+        status,
+        expire,
+        wake,
+    } = job::plan(&live, &pods, &suffix, Timestamp::now());
     let namespace = live.namespace().unwrap_or_default();
     let jobs: Api<Job> = Api::namespaced(desk.client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &namespace);
@@ -318,7 +357,10 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
         }
     }
     for name in delete {
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
         if let Err(error) = pods.delete(&name, &now).await {
             failed = Some(error);
         }
@@ -329,7 +371,10 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
             written[field] = written.get(field).cloned().unwrap_or_default();
         }
         let patch = json!({ "metadata": { "uid": uid }, "status": written });
-        match jobs.patch_status(&live.name_any(), &params(), &Patch::Merge(patch)).await {
+        match jobs
+            .patch_status(&live.name_any(), &params(), &Patch::Merge(patch))
+            .await
+        {
             Ok(job) => {
                 world.jobs.insert(uid.to_owned(), job);
             }

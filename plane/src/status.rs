@@ -247,18 +247,6 @@ impl ApiError {
         ApiError::invalid(named, "", &[error])
     }
 
-    /// A patch whose result cannot be read as the kind. The result itself is not shown: it
-    /// may hold what must stay secret.
-    pub fn unreadable_patch(why: &str) -> ApiError {
-        const NONE: Named<'static> = Named {
-            group: "",
-            plural: "",
-            kind: "",
-        };
-        let error = FieldError::invalid("patch", "the patched object", why);
-        ApiError::invalid(NONE, "", &[error])
-    }
-
     /// A failure of the server itself.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(

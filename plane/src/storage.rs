@@ -273,7 +273,10 @@ impl Store {
     /// `program` is this program's version: it is noted in the state and named by an
     /// older program that refuses to open it.
     pub fn open(file: &Path, program: &str, retention: Retention) -> Result<Store, OpenError> {
-        let database = database::Database::open(file, program)?;
+        Store::start(database::Database::open(file, program)?, file, retention)
+    }
+
+    fn start(database: database::Database, file: &Path, retention: Retention) -> Result<Store, OpenError> {
         let memory = database
             .load(retention)
             .map_err(|source| database::open_error(file, source))?;

@@ -39,6 +39,8 @@ pub struct TaskView {
     pub facts: TaskFacts,
     /// Tokens that it used, prompt and completion.
     pub tokens: i64,
+    /// What was said of its end; empty where nothing was.
+    pub summary: String,
 }
 
 impl TaskView {
@@ -57,8 +59,26 @@ impl TaskView {
             round: task.spec.round.unwrap_or(1),
             facts: TaskFacts::of(task.status.as_ref()),
             tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+            summary: summary_of(task),
         })
     }
+
+    /// Describes the end: verdict or reason, and what was said of it.
+    pub(crate) fn describe_end(&self) -> String {
+        match self.summary.as_str() {
+            "" => format!("{} ended {}", self.name, self.facts.describe()),
+            said => format!("{} ended {}: {said}", self.name, self.facts.describe()),
+        }
+    }
+}
+
+/// Most characters of a task's summary that its Workload's message repeats.
+const SAID: usize = 400;
+
+fn summary_of(task: &AgenticTask) -> String {
+    let result = task.status.as_ref().and_then(|status| status.result.as_ref());
+    let said = result.and_then(|result| result.get("summary")?.as_str()).unwrap_or_default();
+    said.chars().take(SAID).collect()
 }
 
 /// What the machine looks at.

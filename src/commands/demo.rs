@@ -259,7 +259,7 @@ async fn thread(local: &mut Local, stage: &Stage, server: Option<&Server>, limit
         seen.len() >= TASKS.len() && seen.values().all(|workload| phase(workload).is_some_and(WorkloadPhase::is_terminal))
     };
     tokio::select! {
-        ended = follow::until(&client, NAMESPACE, limit, all) => ended,
+        ended = follow::until(&client, NAMESPACE, None, limit, all) => ended,
         why = local.broken() => bail!("{why}"),
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     }

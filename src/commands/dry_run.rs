@@ -32,7 +32,7 @@ pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<Ex
             let entries = repository.tree_entries(tip, &folder, true)?.unwrap_or_default();
             let mut files = Vec::new();
             for entry in entries {
-                let path = format!("{folder}/{}", entry.path);
+                let path = entry.path.to_string();
                 if task_file::is_task_file(&path) && matches!(entry.kind, git::EntryKind::File | git::EntryKind::Exec) {
                     files.push((path, repository.read_blob(entry.oid, 6 << 20)?));
                 }

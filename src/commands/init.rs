@@ -91,7 +91,7 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
         return (None, format!("{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"));
     };
     let language = match &gate.source {
-        gate::definition::Source::Preset(language) => format!("{language:?}").to_lowercase(),
+        gate::definition::Source::Preset(language) => language.clone(),
         other => format!("{other:?}"),
     };
     let mut text = GATE_HEAD.to_owned();
@@ -169,6 +169,8 @@ spec:
       optional: true
   tools: [read_file, write_file, str_replace, apply_patch, grep, glob, bash, submit_result]
   bashTimeoutSeconds: 120
+  # How long one reply may take; a slow machine with a long prompt needs more.
+  requestTurnTimeoutSeconds: 600
 ---
 apiVersion: foreman.llmkube.dev/v1alpha1
 kind: Agent

@@ -65,7 +65,8 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
         }
         Ok(lock) => {
             let config = LocalConfig {
-                port: None,
+                // Served, so that `get`, `show` and `logs -f` work meanwhile.
+                port: Some(0),
                 slots: 1,
                 sandbox: args.sandbox.clone(),
                 access: args.access.clone(),
@@ -75,6 +76,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
             let mut local = Local::start(&place, &global.namespace, config).await?;
             let ended = alone(&mut local, global, &project, &workload).await;
             local.stop().await;
+            place.forget_kubeconfig();
             drop(lock);
             ended?
         }
@@ -100,7 +102,7 @@ async fn work(client: &Client, namespace: &str, workload: &Workload) -> Result<W
     let over = |seen: &HashMap<String, Workload>| {
         seen.get(&name).and_then(|workload| workload.status.as_ref()?.phase).is_some_and(WorkloadPhase::is_terminal)
     };
-    let mut seen = follow::until(client, namespace, Duration::from_secs(7 * 86400), over).await?;
+    let mut seen = follow::until(client, namespace, Some(&name), Duration::from_secs(7 * 86400), over).await?;
     seen.remove(&name).context("the workload is gone")
 }
 

@@ -36,7 +36,7 @@ pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
     let mut local = Local::start(&place, &global.namespace, config).await?;
     let served = serve(&mut local, global, &place, &project).await;
     local.stop().await;
-    let _ = std::fs::remove_file(place.kubeconfig());
+    place.forget_kubeconfig();
     drop(lock);
     served.map(|()| ExitCode::SUCCESS)
 }

@@ -148,9 +148,8 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", root.join(".foreman/tasks/link.md")).unwrap();
         let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks");
         assert_eq!(checked, 3);
-        let gate = errors.iter().find(|error| error.path.ends_with("gate.yaml")).unwrap();
-        assert_eq!(gate.line, 3);
-        assert!(gate.to_string().contains("command"), "{gate}");
+        let gate: Vec<&FileError> = errors.iter().filter(|error| error.path.ends_with("gate.yaml")).collect();
+        assert!(gate.iter().any(|error| error.line == 3 && error.to_string().contains("command")), "{gate:?}");
         assert!(errors.iter().any(|error| error.path.ends_with("link.md") && error.message.contains("link")));
         assert!(errors.iter().all(|error| !error.path.ends_with("good.md")));
     }

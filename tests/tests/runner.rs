@@ -1,17 +1,48 @@
-//! The integration tests: one program, its modules listed here.
+//! The integration tests, in one binary: the `foreman` command on real repositories.
+//!
+//! A test of the tools tier is marked `#[ignore = "needs …"]` and lies below `tools`; `cargo xtask test --tools` runs
+//! it, and it fails where its tool is missing.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
-
-#[path = "runner/git_server.rs"]
-mod git_server;
-#[path = "runner/stage.rs"]
-mod stage;
-
-#[path = "runner/chaos.rs"]
 mod chaos;
-#[path = "runner/disk_full.rs"]
-mod disk_full;
-#[path = "runner/idle.rs"]
+mod demo;
+mod doctor;
+mod dry_run;
+mod foreman;
+mod git_server;
 mod idle;
-#[path = "runner/tasks_repo.rs"]
+mod init;
+mod queue;
+mod sample;
+mod stage;
 mod tasks_repo;
+mod tools;
+mod up;
+mod validate;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Collects the modules that lie in `folder`, and those that `source` lists.
+fn modules(folder: &Path, source: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+    let files = std::fs::read_dir(folder).unwrap().filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let rust = path.extension().is_some_and(|extension| extension == "rs") && path != source;
+        rust.then(|| path.file_stem().unwrap().to_str().unwrap().to_owned())
+    });
+    let text = std::fs::read_to_string(source).unwrap();
+    let listed = text
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("mod ")?.strip_suffix(';')?.to_owned()));
+    (files.collect(), listed.collect())
+}
+
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let (files, listed) = modules(&folder, &folder.join("runner.rs"));
+    assert_eq!(files, listed, "files beside runner.rs, and modules that it lists");
+    let (files, listed) = modules(&folder.join("tools"), &folder.join("tools.rs"));
+    assert_eq!(files, listed, "files in tools/, and modules that tools.rs lists");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
 use kube::ResourceExt;
 use kube::api::Api;
+use schemas::agent::AgentSpec;
 use schemas::agentic_task::FailureReason;
 use schemas::shared::LocalRef;
 use schemas::{Agent, AgenticTask};
@@ -138,8 +139,9 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     let mut endpoint = Endpoint::new(url, name);
     endpoint.api_key = key;
     endpoint.ca_bundle.clone_from(&config.ca_bundle);
-    endpoint.turn_timeout = Duration::from_secs(agent.spec.request_timeout_seconds.max(1) as u64);
-    endpoint.idle_timeout = Duration::from_secs(agent.spec.request_turn_timeout_seconds.max(1) as u64);
+    let (turn, idle) = limits(&agent.spec, endpoint.idle_timeout);
+    endpoint.turn_timeout = turn;
+    endpoint.idle_timeout = idle;
     endpoint.max_retries = agent.spec.max_retries.clamp(0, 20) as u32;
     let protocol = report.as_ref().map_or(Protocol::Native, |report| report.protocol);
     let provider = OpenAi::new(endpoint)
@@ -150,6 +152,13 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
         window,
         protocol,
     })
+}
+
+/// Returns how long one turn may take, and how long its stream may be silent.
+fn limits(spec: &AgentSpec, idle: Duration) -> (Duration, Duration) {
+    let whole = spec.request_timeout_seconds.max(1);
+    let turn = Duration::from_secs(spec.request_turn_timeout_seconds.clamp(1, whole) as u64);
+    (turn, idle.min(turn))
 }
 
 fn cache_key(url: &str, model: Option<&str>) -> String {
@@ -222,6 +231,15 @@ async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn a_turn_is_bounded_by_the_limit_that_is_named_for_it() {
+        let idle = Duration::from_secs(60);
+        let spec = |turn| AgentSpec { request_turn_timeout_seconds: turn, request_timeout_seconds: 3600, ..AgentSpec::default() };
+        assert_eq!(limits(&spec(4), idle), (Duration::from_secs(4), Duration::from_secs(4)));
+        assert_eq!(limits(&spec(600), idle), (Duration::from_secs(600), idle));
+        assert_eq!(limits(&spec(99_999), idle).0, Duration::from_secs(3600));
+    }
 
     #[test]
     fn a_host_override_keeps_the_rest_of_the_address() {

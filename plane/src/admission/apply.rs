@@ -7,6 +7,7 @@
 //! write takes over what it changes.
 
 mod fieldset;
+mod fit;
 mod managed;
 mod walk;
 
@@ -127,7 +128,7 @@ pub fn apply(
     if applied["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
-    walk::check(&types.root, applied).map_err(|e| {
+    fit::check(&types.root, applied).map_err(|e| {
         ApplyError::Internal(format!(
             "failed to create typed patch object ({}): {e}",
             describe(applied)
@@ -450,7 +451,7 @@ fn last_applied_fields(live: &Value, types: &TypeInfo) -> LastApplied {
     let Ok(last) = serde_json::from_str::<Value>(text) else {
         return LastApplied(FieldSet::default());
     };
-    if last["apiVersion"] != live["apiVersion"] || walk::check(&types.root, &last).is_err() {
+    if last["apiVersion"] != live["apiVersion"] || fit::check(&types.root, &last).is_err() {
         return LastApplied(FieldSet::default());
     }
     let change = walk::compare(&types.root, &last, live);

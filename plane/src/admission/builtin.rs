@@ -51,7 +51,7 @@ pub fn validate(api_version: &str, kind: &str, new: &Value, old: Option<&Value>)
     match (api_version, kind) {
         ("v1", "ConfigMap") => validate::config_map(new, old),
         ("v1", "Secret") => validate::secret(new, old),
-        ("v1", "Pod") => validate::pod(new, old),
+        ("v1", "Pod") => validate::pod::pod(new, old),
         ("batch/v1", "Job") => validate::job(new, old),
         ("v1", "PersistentVolumeClaim") => validate::claim(new, old),
         ("coordination.k8s.io/v1", "Lease") => validate::lease(new),

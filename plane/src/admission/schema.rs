@@ -7,6 +7,7 @@ mod correlate;
 pub mod format;
 pub mod node;
 mod parse;
+mod places;
 pub(in crate::admission) mod prune;
 mod value;
 
@@ -99,15 +100,9 @@ impl Structural {
 
     /// Validates an update through the status subresource: the schema below `status`
     /// only, and every rule. Returns errors and the texts of `Warning` headers.
-    pub fn validate_status(
-        &self,
-        before: Vec<FieldError>,
-        new: &Value,
-        old: &Value,
-    ) -> (Vec<FieldError>, Vec<String>) {
+    pub fn validate_status(&self, before: Vec<FieldError>, new: &Value, old: &Value) -> (Vec<FieldError>, Vec<String>) {
         let mut errors = Vec::new();
-        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status"))
-        {
+        if let (Some(node), Some(status)) = (self.root.properties.get("status"), new.get("status")) {
             errors = value::validate(node, status, old.get("status"));
             for error in errors.iter_mut() {
                 // A failed branch of anyOf and its kin has no path of its own.
@@ -122,20 +117,15 @@ impl Structural {
         self.finish(errors, new, Some(old))
     }
 
-    fn finish(
-        &self,
-        mut errors: Vec<FieldError>,
-        new: &Value,
-        old: Option<&Value>,
-    ) -> (Vec<FieldError>, Vec<String>) {
+    fn finish(&self, mut errors: Vec<FieldError>, new: &Value, old: Option<&Value>) -> (Vec<FieldError>, Vec<String>) {
         let mut warnings = Vec::new();
-        value::embedded(&self.root, new, "", &mut errors);
+        places::embedded(&self.root, new, "", &mut errors);
         let mut before = Vec::new();
         if let Some(old) = old {
-            value::list_types(&self.root, old, "", &mut before);
+            places::list_types(&self.root, old, "", &mut before);
         }
         if before.is_empty() {
-            value::list_types(&self.root, new, "", &mut errors);
+            places::list_types(&self.root, new, "", &mut errors);
         }
         if self.rules {
             let blocking = |e: &FieldError| {
@@ -167,10 +157,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
     if let Some(default) = &node.default {
         let at = format!("{path}.default");
         if root {
-            errors.push(FieldError::forbidden(
-                at.clone(),
-                "must not be set at the root",
-            ));
+            errors.push(FieldError::forbidden(at.clone(), "must not be set at the root"));
         }
         let mut pruned = default.clone();
         prune::default_root(node, &mut pruned);
@@ -180,10 +167,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
             } else {
                 format!("{at}.{}", error.path)
             };
-            errors.push(FieldError {
-                path: below,
-                ..error
-            });
+            errors.push(FieldError { path: below, ..error });
         }
     }
     for (key, child) in &node.properties {
@@ -193,12 +177,7 @@ fn check_defaults(node: &Node, path: &str, root: bool, errors: &mut Vec<FieldErr
         check_defaults(items, &format!("{path}.items"), false, errors);
     }
     if let Some(additional) = node.additional.node() {
-        check_defaults(
-            additional,
-            &format!("{path}.additionalProperties"),
-            false,
-            errors,
-        );
+        check_defaults(additional, &format!("{path}.additionalProperties"), false, errors);
     }
 }
 

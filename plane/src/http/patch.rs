@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Call, body};
 use crate::admission::apply::{self, ApplyError, Writer};
-use crate::admission::error::FieldError;
+use crate::admission::error::{FieldError, patch_undecodable_status};
+use crate::admission::gofmt;
 use crate::admission::patch::{PatchError, json_patch, merge_patch, strategic_merge_patch};
 use crate::admit::{self, FieldValidation, Part};
 use crate::object::{meta_mut, meta_str, time};
@@ -66,11 +67,21 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
             let fixed = FieldError::invalid("metadata.uid", uid, "field is immutable");
             return Err(ApiError::invalid(view.kind.named(), &name, &[fixed.clone(), fixed]));
         }
+        let shown = if view.kind.kind == "Secret" {
+            "<hidden>".to_owned()
+        } else if strategic {
+            gofmt::plain(&patch)
+        } else {
+            gofmt::json(&patched)
+        };
         admit::decode(view, patched, options.validation, warnings).map_err(|error| {
             // What is wrong with the result is told as wrong with the patch.
             let told = format!(" cannot be handled as a {}: ", view.kind.kind);
             match error.message.split_once(&told) {
-                Some((_, why)) => ApiError::unreadable_patch(why),
+                Some((_, why)) => {
+                    let status = patch_undecodable_status(&shown, why);
+                    ApiError::from_status(&status)
+                }
                 None => error,
             }
         })

@@ -1,7 +1,7 @@
 //! Creating, replacing and deleting objects.
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -92,8 +92,15 @@ pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
     let object = admit::decode(call.target.view(), sent, options.validation, &mut warnings)?;
-    let outcome = call.server.create(&call.target, object, &options, warnings).await?;
-    call.answer(&outcome)
+    let made = call
+        .server
+        .create(&call.target, object, &options, warnings.clone())
+        .await;
+    match made {
+        Ok(outcome) => call.answer(&outcome),
+        // What was dropped is told beside what is refused.
+        Err(error) => Ok(warn(error.into_response(), &warnings)),
+    }
 }
 
 /// Answers an update.

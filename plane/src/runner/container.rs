@@ -62,15 +62,26 @@ pub fn is_own(image: &str, own: &[String]) -> bool {
 /// Reads the network that `container` of `pod` asks for.
 pub fn network(pod: &Pod, container: &str) -> Result<WantedNetwork, String> {
     let key = format!("{NETWORK_ANNOTATION}{container}");
-    let value = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&key));
+    let value = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(&key));
     match value.map(String::as_str) {
         None | Some("none") => Ok(WantedNetwork::None),
         Some("fetch") => Ok(WantedNetwork::Fetch),
         Some(other) => match other.strip_prefix("allow:") {
             Some(hosts) => Ok(WantedNetwork::AllowList(
-                hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+                hosts
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|host| !host.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
             )),
-            None => Err(format!("annotation {key} is {other:?}; expected none, fetch or allow:<hosts>")),
+            None => Err(format!(
+                "annotation {key} is {other:?}; expected none, fetch or allow:<hosts>"
+            )),
         },
     }
 }
@@ -87,10 +98,18 @@ pub fn wanted(
     let env = environment::build(container, pod, sources)?;
     let image = container.image.as_deref().unwrap_or_default();
     let own_image = is_own(image, own);
-    let mut words: Vec<String> = container.command.iter().flatten().map(|word| expand(word, &env)).collect();
+    let mut words: Vec<String> = container
+        .command
+        .iter()
+        .flatten()
+        .map(|word| expand(word, &env))
+        .collect();
     words.extend(container.args.iter().flatten().map(|word| expand(word, &env)));
     if words.is_empty() {
-        return Err(format!("container {:?} names no command, and images are not pulled here", container.name));
+        return Err(format!(
+            "container {:?} names no command, and images are not pulled here",
+            container.name
+        ));
     }
     if own_image && container.command.as_ref().is_none_or(Vec::is_empty) {
         words.insert(0, program_of(image));
@@ -98,32 +117,67 @@ pub fn wanted(
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let Some(placed) = volumes.get(&mount.name) else {
-            return Err(format!("volumeMount names volume {:?}, which the Pod does not have", mount.name));
+            return Err(format!(
+                "volumeMount names volume {:?}, which the Pod does not have",
+                mount.name
+            ));
         };
         let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
             Some(path) => {
                 let source = below(&placed.path, path)?;
                 if placed.writable && !source.exists() {
-                    std::fs::create_dir_all(&source).map_err(|error| format!("failed to make {}: {error}", source.display()))?;
+                    std::fs::create_dir_all(&source)
+                        .map_err(|error| format!("failed to make {}: {error}", source.display()))?;
                 }
                 source
             }
             None => placed.path.clone(),
         };
-        mounts.push((source, PathBuf::from(&mount.mount_path), placed.writable && mount.read_only != Some(true)));
+        mounts.push((
+            source,
+            PathBuf::from(&mount.mount_path),
+            placed.writable && mount.read_only != Some(true),
+        ));
     }
-    let message = container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
+    let message = container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/dev/termination-log");
     mounts.push((termination.to_owned(), PathBuf::from(message), true));
     let network = network(pod, &container.name)?;
     if network == WantedNetwork::Fetch && !own_image {
         return Err("network \"fetch\" is for Foreman's own image only".into());
     }
-    let limits = container.resources.as_ref().and_then(|resources| resources.limits.clone()).unwrap_or_default();
+    let limits = container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.clone())
+        .unwrap_or_default();
     let amount = |name: &str| limits.get(name).map(|quantity| quantity.0.clone());
-    let memory = amount("memory").map(|text| quantity::bytes(&text).ok_or(format!("memory limit {text:?} is no quantity"))).transpose()?;
-    let cpus = amount("cpu").map(|text| quantity::cpus(&text).ok_or(format!("cpu limit {text:?} is no quantity"))).transpose()?;
-    let cwd = container.working_dir.as_deref().filter(|path| !path.is_empty()).unwrap_or("/").into();
-    Ok(Wanted { program: words.remove(0), args: words, env, cwd, mounts, network, memory, cpus, own_image })
+    let memory = amount("memory")
+        .map(|text| quantity::bytes(&text).ok_or(format!("memory limit {text:?} is no quantity")))
+        .transpose()?;
+    let cpus = amount("cpu")
+        .map(|text| quantity::cpus(&text).ok_or(format!("cpu limit {text:?} is no quantity")))
+        .transpose()?;
+    let cwd = container
+        .working_dir
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/")
+        .into();
+    Ok(Wanted {
+        program: words.remove(0),
+        args: words,
+        env,
+        cwd,
+        mounts,
+        network,
+        memory,
+        cpus,
+        own_image,
+    })
 }
 
 fn program_of(image: &str) -> String {
@@ -150,17 +204,39 @@ mod tests {
     }
 
     fn build(pod: &Pod, container: &Container) -> Result<Wanted, String> {
-        let volumes = [("v".to_owned(), Placed { path: "/data/v".into(), writable: true })].into();
-        wanted(pod, container, &volumes, &Sources::default(), &["ghcr.io/x/foreman-gate".into()], Path::new("/t"))
+        let volumes = [(
+            "v".to_owned(),
+            Placed {
+                path: "/data/v".into(),
+                writable: true,
+            },
+        )]
+        .into();
+        wanted(
+            pod,
+            container,
+            &volumes,
+            &Sources::default(),
+            &["ghcr.io/x/foreman-gate".into()],
+            Path::new("/t"),
+        )
     }
 
     #[test]
     fn own_images_are_known_by_name_whatever_their_tag() {
         let own = ["ghcr.io/x/foreman-gate".to_owned()];
-        for image in ["ghcr.io/x/foreman-gate", "ghcr.io/x/foreman-gate:1.0", "ghcr.io/x/foreman-gate@sha256:ab"] {
+        for image in [
+            "ghcr.io/x/foreman-gate",
+            "ghcr.io/x/foreman-gate:1.0",
+            "ghcr.io/x/foreman-gate@sha256:ab",
+        ] {
             assert!(is_own(image, &own), "{image}");
         }
-        for image in ["ghcr.io/x/foreman-gate-evil", "foreman-gate", "evil/ghcr.io/x/foreman-gate:1"] {
+        for image in [
+            "ghcr.io/x/foreman-gate-evil",
+            "foreman-gate",
+            "evil/ghcr.io/x/foreman-gate:1",
+        ] {
             assert!(!is_own(image, &own), "{image}");
         }
     }
@@ -173,7 +249,10 @@ mod tests {
             pod.metadata.annotations = Some([(format!("{NETWORK_ANNOTATION}main"), value.to_owned())].into());
             build(&pod, &container())
         };
-        assert_eq!(ask("allow:a.b, c:1").unwrap().network, WantedNetwork::AllowList(vec!["a.b".into(), "c:1".into()]));
+        assert_eq!(
+            ask("allow:a.b, c:1").unwrap().network,
+            WantedNetwork::AllowList(vec!["a.b".into(), "c:1".into()])
+        );
         assert!(ask("fetch").unwrap_err().contains("own image"));
         assert!(ask("host").unwrap_err().contains("expected none"));
     }
@@ -181,14 +260,45 @@ mod tests {
     #[test]
     fn mounts_limits_and_expansion_are_carried_over() {
         let mut asked = container();
-        asked.volume_mounts = Some(vec![VolumeMount { name: "v".into(), mount_path: "/w".into(), sub_path: Some("a".into()), read_only: Some(true), ..VolumeMount::default() }]);
+        asked.volume_mounts = Some(vec![VolumeMount {
+            name: "v".into(),
+            mount_path: "/w".into(),
+            sub_path: Some("a".into()),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]);
         asked.resources = Some(ResourceRequirements {
-            limits: Some([("memory".to_owned(), Quantity("1Gi".into())), ("cpu".to_owned(), Quantity("500m".into()))].into()),
+            limits: Some(
+                [
+                    ("memory".to_owned(), Quantity("1Gi".into())),
+                    ("cpu".to_owned(), Quantity("500m".into())),
+                ]
+                .into(),
+            ),
             ..ResourceRequirements::default()
         });
-        asked.env = Some(vec![k8s_openapi::api::core::v1::EnvVar { name: "HOME".into(), value: Some("/h".into()), value_from: None }]);
-        let volumes = [("v".to_owned(), Placed { path: "/data/v".into(), writable: false })].into();
-        let wanted = wanted(&Pod::default(), &asked, &volumes, &Sources::default(), &[], Path::new("/t")).unwrap();
+        asked.env = Some(vec![k8s_openapi::api::core::v1::EnvVar {
+            name: "HOME".into(),
+            value: Some("/h".into()),
+            value_from: None,
+        }]);
+        let volumes = [(
+            "v".to_owned(),
+            Placed {
+                path: "/data/v".into(),
+                writable: false,
+            },
+        )]
+        .into();
+        let wanted = wanted(
+            &Pod::default(),
+            &asked,
+            &volumes,
+            &Sources::default(),
+            &[],
+            Path::new("/t"),
+        )
+        .unwrap();
         assert_eq!(wanted.args[1], "echo /h");
         assert_eq!(wanted.mounts[0], ("/data/v/a".into(), "/w".into(), false));
         assert_eq!((wanted.memory, wanted.cpus), (Some(1 << 30), Some(0.5)));

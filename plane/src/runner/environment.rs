@@ -21,13 +21,27 @@ impl Sources {
     /// Returns the bytes of a ConfigMap's key.
     pub fn config(&self, name: &str, key: &str) -> Option<Vec<u8>> {
         let map = self.config_maps.get(name)?;
-        let text = map.data.as_ref().and_then(|data| data.get(key)).map(|text| text.clone().into_bytes());
-        text.or_else(|| map.binary_data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.clone()))
+        let text = map
+            .data
+            .as_ref()
+            .and_then(|data| data.get(key))
+            .map(|text| text.clone().into_bytes());
+        text.or_else(|| {
+            map.binary_data
+                .as_ref()
+                .and_then(|data| data.get(key))
+                .map(|bytes| bytes.0.clone())
+        })
     }
 
     /// Returns the bytes of a Secret's key.
     pub fn secret(&self, name: &str, key: &str) -> Option<Vec<u8>> {
-        self.secrets.get(name)?.data.as_ref()?.get(key).map(|bytes| bytes.0.clone())
+        self.secrets
+            .get(name)?
+            .data
+            .as_ref()?
+            .get(key)
+            .map(|bytes| bytes.0.clone())
     }
 }
 
@@ -43,7 +57,12 @@ pub fn build(container: &Container, pod: &Pod, sources: &Sources) -> Result<BTre
                 }
                 return Err(format!("configmap {:?} not found", reference.name));
             };
-            all.extend(map.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+            all.extend(
+                map.data
+                    .iter()
+                    .flatten()
+                    .map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
+            );
         }
         if let Some(reference) = &from.secret_ref {
             let Some(secret) = sources.secrets.get(&reference.name) else {
@@ -70,23 +89,30 @@ pub fn build(container: &Container, pod: &Pod, sources: &Sources) -> Result<BTre
     Ok(all)
 }
 
-fn resolve(source: &EnvVarSource, container: &Container, pod: &Pod, sources: &Sources) -> Result<Option<String>, String> {
+fn resolve(
+    source: &EnvVarSource,
+    container: &Container,
+    pod: &Pod,
+    sources: &Sources,
+) -> Result<Option<String>, String> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     if let Some(reference) = &source.config_map_key_ref {
         let found = sources.config(&reference.name, &reference.key).map(text);
         return match found {
-            None if reference.optional != Some(true) => {
-                Err(format!("couldn't find key {} in ConfigMap {}", reference.key, reference.name))
-            }
+            None if reference.optional != Some(true) => Err(format!(
+                "couldn't find key {} in ConfigMap {}",
+                reference.key, reference.name
+            )),
             found => Ok(found),
         };
     }
     if let Some(reference) = &source.secret_key_ref {
         let found = sources.secret(&reference.name, &reference.key).map(text);
         return match found {
-            None if reference.optional != Some(true) => {
-                Err(format!("couldn't find key {} in Secret {}", reference.key, reference.name))
-            }
+            None if reference.optional != Some(true) => Err(format!(
+                "couldn't find key {} in Secret {}",
+                reference.key, reference.name
+            )),
             found => Ok(found),
         };
     }
@@ -96,9 +122,20 @@ fn resolve(source: &EnvVarSource, container: &Container, pod: &Pod, sources: &So
     if let Some(reference) = &source.resource_field_ref {
         let resources = container.resources.clone().unwrap_or_default();
         let (kind, name) = reference.resource.split_once('.').unwrap_or(("", &reference.resource));
-        let list = if kind == "requests" { resources.requests } else { resources.limits };
-        let value = list.and_then(|list| list.get(name).cloned()).map(|value| value.0).unwrap_or_else(|| "0".into());
-        let number = if name == "cpu" { quantity::cpus(&value).map(f64::ceil) } else { quantity::bytes(&value).map(|n| n as f64) };
+        let list = if kind == "requests" {
+            resources.requests
+        } else {
+            resources.limits
+        };
+        let value = list
+            .and_then(|list| list.get(name).cloned())
+            .map(|value| value.0)
+            .unwrap_or_else(|| "0".into());
+        let number = if name == "cpu" {
+            quantity::cpus(&value).map(f64::ceil)
+        } else {
+            quantity::bytes(&value).map(|n| n as f64)
+        };
         return Ok(number.map(|number| format!("{number:.0}")));
     }
     Err("an env source of a kind that is not supported here".into())
@@ -118,7 +155,9 @@ fn field(path: &str, pod: &Pod, node: &str) -> Result<String, String> {
             if let Some(key) = quoted("metadata.labels['") {
                 meta.labels.as_ref().and_then(|labels| labels.get(key).cloned())
             } else if let Some(key) = quoted("metadata.annotations['") {
-                meta.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned())
+                meta.annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(key).cloned())
             } else {
                 return Err(format!("fieldPath {path:?} is not supported here"));
             }
@@ -139,7 +178,10 @@ pub fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
             rest = after;
             continue;
         }
-        let name = rest.strip_prefix("$(").and_then(|after| after.split_once(')')).map(|(name, _)| name);
+        let name = rest
+            .strip_prefix("$(")
+            .and_then(|after| after.split_once(')'))
+            .map(|(name, _)| name);
         match name {
             Some(name) => {
                 match environment.get(name) {
@@ -167,36 +209,89 @@ mod tests {
     #[test]
     fn references_are_expanded_and_escapes_and_unknown_names_stay() {
         let all: BTreeMap<String, String> = [("A".to_owned(), "1".to_owned())].into();
-        for (text, wanted) in [("x$(A)y", "x1y"), ("$$(A)", "$(A)"), ("$(B)", "$(B)"), ("a$", "a$"), ("$(", "$("), ("$A", "$A")] {
+        for (text, wanted) in [
+            ("x$(A)y", "x1y"),
+            ("$$(A)", "$(A)"),
+            ("$(B)", "$(B)"),
+            ("a$", "a$"),
+            ("$(", "$("),
+            ("$A", "$A"),
+        ] {
             assert_eq!(expand(text, &all), wanted, "{text}");
         }
     }
 
     fn variable(name: &str, source: EnvVarSource) -> EnvVar {
-        EnvVar { name: name.into(), value: None, value_from: Some(source) }
+        EnvVar {
+            name: name.into(),
+            value: None,
+            value_from: Some(source),
+        }
     }
 
     #[test]
     fn every_source_gives_its_value_and_a_missing_one_is_named() {
-        let mut sources = Sources { node: "n".into(), ..Sources::default() };
-        let config = ConfigMap { data: Some([("k".to_owned(), "v".to_owned())].into()), ..ConfigMap::default() };
+        let mut sources = Sources {
+            node: "n".into(),
+            ..Sources::default()
+        };
+        let config = ConfigMap {
+            data: Some([("k".to_owned(), "v".to_owned())].into()),
+            ..ConfigMap::default()
+        };
         sources.config_maps.insert("c".into(), config);
         let mut pod = Pod::default();
         pod.metadata.labels = Some([("l".to_owned(), "w".to_owned())].into());
-        let config = ConfigMapKeySelector { name: "c".into(), key: "k".into(), optional: None };
-        let label = ObjectFieldSelector { field_path: "metadata.labels['l']".into(), api_version: None };
+        let config = ConfigMapKeySelector {
+            name: "c".into(),
+            key: "k".into(),
+            optional: None,
+        };
+        let label = ObjectFieldSelector {
+            field_path: "metadata.labels['l']".into(),
+            api_version: None,
+        };
         let mut container = Container {
             env: Some(vec![
-                variable("C", EnvVarSource { config_map_key_ref: Some(config), ..EnvVarSource::default() }),
-                variable("L", EnvVarSource { field_ref: Some(label), ..EnvVarSource::default() }),
-                EnvVar { name: "X".into(), value: Some("$(C)$(L)".into()), value_from: None },
+                variable(
+                    "C",
+                    EnvVarSource {
+                        config_map_key_ref: Some(config),
+                        ..EnvVarSource::default()
+                    },
+                ),
+                variable(
+                    "L",
+                    EnvVarSource {
+                        field_ref: Some(label),
+                        ..EnvVarSource::default()
+                    },
+                ),
+                EnvVar {
+                    name: "X".into(),
+                    value: Some("$(C)$(L)".into()),
+                    value_from: None,
+                },
             ]),
             ..Container::default()
         };
         let built = build(&container, &pod, &sources).unwrap();
         assert_eq!(built["X"], "vw");
-        let secret = SecretKeySelector { name: "s".into(), key: "t".into(), optional: None };
-        container.env = Some(vec![variable("S", EnvVarSource { secret_key_ref: Some(secret), ..EnvVarSource::default() })]);
-        assert_eq!(build(&container, &pod, &sources).unwrap_err(), "couldn't find key t in Secret s");
+        let secret = SecretKeySelector {
+            name: "s".into(),
+            key: "t".into(),
+            optional: None,
+        };
+        container.env = Some(vec![variable(
+            "S",
+            EnvVarSource {
+                secret_key_ref: Some(secret),
+                ..EnvVarSource::default()
+            },
+        )]);
+        assert_eq!(
+            build(&container, &pod, &sources).unwrap_err(),
+            "couldn't find key t in Secret s"
+        );
     }
 }

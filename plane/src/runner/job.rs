@@ -22,9 +22,14 @@ pub struct Plan {
 
 /// Says whether a Job has come to its end.
 pub fn is_finished(job: &Job) -> bool {
-    job.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
-        conditions.iter().any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
-    })
+    job.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")
+        })
 }
 
 /// Says which parts of a Job's spec this runner cannot carry out.
@@ -43,7 +48,10 @@ pub fn unsupported(job: &Job) -> Option<String> {
 }
 
 fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// Works out what `job` needs, given its Pods.
@@ -60,7 +68,11 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
         return plan;
     }
     if spec.suspend == Some(true) {
-        plan.delete = pods.iter().filter(|pod| is_active(pod)).filter_map(|pod| pod.metadata.name.clone()).collect();
+        plan.delete = pods
+            .iter()
+            .filter(|pod| is_active(pod))
+            .filter_map(|pod| pod.metadata.name.clone())
+            .collect();
         status.active = None;
         condition(&mut status, "Suspended", "True", "JobSuspended", "Job suspended", now);
         plan.status = (job.status.as_ref() != Some(&status)).then_some(status);
@@ -75,18 +87,38 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
     status.failed = Some(failed).filter(|n| *n > 0);
     status.succeeded = Some(succeeded).filter(|n| *n > 0);
     status.terminating = Some(pods.iter().filter(|pod| is_terminating(pod)).count() as i32);
-    let deadline = spec.active_deadline_seconds.map(|seconds| started + SignedDuration::from_secs(seconds));
+    let deadline = spec
+        .active_deadline_seconds
+        .map(|seconds| started + SignedDuration::from_secs(seconds));
     let overdue = deadline.is_some_and(|deadline| now >= deadline);
     if succeeded > 0 {
         status.completion_time = Some(Time(now));
-        end(&mut status, "Complete", "CompletionsReached", "Reached expected number of succeeded pods", now);
+        end(
+            &mut status,
+            "Complete",
+            "CompletionsReached",
+            "Reached expected number of succeeded pods",
+            now,
+        );
     } else if overdue {
         plan.delete = active.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
         status.failed = Some(failed + active.len() as i32).filter(|n| *n > 0);
         status.active = None;
-        end(&mut status, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline", now);
+        end(
+            &mut status,
+            "Failed",
+            "DeadlineExceeded",
+            "Job was active longer than specified deadline",
+            now,
+        );
     } else if failed > spec.backoff_limit.unwrap_or(6) {
-        end(&mut status, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit", now);
+        end(
+            &mut status,
+            "Failed",
+            "BackoffLimitExceeded",
+            "Job has reached the specified backoff limit",
+            now,
+        );
     } else if active.is_empty() && !pods.iter().any(is_terminating) {
         let last = pods.iter().filter_map(ended_at).max();
         let pause = SignedDuration::from_secs(10 << (failed - 1).clamp(0, 5));
@@ -98,7 +130,10 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
             }
         }
     }
-    if !is_finished(&Job { status: Some(status.clone()), ..Job::default() }) {
+    if !is_finished(&Job {
+        status: Some(status.clone()),
+        ..Job::default()
+    }) {
         plan.wake = [plan.wake, deadline].into_iter().flatten().min();
     }
     plan.status = (job.status.as_ref() != Some(&status)).then_some(status);
@@ -116,7 +151,11 @@ fn after_the_end(job: &Job, now: Timestamp) -> Plan {
     match (ttl, ended) {
         (Some(ttl), Some(ended)) => {
             let over = ended + SignedDuration::from_secs(ttl.into());
-            Plan { expire: now >= over, wake: (now < over).then_some(over), ..Plan::default() }
+            Plan {
+                expire: now >= over,
+                wake: (now < over).then_some(over),
+                ..Plan::default()
+            }
         }
         _ => Plan::default(),
     }
@@ -130,10 +169,14 @@ fn is_active(pod: &&Pod) -> bool {
     !is_terminating(pod) && !matches!(phase(pod), "Succeeded" | "Failed")
 }
 
+/// Returns when a Pod's last container ended; a Pod that never ran one counts from its creation.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.iter().filter_map(|status| {
-        status.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0)
-    }).max().or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let ended = statuses.into_iter().flatten().filter_map(|status| {
+        let terminated = status.state.as_ref()?.terminated.as_ref()?;
+        terminated.finished_at.as_ref().map(|time| time.0)
+    });
+    ended.max().or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 fn condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
@@ -153,7 +196,11 @@ fn condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, mess
 }
 
 fn end(status: &mut JobStatus, kind: &str, reason: &str, message: &str, now: Timestamp) {
-    let first = if kind == "Complete" { "SuccessCriteriaMet" } else { "FailureTarget" };
+    let first = if kind == "Complete" {
+        "SuccessCriteriaMet"
+    } else {
+        "FailureTarget"
+    };
     condition(status, first, "True", reason, message, now);
     condition(status, kind, "True", reason, message, now);
     status.active = None;
@@ -210,16 +257,28 @@ mod tests {
     }
 
     fn job(change: impl FnOnce(&mut JobSpec)) -> Job {
-        let mut spec = JobSpec { backoff_limit: Some(0), ..JobSpec::default() };
+        let mut spec = JobSpec {
+            backoff_limit: Some(0),
+            ..JobSpec::default()
+        };
         change(&mut spec);
-        let mut job = Job { spec: Some(spec), ..Job::default() };
+        let mut job = Job {
+            spec: Some(spec),
+            ..Job::default()
+        };
         job.metadata.name = Some("gate".into());
         job.metadata.uid = Some("u".into());
         job
     }
 
     fn pod(phase: &str) -> Pod {
-        let mut pod = Pod { status: Some(PodStatus { phase: Some(phase.into()), ..PodStatus::default() }), ..Pod::default() };
+        let mut pod = Pod {
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                ..PodStatus::default()
+            }),
+            ..Pod::default()
+        };
         pod.metadata.name = Some("gate-x".into());
         pod.metadata.creation_timestamp = Some(Time(at(0)));
         pod
@@ -227,7 +286,13 @@ mod tests {
 
     fn reason(plan: &Plan, kind: &str) -> Option<String> {
         let status = plan.status.as_ref()?;
-        status.conditions.as_ref()?.iter().find(|c| c.type_ == kind)?.reason.clone()
+        status
+            .conditions
+            .as_ref()?
+            .iter()
+            .find(|c| c.type_ == kind)?
+            .reason
+            .clone()
     }
 
     #[test]
@@ -241,7 +306,10 @@ mod tests {
 
     #[test]
     fn a_pod_that_succeeds_completes_the_job_and_one_that_fails_ends_it_at_the_limit() {
-        assert_eq!(reason(&plan(&job(|_| ()), &[pod("Succeeded")], "", at(5)), "Complete").as_deref(), Some("CompletionsReached"));
+        assert_eq!(
+            reason(&plan(&job(|_| ()), &[pod("Succeeded")], "", at(5)), "Complete").as_deref(),
+            Some("CompletionsReached")
+        );
         let failed = plan(&job(|_| ()), &[pod("Failed")], "", at(5));
         assert_eq!(reason(&failed, "Failed").as_deref(), Some("BackoffLimitExceeded"));
         assert!(failed.create.is_none());
@@ -259,7 +327,10 @@ mod tests {
     #[test]
     fn an_overdue_job_fails_and_its_pod_goes() {
         let mut job = job(|spec| spec.active_deadline_seconds = Some(30));
-        job.status = Some(JobStatus { start_time: Some(Time(at(0))), ..JobStatus::default() });
+        job.status = Some(JobStatus {
+            start_time: Some(Time(at(0))),
+            ..JobStatus::default()
+        });
         assert_eq!(plan(&job, &[pod("Running")], "", at(29)).wake, Some(at(30)));
         let over = plan(&job, &[pod("Running")], "", at(30));
         assert_eq!(reason(&over, "Failed").as_deref(), Some("DeadlineExceeded"));
@@ -271,7 +342,13 @@ mod tests {
         let mut job = job(|spec| spec.ttl_seconds_after_finished = Some(60));
         let done = plan(&job, &[pod("Succeeded")], "", at(0)).status.unwrap();
         job.status = Some(done);
-        assert_eq!(plan(&job, &[], "", at(59)), Plan { wake: Some(at(60)), ..Plan::default() });
+        assert_eq!(
+            plan(&job, &[], "", at(59)),
+            Plan {
+                wake: Some(at(60)),
+                ..Plan::default()
+            }
+        );
         assert!(plan(&job, &[], "", at(60)).expire);
     }
 

@@ -35,7 +35,15 @@ const TAIL_BYTES: usize = 256 * 1024;
 impl LogWriter {
     /// Writes to `file`, at most about `limit` bytes.
     pub fn new(file: File, limit: u64) -> Self {
-        Self { file, partial: Vec::new(), written: 0, limit, tail: VecDeque::new(), tail_bytes: 0, dropped: 0 }
+        Self {
+            file,
+            partial: Vec::new(),
+            written: 0,
+            limit,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            dropped: 0,
+        }
     }
 
     /// Takes output as it comes.
@@ -77,7 +85,12 @@ impl LogWriter {
             self.end_line();
         }
         if self.dropped > 0 {
-            let _ = writeln!(self.file, "{:.9} [… {} bytes left out …]", Timestamp::now(), self.dropped);
+            let _ = writeln!(
+                self.file,
+                "{:.9} [… {} bytes left out …]",
+                Timestamp::now(),
+                self.dropped
+            );
         }
         for line in self.tail.drain(..) {
             let _ = self.file.write_all(&line);
@@ -99,7 +112,9 @@ pub fn path(root: &Path, uid: &str, container: &str) -> PathBuf {
 
 /// Reads the last lines of a log, without their times, at most `most` bytes.
 pub fn last_lines(path: &Path, lines: usize, most: usize) -> String {
-    let Ok(mut file) = File::open(path) else { return String::new() };
+    let Ok(mut file) = File::open(path) else {
+        return String::new();
+    };
     let length = file.metadata().map(|meta| meta.len()).unwrap_or(0);
     let start = length.saturating_sub((most * 2) as u64 + 4096);
     let _ = file.seek(SeekFrom::Start(start));
@@ -166,21 +181,35 @@ impl PodLogs for LogFiles {
     ) -> BoxFuture<'a, Result<BoxStream<'static, std::io::Result<Bytes>>, LogError>> {
         Box::pin(async move {
             if request.previous {
-                let text = format!("previous terminated container {:?} in pod {:?} not found", request.container, request.pod);
+                let text = format!(
+                    "previous terminated container {:?} in pod {:?} not found",
+                    request.container, request.pod
+                );
                 return Err(LogError::NotYet(text));
             }
             let path = path(&self.root, &request.uid, &request.container);
             let growing = self.growing.flag(&path).filter(|_| request.follow);
-            let waiting = || format!("container {:?} in pod {:?} is waiting to start", request.container, request.pod);
+            let waiting = || {
+                format!(
+                    "container {:?} in pod {:?} is waiting to start",
+                    request.container, request.pod
+                )
+            };
             let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(LogError::NotYet(waiting())),
                 Err(error) => return Err(LogError::Io(error.to_string())),
             };
             let since = since(&request);
-            let mut reader = Reader { file: BufReader::new(file), partial: Vec::new(), left: request.limit_bytes };
+            let mut reader = Reader {
+                file: BufReader::new(file),
+                partial: Vec::new(),
+                left: request.limit_bytes,
+            };
             if let Some(lines) = request.tail_lines {
-                reader.seek_tail(&path, lines).map_err(|error| LogError::Io(error.to_string()))?;
+                reader
+                    .seek_tail(&path, lines)
+                    .map_err(|error| LogError::Io(error.to_string()))?;
             }
             let keep = move |line: &[u8]| -> Option<Vec<u8>> {
                 let space = line.iter().position(|byte| *byte == b' ')?;
@@ -190,7 +219,11 @@ impl PodLogs for LogFiles {
                         return None;
                     }
                 }
-                Some(if request.timestamps { line.to_vec() } else { line[space + 1..].to_vec() })
+                Some(if request.timestamps {
+                    line.to_vec()
+                } else {
+                    line[space + 1..].to_vec()
+                })
             };
             let stream = futures::stream::unfold(Some((reader, growing, keep)), |state| async move {
                 let (mut reader, growing, keep) = state?;
@@ -198,7 +231,9 @@ impl PodLogs for LogFiles {
                     let grows = growing.as_ref().is_some_and(|flag| flag.load(Ordering::Acquire));
                     match reader.next(&keep) {
                         Ok(Some(bytes)) => return Some((Ok(Bytes::from(bytes)), Some((reader, growing, keep)))),
-                        Ok(None) if reader.left != Some(0) && grows => tokio::time::sleep(Duration::from_millis(50)).await,
+                        Ok(None) if reader.left != Some(0) && grows => {
+                            tokio::time::sleep(Duration::from_millis(50)).await
+                        }
                         Ok(None) => return None,
                         Err(error) => return Some((Err(error), None)),
                     }
@@ -211,7 +246,9 @@ impl PodLogs for LogFiles {
 
 fn since(request: &LogRequest) -> Option<Timestamp> {
     let seconds = request.since_seconds.and_then(|seconds| {
-        Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(seconds as i64)).ok()
+        Timestamp::now()
+            .checked_sub(jiff::SignedDuration::from_secs(seconds as i64))
+            .ok()
     });
     seconds.or_else(|| request.since_time.as_ref().and_then(|time| time.parse().ok()))
 }
@@ -278,9 +315,16 @@ mod tests {
     use super::*;
 
     async fn read(root: &Path, change: impl FnOnce(&mut LogRequest)) -> String {
-        let mut request = LogRequest { uid: "u".into(), container: "c".into(), ..LogRequest::default() };
+        let mut request = LogRequest {
+            uid: "u".into(),
+            container: "c".into(),
+            ..LogRequest::default()
+        };
         change(&mut request);
-        let mut stream = LogFiles::new(root.to_owned(), Growing::default()).open(request).await.unwrap();
+        let mut stream = LogFiles::new(root.to_owned(), Growing::default())
+            .open(request)
+            .await
+            .unwrap();
         let mut text = Vec::new();
         while let Some(bytes) = stream.next().await {
             text.extend(bytes.unwrap());

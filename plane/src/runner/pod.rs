@@ -37,7 +37,12 @@ struct Ground {
 pub async fn run(desk: Arc<Desk>, pod: Pod, cancel: CancellationToken) {
     let uid = pod.uid().unwrap_or_default();
     let folder = desk.config.folder.join("pods").join(&uid);
-    let carrier = Carrier { desk, seen: Mutex::new(status::unstarted(&pod)), pod, cancel };
+    let carrier = Carrier {
+        desk,
+        seen: Mutex::new(status::unstarted(&pod)),
+        pod,
+        cancel,
+    };
     let over = carrier.carry(&folder).await;
     // First, since on a full disk it may be what leaves no room for the status.
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
@@ -65,7 +70,9 @@ impl Carrier {
                 return Some(("StartError", why));
             }
         };
-        let deadline = spec.active_deadline_seconds.map(|seconds| Duration::from_secs(seconds.max(0) as u64));
+        let deadline = spec
+            .active_deadline_seconds
+            .map(|seconds| Duration::from_secs(seconds.max(0) as u64));
         let expired = CancellationToken::new();
         let stop = self.cancel.child_token();
         let watch = {
@@ -79,13 +86,18 @@ impl Carrier {
             })
         };
         for container in spec.init_containers.iter().flatten() {
-            let ended = self.start(container, &ground, &stop, spec.restart_policy.as_deref()).await;
+            let ended = self
+                .start(container, &ground, &stop, spec.restart_policy.as_deref())
+                .await;
             if ended.code != 0 {
                 watch.abort();
                 return self.ending(&expired, deadline);
             }
         }
-        let all = spec.containers.iter().map(|container| self.start(container, &ground, &stop, spec.restart_policy.as_deref()));
+        let all = spec
+            .containers
+            .iter()
+            .map(|container| self.start(container, &ground, &stop, spec.restart_policy.as_deref()));
         join_all(all).await;
         watch.abort();
         self.ending(&expired, deadline)
@@ -94,14 +106,20 @@ impl Carrier {
     fn ending(&self, expired: &CancellationToken, deadline: Option<Duration>) -> Option<(&'static str, String)> {
         if expired.is_cancelled() {
             let seconds = deadline.unwrap_or_default().as_secs();
-            return Some(("DeadlineExceeded", format!("Pod was active on the node longer than the specified deadline of {seconds} s")));
+            return Some((
+                "DeadlineExceeded",
+                format!("Pod was active on the node longer than the specified deadline of {seconds} s"),
+            ));
         }
         None
     }
 
     async fn fail_all(&self, reason: &str, why: &str) {
         for seen in self.seen.lock().await.iter_mut() {
-            seen.stage = Stage::Waiting { reason: reason.into(), message: Some(why.into()) };
+            seen.stage = Stage::Waiting {
+                reason: reason.into(),
+                message: Some(why.into()),
+            };
         }
     }
 
@@ -117,13 +135,20 @@ impl Carrier {
         let volumes = tokio::task::spawn_blocking(move || volumes::place(&pod, &roots, &made))
             .await
             .map_err(|error| error.to_string())??;
-        Ok(Ground { sources, volumes, folder: folder.to_owned() })
+        Ok(Ground {
+            sources,
+            volumes,
+            folder: folder.to_owned(),
+        })
     }
 
     async fn sources(&self) -> Result<Sources, String> {
         let (config_names, secret_names) = references(&self.pod);
         let namespace = self.pod.namespace().unwrap_or_default();
-        let mut sources = Sources { node: self.desk.config.node.clone(), ..Sources::default() };
+        let mut sources = Sources {
+            node: self.desk.config.node.clone(),
+            ..Sources::default()
+        };
         let configs: Api<ConfigMap> = Api::namespaced(self.desk.client.clone(), &namespace);
         for name in config_names {
             if let Some(found) = configs.get_opt(&name).await.map_err(|error| error.to_string())? {
@@ -139,7 +164,13 @@ impl Carrier {
         Ok(sources)
     }
 
-    async fn start(&self, container: &Container, ground: &Ground, stop: &CancellationToken, restart: Option<&str>) -> Ended {
+    async fn start(
+        &self,
+        container: &Container,
+        ground: &Ground,
+        stop: &CancellationToken,
+        restart: Option<&str>,
+    ) -> Ended {
         let mut restarts = 0;
         loop {
             let ended = self.once(container, ground, stop).await;
@@ -153,7 +184,10 @@ impl Carrier {
                 return ended;
             }
             restarts += 1;
-            let back_off = Stage::Waiting { reason: "CrashLoopBackOff".into(), message: Some(ended.message.clone()) };
+            let back_off = Stage::Waiting {
+                reason: "CrashLoopBackOff".into(),
+                message: Some(ended.message.clone()),
+            };
             self.set(&container.name, back_off, restarts).await;
             self.write(None).await;
             tokio::select! {
@@ -164,11 +198,21 @@ impl Carrier {
     }
 
     async fn is_init(&self, name: &str) -> bool {
-        self.seen.lock().await.iter().any(|seen| seen.init && seen.container.name == name)
+        self.seen
+            .lock()
+            .await
+            .iter()
+            .any(|seen| seen.init && seen.container.name == name)
     }
 
     async fn set(&self, name: &str, stage: Stage, restarts: i32) {
-        if let Some(seen) = self.seen.lock().await.iter_mut().find(|seen| seen.container.name == name) {
+        if let Some(seen) = self
+            .seen
+            .lock()
+            .await
+            .iter_mut()
+            .find(|seen| seen.container.name == name)
+        {
             seen.stage = stage;
             seen.restarts = seen.restarts.max(restarts);
         }
@@ -184,15 +228,31 @@ impl Carrier {
             finished: Timestamp::now(),
         };
         let termination = ground.folder.join(format!("{}.termination", container.name));
-        let log = logs::path(&self.desk.config.folder.join("pod-logs"), &self.pod.uid().unwrap_or_default(), &container.name);
+        let log = logs::path(
+            &self.desk.config.folder.join("pod-logs"),
+            &self.pod.uid().unwrap_or_default(),
+            &container.name,
+        );
         let opened = File::create(&termination)
             .and_then(|_| std::fs::create_dir_all(log.parent().unwrap_or(&ground.folder)))
             .and_then(|()| File::create(&log));
         let log_file = match opened {
             Ok(file) => file,
-            Err(error) => return refused("StartError", format!("failed to make the log {}: {error}", log.display())),
+            Err(error) => {
+                return refused(
+                    "StartError",
+                    format!("failed to make the log {}: {error}", log.display()),
+                );
+            }
         };
-        let asked = match wanted(&self.pod, container, &ground.volumes, &ground.sources, &self.desk.config.own_images, &termination) {
+        let asked = match wanted(
+            &self.pod,
+            container,
+            &ground.volumes,
+            &ground.sources,
+            &self.desk.config.own_images,
+            &termination,
+        ) {
             Ok(asked) => asked,
             Err(why) => {
                 self.event("Warning", "Failed", &why).await;
@@ -213,7 +273,8 @@ impl Carrier {
         }
         self.desk.growing.begin(&log);
         let mut writer = LogWriter::new(log_file, self.desk.config.log_bytes);
-        let output = sandbox::Output::discard().together(sandbox::Sink::Call(Box::new(move |bytes| writer.push(bytes))));
+        let output =
+            sandbox::Output::discard().together(sandbox::Sink::Call(Box::new(move |bytes| writer.push(bytes))));
         let outcome = match self.desk.config.sandbox.spawn(command, output) {
             Ok(mut child) => {
                 let killer = child.killer();
@@ -249,18 +310,29 @@ impl Carrier {
             sandbox::Reason::Error => (outcome.exit.code().max(1), "Error"),
             sandbox::Reason::OOMKilled => (137, "OOMKilled"),
             sandbox::Reason::TimedOut => (137, "DeadlineExceeded"),
-            sandbox::Reason::Cancelled if stop.is_cancelled() && !self.cancel.is_cancelled() => (137, "DeadlineExceeded"),
+            sandbox::Reason::Cancelled if stop.is_cancelled() && !self.cancel.is_cancelled() => {
+                (137, "DeadlineExceeded")
+            }
             sandbox::Reason::Cancelled => (137, "Error"),
             sandbox::Reason::StartError(_) => (128, "StartError"),
         };
         let mut message = read_message(termination);
         if let sandbox::Reason::StartError(why) = &outcome.reason {
             message = why.clone();
-        } else if message.is_empty() && code != 0 && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") {
+        } else if message.is_empty()
+            && code != 0
+            && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+        {
             message = logs::last_lines(log, 80, 2048);
         }
         self.enforced(container, &outcome).await;
-        Ended { code, reason: reason.into(), message: status::message(message.as_bytes()), started, finished: Timestamp::now() }
+        Ended {
+            code,
+            reason: reason.into(),
+            message: status::message(message.as_bytes()),
+            started,
+            finished: Timestamp::now(),
+        }
     }
 
     fn command(&self, asked: &Wanted) -> Result<sandbox::Command, String> {
@@ -272,7 +344,11 @@ impl Carrier {
             .nesting(true);
         if asked.own_image {
             let name = PathBuf::from(&asked.program);
-            let name = name.file_name().and_then(|name| name.to_str()).unwrap_or("foreman").to_owned();
+            let name = name
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("foreman")
+                .to_owned();
             // Not below a folder that the toolchain shows read-only.
             let target = format!("{OWN_PROGRAMS}/{name}");
             command.program.clone_from(&target);
@@ -281,7 +357,11 @@ impl Carrier {
             command = command.toolchain(&config.toolchain);
         }
         for (source, target, writable) in &asked.mounts {
-            command = if *writable { command.rw(source, target) } else { command.ro(source, target) };
+            command = if *writable {
+                command.rw(source, target)
+            } else {
+                command.ro(source, target)
+            };
         }
         let network = match &asked.network {
             WantedNetwork::None => sandbox::Network::None,
@@ -315,7 +395,13 @@ impl Carrier {
         let key = format!("foreman.llmkube.dev/enforced.{}", container.name);
         let mut value = serde_json::to_value(&outcome.enforced).unwrap_or_default();
         value["peakMemoryBytes"] = json!(outcome.peak_memory_bytes);
-        self.desk.notes.lock().await.entry(self.pod.uid().unwrap_or_default()).or_default().insert(key, value.to_string());
+        self.desk
+            .notes
+            .lock()
+            .await
+            .entry(self.pod.uid().unwrap_or_default())
+            .or_default()
+            .insert(key, value.to_string());
     }
 
     /// Writes the Pod's status as it is now.
@@ -326,7 +412,10 @@ impl Carrier {
         let uid = self.pod.uid().unwrap_or_default();
         let pods: Api<Pod> = Api::namespaced(self.desk.client.clone(), &self.pod.namespace().unwrap_or_default());
         let name = self.pod.name_any();
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
         if terminal && let Some(notes) = self.desk.notes.lock().await.remove(&uid) {
             let patch = json!({ "metadata": { "uid": uid, "annotations": notes } });
             if let Err(error) = pods.patch(&name, &params, &Patch::Merge(patch)).await {
@@ -353,7 +442,10 @@ impl Carrier {
 
     async fn remove(&self) {
         let pods: Api<Pod> = Api::namespaced(self.desk.client.clone(), &self.pod.namespace().unwrap_or_default());
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
         if let Err(error) = pods.delete(&self.pod.name_any(), &now).await
             && !matches!(&error, kube::Error::Api(status) if status.code == 404)
         {
@@ -373,15 +465,26 @@ pub async fn write_event(desk: &Desk, pod: &Pod, kind: &str, reason: &str, text:
     let suffix: u64 = rand::random();
     let event = Event {
         // A dot may not end a generated name's prefix.
-        metadata: ObjectMeta { name: Some(format!("{}.{suffix:016x}", pod.name_any())), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
-        involved_object: ObjectReference { kind: Some("Pod".into()), api_version: Some("v1".into()), ..pod.object_ref(&()) },
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{suffix:016x}", pod.name_any())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            kind: Some("Pod".into()),
+            api_version: Some("v1".into()),
+            ..pod.object_ref(&())
+        },
         reason: Some(reason.into()),
         message: Some(text.chars().take(1000).collect()),
         type_: Some(kind.into()),
         first_timestamp: Some(now.clone()),
         last_timestamp: Some(now),
         count: Some(1),
-        source: Some(k8s_openapi::api::core::v1::EventSource { component: Some(FIELD_MANAGER.into()), host: Some(desk.config.node.clone()) }),
+        source: Some(k8s_openapi::api::core::v1::EventSource {
+            component: Some(FIELD_MANAGER.into()),
+            host: Some(desk.config.node.clone()),
+        }),
         ..Event::default()
     };
     let events: Api<Event> = Api::namespaced(desk.client.clone(), &namespace);
@@ -413,7 +516,12 @@ fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
             configs.extend(from.config_map_ref.iter().map(|reference| reference.name.clone()));
             secrets.extend(from.secret_ref.iter().map(|reference| reference.name.clone()));
         }
-        for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        for source in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| variable.value_from.as_ref())
+        {
             configs.extend(source.config_map_key_ref.iter().map(|reference| reference.name.clone()));
             secrets.extend(source.secret_key_ref.iter().map(|reference| reference.name.clone()));
         }

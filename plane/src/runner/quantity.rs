@@ -44,7 +44,14 @@ mod tests {
 
     #[test]
     fn quantities_are_read_in_every_unit() {
-        for (text, wanted) in [("128", 128), ("1Ki", 1024), ("8Gi", 8 << 30), ("2M", 2_000_000), ("1e3", 1000), ("1.5Mi", 1_572_864)] {
+        for (text, wanted) in [
+            ("128", 128),
+            ("1Ki", 1024),
+            ("8Gi", 8 << 30),
+            ("2M", 2_000_000),
+            ("1e3", 1000),
+            ("1.5Mi", 1_572_864),
+        ] {
             assert_eq!(bytes(text), Some(wanted), "{text}");
         }
         assert_eq!(cpus("500m"), Some(0.5));

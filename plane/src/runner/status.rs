@@ -58,20 +58,35 @@ pub struct Seen {
 }
 
 fn waiting(reason: &str) -> Stage {
-    Stage::Waiting { reason: reason.into(), message: None }
+    Stage::Waiting {
+        reason: reason.into(),
+        message: None,
+    }
 }
 
 /// Returns every container of `pod`, none of them started.
 pub fn unstarted(pod: &Pod) -> Vec<Seen> {
     let spec = pod.spec.clone().unwrap_or_default();
-    let has_init = spec.init_containers.as_ref().is_some_and(|containers| !containers.is_empty());
+    let has_init = spec
+        .init_containers
+        .as_ref()
+        .is_some_and(|containers| !containers.is_empty());
     let seen = |container: Container, init: bool| Seen {
         container,
         init,
-        stage: waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }),
+        stage: waiting(if has_init {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        }),
         restarts: 0,
     };
-    let mut all: Vec<Seen> = spec.init_containers.into_iter().flatten().map(|container| seen(container, true)).collect();
+    let mut all: Vec<Seen> = spec
+        .init_containers
+        .into_iter()
+        .flatten()
+        .map(|container| seen(container, true))
+        .collect();
     all.extend(spec.containers.into_iter().map(|container| seen(container, false)));
     all
 }
@@ -81,10 +96,15 @@ fn container_status(seen: &Seen, uid: &str) -> ContainerStatus {
     let (mut ready, mut started) = (false, false);
     match &seen.stage {
         Stage::Waiting { reason, message } => {
-            state.waiting = Some(ContainerStateWaiting { reason: Some(reason.clone()), message: message.clone() });
+            state.waiting = Some(ContainerStateWaiting {
+                reason: Some(reason.clone()),
+                message: message.clone(),
+            });
         }
         Stage::Running { since } => {
-            state.running = Some(ContainerStateRunning { started_at: Some(Time(*since)) });
+            state.running = Some(ContainerStateRunning {
+                started_at: Some(Time(*since)),
+            });
             (ready, started) = (true, true);
         }
         Stage::Ended(ended) => {
@@ -115,17 +135,25 @@ fn container_status(seen: &Seen, uid: &str) -> ContainerStatus {
 
 /// Returns the phase of a Pod whose containers are where `seen` says.
 pub fn phase(seen: &[Seen]) -> &'static str {
-    let failed_init = seen.iter().any(|one| one.init && matches!(&one.stage, Stage::Ended(ended) if ended.code != 0));
+    let failed_init = seen
+        .iter()
+        .any(|one| one.init && matches!(&one.stage, Stage::Ended(ended) if ended.code != 0));
     if failed_init {
         return "Failed";
     }
     let main: Vec<&Seen> = seen.iter().filter(|one| !one.init).collect();
     let ended = |one: &&Seen| matches!(one.stage, Stage::Ended(_));
     if main.iter().all(ended) {
-        let well = main.iter().all(|one| matches!(&one.stage, Stage::Ended(ended) if ended.code == 0));
+        let well = main
+            .iter()
+            .all(|one| matches!(&one.stage, Stage::Ended(ended) if ended.code == 0));
         return if well { "Succeeded" } else { "Failed" };
     }
-    if main.iter().any(|one| !matches!(one.stage, Stage::Waiting { .. })) { "Running" } else { "Pending" }
+    if main.iter().any(|one| !matches!(one.stage, Stage::Waiting { .. })) {
+        "Running"
+    } else {
+        "Pending"
+    }
 }
 
 /// Builds a Pod's status; `over` names a reason that ends the whole Pod, with its message.
@@ -133,12 +161,23 @@ pub fn build(pod: &Pod, seen: &[Seen], over: Option<(&str, &str)>, now: Timestam
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let live = pod.status.clone().unwrap_or_default();
     let phase = if over.is_some() { "Failed" } else { phase(seen) };
-    let initialized = seen.iter().filter(|one| one.init).all(|one| matches!(&one.stage, Stage::Ended(e) if e.code == 0));
-    let ready = phase == "Running" && seen.iter().filter(|one| !one.init).all(|one| matches!(one.stage, Stage::Running { .. }));
+    let initialized = seen
+        .iter()
+        .filter(|one| one.init)
+        .all(|one| matches!(&one.stage, Stage::Ended(e) if e.code == 0));
+    let ready = phase == "Running"
+        && seen
+            .iter()
+            .filter(|one| !one.init)
+            .all(|one| matches!(one.stage, Stage::Running { .. }));
     let done = phase == "Succeeded";
     let condition = |kind: &str, holds: bool, reason: Option<&str>| {
         let status = if holds { "True" } else { "False" };
-        let before = live.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == status);
+        let before = live
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == kind && c.status == status);
         PodCondition {
             type_: kind.into(),
             status: status.into(),
@@ -153,8 +192,13 @@ pub fn build(pod: &Pod, seen: &[Seen], over: Option<(&str, &str)>, now: Timestam
         _ => "ContainersNotReady",
     };
     let of = |init: bool| -> Option<Vec<ContainerStatus>> {
-        Some(seen.iter().filter(|one| one.init == init).map(|one| container_status(one, &uid)).collect::<Vec<_>>())
-            .filter(|all| !all.is_empty())
+        Some(
+            seen.iter()
+                .filter(|one| one.init == init)
+                .map(|one| container_status(one, &uid))
+                .collect::<Vec<_>>(),
+        )
+        .filter(|all| !all.is_empty())
     };
     PodStatus {
         phase: Some(phase.into()),
@@ -192,18 +236,30 @@ mod tests {
     use k8s_openapi::api::core::v1::PodSpec;
 
     fn pod() -> Pod {
-        let named = |name: &str| Container { name: name.into(), ..Container::default() };
+        let named = |name: &str| Container {
+            name: name.into(),
+            ..Container::default()
+        };
         let spec = PodSpec {
             init_containers: Some(vec![named("fetch")]),
             containers: vec![named("gate")],
             ..PodSpec::default()
         };
-        Pod { spec: Some(spec), ..Pod::default() }
+        Pod {
+            spec: Some(spec),
+            ..Pod::default()
+        }
     }
 
     fn ended(code: i32) -> Stage {
         let at = Timestamp::UNIX_EPOCH;
-        Stage::Ended(Ended { code, reason: "Error".into(), message: String::new(), started: at, finished: at })
+        Stage::Ended(Ended {
+            code,
+            reason: "Error".into(),
+            message: String::new(),
+            started: at,
+            finished: at,
+        })
     }
 
     #[test]
@@ -211,7 +267,9 @@ mod tests {
         let mut seen = unstarted(&pod());
         assert_eq!(phase(&seen), "Pending");
         seen[0].stage = ended(0);
-        seen[1].stage = Stage::Running { since: Timestamp::UNIX_EPOCH };
+        seen[1].stage = Stage::Running {
+            since: Timestamp::UNIX_EPOCH,
+        };
         assert_eq!(phase(&seen), "Running");
         seen[1].stage = ended(0);
         assert_eq!(phase(&seen), "Succeeded");
@@ -228,7 +286,10 @@ mod tests {
         seen[0].stage = ended(0);
         seen[1].stage = ended(0);
         let status = build(&pod(), &seen, Some(("NodeLost", "gone")), Timestamp::UNIX_EPOCH);
-        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("NodeLost")));
+        assert_eq!(
+            (status.phase.as_deref(), status.reason.as_deref()),
+            (Some("Failed"), Some("NodeLost"))
+        );
     }
 
     #[test]

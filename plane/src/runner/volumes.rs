@@ -30,11 +30,16 @@ pub struct Roots {
 
 /// Makes every volume of `pod`, or says which one cannot be had.
 pub fn place(pod: &Pod, roots: &Roots, sources: &Sources) -> Result<BTreeMap<String, Placed>, String> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.clone()).unwrap_or_default();
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.clone())
+        .unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let mut placed = BTreeMap::new();
     for volume in volumes {
-        let found = one(&volume, &namespace, roots, sources).map_err(|error| format!("volume {:?}: {error}", volume.name))?;
+        let found =
+            one(&volume, &namespace, roots, sources).map_err(|error| format!("volume {:?}: {error}", volume.name))?;
         placed.insert(volume.name, found);
     }
     Ok(placed)
@@ -44,46 +49,93 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
     let own = roots.pod.join("volumes").join(&volume.name);
     if volume.empty_dir.is_some() {
         folder(&own)?;
-        return Ok(Placed { path: own, writable: true });
+        return Ok(Placed {
+            path: own,
+            writable: true,
+        });
     }
     if let Some(source) = &volume.config_map {
         folder(&own)?;
         let optional = source.optional == Some(true);
         let Some(map) = sources.config_maps.get(&source.name) else {
-            return if optional { Ok(Placed { path: own, writable: false }) } else { Err(format!("configmap {:?} not found", source.name)) };
+            return if optional {
+                Ok(Placed {
+                    path: own,
+                    writable: false,
+                })
+            } else {
+                Err(format!("configmap {:?} not found", source.name))
+            };
         };
         let mut keys: Vec<String> = map.data.iter().flatten().map(|(key, _)| key.clone()).collect();
         keys.extend(map.binary_data.iter().flatten().map(|(key, _)| key.clone()));
         let read = |key: &str| sources.config(&source.name, key);
-        files(&own, &keys, source.items.as_deref(), source.default_mode.unwrap_or(0o644), optional, read)?;
-        return Ok(Placed { path: own, writable: false });
+        files(
+            &own,
+            &keys,
+            source.items.as_deref(),
+            source.default_mode.unwrap_or(0o644),
+            optional,
+            read,
+        )?;
+        return Ok(Placed {
+            path: own,
+            writable: false,
+        });
     }
     if let Some(source) = &volume.secret {
         folder(&own)?;
         let optional = source.optional == Some(true);
         let name = source.secret_name.clone().unwrap_or_default();
         let Some(secret) = sources.secrets.get(&name) else {
-            return if optional { Ok(Placed { path: own, writable: false }) } else { Err(format!("secret {name:?} not found")) };
+            return if optional {
+                Ok(Placed {
+                    path: own,
+                    writable: false,
+                })
+            } else {
+                Err(format!("secret {name:?} not found"))
+            };
         };
         let keys: Vec<String> = secret.data.iter().flatten().map(|(key, _)| key.clone()).collect();
         let read = |key: &str| sources.secret(&name, key);
-        files(&own, &keys, source.items.as_deref(), source.default_mode.unwrap_or(0o600) & 0o700, optional, read)?;
-        return Ok(Placed { path: own, writable: false });
+        files(
+            &own,
+            &keys,
+            source.items.as_deref(),
+            source.default_mode.unwrap_or(0o600) & 0o700,
+            optional,
+            read,
+        )?;
+        return Ok(Placed {
+            path: own,
+            writable: false,
+        });
     }
     if let Some(source) = &volume.persistent_volume_claim {
         let path = roots.claims.join(namespace).join(&source.claim_name);
         folder(&path)?;
-        return Ok(Placed { path, writable: source.read_only != Some(true) });
+        return Ok(Placed {
+            path,
+            writable: source.read_only != Some(true),
+        });
     }
     if let Some(source) = &volume.host_path {
         let path = std::fs::canonicalize(&source.path).map_err(|error| format!("hostPath {}: {error}", source.path))?;
-        let allowed = roots.host.iter().filter_map(|root| std::fs::canonicalize(root).ok()).any(|root| path.starts_with(root));
+        let allowed = roots
+            .host
+            .iter()
+            .filter_map(|root| std::fs::canonicalize(root).ok())
+            .any(|root| path.starts_with(root));
         if !allowed {
             return Err(format!("hostPath {} is not below an allowed root", source.path));
         }
         return Ok(Placed { path, writable: false });
     }
-    Err("its kind is not supported here; expected emptyDir, configMap, secret, persistentVolumeClaim or hostPath".into())
+    Err(
+        "its kind is not supported here; expected emptyDir, configMap, secret, persistentVolumeClaim or hostPath"
+            .into(),
+    )
 }
 
 fn folder(path: &Path) -> Result<(), String> {
@@ -103,7 +155,10 @@ fn files(
     read: impl Fn(&str) -> Option<Vec<u8>>,
 ) -> Result<(), String> {
     let wanted: Vec<(String, String, i32)> = match items {
-        Some(items) => items.iter().map(|item| (item.key.clone(), item.path.clone(), item.mode.unwrap_or(mode))).collect(),
+        Some(items) => items
+            .iter()
+            .map(|item| (item.key.clone(), item.path.clone(), item.mode.unwrap_or(mode)))
+            .collect(),
         None => keys.iter().map(|key| (key.clone(), key.clone(), mode)).collect(),
     };
     for (key, path, mode) in wanted {
@@ -134,7 +189,10 @@ fn files(
 /// Joins a relative path that stays below `root`.
 pub fn below(root: &Path, relative: &str) -> Result<PathBuf, String> {
     let path = Path::new(relative);
-    if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         Ok(root.join(path))
     } else {
         Err(format!("path {relative:?} must be relative and must not contain '..'"))
@@ -148,11 +206,21 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, ConfigMapVolumeSource, HostPathVolumeSource, PodSpec};
 
     fn pod(volume: Volume) -> Pod {
-        Pod { spec: Some(PodSpec { volumes: Some(vec![volume]), ..PodSpec::default() }), ..Pod::default() }
+        Pod {
+            spec: Some(PodSpec {
+                volumes: Some(vec![volume]),
+                ..PodSpec::default()
+            }),
+            ..Pod::default()
+        }
     }
 
     fn roots(folder: &Path) -> Roots {
-        Roots { pod: folder.join("pod"), claims: folder.join("claims"), host: vec![folder.join("allowed")] }
+        Roots {
+            pod: folder.join("pod"),
+            claims: folder.join("claims"),
+            host: vec![folder.join("allowed")],
+        }
     }
 
     #[test]
@@ -162,12 +230,23 @@ mod tests {
         std::fs::create_dir_all(allowed.join("repo")).unwrap();
         std::os::unix::fs::symlink("/etc", allowed.join("link")).unwrap();
         let host = |path: &Path| {
-            let source = HostPathVolumeSource { path: path.display().to_string(), type_: None };
-            let volume = Volume { name: "v".into(), host_path: Some(source), ..Volume::default() };
+            let source = HostPathVolumeSource {
+                path: path.display().to_string(),
+                type_: None,
+            };
+            let volume = Volume {
+                name: "v".into(),
+                host_path: Some(source),
+                ..Volume::default()
+            };
             place(&pod(volume), &roots(folder.path()), &Sources::default())
         };
         assert!(!host(&allowed.join("repo")).unwrap()["v"].writable);
-        assert!(host(&allowed.join("link")).unwrap_err().contains("not below an allowed root"));
+        assert!(
+            host(&allowed.join("link"))
+                .unwrap_err()
+                .contains("not below an allowed root")
+        );
         assert!(host(Path::new("/etc")).is_err());
     }
 
@@ -175,19 +254,29 @@ mod tests {
     fn config_map_items_become_files_and_cannot_leave_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let mut sources = Sources::default();
-        let map = ConfigMap { data: Some([("plan".to_owned(), "text".to_owned())].into()), ..ConfigMap::default() };
+        let map = ConfigMap {
+            data: Some([("plan".to_owned(), "text".to_owned())].into()),
+            ..ConfigMap::default()
+        };
         sources.config_maps.insert("c".into(), map);
         let volume = |path: &str| Volume {
             name: "v".into(),
             config_map: Some(ConfigMapVolumeSource {
                 name: "c".into(),
-                items: Some(vec![KeyToPath { key: "plan".into(), path: path.into(), mode: None }]),
+                items: Some(vec![KeyToPath {
+                    key: "plan".into(),
+                    path: path.into(),
+                    mode: None,
+                }]),
                 ..ConfigMapVolumeSource::default()
             }),
             ..Volume::default()
         };
         let placed = place(&pod(volume("a/plan.json")), &roots(folder.path()), &sources).unwrap();
-        assert_eq!(std::fs::read_to_string(placed["v"].path.join("a/plan.json")).unwrap(), "text");
+        assert_eq!(
+            std::fs::read_to_string(placed["v"].path.join("a/plan.json")).unwrap(),
+            "text"
+        );
         assert!(place(&pod(volume("../x")), &roots(folder.path()), &sources).is_err());
     }
 }

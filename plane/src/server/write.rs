@@ -127,7 +127,15 @@ impl Server {
             } else {
                 None
             };
-            let made = admit::create(view, candidate, &target.namespace, &stamp, &options.manager)?;
+            let mut warnings = warnings.clone();
+            let made = admit::create(
+                view,
+                candidate,
+                &target.namespace,
+                &stamp,
+                &options.manager,
+                &mut warnings,
+            )?;
             let made = view.to_stored(made);
             let key = kind.key(&target.namespace, &name);
             if options.dry_run {
@@ -195,7 +203,7 @@ impl Server {
             let live = view.from_stored(stored);
             let mut warnings = Vec::new();
             let new = change(&live, &mut warnings)?;
-            let new = admit::update(view, &live, new, part, &self.stamp(), &options.manager)?;
+            let new = admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings)?;
             if same(&live, &new) {
                 return Ok(Outcome::of(&entry, warnings));
             }

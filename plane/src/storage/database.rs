@@ -37,6 +37,9 @@ const TABLES: &str = "
 pub(super) struct Database {
     connection: Connection,
     path: PathBuf,
+    /// The most pages that the file may have, by which tests fill the disk.
+    #[cfg(test)]
+    pub(super) pages: Arc<std::sync::atomic::AtomicI64>,
 }
 
 pub(super) fn open_error(path: &Path, source: rusqlite::Error) -> OpenError {
@@ -99,6 +102,8 @@ impl Database {
         Ok(Database {
             connection,
             path: path.to_path_buf(),
+            #[cfg(test)]
+            pages: Arc::new(std::sync::atomic::AtomicI64::new(1 << 30)),
         })
     }
 
@@ -175,6 +180,11 @@ impl Database {
     }
 
     fn try_write(&mut self, changes: &[Arc<Change>], floor: Option<Version>) -> Result<(), rusqlite::Error> {
+        #[cfg(test)]
+        self.connection.execute_batch(&format!(
+            "PRAGMA max_page_count={}",
+            self.pages.load(std::sync::atomic::Ordering::SeqCst)
+        ))?;
         // Dropping the transaction on an error rolls it back.
         let transaction = self
             .connection

@@ -189,3 +189,38 @@ async fn the_state_is_private() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
 }
+
+#[tokio::test]
+async fn a_full_disk_is_told_loses_nothing_and_is_forgotten_when_there_is_room() {
+    use std::sync::atomic::Ordering;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plane.db");
+    let database = database::Database::open(&path, "1").unwrap();
+    let pages = Arc::clone(&database.pages);
+    let store = Store::start(database, &path, Retention::default()).unwrap();
+    store.commit(vec![put("a", "1", Expect::Absent)]).await.unwrap();
+    // SQLite does not let the limit fall below what the file has.
+    pages.store(1, Ordering::SeqCst);
+    let large = "x".repeat(1 << 20);
+    let small_and_large = tokio::join!(
+        store.commit(vec![put("b", &large, Expect::Absent)]),
+        store.commit(vec![put("c", &large, Expect::Absent)]),
+    );
+    for refused in [small_and_large.0, small_and_large.1] {
+        let Err(error @ CommitError::Full { .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(error.to_string().contains("no space is left"), "{error}");
+    }
+    assert_eq!(store.version(), 1);
+    assert!(store.get("b").is_none());
+    pages.store(1 << 30, Ordering::SeqCst);
+    let changes = store.commit(vec![put("b", &large, Expect::Absent)]).await.unwrap();
+    assert_eq!(changes[0].version, 2, "no number was lost");
+    store.close().await;
+    let store = Store::open(&path, "1", Retention::default()).unwrap();
+    assert_eq!(
+        (store.version(), text(&store.get("a").unwrap())),
+        (2, "[1,1]".to_owned())
+    );
+}

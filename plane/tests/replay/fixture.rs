@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A file of exchanges.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -191,10 +191,7 @@ fn table(body: &mut Value) {
 /// kube-apiserver walks maps in no order: several causes are compared as a set, and the
 /// message that lists them only up to its list.
 fn status(body: &mut Value) {
-    let Some(causes) = body
-        .pointer_mut("/details/causes")
-        .and_then(Value::as_array_mut)
-    else {
+    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else {
         return;
     };
     for cause in causes.iter_mut() {
@@ -211,10 +208,7 @@ fn status(body: &mut Value) {
         body["message"] = without_patched(message).into();
         return;
     }
-    let Some(causes) = body
-        .pointer_mut("/details/causes")
-        .and_then(Value::as_array_mut)
-    else {
+    let Some(causes) = body.pointer_mut("/details/causes").and_then(Value::as_array_mut) else {
         return;
     };
     if causes.len() > 1
@@ -247,11 +241,22 @@ fn without_patched(message: &str) -> String {
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let ordered: BTreeMap<String, Value> =
-                map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
+            let ordered: BTreeMap<String, Value> = map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
             Value::Object(ordered.into_iter().collect::<Map<_, _>>())
         }
         Value::Array(items) => items.into_iter().map(sorted).collect(),
         other => other,
     }
+}
+
+/// Reads the text of a `Warning` header: `299 - "text"`.
+pub fn warning_text(header: &str) -> String {
+    let quoted = header.split_once('"').map_or(header, |(_, rest)| rest);
+    let text = quoted.rsplit_once('"').map_or(quoted, |(text, _)| text);
+    text.replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
+/// Reads a body; text that is no JSON stands as a string.
+pub fn read_body(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(bytes).trim()))
 }

@@ -83,3 +83,19 @@ fn a_command_past_its_time_is_killed() {
         assert!(outcome.wall < Duration::from_secs(10));
     }
 }
+
+#[tokio::test]
+async fn output_that_is_taken_together_keeps_nobody_waiting() {
+    for sandbox in backends() {
+        // The slowest of several would hide nothing: each used to wait out the whole time for draining.
+        let mut fastest = std::time::Duration::MAX;
+        for _ in 0..3 {
+            let begun = std::time::Instant::now();
+            let child = sandbox.spawn(shell("echo out; echo err >&2"), sandbox::Output::captured_together());
+            let outcome = child.unwrap().wait().await;
+            assert_eq!(outcome.stdout.text(), "out\nerr\n");
+            fastest = fastest.min(begun.elapsed());
+        }
+        assert!(fastest < std::time::Duration::from_millis(1500), "{}: {fastest:?}", sandbox.backend());
+    }
+}

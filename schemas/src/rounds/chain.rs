@@ -287,7 +287,7 @@ impl<'a> Chain<'a> {
             return ChainEnd::Badly {
                 verdict: task.facts.verdict,
                 reason: task.facts.failure_reason,
-                message: format!("{} ended {}", task.name, task.facts.describe()),
+                message: task.describe_end(),
             };
         }
         let has = |verdict| tasks.iter().any(|task| task.facts.verdict == Some(verdict));

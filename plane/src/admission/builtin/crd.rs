@@ -28,18 +28,10 @@ pub(super) fn default(root: &mut Map<String, Value>) {
         spec.insert("conversion".to_owned(), json!({"strategy": "None"}));
     }
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
-        let kind = names
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !kind.is_empty() {
-            names
-                .entry("listKind")
-                .or_insert_with(|| format!("{kind}List").into());
-            names
-                .entry("singular")
-                .or_insert_with(|| kind.to_lowercase().into());
+            names.entry("listKind").or_insert_with(|| format!("{kind}List").into());
+            names.entry("singular").or_insert_with(|| kind.to_lowercase().into());
         }
     }
     let versions = spec.get("versions").and_then(Value::as_array);
@@ -47,15 +39,10 @@ pub(super) fn default(root: &mut Map<String, Value>) {
         .into_iter()
         .flatten()
         .find(|v| v.get("storage").is_some_and(|s| s == true));
-    let stored: Vec<Value> = stored
-        .and_then(|v| v.get("name").cloned())
-        .into_iter()
-        .collect();
+    let stored: Vec<Value> = stored.and_then(|v| v.get("name").cloned()).into_iter().collect();
     let status = root.entry("status").or_insert_with(|| json!({}));
     if let Some(status) = status.as_object_mut() {
-        status
-            .entry("storedVersions")
-            .or_insert_with(|| stored.into());
+        status.entry("storedVersions").or_insert_with(|| stored.into());
         status
             .entry("acceptedNames")
             .or_insert_with(|| json!({"plural": "", "kind": ""}));
@@ -138,10 +125,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             .as_array()
             .or(old["status"]["storedVersions"].as_array());
         for (i, version) in stored.into_iter().flatten().enumerate() {
-            if !versions(spec)
-                .iter()
-                .any(|v| v.get("name") == Some(version))
-            {
+            if !versions(spec).iter().any(|v| v.get("name") == Some(version)) {
                 errors.push(FieldError::invalid(
                     format!("status.storedVersions[{i}]"),
                     version.clone(),
@@ -176,11 +160,7 @@ fn check_names(names: &Value, errors: &mut Vec<FieldError>) {
                 FieldError::invalid(path, value, words)
             });
         } else if !key.to_lowercase().ends_with("kind") && lower != value {
-            errors.push(FieldError::invalid(
-                path,
-                value,
-                names::dns1035_label(value).join(","),
-            ));
+            errors.push(FieldError::invalid(path, value, names::dns1035_label(value).join(",")));
         }
     }
     let (kind, list) = (text(names, "kind"), text(names, "listKind"));
@@ -216,19 +196,13 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
     let mut storage = 0;
     // Columns that all versions share are shown in their older place, too.
     let columns = |v: &Value| v.get("additionalPrinterColumns").cloned();
-    let hoisted = list
-        .windows(2)
-        .all(|pair| columns(&pair[0]) == columns(&pair[1]));
+    let hoisted = list.windows(2).all(|pair| columns(&pair[0]) == columns(&pair[1]));
     for (i, version) in list.iter().enumerate() {
         let path = format!("spec.versions[{i}]");
         let name = text(version, "name");
         let wrong = names::dns1035_label(name);
         if !wrong.is_empty() {
-            errors.push(FieldError::invalid(
-                format!("{path}.name"),
-                name,
-                wrong.join(","),
-            ));
+            errors.push(FieldError::invalid(format!("{path}.name"), name, wrong.join(",")));
         }
         if !seen.insert(name) {
             errors.push(FieldError::invalid(
@@ -239,19 +213,11 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
         }
         storage += usize::from(version["storage"] == true);
         match version.pointer("/schema/openAPIV3Schema") {
-            None => errors.push(FieldError::required(
-                format!("{path}.schema.openAPIV3Schema"),
-                "",
-            )),
+            None => errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "")),
             Some(schema) => {
                 let at = schema_path(spec, i);
                 if let Err(wrong) = Structural::from_openapi_at(schema, &at) {
-                    errors.extend(
-                        wrong
-                            .into_iter()
-                            .filter(|e| !errors.contains(e))
-                            .collect::<Vec<_>>(),
-                    );
+                    errors.extend(wrong.into_iter().filter(|e| !errors.contains(e)).collect::<Vec<_>>());
                 }
             }
         }
@@ -263,11 +229,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             .enumerate()
         {
             let at = if hoisted { "spec" } else { path.as_str() };
-            check_column(
-                column,
-                &format!("{at}.additionalPrinterColumns[{j}]"),
-                errors,
-            );
+            check_column(column, &format!("{at}.additionalPrinterColumns[{j}]"), errors);
         }
         for (j, field) in version
             .get("selectableFields")
@@ -323,11 +285,7 @@ fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
         "" => errors.push(FieldError::required(format!("{path}.JSONPath"), "")),
         json_path => {
             if let Err(wrong) = JsonPath::parse(json_path) {
-                errors.push(FieldError::invalid(
-                    format!("{path}.jsonPath"),
-                    json_path,
-                    wrong,
-                ));
+                errors.push(FieldError::invalid(format!("{path}.jsonPath"), json_path, wrong));
             }
         }
     }

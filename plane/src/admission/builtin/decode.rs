@@ -31,12 +31,7 @@ fn is_open(schema: &Value) -> bool {
 }
 
 /// Removes unknown fields and lists their paths.
-pub(in crate::admission) fn prune(
-    schema: &Value,
-    value: &mut Value,
-    path: &str,
-    paths: &mut Vec<String>,
-) {
+pub(in crate::admission) fn prune(schema: &Value, value: &mut Value, path: &str, paths: &mut Vec<String>) {
     let (schema, _) = resolve(schema);
     match value {
         Value::Object(map) => {
@@ -86,9 +81,7 @@ pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
                 };
                 if item.is_null() {
                     // A null in a map of strings is an empty string to the decoder.
-                    if properties.is_none()
-                        && resolve(below).0.get("type").is_some_and(|t| t == "string")
-                    {
+                    if properties.is_none() && resolve(below).0.get("type").is_some_and(|t| t == "string") {
                         *item = "".into();
                         return true;
                     }
@@ -96,14 +89,10 @@ pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
                 }
                 normalize(below, item, false);
                 let (target, _) = resolve(below);
-                let kind = target
-                    .get("type")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
+                let kind = target.get("type").and_then(Value::as_str).unwrap_or_default();
                 let is_map = target.get("additionalProperties").is_some();
                 // Raw documents (schemas of a CRD) say something by being empty.
-                let written =
-                    item.is_null() || (properties.is_none() && !is_map && kind != "array");
+                let written = item.is_null() || (properties.is_none() && !is_map && kind != "array");
                 let empty = match item {
                     Value::Array(list) => list.is_empty() && kind == "array",
                     Value::Object(map) => map.is_empty() && is_map,
@@ -123,10 +112,8 @@ pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
     }
 }
 
-static QUANTITY: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$")
-        .expect("a constant pattern compiles")
-});
+static QUANTITY: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$").expect("a constant pattern compiles"));
 
 /// Checks JSON types; `Err` is the decoder's message.
 pub(super) fn check(name: &str, value: &Value) -> Result<(), String> {
@@ -141,17 +128,8 @@ fn short(name: &str) -> &str {
 /// Names a type as Go does.
 fn go_type(schema: &Value) -> String {
     let (target, name) = resolve(schema);
-    let format = target
-        .get("format")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    match (
-        target
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default(),
-        name,
-    ) {
+    let format = target.get("format").and_then(Value::as_str).unwrap_or_default();
+    match (target.get("type").and_then(Value::as_str).unwrap_or_default(), name) {
         ("object", Some(name)) => {
             let mut parts = name.rsplit('.');
             let kind = parts.next().unwrap_or_default();
@@ -171,13 +149,7 @@ fn go_type(schema: &Value) -> String {
     }
 }
 
-fn check_at(
-    schema: &Value,
-    name: Option<&str>,
-    value: &Value,
-    owner: &str,
-    path: &str,
-) -> Result<(), String> {
+fn check_at(schema: &Value, name: Option<&str>, value: &Value, owner: &str, path: &str) -> Result<(), String> {
     if value.is_null() {
         return Ok(());
     }
@@ -190,13 +162,14 @@ fn check_at(
         return if QUANTITY.is_match(&text) {
             Ok(())
         } else {
-            Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned())
+            Err(
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                    .to_owned(),
+            )
         };
     }
     // Parts of a schema that are one thing or another, and raw JSON.
-    if name.is_some_and(|n| {
-        n.ends_with(".JSON") || n.contains("JSONSchemaPropsOr") || n.ends_with(".RawExtension")
-    }) {
+    if name.is_some_and(|n| n.ends_with(".JSON") || n.contains("JSONSchemaPropsOr") || n.ends_with(".RawExtension")) {
         return Ok(());
     }
     if schema.get("x-kubernetes-int-or-string").is_some() {
@@ -218,22 +191,11 @@ fn check_at(
         if path.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {wanted}")
         } else {
-            format!(
-                "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}"
-            )
+            format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}")
         }
     };
-    let format = schema
-        .get("format")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    match (
-        schema
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default(),
-        value,
-    ) {
+    let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
+    match (schema.get("type").and_then(Value::as_str).unwrap_or_default(), value) {
         ("object", Value::Object(map)) => {
             let owner = name.map_or(owner, short);
             let properties = schema.get("properties").and_then(Value::as_object);
@@ -272,17 +234,13 @@ fn check_at(
                 .map(|_| ())
                 .map_err(|error| {
                     let at = match error {
-                        base64::DecodeError::InvalidByte(at, _)
-                        | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                         _ => text.len() / 4 * 4,
                     };
                     format!("illegal base64 data at input byte {at}")
                 })
         }
-        ("string", Value::String(_))
-        | ("boolean", Value::Bool(_))
-        | ("number", Value::Number(_))
-        | ("", _) => Ok(()),
+        ("string", Value::String(_)) | ("boolean", Value::Bool(_)) | ("number", Value::Number(_)) | ("", _) => Ok(()),
         ("integer", Value::Number(n)) => {
             let fits = n
                 .as_i64()

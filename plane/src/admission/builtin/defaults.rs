@@ -84,8 +84,7 @@ fn secret(root: &mut Object) {
     }
     if let Some(data) = made(root, "data") {
         for (key, text) in plain {
-            let encoded =
-                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, encoded.into());
         }
     }
@@ -180,16 +179,10 @@ fn volume(volume: &mut Object) {
             set(source, "defaultMode", json!(420));
             field_references(source);
             for projection in each(source, "sources") {
-                if let Some(token) = projection
-                    .get_mut("serviceAccountToken")
-                    .and_then(Value::as_object_mut)
-                {
+                if let Some(token) = projection.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
                     set(token, "expirationSeconds", json!(3600));
                 }
-                if let Some(downward) = projection
-                    .get_mut("downwardAPI")
-                    .and_then(Value::as_object_mut)
-                {
+                if let Some(downward) = projection.get_mut("downwardAPI").and_then(Value::as_object_mut) {
                     field_references(downward);
                 }
             }
@@ -243,16 +236,10 @@ fn pod_status(status: &mut Object) {
 
 /// Returns the class of service that a pod's requests and limits put it in.
 fn quality(spec: &Object) -> &'static str {
-    let lists = ["initContainers", "containers"]
-        .into_iter()
-        .filter_map(|k| spec.get(k));
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|k| spec.get(k));
     let (mut any, mut all) = (false, true);
     for container in lists.filter_map(Value::as_array).flatten() {
-        let of = |kind: &str, name: &str| {
-            container
-                .pointer(&format!("/resources/{kind}/{name}"))
-                .cloned()
-        };
+        let of = |kind: &str, name: &str| container.pointer(&format!("/resources/{kind}/{name}")).cloned();
         for name in ["cpu", "memory"] {
             let (request, limit) = (of("requests", name), of("limits", name));
             any |= request.is_some() || limit.is_some();
@@ -276,21 +263,10 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn container(container: &mut Object) {
-    let image = container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let policy = if is_latest(image) {
-        "Always"
-    } else {
-        "IfNotPresent"
-    };
+    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
+    let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     set(container, "imagePullPolicy", json!(policy));
-    set(
-        container,
-        "terminationMessagePath",
-        json!("/dev/termination-log"),
-    );
+    set(container, "terminationMessagePath", json!("/dev/termination-log"));
     set(container, "terminationMessagePolicy", json!("File"));
     if let Some(resources) = made(container, "resources") {
         if let Some(Value::Object(limits)) = resources.get("limits").cloned()

@@ -14,17 +14,12 @@ fn pod(spec: Value) -> Value {
 
 #[test]
 fn unknown_fields_are_found_at_any_depth() {
-    let mut object = pod(
-        json!({"containers": [{"name": "a", "img": "x", "env": [{"name": "E", "vale": "1"}]}], "nope": 1}),
-    );
+    let mut object =
+        pod(json!({"containers": [{"name": "a", "img": "x", "env": [{"name": "E", "vale": "1"}]}], "nope": 1}));
     object["metadata"]["labels"] = json!({"anything": "goes"});
     assert_eq!(
         prune("v1", "Pod", &mut object),
-        [
-            "spec.containers[0].env[0].vale",
-            "spec.containers[0].img",
-            "spec.nope"
-        ]
+        ["spec.containers[0].env[0].vale", "spec.containers[0].img", "spec.nope"]
     );
     assert_eq!(
         object["spec"]["containers"][0],
@@ -32,11 +27,7 @@ fn unknown_fields_are_found_at_any_depth() {
     );
     let mut crd = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {"a": {"typ": "string", "default": {"x": 1}}}}}}]}});
     assert_eq!(
-        prune(
-            "apiextensions.k8s.io/v1",
-            "CustomResourceDefinition",
-            &mut crd
-        ),
+        prune("apiextensions.k8s.io/v1", "CustomResourceDefinition", &mut crd),
         ["spec.versions[0].schema.openAPIV3Schema.properties.a.typ"]
     );
 }
@@ -83,7 +74,16 @@ fn wrong_types_are_refused_in_the_decoders_words() {
         .unwrap_err()
         .contains("quantities must match")
     );
-    assert!(check_types("v1", "Pod", &pod(json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": 1}}}], "activeDeadlineSeconds": 5}))).is_ok());
+    assert!(
+        check_types(
+            "v1",
+            "Pod",
+            &pod(
+                json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": 1}}}], "activeDeadlineSeconds": 5})
+            )
+        )
+        .is_ok()
+    );
 }
 
 #[test]
@@ -98,10 +98,7 @@ fn pods_get_their_defaults() {
     assert_eq!(spec["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(spec["containers"][1]["imagePullPolicy"], "Always");
     assert_eq!(spec["containers"][0]["ports"][0]["protocol"], "TCP");
-    assert_eq!(
-        spec["containers"][0]["resources"]["requests"],
-        json!({"memory": "1Gi"})
-    );
+    assert_eq!(spec["containers"][0]["resources"]["requests"], json!({"memory": "1Gi"}));
     assert_eq!(spec["containers"][1].get("command"), None);
     assert_eq!(
         spec["volumes"],
@@ -110,20 +107,14 @@ fn pods_get_their_defaults() {
     let mut again = object.clone();
     default("v1", "Pod", &mut again);
     assert_eq!(again, object);
-    assert_eq!(
-        messages(&validate("v1", "Pod", &object, None)),
-        Vec::<String>::new()
-    );
+    assert_eq!(messages(&validate("v1", "Pod", &object, None)), Vec::<String>::new());
 }
 
 #[test]
 fn secrets_fold_their_plain_text_in() {
     let mut object = json!({"data": {"a": "eA=="}, "stringData": {"a": "y", "b": "z"}});
     default("v1", "Secret", &mut object);
-    assert_eq!(
-        object,
-        json!({"data": {"a": "eQ==", "b": "eg=="}, "type": "Opaque"})
-    );
+    assert_eq!(object, json!({"data": {"a": "eQ==", "b": "eg=="}, "type": "Opaque"}));
 }
 
 #[test]
@@ -139,10 +130,7 @@ fn broken_pods_are_refused() {
         "spec.containers[1].name: Required value",
         "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
     ] {
-        assert!(
-            found.iter().any(|m| m == expected),
-            "{expected}: {found:#?}"
-        );
+        assert!(found.iter().any(|m| m == expected), "{expected}: {found:#?}");
     }
     assert_eq!(
         messages(&validate(
@@ -160,9 +148,7 @@ fn what_is_fixed_cannot_be_updated() {
     let old = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": []}}}});
     let mut new = old.clone();
     new["spec"]["template"]["spec"]["restartPolicy"] = json!("OnFailure");
-    assert!(
-        messages(&validate("batch/v1", "Job", &new, Some(&old)))[0].ends_with("field is immutable")
-    );
+    assert!(messages(&validate("batch/v1", "Job", &new, Some(&old)))[0].ends_with("field is immutable"));
     let old = json!({"immutable": true, "data": {"a": "1"}});
     assert_eq!(
         messages(&validate(
@@ -181,29 +167,17 @@ fn definitions_of_custom_resources_are_checked_whole() {
     let good = json!({"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
         "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]});
     let mut object = crd(good.clone());
-    default(
-        "apiextensions.k8s.io/v1",
-        "CustomResourceDefinition",
-        &mut object,
-    );
+    default("apiextensions.k8s.io/v1", "CustomResourceDefinition", &mut object);
     assert_eq!(object["spec"]["names"]["listKind"], "WidgetList");
     assert_eq!(object["spec"]["names"]["singular"], "widget");
-    assert_eq!(
-        messages(&crd::validate(&object, None)),
-        Vec::<String>::new()
-    );
+    assert_eq!(messages(&crd::validate(&object, None)), Vec::<String>::new());
     let mut bad = good;
     bad["group"] = json!("other.example.com");
     bad["scope"] = json!("Everywhere");
     bad["versions"][0]["storage"] = json!(false);
-    bad["versions"][0]["schema"]["openAPIV3Schema"] =
-        json!({"type": "object", "properties": {"spec": {}}});
+    bad["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {}}});
     let mut bad = crd(bad);
-    default(
-        "apiextensions.k8s.io/v1",
-        "CustomResourceDefinition",
-        &mut bad,
-    );
+    default("apiextensions.k8s.io/v1", "CustomResourceDefinition", &mut bad);
     let found = messages(&crd::validate(&bad, None));
     assert_eq!(
         found[0],

@@ -53,8 +53,7 @@ fn kind(value: &Value) -> &'static str {
 fn run(object: &mut Value, operation: &Map<String, Value>) -> Result<(), String> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
     let name = text("op").unwrap_or("unknown");
-    let path = text("path")
-        .ok_or_else(|| format!("{name} operation failed to decode path: missing value"))?;
+    let path = text("path").ok_or_else(|| format!("{name} operation failed to decode path: missing value"))?;
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match name {
         "add" => add(object, path, value(), "add"),
@@ -64,9 +63,7 @@ fn run(object: &mut Value, operation: &Map<String, Value>) -> Result<(), String>
         "move" => {
             let from = text("from").ok_or("move operation failed to decode from: missing value")?;
             if path != from && path.starts_with(&format!("{from}/")) {
-                return Err(format!(
-                    "error in move for path: '{path}': invalid state detected"
-                ));
+                return Err(format!("error in move for path: '{path}': invalid state detected"));
             }
             let moved = remove(object, from)?;
             add(object, path, moved, "move")
@@ -74,9 +71,7 @@ fn run(object: &mut Value, operation: &Map<String, Value>) -> Result<(), String>
         "copy" => {
             let from = text("from").ok_or("copy operation failed to decode from: missing value")?;
             let copied = get(object, from).cloned().ok_or_else(|| {
-                format!(
-                    "copy operation does not apply: doc is missing from path: {from}: missing value"
-                )
+                format!("copy operation does not apply: doc is missing from path: {from}: missing value")
             })?;
             add(object, path, copied, "copy")
         }
@@ -97,11 +92,7 @@ fn split(path: &str) -> Option<(Vec<String>, String)> {
 
 fn index(key: &str, len: usize) -> Option<usize> {
     let at: i64 = key.parse().ok()?;
-    let at = if at < 0 {
-        at + i64::try_from(len).ok()?
-    } else {
-        at
-    };
+    let at = if at < 0 { at + i64::try_from(len).ok()? } else { at };
     usize::try_from(at).ok()
 }
 
@@ -143,9 +134,8 @@ fn get<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
 }
 
 fn add(object: &mut Value, path: &str, value: Value, name: &str) -> Result<(), String> {
-    let (at, key) = parent(object, path).ok_or_else(|| {
-        format!("{name} operation does not apply: doc is missing path: \"{path}\": missing value")
-    })?;
+    let (at, key) = parent(object, path)
+        .ok_or_else(|| format!("{name} operation does not apply: doc is missing path: \"{path}\": missing value"))?;
     match at {
         Value::Object(map) => {
             map.insert(key, value);
@@ -169,16 +159,17 @@ fn add(object: &mut Value, path: &str, value: Value, name: &str) -> Result<(), S
 }
 
 fn remove(object: &mut Value, path: &str) -> Result<Value, String> {
-    let (at, key) = parent(object, path).ok_or_else(|| {
-        format!("remove operation does not apply: doc is missing path: \"{path}\": missing value")
-    })?;
+    let (at, key) = parent(object, path)
+        .ok_or_else(|| format!("remove operation does not apply: doc is missing path: \"{path}\": missing value"))?;
     match at {
-        Value::Object(map) => map
-            .shift_remove(&key)
-            .ok_or_else(|| format!("error in remove for path: '{path}': Unable to remove nonexistent key: {key}: missing value")),
+        Value::Object(map) => map.shift_remove(&key).ok_or_else(|| {
+            format!("error in remove for path: '{path}': Unable to remove nonexistent key: {key}: missing value")
+        }),
         Value::Array(list) => match index(&key, list.len()).filter(|i| *i < list.len()) {
             Some(i) => Ok(list.remove(i)),
-            None => Err(format!("error in remove for path: '{path}': Unable to access invalid index: {key}: invalid index referenced")),
+            None => Err(format!(
+                "error in remove for path: '{path}': Unable to access invalid index: {key}: invalid index referenced"
+            )),
         },
         _ => Ok(Value::Null),
     }
@@ -192,9 +183,8 @@ fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
         *object = value;
         return Ok(());
     }
-    let (at, key) = parent(object, path).ok_or_else(|| {
-        format!("replace operation does not apply: doc is missing path: {path}: missing value")
-    })?;
+    let (at, key) = parent(object, path)
+        .ok_or_else(|| format!("replace operation does not apply: doc is missing path: {path}: missing value"))?;
     // kube-apiserver replaces a missing key of a map like any other.
     if let Value::Object(map) = at {
         map.insert(key, value);
@@ -249,10 +239,7 @@ mod tests {
                 json!([{"op": "add", "path": "/a/-", "value": 9}]),
                 Ok(json!({"a": [1, 2, 9], "c/d": 1})),
             ),
-            (
-                json!([{"op": "remove", "path": "/c~1d"}]),
-                Ok(json!({"a": [1, 2]})),
-            ),
+            (json!([{"op": "remove", "path": "/c~1d"}]), Ok(json!({"a": [1, 2]}))),
             (
                 json!([{"op": "remove", "path": "/a/-1"}]),
                 Ok(json!({"a": [1], "c/d": 1})),
@@ -279,9 +266,7 @@ mod tests {
             ),
             (
                 json!([{"op": "remove", "path": "/q"}]),
-                Err(
-                    "error in remove for path: '/q': Unable to remove nonexistent key: q: missing value",
-                ),
+                Err("error in remove for path: '/q': Unable to remove nonexistent key: q: missing value"),
             ),
             (
                 json!([{"op": "add", "path": "/q/r", "value": 1}]),
@@ -295,10 +280,7 @@ mod tests {
                 json!([{"op": "replace", "path": "/a/7", "value": 1}]),
                 Err("replace operation does not apply: doc is missing key: /a/7: missing value"),
             ),
-            (
-                json!([{"op": "fly", "path": "/q"}]),
-                Err("Unexpected kind: fly"),
-            ),
+            (json!([{"op": "fly", "path": "/q"}]), Err("Unexpected kind: fly")),
         ];
         for (patch, expected) in table {
             let found = json_patch(&json!({"a": [1, 2], "c/d": 1}), &patch);

@@ -24,12 +24,7 @@ pub struct Rule {
 impl Rule {
     /// Compiles a rule; `path` is where it stands in the CRD.
     pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, Box<FieldError>> {
-        let get = |key: &str| {
-            rule.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let get = |key: &str| rule.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let text = get("rule");
         if text.trim().is_empty() {
             return Err(Box::new(FieldError::required(
@@ -41,11 +36,7 @@ impl Rule {
             Program::compile(source).map_err(|error| {
                 let error = error.to_string();
                 let words = format!("compilation failed: {}", error.trim());
-                Box::new(FieldError::invalid(
-                    format!("{path}.{key}"),
-                    rule.clone(),
-                    words,
-                ))
+                Box::new(FieldError::invalid(format!("{path}.{key}"), rule.clone(), words))
             })
         };
         let program = compile(&text, "rule")?;
@@ -85,10 +76,7 @@ impl Rule {
         let transition = program.references().has_variable("oldSelf");
         Ok(Rule {
             field_path: normal_path(&get("fieldPath")),
-            optional_old: rule
-                .get("optionalOldSelf")
-                .and_then(Value::as_bool)
-                .unwrap_or_default(),
+            optional_old: rule.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or_default(),
             text,
             program,
             message,
@@ -189,22 +177,10 @@ impl<'a> Ratchet<'a> {
 }
 
 /// Runs every rule of `root` on `new`, and on its transition from `old`.
-pub(super) fn validate(
-    root: &Node,
-    new: &Value,
-    old: Option<&Value>,
-    warnings: &mut Vec<String>,
-) -> Vec<FieldError> {
+pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<FieldError> {
     let mut found = Found::default();
-    let current = old.map(|old| Pair {
-        node: root,
-        new,
-        old,
-    });
-    let ratchet = Ratchet {
-        current,
-        parent: None,
-    };
+    let current = old.map(|old| Pair { node: root, new, old });
+    let ratchet = Ratchet { current, parent: None };
     walk(root, new, old, ratchet, "", true, &mut found);
     warnings.extend(found.forgiven.iter().map(ToString::to_string));
     found.errors
@@ -233,9 +209,7 @@ fn walk<'a>(
             };
             for (i, item) in items.iter().enumerate() {
                 let before = correlate::entry(node, old, item);
-                let ratchet_before = ratchet
-                    .current
-                    .and_then(|p| correlate::entry(node, Some(p.old), item));
+                let ratchet_before = ratchet.current.and_then(|p| correlate::entry(node, Some(p.old), item));
                 let pair = ratchet_before.map(|old| Pair {
                     node: below,
                     new: item,
@@ -263,30 +237,19 @@ fn walk<'a>(
                 } else {
                     format!("{path}[{key}]")
                 };
-                let root_type = ratchet.parent.is_none()
-                    && path.is_empty()
-                    && matches!(key.as_str(), "apiVersion" | "kind");
+                let root_type =
+                    ratchet.parent.is_none() && path.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
                 let below_ratchet = if root_type {
                     Ratchet::default()
                 } else {
-                    let pair = ratchet
-                        .current
-                        .and_then(|p| correlate::key(Some(p.old), key));
+                    let pair = ratchet.current.and_then(|p| correlate::key(Some(p.old), key));
                     ratchet.below(pair.map(|old| Pair {
                         node: below,
                         new: item,
                         old,
                     }))
                 };
-                walk(
-                    below,
-                    item,
-                    before,
-                    below_ratchet,
-                    &at,
-                    below.embedded,
-                    found,
-                );
+                walk(below, item, before, below_ratchet, &at, below.embedded, found);
             }
         }
         _ => {}
@@ -324,9 +287,7 @@ fn evaluate(
                 Ok(Cel::Bool(true)) => {}
                 Ok(Cel::Bool(false)) => {
                     let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
-                        Some(Ok(Cel::String(text)))
-                            if !text.trim().is_empty() && !text.contains('\n') =>
-                        {
+                        Some(Ok(Cel::String(text))) if !text.trim().is_empty() && !text.contains('\n') => {
                             text.trim().to_owned()
                         }
                         _ => rule.default_message(),
@@ -342,8 +303,7 @@ fn evaluate(
                     } else {
                         message
                     };
-                    let error =
-                        FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail);
+                    let error = FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail);
                     let forgiven = !rule.transition && ratchet.forgives();
                     if forgiven {
                         &mut found.forgiven
@@ -355,17 +315,11 @@ fn evaluate(
                 Ok(other) => found.errors.push(FieldError::invalid(
                     path,
                     shown,
-                    format!(
-                        "rule must evaluate to bool, not {}: {}",
-                        other.type_of(),
-                        rule.words()
-                    ),
+                    format!("rule must evaluate to bool, not {}: {}", other.type_of(), rule.words()),
                 )),
-                Err(error) => found.errors.push(FieldError::invalid(
-                    path,
-                    shown,
-                    failure(&error, rule.words()),
-                )),
+                Err(error) => found
+                    .errors
+                    .push(FieldError::invalid(path, shown, failure(&error, rule.words()))),
             }
         }
     });

@@ -74,12 +74,7 @@ fn node(at: &Node, path: &str, resource: bool, errors: &mut Vec<FieldError>) {
         }
     }
     for (key, child) in &at.properties {
-        node(
-            child,
-            &format!("{path}.properties[{key}]"),
-            child.embedded,
-            errors,
-        );
+        node(child, &format!("{path}.properties[{key}]"), child.embedded, errors);
     }
     if let Some(items) = &at.items {
         node(items, &format!("{path}.items"), items.embedded, errors);
@@ -113,9 +108,7 @@ fn select<'a>(operand: Known<'a>, field: &str) -> Result<Known<'a>, String> {
     match &node.additional {
         Additional::Node(child) => Ok(Known::Node(child, child.embedded)),
         Additional::Any => Ok(Known::Dynamic),
-        Additional::None if node.preserve || node.int_or_string || node.kind.is_empty() => {
-            Ok(Known::Dynamic)
-        }
+        Additional::None if node.preserve || node.int_or_string || node.kind.is_empty() => Ok(Known::Dynamic),
         Additional::None | Additional::Forbidden => Err(format!("undefined field '{field}'")),
     }
 }
@@ -125,20 +118,14 @@ fn infer<'a>(expression: &IdedExpr, scope: &Scope<'a>) -> Result<Known<'a>, Stri
         Expr::Ident(name) => match scope.get(name.as_str()) {
             Some(known) => Ok(*known),
             None if name.starts_with('@') || GLOBAL.contains(&name.as_str()) => Ok(Known::Dynamic),
-            None => Err(format!(
-                "undeclared reference to '{name}' (in container '')"
-            )),
+            None => Err(format!("undeclared reference to '{name}' (in container '')")),
         },
         Expr::Select(select_expr) => {
             let operand = infer(&select_expr.operand, scope)?;
             select(operand, &select_expr.field)
         }
         Expr::Call(call) => {
-            let target = call
-                .target
-                .as_deref()
-                .map(|t| infer(t, scope))
-                .transpose()?;
+            let target = call.target.as_deref().map(|t| infer(t, scope)).transpose()?;
             let mut first = None;
             for argument in &call.args {
                 let known = infer(argument, scope)?;

@@ -110,8 +110,7 @@ pub(super) fn convert(value: &Value, node: Option<&Node>, resource: bool) -> Cel
         }
         Value::Object(object) => {
             let mut entries = HashMap::with_capacity(object.len());
-            let is_map =
-                node.is_none_or(|n| matches!(n.additional, Additional::Node(_) | Additional::Any));
+            let is_map = node.is_none_or(|n| matches!(n.additional, Additional::Node(_) | Additional::Any));
             for (key, item) in object {
                 let below = node.and_then(|n| n.child(key));
                 if resource && key == "metadata" {

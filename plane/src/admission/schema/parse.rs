@@ -35,19 +35,9 @@ fn count(map: &Map<String, Value>, key: &str) -> Option<u64> {
     map.get(key).and_then(Value::as_u64)
 }
 
-fn read(
-    schema: &Value,
-    path: &str,
-    level: Level,
-    depth: usize,
-    errors: &mut Vec<FieldError>,
-) -> Node {
+fn read(schema: &Value, path: &str, level: Level, depth: usize, errors: &mut Vec<FieldError>) -> Node {
     let Some(map) = schema.as_object() else {
-        errors.push(FieldError::invalid(
-            path,
-            schema.clone(),
-            "must be an object",
-        ));
+        errors.push(FieldError::invalid(path, schema.clone(), "must be an object"));
         return Node::default();
     };
     if depth > MAX_DEPTH {
@@ -64,10 +54,7 @@ fn read(
     if level == Level::Root {
         completeness(&node, Some(&node), path, path, errors);
     }
-    if let Some(rules) = map
-        .get("x-kubernetes-validations")
-        .and_then(Value::as_array)
-    {
+    if let Some(rules) = map.get("x-kubernetes-validations").and_then(Value::as_array) {
         for (i, rule) in rules.iter().enumerate() {
             match Rule::compile(rule, &format!("{path}.x-kubernetes-validations[{i}]")) {
                 Ok(rule) => node.rules.push(rule),
@@ -79,12 +66,7 @@ fn read(
 }
 
 /// Reads what restricts values; shared by structural nodes and those under `allOf` and its kin.
-fn values(
-    map: &Map<String, Value>,
-    path: &str,
-    depth: usize,
-    errors: &mut Vec<FieldError>,
-) -> Node {
+fn values(map: &Map<String, Value>, path: &str, depth: usize, errors: &mut Vec<FieldError>) -> Node {
     let mut node = Node {
         kind: text(map, "type").to_owned(),
         nullable: flag(map, "nullable"),
@@ -94,8 +76,7 @@ fn values(
         node.kind.as_str(),
         "" | "object" | "array" | "string" | "integer" | "number" | "boolean"
     ) {
-        let supported =
-            ["array", "boolean", "integer", "number", "object", "string"].map(str::to_owned);
+        let supported = ["array", "boolean", "integer", "number", "object", "string"].map(str::to_owned);
         errors.push(FieldError::not_supported(
             format!("{path}.type"),
             node.kind.as_str(),
@@ -106,23 +87,13 @@ fn values(
     if format::is_known(format) {
         node.format = format.to_owned();
     }
-    node.options = map
-        .get("enum")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    node.options = map.get("enum").and_then(Value::as_array).cloned().unwrap_or_default();
     let pattern = text(map, "pattern");
     if !pattern.is_empty() {
         let regex = match Regex::new(pattern) {
             Ok(regex) => Some(regex),
             Err(error) => {
-                let shown = error
-                    .to_string()
-                    .lines()
-                    .last()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned();
+                let shown = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
                 errors.push(FieldError::invalid(
                     format!("{path}.pattern"),
                     pattern,
@@ -154,31 +125,18 @@ fn values(
     node.required = map
         .get("required")
         .and_then(Value::as_array)
-        .map(|l| {
-            l.iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect()
-        })
+        .map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
         .unwrap_or_default();
     let branches = |key: &str, errors: &mut Vec<FieldError>| -> Vec<Node> {
         let Some(list) = map.get(key).and_then(Value::as_array) else {
             return Vec::new();
         };
-        let pattern =
-            key == "anyOf" && is_int_or_string(list) && flag(map, "x-kubernetes-int-or-string");
+        let pattern = key == "anyOf" && is_int_or_string(list) && flag(map, "x-kubernetes-int-or-string");
         list.iter()
             .enumerate()
             .map(|(i, s)| {
                 let first = key == "allOf" && i == 0 && flag(map, "x-kubernetes-int-or-string");
-                nested(
-                    s,
-                    &format!("{path}.{key}[{i}]"),
-                    depth + 1,
-                    pattern,
-                    first,
-                    errors,
-                )
+                nested(s, &format!("{path}.{key}[{i}]"), depth + 1, pattern, first, errors)
             })
             .collect()
     };
@@ -237,11 +195,7 @@ fn nested(
     errors: &mut Vec<FieldError>,
 ) -> Node {
     let Some(map) = schema.as_object() else {
-        errors.push(FieldError::invalid(
-            path,
-            schema.clone(),
-            "must be an object",
-        ));
+        errors.push(FieldError::invalid(path, schema.clone(), "must be an object"));
         return Node::default();
     };
     if depth > MAX_DEPTH {
@@ -301,10 +255,8 @@ fn nested(
     if let Some(properties) = map.get("properties").and_then(Value::as_object) {
         for (key, value) in properties {
             let at = format!("{path}.properties[{key}]");
-            node.properties.insert(
-                key.clone(),
-                nested(value, &at, depth + 1, false, false, errors),
-            );
+            node.properties
+                .insert(key.clone(), nested(value, &at, depth + 1, false, false, errors));
         }
     }
     if let Some(items) = map.get("items") {
@@ -347,10 +299,8 @@ fn structure(
                 continue;
             }
             let at = format!("{path}.properties[{key}]");
-            node.properties.insert(
-                key.clone(),
-                read(value, &at, Level::Field, depth + 1, errors),
-            );
+            node.properties
+                .insert(key.clone(), read(value, &at, Level::Field, depth + 1, errors));
         }
     }
     match map.get("additionalProperties") {
@@ -359,8 +309,7 @@ fn structure(
         Some(Value::Bool(false)) => node.additional = Additional::Forbidden,
         Some(schema) => {
             let at = format!("{path}.additionalProperties");
-            node.additional =
-                Additional::Node(Box::new(read(schema, &at, Level::Field, depth + 1, errors)));
+            node.additional = Additional::Node(Box::new(read(schema, &at, Level::Field, depth + 1, errors)));
         }
     }
     if map.contains_key("additionalProperties") {
@@ -403,10 +352,7 @@ fn structure(
                 errors,
             )));
         }
-        None if node.kind == "array" => errors.push(FieldError::required(
-            format!("{path}.items"),
-            "must be specified",
-        )),
+        None if node.kind == "array" => errors.push(FieldError::required(format!("{path}.items"), "must be specified")),
         None => {}
     }
     let at = format!("{path}.type");
@@ -451,12 +397,7 @@ fn extensions(node: &mut Node, map: &Map<String, Value>, path: &str, errors: &mu
     let keys: Vec<String> = map
         .get("x-kubernetes-list-map-keys")
         .and_then(Value::as_array)
-        .map(|l| {
-            l.iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect()
-        })
+        .map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
         .unwrap_or_default();
     let list_type = text(map, "x-kubernetes-list-type");
     if !list_type.is_empty() && node.kind != "array" {
@@ -490,11 +431,7 @@ fn extensions(node: &mut Node, map: &Map<String, Value>, path: &str, errors: &mu
                 ));
             }
             if node.items.as_ref().is_some_and(|i| i.kind != "object") {
-                let found = node
-                    .items
-                    .as_ref()
-                    .map(|i| i.kind.clone())
-                    .unwrap_or_default();
+                let found = node.items.as_ref().map(|i| i.kind.clone()).unwrap_or_default();
                 errors.push(FieldError::invalid(
                     format!("{path}.items.type"),
                     found,
@@ -517,9 +454,7 @@ fn extensions(node: &mut Node, map: &Map<String, Value>, path: &str, errors: &mu
             if let Some(items) = &node.items {
                 for key in &keys {
                     let property = items.properties.get(key);
-                    if property.is_some_and(|p| p.default.is_none())
-                        && !items.required.contains(key)
-                    {
+                    if property.is_some_and(|p| p.default.is_none()) && !items.required.contains(key) {
                         errors.push(FieldError::required(
                             format!("{path}.items.properties[{key}].default"),
                             "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
@@ -553,13 +488,7 @@ fn extensions(node: &mut Node, map: &Map<String, Value>, path: &str, errors: &mu
 }
 
 /// Whatever a branch at the root mentions must also be declared outside of it.
-fn completeness(
-    branches: &Node,
-    outer: Option<&Node>,
-    path: &str,
-    at: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn completeness(branches: &Node, outer: Option<&Node>, path: &str, at: &str, errors: &mut Vec<FieldError>) {
     let lists = [
         ("allOf", &branches.all_of),
         ("anyOf", &branches.any_of),
@@ -575,18 +504,9 @@ fn completeness(
     }
 }
 
-fn covered(
-    branch: &Node,
-    outer: Option<&Node>,
-    path: &str,
-    at: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn covered(branch: &Node, outer: Option<&Node>, path: &str, at: &str, errors: &mut Vec<FieldError>) {
     let Some(outer) = outer else {
-        errors.push(FieldError::required(
-            path,
-            format!("because it is defined in {at}"),
-        ));
+        errors.push(FieldError::required(path, format!("because it is defined in {at}")));
         return;
     };
     completeness(branch, Some(outer), path, at, errors);
@@ -600,10 +520,7 @@ fn covered(
         );
     }
     for (key, child) in &branch.properties {
-        let (path, at) = (
-            format!("{path}.properties[{key}]"),
-            format!("{at}.properties[{key}]"),
-        );
+        let (path, at) = (format!("{path}.properties[{key}]"), format!("{at}.properties[{key}]"));
         covered(child, outer.properties.get(key), &path, &at, errors);
     }
 }

@@ -408,3 +408,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_schema_is_shared_between_threads() {
+    let shared = std::sync::Arc::new(widget());
+    let found: Vec<usize> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| shared.validate(&object(json!({})), None).len()))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(found, [1, 1]);
+}

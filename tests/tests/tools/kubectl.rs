@@ -1,0 +1,222 @@
+//! A real kubectl against `foreman up`: every verb that a person uses.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::foreman::Said;
+use crate::sample::Sample;
+use crate::watch::ended;
+
+/// kubectl on one kubeconfig, with a home of its own.
+struct Kubectl<'a> {
+    kubeconfig: std::path::PathBuf,
+    home: &'a Path,
+}
+
+impl Kubectl<'_> {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let program = std::env::var_os("FOREMAN_KUBECTL").unwrap_or_else(|| "kubectl".into());
+        let mut command = Command::new(program);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments)
+            .env("HOME", self.home)
+            .env_remove("KUBECONFIG");
+        command
+    }
+
+    fn call(&self, arguments: &[&str], input: &str) -> Said {
+        let file = self.home.join("input");
+        std::fs::write(&file, input).unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::from(std::fs::File::open(&file).unwrap()));
+        command
+            .output()
+            .expect("kubectl is needed: `cargo xtask test --tools` finds or builds one")
+            .into()
+    }
+
+    /// Runs what must work, and returns what it printed.
+    fn run(&self, arguments: &[&str]) -> String {
+        self.run_with(arguments, "")
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &str) -> String {
+        let said = self.call(arguments, input);
+        assert_eq!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
+        said.out
+    }
+
+    /// Runs what must fail, and returns the error.
+    fn refused(&self, arguments: &[&str], input: &str) -> String {
+        let said = self.call(arguments, input);
+        assert_ne!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
+        said.err
+    }
+
+    /// Edits an object by a sed script.
+    fn edit(&self, arguments: &[&str], script: &str) -> String {
+        let output = self
+            .command(arguments)
+            .env("KUBE_EDITOR", format!("sed -i {script}"))
+            .output()
+            .unwrap();
+        let said = Said::from(output);
+        assert_eq!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
+        said.out
+    }
+}
+
+fn agent(role: &str, model: &str) -> String {
+    format!(
+        "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: Agent\nmetadata: {{ name: extra }}\n\
+         spec: {{ role: {role}, tools: [bash], model: {model} }}\n"
+    )
+}
+
+#[tokio::test]
+#[ignore = "needs kubectl"]
+async fn kubectl_gets_applies_describes_edits_deletes_waits_logs_and_explains() {
+    let sample = Sample::new();
+    sample.record("note", 1, "note.txt", "done\n");
+    let up = sample.up();
+    let home = tempfile::tempdir().unwrap();
+    let kubectl = Kubectl {
+        kubeconfig: up.kubeconfig(),
+        home: home.path(),
+    };
+    sample.task("note", "Write the note.\n");
+    let workload = ended(&up.client().await, "note", 1).await.metadata.name.unwrap();
+
+    let listed = kubectl.run(&["get", "fleetnodes,agentictasks,workloads,taskqueues,agents"]);
+    for kind in ["fleetnode", "agentictask", "workload", "taskqueue", "agent"] {
+        assert!(
+            listed.contains(&format!("{kind}.foreman.llmkube.dev/")),
+            "no {kind} in {listed}"
+        );
+    }
+    let columns = kubectl.run(&["get", "fleetnodes"]);
+    for column in [
+        "PHASE",
+        "VERSION",
+        "ACCELERATOR",
+        "RAM",
+        "CURRENT TASK",
+        "HEARTBEAT",
+        "AGE",
+    ] {
+        assert!(columns.contains(column), "no {column} in {columns}");
+    }
+    let name = format!("workload/{workload}");
+    kubectl.run(&["wait", "--for=condition=Succeeded", &name, "--timeout=60s"]);
+    kubectl.run(&[
+        "wait",
+        "--for=jsonpath={.status.verdict}=GATE-PASS",
+        &name,
+        "--timeout=60s",
+    ]);
+    assert!(kubectl.run(&["describe", &name]).contains("GATE-PASS"));
+    let job = kubectl.run(&["get", "jobs", "-o", "name"]);
+    assert!(kubectl.run(&["logs", job.trim()]).contains("step note passed"));
+    assert!(
+        kubectl.run(&["logs", "-f", job.trim()]).contains("step note passed"),
+        "a log that ended is followed to its end"
+    );
+
+    assert!(
+        kubectl
+            .run_with(&["apply", "-f", "-"], &agent("coder", "one"))
+            .contains("created")
+    );
+    assert!(
+        kubectl
+            .run_with(&["apply", "-f", "-"], &agent("coder", "one"))
+            .contains("unchanged")
+    );
+    assert!(
+        kubectl
+            .run_with(&["apply", "-f", "-"], &agent("coder", "two"))
+            .contains("configured")
+    );
+    assert_eq!(
+        kubectl.run(&["get", "agent", "extra", "-o", "jsonpath={.spec.model}"]),
+        "two"
+    );
+    kubectl.run_with(
+        &["apply", "--server-side", "--force-conflicts", "-f", "-"],
+        &agent("coder", "three"),
+    );
+    assert_eq!(
+        kubectl.run(&["get", "agent", "extra", "-o", "jsonpath={.spec.model}"]),
+        "three"
+    );
+    assert!(
+        kubectl
+            .edit(&["edit", "agent", "extra"], "s/three/four/")
+            .contains("edited")
+    );
+    assert_eq!(
+        kubectl.run(&["get", "agent", "extra", "-o", "jsonpath={.spec.model}"]),
+        "four"
+    );
+    kubectl.run(&[
+        "patch",
+        "agent",
+        "extra",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"model":"five"}}"#,
+    ]);
+    kubectl.run(&["annotate", "agent", "extra", "note=here"]);
+    assert!(
+        kubectl
+            .run(&["get", "agent", "extra", "-o", "yaml"])
+            .contains("model: five")
+    );
+    let error = kubectl.refused(&["apply", "-f", "-"], &agent("king", "x"));
+    assert!(error.contains("Unsupported value: \"king\""), "{error}");
+    let error = kubectl.refused(&["apply", "-f", "-"], &agent("coder", "x").replace("tools", "tolls"));
+    assert!(error.contains("tolls"), "an unknown field is refused: {error}");
+
+    assert!(kubectl.run(&["explain", "workload.spec.budget"]).contains("rounds"));
+    assert_eq!(kubectl.run(&["auth", "can-i", "create", "agents"]).trim(), "yes");
+    assert!(
+        kubectl
+            .run(&["api-resources", "--api-group=foreman.llmkube.dev"])
+            .contains("taskqueues")
+    );
+    let error = kubectl.refused(&["get", "deployments"], "");
+    assert!(
+        error.contains("doesn't have a resource type"),
+        "what is not served is refused as unknown: {error}"
+    );
+
+    assert!(kubectl.run(&["delete", "agent", "extra"]).contains("deleted"));
+    assert!(kubectl.refused(&["get", "agent", "extra"], "").contains("NotFound"));
+    kubectl.run(&["delete", &name, "--cascade=foreground", "--timeout=60s"]);
+    assert!(kubectl.refused(&["get", &name], "").contains("NotFound"));
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn kubectl_without_the_token_is_turned_away() {
+    let sample = Sample::new();
+    let up = sample.up();
+    let home = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(up.kubeconfig()).unwrap();
+    let without: String = text
+        .lines()
+        .filter(|line| !line.contains("token"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_ne!(text, without, "the kubeconfig has a token");
+    let kubeconfig = home.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, without).unwrap();
+    let kubectl = Kubectl {
+        kubeconfig,
+        home: home.path(),
+    };
+    let error = kubectl.refused(&["get", "workloads", "--username=x", "--password=y"], "");
+    assert!(error.contains("Unauthorized") || error.contains("logged in"), "{error}");
+}
