@@ -215,6 +215,8 @@ impl NodeLease {
             None => self.api.create(&post(), &lease).await,
         };
         match written {
+            // Without the release namespace there is no Lease, and heartbeats alone say that this node lives.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
             Ok(lease) => {
                 self.held = Some(lease);
                 Ok(true)
