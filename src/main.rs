@@ -12,6 +12,8 @@ mod table;
 mod target;
 mod transcript;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -22,8 +24,8 @@ use commands::ask::Request;
 
 fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
-    if is_called(gate::job::PROGRAM) {
-        return gate::program::main(std::env::args_os());
+    if let Some(args) = called(gate::job::PROGRAM) {
+        return gate::program::main(args);
     }
     let cli = Cli::parse();
     init_logging(cli.global.verbose);
@@ -36,11 +38,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says whether this program was started under `name`, as a gate's containers start it.
-fn is_called(name: &str) -> bool {
-    std::env::args_os()
-        .next()
-        .is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
+/// Returns the arguments of `program` if this one stands for it: by the name that it was started under, as a gate's
+/// main container starts it, or by its first argument, as the Job runner starts our own image.
+fn called(program: &str) -> Option<Vec<OsString>> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let skip = usize::from(args.get(1).is_some_and(|first| first == program));
+    let named = args.first().is_some_and(|path| Path::new(path).file_name() == Some(program.as_ref()));
+    (named || skip > 0).then(|| args.into_iter().skip(skip).collect())
 }
 
 fn init_logging(verbose: u8) {

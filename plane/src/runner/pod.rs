@@ -353,6 +353,8 @@ impl Carrier {
                 .to_owned();
             // Not below a folder that the toolchain shows read-only.
             let target = format!("{OWN_PROGRAMS}/{name}");
+            // The first argument names the program, for a sandbox that shows the executable under its own name.
+            command.args.insert(0, name);
             command.program.clone_from(&target);
             command = command.toolchain(&config.toolchain).ro(&config.executable, target);
         } else {
