@@ -43,7 +43,9 @@ fn main() -> ExitCode {
 fn called(program: &str) -> Option<Vec<OsString>> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let skip = usize::from(args.get(1).is_some_and(|first| first == program));
-    let named = args.first().is_some_and(|path| Path::new(path).file_name() == Some(program.as_ref()));
+    let named = args
+        .first()
+        .is_some_and(|path| Path::new(path).file_name() == Some(program.as_ref()));
     (named || skip > 0).then(|| args.into_iter().skip(skip).collect())
 }
 

@@ -91,10 +91,16 @@ pub(super) fn enter_signal_scope() -> bool {
     if sys::landlock_abi() < 6 || sys::set_no_new_privileges().is_err() {
         return false;
     }
+    // Every domain denies moves and links between folders unless it allows them, also one that is only a scope.
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .scope(Scope::Signal)
+        .and_then(|rules| rules.handle_access(AccessFs::Refer))
         .and_then(Ruleset::create)
+        .and_then(|rules| match PathFd::new("/") {
+            Ok(root) => rules.add_rule(PathBeneath::new(root, AccessFs::Refer)),
+            Err(_) => Ok(rules),
+        })
         .and_then(RulesetCreated::restrict_self);
     let entered = status.is_ok_and(|status| status.ruleset == landlock::RulesetStatus::FullyEnforced);
     // The supervisor has the same user: nothing but the domain can forbid this.

@@ -132,3 +132,14 @@ fn a_cargo_project_builds_and_tests_offline() {
         assert!(outcome.stdout.text().contains("1 passed"));
     }
 }
+
+#[test]
+fn files_move_and_are_linked_between_writable_folders_of_one_bind() {
+    for sandbox in backends() {
+        let tree = tempfile::tempdir().unwrap();
+        let script = "mkdir -p a/c b && echo x > a/f && ln a/f b/g && ln a/f a/c/h && mv -T a/c b/d && ls b/d";
+        let command = shell(script).rw(tree.path(), "/workspace").cwd("/workspace");
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        assert_eq!(outcome.stdout.text(), "h\n", "{:?} {outcome:?}", sandbox.backend());
+    }
+}
