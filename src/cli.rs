@@ -6,7 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns a Git repository into a task queue for coding agents on local models.
 #[derive(Parser, Debug)]
-#[command(name = "foreman", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "foreman",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]

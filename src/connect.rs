@@ -44,7 +44,10 @@ pub fn root(global: &Global) -> Result<std::path::PathBuf> {
 /// Connects to the cluster that was named, to the server that runs here, or to a plane started for this command.
 pub async fn connect(global: &Global) -> Result<Connection> {
     if global.kubeconfig.is_some() || global.context.is_some() {
-        let options = KubeConfigOptions { context: global.context.clone(), ..KubeConfigOptions::default() };
+        let options = KubeConfigOptions {
+            context: global.context.clone(),
+            ..KubeConfigOptions::default()
+        };
         let config = match &global.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).with_context(|| format!("failed to read {}", path.display()))?;
@@ -55,7 +58,13 @@ pub async fn connect(global: &Global) -> Result<Connection> {
         .context("failed to read the kubeconfig")?;
         let source = config.cluster_url.to_string();
         let client = Client::try_from(config).context("failed to set up the API client")?;
-        return Ok(Connection { client, namespace: global.namespace.clone(), source, place: None, plane: None });
+        return Ok(Connection {
+            client,
+            namespace: global.namespace.clone(),
+            source,
+            place: None,
+            plane: None,
+        });
     }
     let place = Place::new(&root(global)?, global.state.as_deref())?;
     match lock(&place).await? {
@@ -66,13 +75,25 @@ pub async fn connect(global: &Global) -> Result<Connection> {
                 .with_context(|| format!("failed to read {}", path.display()))?;
             let client = Client::try_from(config).context("failed to set up the API client")?;
             let source = format!("served by process {pid}");
-            Ok(Connection { client, namespace: global.namespace.clone(), source, place: Some(place), plane: None })
+            Ok(Connection {
+                client,
+                namespace: global.namespace.clone(),
+                source,
+                place: Some(place),
+                plane: None,
+            })
         }
         Ok(lock) => {
             let plane = crate::local::open_plane(&place, None).await?;
             let client = plane.client();
             let source = format!("the state in {}; nothing serves it now", place.state.display());
-            Ok(Connection { client, namespace: global.namespace.clone(), source, place: Some(place), plane: Some((plane, lock)) })
+            Ok(Connection {
+                client,
+                namespace: global.namespace.clone(),
+                source,
+                place: Some(place),
+                plane: Some((plane, lock)),
+            })
         }
     }
 }

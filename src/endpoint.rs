@@ -20,7 +20,10 @@ pub struct Server {
 
 /// Reads an environment variable that is not empty.
 pub fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    std::env::var(name)
+        .ok()
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
 }
 
 /// Returns the key for model servers that the environment holds.
@@ -47,7 +50,12 @@ pub async fn look(base_url: String, model: Option<String>, named: bool, ask_the_
     settings.try_model = ask_the_model.then_some(Duration::from_secs(20));
     let report = probe(&settings).await.map_err(|error| error.to_string());
     let model = model.or_else(|| report.as_ref().ok().and_then(|report| report.model.clone()));
-    Server { base_url, model, report, named }
+    Server {
+        base_url,
+        model,
+        report,
+        named,
+    }
 }
 
 /// Describes a server in one line.

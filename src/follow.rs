@@ -21,7 +21,11 @@ pub struct Follower {
 
 impl Default for Follower {
     fn default() -> Self {
-        Self { started: Instant::now(), tasks: HashMap::new(), workloads: HashMap::new() }
+        Self {
+            started: Instant::now(),
+            tasks: HashMap::new(),
+            workloads: HashMap::new(),
+        }
     }
 }
 
@@ -30,7 +34,11 @@ impl Follower {
     pub fn task(&mut self, task: &AgenticTask) {
         let status = task.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
-        let waiting = status.waiting.as_ref().map(|waiting| waiting.reason.clone()).filter(|_| phase == Phase::Pending);
+        let waiting = status
+            .waiting
+            .as_ref()
+            .map(|waiting| waiting.reason.clone())
+            .filter(|_| phase == Phase::Pending);
         let now = (phase, status.verdict, waiting.clone().unwrap_or_default());
         let key = task.uid().unwrap_or_default();
         if self.tasks.get(&key) == Some(&now) {
@@ -49,7 +57,9 @@ impl Follower {
     /// Takes a Workload as it is now.
     pub fn workload(&mut self, workload: &Workload) {
         let status = workload.status.clone().unwrap_or_default();
-        let Some(phase) = status.phase.filter(|phase| phase.is_terminal()) else { return };
+        let Some(phase) = status.phase.filter(|phase| phase.is_terminal()) else {
+            return;
+        };
         let mut text = format!("{} after round {}", phase.as_str(), status.round.unwrap_or(1));
         if let Some(verdict) = status.verdict {
             text.push_str(&format!(": {verdict}"));
@@ -76,13 +86,23 @@ impl Follower {
 /// Returns the short name of a Workload: its file's stem, else its name.
 pub fn title(workload: &Workload) -> String {
     let path = workload.annotations().get(labels::SOURCE_PATH);
-    let stem = path.and_then(|path| path.rsplit('/').next()).and_then(|file| file.rsplit_once('.')).map(|(stem, _)| stem.to_owned());
+    let stem = path
+        .and_then(|path| path.rsplit('/').next())
+        .and_then(|file| file.rsplit_once('.'))
+        .map(|(stem, _)| stem.to_owned());
     stem.unwrap_or_else(|| workload.name_any())
 }
 
 fn subject(task: &AgenticTask) -> String {
-    let whole = task.labels().get(labels::WORKLOAD).cloned().unwrap_or_else(|| task.name_any());
-    let short = whole.rsplit_once('-').filter(|(_, hash)| hash.len() == 8).map_or(whole.as_str(), |(stem, _)| stem);
+    let whole = task
+        .labels()
+        .get(labels::WORKLOAD)
+        .cloned()
+        .unwrap_or_else(|| task.name_any());
+    let short = whole
+        .rsplit_once('-')
+        .filter(|(_, hash)| hash.len() == 8)
+        .map_or(whole.as_str(), |(stem, _)| stem);
     format!("{short} #{}", task.spec.round.unwrap_or(1))
 }
 
@@ -104,8 +124,16 @@ fn describe(task: &AgenticTask) -> String {
         Phase::Scheduled => format!("{step} has a node"),
         Phase::Succeeded | Phase::Failed => {
             let verdict = status.verdict.map(|verdict| format!(" {verdict}")).unwrap_or_default();
-            let reason = status.failure_reason.map(|reason| format!(" {}", reason.as_str())).unwrap_or_default();
-            let summary = status.result.as_ref().and_then(|result| result.get("summary")).and_then(Value::as_str).unwrap_or_default();
+            let reason = status
+                .failure_reason
+                .map(|reason| format!(" {}", reason.as_str()))
+                .unwrap_or_default();
+            let summary = status
+                .result
+                .as_ref()
+                .and_then(|result| result.get("summary"))
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             format!("{step}{verdict}{reason}: {summary}")
         }
     }
@@ -133,7 +161,10 @@ pub async fn until(
         of_workloads = of_workloads.fields(&format!("metadata.name={name}"));
     }
     let mut tasks = watcher(tasks, of_tasks).default_backoff().applied_objects().boxed();
-    let mut workloads = watcher(workloads, of_workloads).default_backoff().applied_objects().boxed();
+    let mut workloads = watcher(workloads, of_workloads)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
     let end = tokio::time::sleep(limit);
     tokio::pin!(end);
     loop {

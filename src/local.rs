@@ -84,10 +84,14 @@ pub async fn open_plane(place: &Place, port: Option<u16>) -> Result<Plane> {
     if let Some(port) = port {
         config = config.listening(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
-    let plane = Plane::open(config).await.with_context(|| format!("failed to open the state in {}", place.state.display()))?;
+    let plane = Plane::open(config)
+        .await
+        .with_context(|| format!("failed to open the state in {}", place.state.display()))?;
     let client = plane.client();
     for crd in schemas::crds::all() {
-        apply_cluster(&client, crd).await.context("failed to apply our CRDs to the plane")?;
+        apply_cluster(&client, crd)
+            .await
+            .context("failed to apply our CRDs to the plane")?;
     }
     Ok(plane)
 }
@@ -98,9 +102,15 @@ fn params() -> PatchParams {
 
 async fn apply_cluster<K>(client: &Client, object: K) -> Result<K, kube::Error>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
 {
-    Api::<K>::all(client.clone()).patch(&object.name_any(), &params(), &Patch::Apply(&object)).await
+    Api::<K>::all(client.clone())
+        .patch(&object.name_any(), &params(), &Patch::Apply(&object))
+        .await
 }
 
 /// Applies an object of a namespace.
@@ -112,7 +122,9 @@ where
         + Serialize
         + DeserializeOwned,
 {
-    Api::<K>::namespaced(client.clone(), namespace).patch(&object.name_any(), &params(), &Patch::Apply(object)).await
+    Api::<K>::namespaced(client.clone(), namespace)
+        .patch(&object.name_any(), &params(), &Patch::Apply(object))
+        .await
 }
 
 impl Local {
@@ -142,18 +154,38 @@ impl Local {
         let agent_config = agent_config(place, namespace, &config, &sandbox, &evidence_url)?;
         let agent = {
             let (client, stop) = (client.clone(), agent_stop.clone());
-            tokio::spawn(async move { agent::daemon::run(agent_config, client, stop).await.map_err(|error| error.to_string()) })
+            tokio::spawn(async move {
+                agent::daemon::run(agent_config, client, stop)
+                    .await
+                    .map_err(|error| error.to_string())
+            })
         };
-        Ok(Self { client, plane, evidence_url, sandbox, runner, operator, operator_stop, agent, agent_stop })
+        Ok(Self {
+            client,
+            plane,
+            evidence_url,
+            sandbox,
+            runner,
+            operator,
+            operator_stop,
+            agent,
+            agent_stop,
+        })
     }
 
     /// Applies what `.foreman/` says, and removes what it no longer says; returns the agents that changed.
     pub async fn accept(&self, namespace: &str, project: &Project) -> Result<Vec<String>> {
         if let Some(key) = endpoint::api_key() {
-            apply(&self.client, namespace, &model_secret(&key)).await.context("failed to store the model server's key")?;
+            apply(&self.client, namespace, &model_secret(&key))
+                .await
+                .context("failed to store the model server's key")?;
         }
         let api: Api<Agent> = Api::namespaced(self.client.clone(), namespace);
-        let before = api.list(&ListParams::default()).await.context("failed to list agents")?.items;
+        let before = api
+            .list(&ListParams::default())
+            .await
+            .context("failed to list agents")?
+            .items;
         let mut changed = Vec::new();
         for agent in &project.agents {
             let known = before.iter().find(|known| known.name_any() == agent.name_any());
@@ -168,7 +200,9 @@ impl Local {
         }
         for gone in before.iter().filter(|known| known.labels().contains_key(FROM_PROJECT)) {
             if !project.agents.iter().any(|agent| agent.name_any() == gone.name_any()) {
-                api.delete(&gone.name_any(), &DeleteParams::default()).await.context("failed to remove an agent")?;
+                api.delete(&gone.name_any(), &DeleteParams::default())
+                    .await
+                    .context("failed to remove an agent")?;
                 changed.push(format!("{} (removed)", gone.name_any()));
             }
         }
@@ -216,7 +250,13 @@ impl Local {
 /// Without this, a start after a kill would wait until the dead process's Lease lapses.
 async fn release_node(client: &Client, node: &str) -> Result<()> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
-    match leases.delete(&format!("{}{node}", schemas::labels::NODE_LEASE_PREFIX), &DeleteParams::default()).await {
+    match leases
+        .delete(
+            &format!("{}{node}", schemas::labels::NODE_LEASE_PREFIX),
+            &DeleteParams::default(),
+        )
+        .await
+    {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error).context("failed to release the node's Lease of an earlier start"),
@@ -225,7 +265,10 @@ async fn release_node(client: &Client, node: &str) -> Result<()> {
 
 /// Returns this machine's name and the name of its node.
 fn host() -> (String, String) {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
     let node = schemas::names::node_name(if host.is_empty() { "local" } else { &host });
     (host, node)
 }
@@ -251,14 +294,24 @@ fn model_secret(key: &str) -> k8s_openapi::api::core::v1::Secret {
 
 fn git_settings(config: &LocalConfig) -> Result<git::Settings> {
     let access = &config.access;
-    agent::config::git_settings(access.git_credentials.as_deref(), access.ca_bundle.clone(), config.file_roots.clone())
-        .map_err(anyhow::Error::msg)
+    agent::config::git_settings(
+        access.git_credentials.as_deref(),
+        access.ca_bundle.clone(),
+        config.file_roots.clone(),
+    )
+    .map_err(anyhow::Error::msg)
 }
 
 fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox) -> Result<RunnerConfig> {
-    let mut runner = RunnerConfig::new(place.state.join("runner"), sandbox).context("failed to find the running executable")?;
+    let mut runner =
+        RunnerConfig::new(place.state.join("runner"), sandbox).context("failed to find the running executable")?;
     runner.host_paths.clone_from(&config.file_roots);
-    runner.own_images = vec![gate::IMAGE.rsplit_once(':').map_or(gate::IMAGE, |(name, _)| name).to_owned()];
+    runner.own_images = vec![
+        gate::IMAGE
+            .rsplit_once(':')
+            .map_or(gate::IMAGE, |(name, _)| name)
+            .to_owned(),
+    ];
     Ok(runner)
 }
 
@@ -289,7 +342,10 @@ fn agent_config(
     evidence_url: &str,
 ) -> Result<agent::config::Config> {
     let (host_name, node_name) = host();
-    let (name, email) = config.user.clone().unwrap_or_else(|| ("Foreman Bot".into(), "foreman@localhost".into()));
+    let (name, email) = config
+        .user
+        .clone()
+        .unwrap_or_else(|| ("Foreman Bot".into(), "foreman@localhost".into()));
     Ok(agent::config::Config {
         node_name,
         host_name,
@@ -330,7 +386,10 @@ fn agent_config(
 
 /// Returns the evidence store's port of the last start, so that links stay true over restarts; 0 at the first.
 fn remembered_port(place: &Place) -> u16 {
-    std::fs::read_to_string(place.state.join("evidence-port")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    std::fs::read_to_string(place.state.join("evidence-port"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn remember_port(place: &Place, port: u16) -> Result<()> {

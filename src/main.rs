@@ -38,17 +38,23 @@ fn main() -> ExitCode {
 
 /// Says whether this program was started under `name`, as a gate's containers start it.
 fn is_called(name: &str) -> bool {
-    std::env::args_os().next().is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
+    std::env::args_os()
+        .next()
+        .is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
 }
 
 fn init_logging(verbose: u8) {
     let default = match verbose {
-        0 => "error",
+        // What goes wrong with the API is said by the command itself.
+        0 => "error,kube_client=off",
         1 => "info",
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 #[tokio::main]

@@ -37,7 +37,9 @@ impl Place {
             .with_context(|| format!("failed to find the folder {}; name another with -C", root.display()))?;
         let state = match wanted {
             Some(state) => std::path::absolute(state)?,
-            None => base()?.join("foreman").join(&hex::encode(Sha256::digest(root.as_os_str().as_encoded_bytes()))[..16]),
+            None => base()?
+                .join("foreman")
+                .join(&hex::encode(Sha256::digest(root.as_os_str().as_encoded_bytes()))[..16]),
         };
         Ok(Self { root, state })
     }
@@ -48,7 +50,12 @@ impl Place {
             .recursive(true)
             .mode(0o700)
             .create(&self.state)
-            .with_context(|| format!("failed to make the state folder {}; name another with --state", self.state.display()))
+            .with_context(|| {
+                format!(
+                    "failed to make the state folder {}; name another with --state",
+                    self.state.display()
+                )
+            })
     }
 
     /// Returns the path of the kubeconfig that a running server writes.
@@ -83,12 +90,16 @@ impl Place {
                 file.set_len(0)?;
                 file.rewind()?;
                 writeln!(file, "{}", std::process::id())?;
+                // One that a killed server left names a port that nobody serves.
+                self.forget_kubeconfig();
                 Ok(Ok(Lock { file }))
             }
             Err(std::fs::TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
-                Ok(Err(Holder { pid: text.trim().parse().unwrap_or(0) }))
+                Ok(Err(Holder {
+                    pid: text.trim().parse().unwrap_or(0),
+                }))
             }
             Err(std::fs::TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("failed to lock {}", path.display()))
@@ -116,10 +127,16 @@ impl Drop for Lock {
 }
 
 fn base() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+    if let Some(path) = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+    {
         return Ok(path);
     }
-    match std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+    match std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+    {
         Some(home) => Ok(home.join(".local/state")),
         None => bail!("failed to find a state folder: neither XDG_STATE_HOME nor HOME is set; name one with --state"),
     }
@@ -136,9 +153,22 @@ mod tests {
         let place = Place::new(folder.path(), Some(&folder.path().join("state"))).unwrap();
         let held = place.lock_for_server().unwrap();
         let refused = place.lock_for_server().unwrap_err().to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
         drop(held);
         place.lock_for_server().unwrap();
+    }
+
+    #[test]
+    fn a_kubeconfig_that_a_killed_server_left_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), Some(&folder.path().join("state"))).unwrap();
+        place.create().unwrap();
+        std::fs::write(place.kubeconfig(), "stale").unwrap();
+        let _held = place.lock().unwrap().unwrap();
+        assert!(!place.kubeconfig().exists());
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub fn load(root: &Path, url: &str, branch: Option<&str>) -> Result<Project> {
         project.queue = Some(queue);
     }
     if let Some((path, bytes)) = read(root, "agents.yaml")? {
-        project.agents = schemas::config::parse_agents(&path, &bytes).map_err(|errors| report(&errors))?.agents;
+        project.agents = schemas::config::parse_agents(&path, &bytes)
+            .map_err(|errors| report(&errors))?
+            .agents;
     }
     Ok(project)
 }
@@ -80,7 +82,10 @@ fn resolve(queue: &mut TaskQueue, root: &Path, url: &str, branch: Option<&str>) 
 pub fn repository(root: &Path) -> Result<git::Local> {
     match git::Local::discover(root).context("failed to look for a Git repository")? {
         Some(local) => Ok(local),
-        None => bail!("{} is not in a Git repository; run `git init` and commit something first", root.display()),
+        None => bail!(
+            "{} is not in a Git repository; run `git init` and commit something first",
+            root.display()
+        ),
     }
 }
 
@@ -90,7 +95,12 @@ pub fn file_roots(local: &git::Local, project: &Project, more: &[PathBuf]) -> Ve
     roots.extend(more.iter().cloned());
     if let Some(queue) = &project.queue {
         let defaults = queue.spec.defaults.as_ref();
-        let named = queue.spec.git.iter().map(|git| &git.url).chain(defaults.and_then(|defaults| defaults.repo.as_ref()));
+        let named = queue
+            .spec
+            .git
+            .iter()
+            .map(|git| &git.url)
+            .chain(defaults.and_then(|defaults| defaults.repo.as_ref()));
         for url in named {
             if let Some(path) = git::RemoteUrl::parse(url).ok().and_then(|url| url.local_path()) {
                 roots.push(path);
@@ -110,12 +120,24 @@ mod tests {
 
     #[test]
     fn a_dot_is_the_repository_itself_and_an_unset_branch_the_one_checked_out() {
-        let git = GitSource { url: ".".into(), ..GitSource::default() };
-        let mut queue = TaskQueue::new("q", TaskQueueSpec { git: Some(git), ..TaskQueueSpec::default() });
+        let git = GitSource {
+            url: ".".into(),
+            ..GitSource::default()
+        };
+        let mut queue = TaskQueue::new(
+            "q",
+            TaskQueueSpec {
+                git: Some(git),
+                ..TaskQueueSpec::default()
+            },
+        );
         resolve(&mut queue, Path::new("/r"), "/r", Some("trunk"));
         let source = queue.spec.git.unwrap();
         assert_eq!((source.url.as_str(), source.branch.as_deref()), ("/r", Some("trunk")));
         let defaults = queue.spec.defaults.unwrap();
-        assert_eq!((defaults.repo.as_deref(), defaults.base_branch.as_deref()), (Some("/r"), Some("trunk")));
+        assert_eq!(
+            (defaults.repo.as_deref(), defaults.base_branch.as_deref()),
+            (Some("/r"), Some("trunk"))
+        );
     }
 }

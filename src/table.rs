@@ -52,13 +52,24 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let text = render(&["NAME", "P"], &[vec!["a-long-name".into(), "x".into()], vec!["b".into(), String::new()]]);
+        let text = render(
+            &["NAME", "P"],
+            &[vec!["a-long-name".into(), "x".into()], vec!["b".into(), String::new()]],
+        );
         assert_eq!(text, "NAME          P\na-long-name   x\nb\n");
     }
 
     #[test]
     fn spans_show_the_two_largest_units() {
-        let table = [(0, "0s"), (59, "59s"), (60, "1m"), (184, "3m4s"), (3600, "1h"), (18360, "5h6m"), (633600, "7d8h")];
+        let table = [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (184, "3m4s"),
+            (3600, "1h"),
+            (18360, "5h6m"),
+            (633600, "7d8h"),
+        ];
         for (seconds, text) in table {
             assert_eq!(span(seconds), text);
         }

@@ -11,8 +11,15 @@ pub fn render(text: &str) -> String {
 fn one(entry: &Entry) -> String {
     match entry {
         Entry::Header(header) => {
-            let replay = if header.replay { ", REPLAYED: no model was asked" } else { "" };
-            format!("== {} round {}, model {}{replay}\n", header.task, header.round, header.model)
+            let replay = if header.replay {
+                ", REPLAYED: no model was asked"
+            } else {
+                ""
+            };
+            format!(
+                "== {} round {}, model {}{replay}\n",
+                header.task, header.round, header.model
+            )
         }
         Entry::Message { turn, message } => format!("\n[{turn}] {:?}: {}\n", message.role, message.content),
         Entry::Reply { turn, reply } => {
@@ -22,7 +29,13 @@ fn one(entry: &Entry) -> String {
             }
             text
         }
-        Entry::Result { turn, tool, outcome, content, .. } => format!("[{turn}] {tool} {outcome:?}: {content}\n"),
+        Entry::Result {
+            turn,
+            tool,
+            outcome,
+            content,
+            ..
+        } => format!("[{turn}] {tool} {outcome:?}: {content}\n"),
         Entry::ModelFailed { turn, message, .. } => format!("[{turn}] the model request failed: {message}\n"),
         Entry::Note { turn, text } => format!("[{turn}] note: {text}\n"),
         Entry::End(end) => format!("\n== {}: {}\n", end.verdict.as_str(), end.summary),
@@ -36,8 +49,11 @@ mod tests {
 
     #[test]
     fn a_replay_says_so_and_broken_lines_are_left_out() {
-        let header = r#"{"type":"header","format":1,"task":"t","round":2,"model":"m","protocol":"native","replay":true}"#;
-        let text = render(&format!("{header}\nnot json\n{{\"type\":\"note\",\"turn\":1,\"text\":\"hm\"}}\n"));
+        let header =
+            r#"{"type":"header","format":1,"task":"t","round":2,"model":"m","protocol":"native","replay":true}"#;
+        let text = render(&format!(
+            "{header}\nnot json\n{{\"type\":\"note\",\"turn\":1,\"text\":\"hm\"}}\n"
+        ));
         assert!(text.contains("== t round 2, model m, REPLAYED"));
         assert!(text.contains("note: hm") && !text.contains("not json"));
     }

@@ -66,8 +66,7 @@ impl Git {
     /// Finds where one ref of a remote points; see [`Remotes::find_ref`].
     pub async fn find_ref(&self, url: &RemoteUrl, refname: &str) -> Result<Option<Oid>> {
         let (url, refname) = (url.clone(), refname.to_owned());
-        self.run(move |git| git.remotes().find_ref(&url, &refname))
-            .await
+        self.run(move |git| git.remotes().find_ref(&url, &refname)).await
     }
 
     /// Opens a mirror; see [`Mirrors::mirror`].
@@ -79,8 +78,7 @@ impl Git {
     /// Fetches into the mirror of `url`; see [`Mirror::fetch`].
     pub async fn fetch(&self, url: &RemoteUrl, wanted: Fetch) -> Result<Fetched> {
         let url = url.clone();
-        self.run(move |git| git.mirrors.mirror(&url)?.fetch(&wanted))
-            .await
+        self.run(move |git| git.mirrors.mirror(&url)?.fetch(&wanted)).await
     }
 
     /// Fetches a branch into the mirror of `url` and says where it points; see [`Mirror::fetch_branch`].
@@ -104,41 +102,20 @@ impl Git {
         F: FnOnce(&Repository) -> Result<T> + Send + 'static,
     {
         let url = url.clone();
-        self.run(move |git| work(&git.mirrors.mirror(&url)?.repository()))
-            .await
+        self.run(move |git| work(&git.mirrors.mirror(&url)?.repository())).await
     }
 
     /// Compares two commits of a repository; see [`Repository::diff`].
-    pub async fn diff(
-        &self,
-        repository: &Repository,
-        base: Option<Oid>,
-        head: Oid,
-        max_text: usize,
-    ) -> Result<Diff> {
+    pub async fn diff(&self, repository: &Repository, base: Option<Oid>, head: Oid, max_text: usize) -> Result<Diff> {
         let repository = repository.clone();
-        self.run(move |_| repository.diff(base, head, max_text))
-            .await
+        self.run(move |_| repository.diff(base, head, max_text)).await
     }
 
     /// Checks a commit of the mirror of `url` out; see [`WorkTree::materialise`].
-    pub async fn work_tree(
-        &self,
-        url: &RemoteUrl,
-        commit: Oid,
-        tree: PathBuf,
-        admin: PathBuf,
-    ) -> Result<WorkTree> {
+    pub async fn work_tree(&self, url: &RemoteUrl, commit: Oid, tree: PathBuf, admin: PathBuf) -> Result<WorkTree> {
         let url = url.clone();
-        self.run(move |git| {
-            WorkTree::materialise(
-                &git.mirrors.mirror(&url)?.repository(),
-                commit,
-                &tree,
-                &admin,
-            )
-        })
-        .await
+        self.run(move |git| WorkTree::materialise(&git.mirrors.mirror(&url)?.repository(), commit, &tree, &admin))
+            .await
     }
 
     /// Commits a work tree; see [`WorkTree::commit_all`].
@@ -166,11 +143,8 @@ impl Git {
         new: Oid,
     ) -> Result<PushOutcome> {
         let (repository, url, refname) = (repository.clone(), url.clone(), refname.to_owned());
-        self.run(move |git| {
-            git.remotes()
-                .push(&repository, &url, &refname, expected, new)
-        })
-        .await
+        self.run(move |git| git.remotes().push(&repository, &url, &refname, expected, new))
+            .await
     }
 
     /// Moves a ref of a remote under a claim; see [`Mirror::push_fenced`].
@@ -193,12 +167,7 @@ impl Git {
     }
 
     /// Reads a note; see [`Mirror::read_note`].
-    pub async fn read_note(
-        &self,
-        url: &RemoteUrl,
-        notes_ref: &str,
-        object: Oid,
-    ) -> Result<Option<String>> {
+    pub async fn read_note(&self, url: &RemoteUrl, notes_ref: &str, object: Oid) -> Result<Option<String>> {
         let (url, notes_ref) = (url.clone(), notes_ref.to_owned());
         self.run(move |git| git.mirrors.mirror(&url)?.read_note(&notes_ref, object))
             .await

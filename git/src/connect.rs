@@ -83,21 +83,14 @@ impl Remotes {
     }
 
     pub(crate) fn http(&self, session: &Session) -> Result<&reqwest::blocking::Client> {
-        let client = self
-            .inner
-            .http
-            .get_or_init(|| http::build_client(&self.inner.settings));
+        let client = self.inner.http.get_or_init(|| http::build_client(&self.inner.settings));
         client
             .as_ref()
             .map_err(|reason| session.fail(Failure::Refused(reason.clone())))
     }
 
     /// Refuses local paths outside the allowed roots and returns the real path of the others.
-    pub(crate) fn allowed_path(
-        &self,
-        url: &RemoteUrl,
-        session: &Session,
-    ) -> Result<std::path::PathBuf> {
+    pub(crate) fn allowed_path(&self, url: &RemoteUrl, session: &Session) -> Result<std::path::PathBuf> {
         let asked = Path::new(url.path());
         let real = asked.canonicalize().map_err(|e| match e.kind() {
             // Outside the roots nothing is said about what exists.
@@ -116,9 +109,10 @@ impl Remotes {
     }
 
     fn below_root(&self, path: &Path) -> bool {
-        self.settings().file_roots.iter().any(|root| {
-            path.starts_with(root) || root.canonicalize().is_ok_and(|root| path.starts_with(root))
-        })
+        self.settings()
+            .file_roots
+            .iter()
+            .any(|root| path.starts_with(root) || root.canonicalize().is_ok_and(|root| path.starts_with(root)))
     }
 
     fn not_allowed(&self, path: &Path) -> Error {
@@ -139,12 +133,7 @@ impl Remotes {
     }
 
     /// Opens a two-way stream for the schemes that have one. `greet` sends the daemon's request line.
-    pub(crate) fn duplex(
-        &self,
-        session: &Arc<Session>,
-        service: Service,
-        greet: bool,
-    ) -> Result<(Reader, Writer)> {
+    pub(crate) fn duplex(&self, session: &Arc<Session>, service: Service, greet: bool) -> Result<(Reader, Writer)> {
         match session.url.scheme() {
             Scheme::File => {
                 let path = self.allowed_path(&session.url, session)?;
@@ -160,10 +149,7 @@ impl Remotes {
     }
 
     /// Opens a connection that gix fetches through.
-    pub(crate) fn gix_transport(
-        &self,
-        session: &Arc<Session>,
-    ) -> Result<Box<dyn Transport + Send>> {
+    pub(crate) fn gix_transport(&self, session: &Arc<Session>) -> Result<Box<dyn Transport + Send>> {
         let url = &session.url;
         if matches!(url.scheme(), Scheme::Http | Scheme::Https) {
             let backend = http::GixHttp::new(self, session)?;
@@ -186,10 +172,7 @@ impl Remotes {
             ConnectMode::Process
         };
         let host = daemon.then(|| (url.host().to_owned(), url.port));
-        let connection =
-            Connection::new(reader, writer, Protocol::V2, url.path(), host, mode, false);
-        Ok(Box::new(
-            connection.custom_url(Some(url.to_string().into())),
-        ))
+        let connection = Connection::new(reader, writer, Protocol::V2, url.path(), host, mode, false);
+        Ok(Box::new(connection.custom_url(Some(url.to_string().into()))))
     }
 }

@@ -48,7 +48,10 @@ fn one(line: &str) -> Option<Credential> {
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
     let kind = match password {
-        Some(password) => CredentialKind::Basic { username: user, password: Secret::new(password?) },
+        Some(password) => CredentialKind::Basic {
+            username: user,
+            password: Secret::new(password?),
+        },
         None if !user.is_empty() => CredentialKind::Token(Secret::new(user)),
         None => return None,
     };
@@ -78,17 +81,26 @@ mod tests {
 
     #[test]
     fn each_form_of_line_is_read() {
-        let text = "# mine\n\nhttps://me:p%40ss@git.example/team\nhttps://tok@git.example\nssh://git@git.example/x key=/k\n";
+        let text =
+            "# mine\n\nhttps://me:p%40ss@git.example/team\nhttps://tok@git.example\nssh://git@git.example/x key=/k\n";
         let all = parse(text, Path::new("creds")).unwrap();
         assert_eq!(all.len(), 3);
-        assert_eq!(*all[0].kind(), CredentialKind::Basic { username: "me".into(), password: Secret::new("p@ss") });
+        assert_eq!(
+            *all[0].kind(),
+            CredentialKind::Basic {
+                username: "me".into(),
+                password: Secret::new("p@ss")
+            }
+        );
         assert_eq!(*all[1].kind(), CredentialKind::Token(Secret::new("tok")));
         assert_eq!(*all[2].kind(), CredentialKind::SshKey { path: "/k".into() });
     }
 
     #[test]
     fn a_broken_line_is_named_and_its_secret_is_not_shown() {
-        let error = parse("\nftp://a:hunter2@x\n", Path::new("creds")).unwrap_err().to_string();
+        let error = parse("\nftp://a:hunter2@x\n", Path::new("creds"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("creds:2") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -130,9 +130,7 @@ pub enum Error {
         reason: String,
     },
     /// The disk is full.
-    #[error(
-        "failed to {action} {path}: no space left on the device; free some space, it is tried again"
-    )]
+    #[error("failed to {action} {path}: no space left on the device; free some space, it is tried again")]
     DiskFull {
         /// What was being done.
         action: &'static str,
@@ -140,9 +138,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A repository on disk is damaged. A mirror is rebuilt by its next fetch.
-    #[error(
-        "failed to {action} {path}: the repository is damaged ({reason}); a mirror is rebuilt by its next fetch"
-    )]
+    #[error("failed to {action} {path}: the repository is damaged ({reason}); a mirror is rebuilt by its next fetch")]
     Corrupt {
         /// What was being done.
         action: &'static str,
@@ -254,11 +250,7 @@ impl Error {
     }
 
     /// Wraps a file-system error, telling a full disk from the rest.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-        source: std::io::Error,
-    ) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         if is_disk_full(&source) {
             Error::DiskFull {
                 action,
@@ -293,11 +285,7 @@ impl Error {
     }
 
     /// Wraps an error of git2 about the local repository at `path`.
-    pub(crate) fn git2(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-        source: &git2::Error,
-    ) -> Self {
+    pub(crate) fn git2(action: &'static str, path: impl Into<PathBuf>, source: &git2::Error) -> Self {
         let path = path.into();
         let text = source.message().to_owned();
         if says_disk_full(&text) {
@@ -309,10 +297,7 @@ impl Error {
                 what: text,
                 path,
             },
-            git2::ErrorCode::InvalidSpec => Error::Invalid {
-                action,
-                reason: text,
-            },
+            git2::ErrorCode::InvalidSpec => Error::Invalid { action, reason: text },
             _ => Error::Corrupt {
                 action,
                 path,
@@ -325,18 +310,13 @@ impl Error {
 /// Says whether a system error means that the disk or the quota is full.
 pub(crate) fn is_disk_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    ) || says_disk_full(&error.to_string())
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) || says_disk_full(&error.to_string())
 }
 
 /// Says whether an error text names a full disk. Libraries below keep the text but not always the kind.
 pub(crate) fn says_disk_full(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    text.contains("no space left on device")
-        || text.contains("no storage space")
-        || text.contains("quota exceeded")
+    text.contains("no space left on device") || text.contains("no storage space") || text.contains("quota exceeded")
 }
 
 /// Joins an error and its causes into one line, without repeating what the outer text already says.
@@ -380,10 +360,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_from_other_system_errors() {
         let full = std::io::Error::from_raw_os_error(28);
-        assert_eq!(
-            Error::io("write", "/x", full).category(),
-            Category::DiskFull
-        );
+        assert_eq!(Error::io("write", "/x", full).category(), Category::DiskFull);
         let denied = std::io::Error::from_raw_os_error(13);
         assert_eq!(Error::io("write", "/x", denied).category(), Category::Local);
     }

@@ -28,15 +28,12 @@ pub use gix::ObjectId as Oid;
 pub use gix::bstr::{BStr, BString, ByteSlice};
 pub use list::Ref;
 pub use local::Local;
-pub use marker::{
-    Claim, EPOCH_TRAILER, Fencing, TASK_TRAILER, claim_of, compose_message, fence, trailers,
-};
+pub use marker::{Claim, EPOCH_TRAILER, Fencing, TASK_TRAILER, claim_of, compose_message, fence, trailers};
 pub use mirror::{Fetch, Fetched, Mirror, Mirrors};
 pub use notes::{NOTES_REF, NoteMode};
 pub use push::{Expected, PushOutcome};
 pub use repository::{
-    Change, ChangeKind, CommitInfo, Diff, EntryKind, FileEdit, FileStat, Identity, Repository,
-    TreeEntry,
+    Change, ChangeKind, CommitInfo, Diff, EntryKind, FileEdit, FileStat, Identity, Repository, TreeEntry,
 };
 pub use settings::{Credential, CredentialKind, HostKeys, Secret, Settings, Ssh, Timeouts};
 pub use url::{RemoteUrl, Scheme, redact};
@@ -44,7 +41,5 @@ pub use work_tree::{CommitLimits, WorkTree, remove_tree};
 
 /// Locks a mutex; a thread that panicked while it held it left nothing half done that matters here.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -3,9 +3,7 @@
 use gix::{
     bstr::BString,
     progress::Discard,
-    protocol::{
-        LsRefsCommand, handshake::Ref as ServerRef, ls_refs::RefPrefixes, transport::Service,
-    },
+    protocol::{LsRefsCommand, handshake::Ref as ServerRef, ls_refs::RefPrefixes, transport::Service},
 };
 
 use crate::{
@@ -60,10 +58,7 @@ impl Remotes {
                     wanted.extend(prefixes.iter().map(|p| BString::from(*p)));
                     wanted
                 });
-                let agent = (
-                    "agent",
-                    Some(concat!("foreman/", env!("CARGO_PKG_VERSION")).to_owned()),
-                );
+                let agent = ("agent", Some(concat!("foreman/", env!("CARGO_PKG_VERSION")).to_owned()));
                 LsRefsCommand::new(wanted, &handshake.capabilities, agent)
                     .invoke_blocking(&mut transport, &mut Discard, false)
                     .map_err(fail)?
@@ -71,9 +66,7 @@ impl Remotes {
         };
         let mut refs: Vec<Ref> = found.into_iter().filter_map(from_server).collect();
         // Servers that speak an older protocol send everything, and newer ones may send more than asked for.
-        refs.retain(|r| {
-            prefixes.is_empty() || prefixes.iter().any(|prefix| r.name.starts_with(prefix))
-        });
+        refs.retain(|r| prefixes.is_empty() || prefixes.iter().any(|prefix| r.name.starts_with(prefix)));
         refs.sort();
         Ok(refs)
     }
@@ -81,10 +74,7 @@ impl Remotes {
     /// Finds where one ref of a remote points; `None` if it has no such ref.
     pub fn find_ref(&self, url: &RemoteUrl, refname: &str) -> Result<Option<Oid>> {
         let refs = self.list_refs(url, &[refname])?;
-        Ok(refs
-            .into_iter()
-            .find(|r| r.name == refname)
-            .map(|r| r.target))
+        Ok(refs.into_iter().find(|r| r.name == refname).map(|r| r.target))
     }
 }
 
@@ -101,10 +91,7 @@ fn from_server(found: ServerRef) -> Option<Ref> {
             peeled: Some(object),
             symbolic: None,
         },
-        ServerRef::Direct {
-            full_ref_name,
-            object,
-        } => Ref {
+        ServerRef::Direct { full_ref_name, object } => Ref {
             name: name(full_ref_name)?,
             target: object,
             peeled: None,

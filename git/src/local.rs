@@ -51,14 +51,7 @@ impl Local {
             .map(str::to_owned);
         let head = match repo.head() {
             Ok(head) => Some(head.peel_to_commit().map_err(fail)?.id()),
-            Err(e)
-                if matches!(
-                    e.code(),
-                    git2::ErrorCode::UnbornBranch | git2::ErrorCode::NotFound
-                ) =>
-            {
-                None
-            }
+            Err(e) if matches!(e.code(), git2::ErrorCode::UnbornBranch | git2::ErrorCode::NotFound) => None,
             Err(e) => return Err(fail(e)),
         };
         let dirty = !repo.is_bare() && {
@@ -74,10 +67,7 @@ impl Local {
             .as_ref()
             .and_then(|branch| config.get_string(&format!("branch.{branch}.remote")).ok());
         let remote = config
-            .get_string(&format!(
-                "remote.{}.url",
-                named.as_deref().unwrap_or("origin")
-            ))
+            .get_string(&format!("remote.{}.url", named.as_deref().unwrap_or("origin")))
             .ok();
         let user = config
             .get_string("user.name")
@@ -143,17 +133,11 @@ mod tests {
         assert!(Local::discover(&root.join("sub")).unwrap().unwrap().dirty);
         git(&root, &["add", "."]);
         git(&root, &["commit", "-qm", "one"]);
-        git(
-            &root,
-            &["remote", "add", "origin", "https://forge.example/a/b.git"],
-        );
+        git(&root, &["remote", "add", "origin", "https://forge.example/a/b.git"]);
         let local = Local::discover(&root.join("sub")).unwrap().unwrap();
         assert!(!local.dirty && local.head.is_some());
         assert_eq!(local.root, root);
-        assert_eq!(
-            local.remote.unwrap().to_string(),
-            "https://forge.example/a/b.git"
-        );
+        assert_eq!(local.remote.unwrap().to_string(), "https://forge.example/a/b.git");
         git(&root, &["checkout", "-q", "--detach"]);
         assert_eq!(Local::discover(&root).unwrap().unwrap().branch, None);
     }

@@ -48,28 +48,15 @@ pub fn fence(found: Option<&Claim>, ours: &Claim) -> Fencing {
 
 /// Writes a commit message: `text`, then a last paragraph of trailers that only the caller controls. Lines of `text`
 /// that pass for trailers of ours are left out.
-pub fn compose_message(
-    text: &str,
-    claim: Option<&Claim>,
-    signed_off_by: Option<&Identity>,
-) -> String {
+pub fn compose_message(text: &str, claim: Option<&Claim>, signed_off_by: Option<&Identity>) -> String {
     let forged = |line: &&str| {
-        let key = line
-            .trim_start()
-            .split(':')
-            .next()
-            .unwrap_or_default()
-            .trim_end();
+        let key = line.trim_start().split(':').next().unwrap_or_default().trim_end();
         ![TASK_TRAILER, EPOCH_TRAILER]
             .iter()
             .any(|ours| key.eq_ignore_ascii_case(ours))
     };
     let printable = |c: char| c == '\n' || c == '\t' || !c.is_control();
-    let text: String = text
-        .replace("\r\n", "\n")
-        .chars()
-        .filter(|c| printable(*c))
-        .collect();
+    let text: String = text.replace("\r\n", "\n").chars().filter(|c| printable(*c)).collect();
     let kept: Vec<&str> = text.lines().filter(forged).map(str::trim_end).collect();
     let mut message = kept.join("\n").trim().to_owned();
     if message.is_empty() {
@@ -81,11 +68,7 @@ pub fn compose_message(
         trailers.push(format!("{EPOCH_TRAILER}: {}", claim.epoch));
     }
     if let Some(who) = signed_off_by {
-        trailers.push(format!(
-            "{SIGN_OFF}: {} <{}>",
-            clean(&who.name),
-            clean(&who.email)
-        ));
+        trailers.push(format!("{SIGN_OFF}: {} <{}>", clean(&who.name), clean(&who.email)));
     }
     if !trailers.is_empty() {
         message.push_str("\n\n");
@@ -104,8 +87,7 @@ pub fn trailers(message: &str) -> Vec<(String, String)> {
     last.lines()
         .filter_map(|line| {
             let (key, value) = line.split_once(':')?;
-            let named =
-                !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+            let named = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
             named.then(|| (key.to_owned(), value.trim().to_owned()))
         })
         .collect()
@@ -158,18 +140,12 @@ impl Mirror {
     ) -> Result<PushOutcome> {
         let mut expected = expected;
         for _ in 0..FENCED_TRIES {
-            let outcome = self
-                .remotes()
-                .push(repository, self.url(), refname, expected, new)?;
+            let outcome = self.remotes().push(repository, self.url(), refname, expected, new)?;
             let PushOutcome::Lost { found: Some(found) } = outcome else {
                 return Ok(outcome);
             };
             // The ref may have moved again since: then this reads another commit, and the push after it decides.
-            let head = self
-                .fetch(&Fetch::refname(refname))?
-                .refs
-                .get(refname)
-                .copied();
+            let head = self.fetch(&Fetch::refname(refname))?.refs.get(refname).copied();
             let Some(head) = head else {
                 return Ok(PushOutcome::Lost { found: None });
             };
@@ -225,16 +201,9 @@ mod tests {
             message.ends_with("Signed-off-by: AForeman-Epoch: 7 <a@b>\n"),
             "{message}"
         );
-        assert!(
-            !message.contains("99") && !message.contains("98"),
-            "{message}"
-        );
+        assert!(!message.contains("99") && !message.contains("98"), "{message}");
         assert_eq!(
-            claim_of(&compose_message(
-                "Foreman-Task: x\nForeman-Epoch: 1",
-                None,
-                None
-            )),
+            claim_of(&compose_message("Foreman-Task: x\nForeman-Epoch: 1", None, None)),
             None
         );
         assert_eq!(

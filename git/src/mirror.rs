@@ -72,10 +72,7 @@ impl Mirrors {
     /// has one [`Mirror`] per URL.
     pub fn mirror(&self, url: &RemoteUrl) -> Result<Arc<Mirror>> {
         let name = folder_name(url);
-        let place = crate::lock(&self.inner.open)
-            .entry(name.clone())
-            .or_default()
-            .clone();
+        let place = crate::lock(&self.inner.open).entry(name.clone()).or_default().clone();
         let mut place = crate::lock(&place);
         if let Some(mirror) = place.as_ref() {
             return Ok(mirror.clone());
@@ -90,11 +87,7 @@ impl Mirrors {
 
 /// A readable part, so that people find a mirror, and a hash, so that no two URLs share one.
 fn folder_name(url: &RemoteUrl) -> String {
-    let last = url
-        .path()
-        .rsplit('/')
-        .find(|s| !s.is_empty())
-        .unwrap_or("repository");
+    let last = url.path().rsplit('/').find(|s| !s.is_empty()).unwrap_or("repository");
     let kept: String = last
         .trim_end_matches(".git")
         .chars()
@@ -131,10 +124,7 @@ impl Mirror {
     fn open(dir: &Path, name: &str, url: &RemoteUrl, remotes: Remotes) -> Result<Self> {
         let path = dir.join(format!("{name}.git"));
         let lock_path = dir.join(format!("{name}.lock"));
-        let held = lock::acquire(
-            &lock_path,
-            Instant::now() + remotes.settings().timeouts.lock,
-        )?;
+        let held = lock::acquire(&lock_path, Instant::now() + remotes.settings().timeouts.lock)?;
         let repository = match check::sound(&path) {
             Ok(repository) => repository,
             Err(reason) => {
@@ -183,10 +173,7 @@ impl Mirror {
 
     /// Returns the name under which a ref of the remote is kept here.
     pub fn local_name(refname: &str) -> String {
-        format!(
-            "{REMOTE_REFS}{}",
-            refname.strip_prefix("refs/").unwrap_or(refname)
-        )
+        format!("{REMOTE_REFS}{}", refname.strip_prefix("refs/").unwrap_or(refname))
     }
 
     /// Throws away what is here and starts empty.

@@ -52,16 +52,10 @@ impl Repository {
             {
                 return Ok(Some((format!("{path}{name}").into(), *oid)));
             }
-            let Some((folder, below)) = rest
-                .split_at_checked(2)
-                .filter(|(_, below)| !below.is_empty())
-            else {
+            let Some((folder, below)) = rest.split_at_checked(2).filter(|(_, below)| !below.is_empty()) else {
                 return Ok(None);
             };
-            let Some((_, _, oid)) = entries
-                .iter()
-                .find(|(name, mode, _)| name == folder && mode.is_tree())
-            else {
+            let Some((_, _, oid)) = entries.iter().find(|(name, mode, _)| name == folder && mode.is_tree()) else {
                 return Ok(None);
             };
             path.push_str(folder);
@@ -71,22 +65,10 @@ impl Repository {
     }
 
     /// Writes a commit of notes on top of `notes` in which `object` has `text`. No ref moves.
-    fn commit_note(
-        &self,
-        notes: Option<Oid>,
-        object: Oid,
-        text: &str,
-        who: &Identity,
-    ) -> Result<Oid> {
-        let found = notes
-            .map(|notes| self.find_note(notes, object))
-            .transpose()?
-            .flatten();
+    fn commit_note(&self, notes: Option<Oid>, object: Oid, text: &str, who: &Identity) -> Result<Oid> {
+        let found = notes.map(|notes| self.find_note(notes, object)).transpose()?.flatten();
         let hex = object.to_string();
-        let path = found.map_or_else(
-            || format!("{}/{}", &hex[..2], &hex[2..]).into(),
-            |(path, _)| path,
-        );
+        let path = found.map_or_else(|| format!("{}/{}", &hex[..2], &hex[2..]).into(), |(path, _)| path);
         let blob = self.write_blob(text.as_bytes())?;
         let base = notes.map(|notes| self.tree_of(notes)).transpose()?;
         let tree = self.edit_tree(base, vec![(path, Some((Kind::Blob.into(), blob)))])?;
@@ -118,10 +100,7 @@ impl Mirror {
         for _ in 0..TRIES {
             let tip = self.notes_tip(notes_ref)?;
             let repository = self.repository();
-            let old = tip
-                .map(|tip| repository.note_at(tip, object))
-                .transpose()?
-                .flatten();
+            let old = tip.map(|tip| repository.note_at(tip, object)).transpose()?.flatten();
             let whole = match (&old, mode) {
                 (Some(old), NoteMode::Append) if contains_paragraph(old, text) => {
                     return Ok(PushOutcome::Won);
@@ -141,20 +120,15 @@ impl Mirror {
                 });
             }
             let commit = repository.commit_note(tip, object, &whole, who)?;
-            match self.remotes().push(
-                &repository,
-                self.url(),
-                notes_ref,
-                Expected::found(tip),
-                commit,
-            )? {
+            match self
+                .remotes()
+                .push(&repository, self.url(), notes_ref, Expected::found(tip), commit)?
+            {
                 PushOutcome::Lost { found } => last = Some(found),
                 other => return Ok(other),
             }
         }
-        Ok(PushOutcome::Lost {
-            found: last.flatten(),
-        })
+        Ok(PushOutcome::Lost { found: last.flatten() })
     }
 
     fn notes_tip(&self, notes_ref: &str) -> Result<Option<Oid>> {

@@ -191,10 +191,7 @@ impl Remotes {
                 message
             }
             (_, Some(error)) => refusal(&error.to_string(), &seen.messages),
-            _ => refusal(
-                "the server did not say what became of the ref",
-                &seen.messages,
-            ),
+            _ => refusal("the server did not say what became of the ref", &seen.messages),
         };
         Ok(Attempt::Ended(PushOutcome::Refused(said)))
     }
@@ -216,10 +213,7 @@ impl Remotes {
 
         let mut callbacks = git2::RemoteCallbacks::new();
         callbacks.push_negotiation(|updates| {
-            let Some(update) = updates
-                .iter()
-                .find(|u| u.dst_refname_bytes() == refname.as_bytes())
-            else {
+            let Some(update) = updates.iter().find(|u| u.dst_refname_bytes() == refname.as_bytes()) else {
                 return Err(git2::Error::from_str("the update is missing"));
             };
             let found = Some(update.src())
@@ -235,8 +229,7 @@ impl Remotes {
         });
         callbacks.push_update_reference(|name, status| {
             if name == refname {
-                seen.borrow_mut().status =
-                    Some(status.map_or(Ok(()), |reason| Err(reason.to_owned())));
+                seen.borrow_mut().status = Some(status.map_or(Ok(()), |reason| Err(reason.to_owned())));
             }
             Ok(())
         });
@@ -264,11 +257,9 @@ impl Remotes {
             return session.error(error.message());
         }
         match error.class() {
-            ErrorClass::Odb
-            | ErrorClass::Object
-            | ErrorClass::Zlib
-            | ErrorClass::Tree
-            | ErrorClass::Os => repository.fail_git2("push from", error),
+            ErrorClass::Odb | ErrorClass::Object | ErrorClass::Zlib | ErrorClass::Tree | ErrorClass::Os => {
+                repository.fail_git2("push from", error)
+            }
             _ => session.error(error.message()),
         }
     }

@@ -51,13 +51,7 @@ impl Repository {
             let file = path.join(file);
             std::fs::write(&file, text).map_err(|e| Error::io("write", file, e))
         };
-        for folder in [
-            "objects/info",
-            "objects/pack",
-            "refs/heads",
-            "refs/tags",
-            "info",
-        ] {
+        for folder in ["objects/info", "objects/pack", "refs/heads", "refs/tags", "info"] {
             let folder = path.join(folder);
             std::fs::create_dir_all(&folder).map_err(|e| Error::io("make", folder, e))?;
         }
@@ -80,19 +74,16 @@ impl Repository {
             .open_path_as_is(true)
             .object_store_slots(slots)
             .with(gix::sec::Trust::Full);
-        let inner =
-            options
-                .open(path)
-                .map_err(|e| match std::fs::symlink_metadata(path.join("HEAD")) {
-                    Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
-                        Error::Missing {
-                            action: "open a repository",
-                            what: "a Git repository".into(),
-                            path: path.into(),
-                        }
-                    }
-                    _ => Error::gix("open", path, &e),
-                })?;
+        let inner = options
+            .open(path)
+            .map_err(|e| match std::fs::symlink_metadata(path.join("HEAD")) {
+                Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Error::Missing {
+                    action: "open a repository",
+                    what: "a Git repository".into(),
+                    path: path.into(),
+                },
+                _ => Error::gix("open", path, &e),
+            })?;
         Ok(Repository {
             path: path.to_owned(),
             inner: Arc::new(inner),
@@ -119,11 +110,7 @@ impl Repository {
     }
 
     /// Wraps an error of gix, remembering that this repository is damaged when that is what it says.
-    pub(crate) fn fail(
-        &self,
-        action: &'static str,
-        source: &(dyn std::error::Error + 'static),
-    ) -> Error {
+    pub(crate) fn fail(&self, action: &'static str, source: &(dyn std::error::Error + 'static)) -> Error {
         self.note(Error::gix(action, &self.path, source))
     }
 
@@ -174,9 +161,7 @@ impl Repository {
                 return Ok(None);
             }
         }
-        let oid = reference
-            .peel_to_id()
-            .map_err(|e| self.fail("read a ref of", &e))?;
+        let oid = reference.peel_to_id().map_err(|e| self.fail("read a ref of", &e))?;
         Ok(Some(oid.detach()))
     }
 

@@ -164,14 +164,7 @@ impl Settings {
         self.credentials
             .iter()
             .filter(|credential| credential.prefix.covers(url))
-            .max_by_key(|credential| {
-                credential
-                    .prefix
-                    .path
-                    .split('/')
-                    .filter(|s| !s.is_empty())
-                    .count()
-            })
+            .max_by_key(|credential| credential.prefix.path.split('/').filter(|s| !s.is_empty()).count())
     }
 }
 
@@ -182,9 +175,7 @@ mod tests {
 
     #[test]
     fn the_longest_matching_prefix_wins_and_no_match_gives_none() {
-        let token = |prefix: &str, token: &str| {
-            Credential::new(prefix, CredentialKind::Token(token.into())).unwrap()
-        };
+        let token = |prefix: &str, token: &str| Credential::new(prefix, CredentialKind::Token(token.into())).unwrap();
         let settings = Settings {
             credentials: vec![
                 token("https://h/", "wide"),
@@ -198,14 +189,8 @@ mod tests {
                 .credential_for(&RemoteUrl::parse(url).unwrap())
                 .map(|c| c.kind().clone())
         };
-        assert_eq!(
-            find("https://h/org/repo"),
-            Some(CredentialKind::Token("narrow".into()))
-        );
-        assert_eq!(
-            find("https://h/else/repo"),
-            Some(CredentialKind::Token("wide".into()))
-        );
+        assert_eq!(find("https://h/org/repo"), Some(CredentialKind::Token("narrow".into())));
+        assert_eq!(find("https://h/else/repo"), Some(CredentialKind::Token("wide".into())));
         assert_eq!(find("https://other/org/repo"), None);
     }
 

@@ -68,18 +68,14 @@ impl RemoteUrl {
         if text.is_empty() {
             return Err(refuse("it is empty"));
         }
-        if text
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() && c != ' ')
-        {
+        if text.chars().any(|c| c.is_control() || c.is_whitespace() && c != ' ') {
             return Err(refuse("it contains control characters"));
         }
         if text.starts_with('/') {
             return Self::local(Path::new(text));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Self::parse_scp(text)
-                .ok_or_else(|| refuse("it has no scheme and is not an absolute path"))?;
+            return Self::parse_scp(text).ok_or_else(|| refuse("it has no scheme and is not an absolute path"))?;
         };
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "https" => Scheme::Https,
@@ -117,8 +113,7 @@ impl RemoteUrl {
                 "it holds a password; bind a credential to the URL's prefix instead",
             ));
         }
-        let (host, port) =
-            split_port(host_port).ok_or_else(|| refuse("its port is not a number"))?;
+        let (host, port) = split_port(host_port).ok_or_else(|| refuse("its port is not a number"))?;
         let path = path.trim_end_matches('/');
         if path.is_empty() {
             return Err(refuse("it names no repository"));
@@ -151,11 +146,7 @@ impl RemoteUrl {
             user: None,
             host: String::new(),
             port: None,
-            path: if trimmed.is_empty() {
-                "/".into()
-            } else {
-                trimmed.into()
-            },
+            path: if trimmed.is_empty() { "/".into() } else { trimmed.into() },
         }
         .checked()
         .map_err(|reason| Error::Url {
@@ -246,9 +237,7 @@ impl RemoteUrl {
 
     /// Says whether two addresses share scheme, host and port.
     pub(crate) fn same_origin(&self, other: &RemoteUrl) -> bool {
-        self.scheme == other.scheme
-            && self.host == other.host
-            && self.port_or_default() == other.port_or_default()
+        self.scheme == other.scheme && self.host == other.host && self.port_or_default() == other.port_or_default()
     }
 
     /// Says whether this address, taken as a prefix, covers `url`: same scheme, host and port, and whole path
@@ -261,20 +250,14 @@ impl RemoteUrl {
         let mut segments = url.path.split('/').filter(|s| !s.is_empty());
         let mut wanted = self.path.split('/').filter(|s| !s.is_empty());
         // Forges serve a repository with and without `.git`.
-        wanted.all(|want| {
-            segments
-                .next()
-                .is_some_and(|found| name(found) == name(want))
-        })
+        wanted.all(|want| segments.next().is_some_and(|found| name(found) == name(want)))
     }
 }
 
 /// Parses a URL prefix of a credential, where the path may be empty: `https://forge.example/`.
 pub(crate) fn parse_prefix(text: &str) -> Result<RemoteUrl> {
     let trimmed = text.trim_end_matches('/');
-    let has_path = trimmed
-        .split_once("://")
-        .is_some_and(|(_, rest)| rest.contains('/'));
+    let has_path = trimmed.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
     if has_path || !trimmed.contains("://") {
         return RemoteUrl::parse(trimmed);
     }
@@ -407,14 +390,8 @@ mod tests {
     #[test]
     fn every_scheme_is_read_and_shown_again() {
         for (text, shown) in [
-            (
-                "https://Forge.example/a/b.git",
-                "https://forge.example/a/b.git",
-            ),
-            (
-                "https://forge.example:443/a/b/",
-                "https://forge.example/a/b",
-            ),
+            ("https://Forge.example/a/b.git", "https://forge.example/a/b.git"),
+            ("https://forge.example:443/a/b/", "https://forge.example/a/b"),
             ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x"),
             ("ssh://git@host:2222/a", "ssh://git@host:2222/a"),
             ("git@host:a/b.git", "git@host:a/b.git"),
@@ -425,11 +402,7 @@ mod tests {
             ("file:///srv/a%20b.git/", "file:///srv/a b.git"),
         ] {
             assert_eq!(parse(text).to_string(), shown, "{text}");
-            assert_eq!(
-                parse(shown),
-                parse(text),
-                "what is shown is read as the same"
-            );
+            assert_eq!(parse(shown), parse(text), "what is shown is read as the same");
         }
     }
 
@@ -460,14 +433,10 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_refused_and_not_repeated() {
-        let error = RemoteUrl::parse("https://me:hunter2@host/a")
-            .unwrap_err()
-            .to_string();
+        let error = RemoteUrl::parse("https://me:hunter2@host/a").unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
         assert!(error.contains("bind a credential"), "{error}");
-        let error = RemoteUrl::parse("https://tok3n@host")
-            .unwrap_err()
-            .to_string();
+        let error = RemoteUrl::parse("https://tok3n@host").unwrap_err().to_string();
         assert!(!error.contains("tok3n"), "{error}");
     }
 

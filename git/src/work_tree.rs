@@ -39,22 +39,13 @@ impl WorkTree {
     /// Checks `commit` out of `source` (a mirror's repository) into `tree`, with its admin folder at `admin`. Both
     /// must not exist, or be empty. Submodules become empty folders, large-file pointers stay pointers, links are
     /// written as links wherever they point; no filter program and no hook runs.
-    pub fn materialise(
-        source: &Repository,
-        commit: Oid,
-        tree: &Path,
-        admin: &Path,
-    ) -> Result<Self> {
+    pub fn materialise(source: &Repository, commit: Oid, tree: &Path, admin: &Path) -> Result<Self> {
         let tree_oid = source.tree_of(commit)?;
         for folder in [tree, admin] {
             make_empty(folder)?;
         }
-        let tree = tree
-            .canonicalize()
-            .map_err(|e| Error::io("open", tree, e))?;
-        let admin = admin
-            .canonicalize()
-            .map_err(|e| Error::io("open", admin, e))?;
+        let tree = tree.canonicalize().map_err(|e| Error::io("open", tree, e))?;
+        let admin = admin.canonicalize().map_err(|e| Error::io("open", admin, e))?;
         let source_objects = source.path().join("objects");
         let source_objects = source_objects
             .canonicalize()
@@ -136,14 +127,8 @@ impl WorkTree {
     /// folder and the objects that it borrows.
     pub fn read_only_paths(&self) -> Vec<PathBuf> {
         let mut paths = vec![self.admin.clone()];
-        if let Ok(alternates) = std::fs::read_to_string(self.admin.join("objects/info/alternates"))
-        {
-            paths.extend(
-                alternates
-                    .lines()
-                    .filter(|line| !line.is_empty())
-                    .map(PathBuf::from),
-            );
+        if let Ok(alternates) = std::fs::read_to_string(self.admin.join("objects/info/alternates")) {
+            paths.extend(alternates.lines().filter(|line| !line.is_empty()).map(PathBuf::from));
         }
         paths
     }
@@ -201,10 +186,7 @@ fn make_empty(folder: &Path) -> Result<()> {
     if entries.next().is_some() {
         return Err(Error::Invalid {
             action: "make a work tree",
-            reason: format!(
-                "{} is not empty; remove it or choose another folder",
-                folder.display()
-            ),
+            reason: format!("{} is not empty; remove it or choose another folder", folder.display()),
         });
     }
     Ok(())
@@ -214,12 +196,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
 }
 
-fn check_out(
-    source: &Repository,
-    tree_oid: Oid,
-    tree: &Path,
-    index_path: Option<&Path>,
-) -> Result<()> {
+fn check_out(source: &Repository, tree_oid: Oid, tree: &Path, index_path: Option<&Path>) -> Result<()> {
     const THREADS: usize = 2;
     let repo = source.gix();
     let fail = |e: gix::Error| checkout_error(source, tree, &chain(&e), &e);
@@ -246,10 +223,8 @@ fn check_out(
         )
     })?;
     let never = AtomicBool::new(false);
-    let outcome = gix::worktree::state::checkout(
-        &mut index, tree, objects, &Discard, &Discard, &never, options,
-    )
-    .map_err(fail)?;
+    let outcome =
+        gix::worktree::state::checkout(&mut index, tree, objects, &Discard, &Discard, &never, options).map_err(fail)?;
     if let Some(record) = outcome.errors.first() {
         let text = chain(&record.error);
         return Err(checkout_error(
@@ -271,12 +246,7 @@ fn check_out(
     Ok(())
 }
 
-fn checkout_error(
-    source: &Repository,
-    tree: &Path,
-    text: &str,
-    error: &(dyn std::error::Error + 'static),
-) -> Error {
+fn checkout_error(source: &Repository, tree: &Path, text: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     if crate::error::says_disk_full(text) {
         return Error::DiskFull {
             action: "check out into",
@@ -287,11 +257,7 @@ fn checkout_error(
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return Error::io(
-                "check out into",
-                tree,
-                std::io::Error::new(io.kind(), text.to_owned()),
-            );
+            return Error::io("check out into", tree, std::io::Error::new(io.kind(), text.to_owned()));
         }
         next = cause.source();
     }

@@ -381,10 +381,8 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
             Err(error) => failed = Some(error),
         }
     }
-    if expire {
-        if let Err(error) = jobs.delete(&live.name_any(), &DeleteParams::background()).await {
-            failed = Some(error);
-        }
+    if expire && let Err(error) = jobs.delete(&live.name_any(), &DeleteParams::background()).await {
+        failed = Some(error);
     }
     match failed {
         Some(kube::Error::Api(status)) if status.code == 404 => None,

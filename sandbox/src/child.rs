@@ -94,10 +94,7 @@ impl Drop for Child {
 }
 
 fn lost() -> Outcome {
-    Outcome::not_started(
-        Backend::Unsafe,
-        "the thread that watched the command is gone".into(),
-    )
+    Outcome::not_started(Backend::Unsafe, "the thread that watched the command is gone".into())
 }
 
 /// Starts the supervisor and the thread that speaks to it.
@@ -296,18 +293,9 @@ impl Pump {
     }
 
     fn read_outputs(&mut self, ready: &[bool], buffer: &mut [u8]) {
-        let streams = [
-            (&mut self.out, &mut self.stdout),
-            (&mut self.err, &mut self.stderr),
-        ];
-        for ((pipe, stream), _) in streams
-            .into_iter()
-            .zip(&ready[1..])
-            .filter(|(_, ready)| **ready)
-        {
-            let count = pipe
-                .as_mut()
-                .map_or(0, |pipe| pipe.read(buffer).unwrap_or(0));
+        let streams = [(&mut self.out, &mut self.stdout), (&mut self.err, &mut self.stderr)];
+        for ((pipe, stream), _) in streams.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            let count = pipe.as_mut().map_or(0, |pipe| pipe.read(buffer).unwrap_or(0));
             if count == 0 {
                 *pipe = None;
             } else {

@@ -191,11 +191,8 @@ impl Command {
         K: Into<String>,
         V: Into<String>,
     {
-        self.env.extend(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into())),
-        );
+        self.env
+            .extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
         self
     }
 
@@ -245,9 +242,7 @@ impl Command {
     /// Hides a path that a bind would show.
     #[must_use]
     pub fn mask(self, target: impl Into<PathBuf>) -> Command {
-        self.mount(Mount::Mask {
-            target: target.into(),
-        })
+        self.mount(Mount::Mask { target: target.into() })
     }
 
     /// Sets the network.
@@ -300,9 +295,7 @@ impl Command {
         mounts.append(&mut self.mounts);
         self.mounts = mounts;
         for (name, value) in &toolchain.env {
-            self.env
-                .entry(name.clone())
-                .or_insert_with(|| value.clone());
+            self.env.entry(name.clone()).or_insert_with(|| value.clone());
         }
         self
     }

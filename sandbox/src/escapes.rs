@@ -39,10 +39,7 @@ pub struct Findings {
 impl Findings {
     /// Returns the attempts that got out.
     pub fn escaped(&self) -> Vec<&Finding> {
-        self.findings
-            .iter()
-            .filter(|finding| finding.escaped)
-            .collect()
+        self.findings.iter().filter(|finding| finding.escaped).collect()
     }
 
     /// Returns the attempts that were held although nothing was confined: they would prove nothing.
@@ -134,11 +131,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             true,
             Attempt::Read(behind(victim)),
         ),
-        (
-            "read a secret behind /proc/1/root",
-            false,
-            Attempt::Read(behind(1)),
-        ),
+        ("read a secret behind /proc/1/root", false, Attempt::Read(behind(1))),
         (
             "write outside",
             true,
@@ -152,13 +145,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         (
             "rename a file out of the work tree",
             true,
-            Attempt::RenameTo(
-                stage
-                    .outside()
-                    .with_extension("renamed")
-                    .display()
-                    .to_string(),
-            ),
+            Attempt::RenameTo(stage.outside().with_extension("renamed").display().to_string()),
         ),
         (
             "open the machine's core pattern for writing",
@@ -175,11 +162,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             false,
             Attempt::OpenForWriting("/dev/kmsg".into()),
         ),
-        (
-            "read the password hashes",
-            false,
-            Attempt::Read("/etc/shadow".into()),
-        ),
+        ("read the password hashes", false, Attempt::Read("/etc/shadow".into())),
         (
             "connect to a loopback server of the host",
             true,
@@ -223,11 +206,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             false,
             Attempt::OpenForWriting(format!("/proc/{victim}/mem")),
         ),
-        (
-            "hold a descriptor of the caller's",
-            false,
-            Attempt::Descriptors,
-        ),
+        ("hold a descriptor of the caller's", false, Attempt::Descriptors),
         ("hold a capability", false, Attempt::Capabilities),
         (
             "make a user namespace",
@@ -235,17 +214,9 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0, 0]),
         ),
         ("mount", true, call(libc::SYS_mount, [0; 5])),
-        (
-            "open a mount context",
-            false,
-            call(libc::SYS_fsopen, [0; 5]),
-        ),
+        ("open a mount context", false, call(libc::SYS_fsopen, [0; 5])),
         ("change the root", false, call(libc::SYS_chroot, [0; 5])),
-        (
-            "enter another namespace",
-            true,
-            call(libc::SYS_setns, [-1, 0, 0, 0, 0]),
-        ),
+        ("enter another namespace", true, call(libc::SYS_setns, [-1, 0, 0, 0, 0])),
         (
             "read the session keyring",
             true,
@@ -253,21 +224,9 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         ),
         ("request a key", true, call(libc::SYS_request_key, [0; 5])),
         ("use bpf", false, call(libc::SYS_bpf, [0; 5])),
-        (
-            "use perf events",
-            false,
-            call(libc::SYS_perf_event_open, [0; 5]),
-        ),
-        (
-            "use io_uring",
-            false,
-            call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0]),
-        ),
-        (
-            "use userfaultfd",
-            false,
-            call(libc::SYS_userfaultfd, [-1, 0, 0, 0, 0]),
-        ),
+        ("use perf events", false, call(libc::SYS_perf_event_open, [0; 5])),
+        ("use io_uring", false, call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0])),
+        ("use userfaultfd", false, call(libc::SYS_userfaultfd, [-1, 0, 0, 0, 0])),
         (
             "write another process's memory",
             true,
@@ -296,10 +255,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         (
             "open a raw socket",
             false,
-            call(
-                libc::SYS_socket,
-                [libc::AF_INET.into(), libc::SOCK_RAW.into(), 1, 0, 0],
-            ),
+            call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_RAW.into(), 1, 0, 0]),
         ),
         (
             "open a packet socket",

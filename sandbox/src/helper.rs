@@ -59,9 +59,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Makes a function that adds what was attempted to a cause.
-    pub(crate) fn to<E: std::fmt::Display>(
-        what: impl std::fmt::Display,
-    ) -> impl FnOnce(E) -> Failure {
+    pub(crate) fn to<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
         move |cause| Failure {
             text: format!("failed to {what}: {cause}"),
             missing: false,

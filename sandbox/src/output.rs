@@ -152,11 +152,7 @@ impl Capture {
 
     /// Returns the last line that is not empty.
     pub fn last_line(&self) -> Option<String> {
-        let bytes = if self.tail.is_empty() {
-            &self.head
-        } else {
-            &self.tail
-        };
+        let bytes = if self.tail.is_empty() { &self.head } else { &self.tail };
         let text = String::from_utf8_lossy(bytes);
         text.lines()
             .rev()
@@ -179,22 +175,13 @@ impl Output {
     /// Captures 32 KiB of head and tail of each stream.
     pub fn captured() -> Output {
         Output::default()
-            .stdout(Sink::Capture {
-                head: HEAD,
-                tail: TAIL,
-            })
-            .stderr(Sink::Capture {
-                head: HEAD,
-                tail: TAIL,
-            })
+            .stdout(Sink::Capture { head: HEAD, tail: TAIL })
+            .stderr(Sink::Capture { head: HEAD, tail: TAIL })
     }
 
     /// Captures 32 KiB of head and tail of both streams together, in the order of their writes.
     pub fn captured_together() -> Output {
-        Output::default().together(Sink::Capture {
-            head: HEAD,
-            tail: TAIL,
-        })
+        Output::default().together(Sink::Capture { head: HEAD, tail: TAIL })
     }
 
     /// Adds a sink to the standard output.
@@ -256,9 +243,8 @@ impl Stream {
                 Sink::Call(call) => call(bytes),
                 Sink::File(file) => {
                     if let Err(error) = file.write(bytes) {
-                        self.error.get_or_insert_with(|| {
-                            format!("failed to write output to its file: {error}")
-                        });
+                        self.error
+                            .get_or_insert_with(|| format!("failed to write output to its file: {error}"));
                         failed = Some(index);
                     }
                 }

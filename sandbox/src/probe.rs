@@ -72,10 +72,7 @@ impl Probe {
             abi => abi.to_string(),
         };
         vec![
-            (
-                "sandbox",
-                self.best().map_or("none works", Backend::name).into(),
-            ),
+            ("sandbox", self.best().map_or("none works", Backend::name).into()),
             ("sandbox namespaces", self.namespaces.explain()),
             ("sandbox landlock", self.landlock.explain()),
             ("landlock abi", abi),
@@ -99,16 +96,12 @@ fn try_all(helper: &Path) -> Probe {
     let landlock_abi = crate::sys::landlock_abi();
     let (landlock, memory_landlock) = match landlock_abi {
         0 => (
-            Availability::Missing(
-                "this kernel has no Landlock (Linux 5.13, enabled at boot)".into(),
-            ),
+            Availability::Missing("this kernel has no Landlock (Linux 5.13, enabled at boot)".into()),
             None,
         ),
         _ => try_backend(helper, Backend::Landlock),
     };
-    let memory = memory
-        .or(memory_landlock)
-        .unwrap_or_else(|| "unknown".into());
+    let memory = memory.or(memory_landlock).unwrap_or_else(|| "unknown".into());
     Probe {
         namespaces,
         landlock,
@@ -125,15 +118,7 @@ fn try_backend(helper: &Path, backend: Backend) -> (Availability, Option<String>
         request.program = None;
         request
     });
-    let started = child::start(
-        helper,
-        backend,
-        request,
-        Vec::new(),
-        Output::discard(),
-        None,
-        None,
-    );
+    let started = child::start(helper, backend, request, Vec::new(), Output::discard(), None, None);
     let outcome = match started {
         Ok(child) => child.wait_blocking(),
         Err(error) => Outcome::start_error(&error),

@@ -87,11 +87,7 @@ impl Proxy {
 
     /// Returns the requests so far, oldest first.
     pub fn records(&self) -> Vec<ProxyRecord> {
-        self.shared
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Serves on a new port of the host's loopback device, to those who know a secret.
@@ -105,11 +101,7 @@ impl Proxy {
     }
 
     /// Serves on a listener until the returned handle is dropped.
-    pub(crate) fn serve(
-        &self,
-        listener: TcpListener,
-        secret: Option<String>,
-    ) -> std::io::Result<ProxyServer> {
+    pub(crate) fn serve(&self, listener: TcpListener, secret: Option<String>) -> std::io::Result<ProxyServer> {
         let address = ProxyAddress {
             port: listener.local_addr()?.port(),
             secret,
@@ -187,12 +179,7 @@ impl Drop for ProxyServer {
     }
 }
 
-fn accept_all(
-    listener: &TcpListener,
-    stopped: &UnixStream,
-    shared: &Arc<Shared>,
-    secret: Option<&str>,
-) {
+fn accept_all(listener: &TcpListener, stopped: &UnixStream, shared: &Arc<Shared>, secret: Option<&str>) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let fds = [Some(listener.as_fd()), Some(stopped.as_fd())];
@@ -204,8 +191,7 @@ fn accept_all(
         let Ok((client, _)) = listener.accept() else {
             continue;
         };
-        if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS || client.set_nonblocking(false).is_err()
-        {
+        if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS || client.set_nonblocking(false).is_err() {
             continue;
         }
         open.fetch_add(1, Ordering::Relaxed);
@@ -224,16 +210,10 @@ fn accept_all(
 }
 
 /// Opens a connection to a host of the allow-list; the error says why not.
-pub(crate) fn connect(
-    shared: &Shared,
-    host: &str,
-    port: u16,
-) -> Result<std::net::TcpStream, exchange::Refusal> {
+pub(crate) fn connect(shared: &Shared, host: &str, port: u16) -> Result<std::net::TcpStream, exchange::Refusal> {
     use exchange::Refusal;
     let Some(exact) = shared.allow.permits(host, port) else {
-        return Err(Refusal::Forbidden(format!(
-            "{host}:{port} is not in the allow-list"
-        )));
+        return Err(Refusal::Forbidden(format!("{host}:{port} is not in the allow-list")));
     };
     if let Some(upstream) = &shared.upstream
         && upstream.serves(host)

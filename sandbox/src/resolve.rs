@@ -19,11 +19,7 @@ const SHM_BYTES: u64 = 256 << 20;
 pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// Makes the supervisor's request; the error is a sentence for people.
-pub(crate) fn request(
-    backend: Backend,
-    command: Command,
-    proxy: Option<ProxyAddress>,
-) -> Result<Request, String> {
+pub(crate) fn request(backend: Backend, command: Command, proxy: Option<ProxyAddress>) -> Result<Request, String> {
     let net = match (&command.network, &proxy, backend) {
         (Network::None, ..) => Net::None,
         (Network::Host, ..) => Net::Host,
@@ -64,8 +60,7 @@ pub(crate) fn request(
         return Ok(request);
     }
 
-    let scratch =
-        new_scratch().map_err(|error| format!("failed to make a scratch folder: {error}"))?;
+    let scratch = new_scratch().map_err(|error| format!("failed to make a scratch folder: {error}"))?;
     request.scratch = Some(scratch.clone());
     let result = on_host_paths(&mut request, mounts, env, &scratch);
     if result.is_err() {
@@ -87,22 +82,14 @@ fn on_host_paths(
     let mut masks = Vec::new();
     for (index, mount) in mounts.into_iter().enumerate() {
         match mount {
-            Mount::Bind {
-                source,
-                target,
-                access,
-            } => {
+            Mount::Bind { source, target, access } => {
                 pairs.push((target, source.clone()));
                 binds.push((source, access));
             }
             Mount::Tmpfs { target, .. } => {
                 let folder = scratch.join(index.to_string());
-                std::fs::create_dir(&folder).map_err(|error| {
-                    format!(
-                        "failed to make the folder for {}: {error}",
-                        target.display()
-                    )
-                })?;
+                std::fs::create_dir(&folder)
+                    .map_err(|error| format!("failed to make the folder for {}: {error}", target.display()))?;
                 pairs.push((target, folder.clone()));
                 binds.push((folder, Access::ReadWrite));
             }
@@ -117,17 +104,12 @@ fn on_host_paths(
     }
     let substitution = Substitution::new(pairs);
     env.entry("TMPDIR".into()).or_insert_with(|| "/tmp".into());
-    let masks: Vec<PathBuf> = masks
-        .iter()
-        .map(|mask| substitution.apply_path(mask))
-        .collect();
+    let masks: Vec<PathBuf> = masks.iter().map(|mask| substitution.apply_path(mask)).collect();
     if request.backend == Backend::Landlock {
         request.grants = grants(&binds, &masks)?;
         request.grants.push(("/proc".into(), Access::ReadOnly));
         for device in DEVICES {
-            request
-                .grants
-                .push((Path::new("/dev").join(device), Access::ReadWrite));
+            request.grants.push((Path::new("/dev").join(device), Access::ReadWrite));
         }
     }
     if let Some(program) = &mut request.program {
@@ -149,10 +131,7 @@ fn on_host_paths(
 /// A folder with something hidden inside is granted as its children without the hidden one. Of a
 /// writable folder that cannot be done, since a new file in it would have no rule; nor can a part of
 /// it be read-only. Both are refused.
-fn grants(
-    binds: &[(PathBuf, Access)],
-    masks: &[PathBuf],
-) -> Result<Vec<(PathBuf, Access)>, String> {
+fn grants(binds: &[(PathBuf, Access)], masks: &[PathBuf]) -> Result<Vec<(PathBuf, Access)>, String> {
     let writable: Vec<&PathBuf> = binds
         .iter()
         .filter(|(_, access)| *access == Access::ReadWrite)
@@ -191,11 +170,7 @@ fn grants(
     Ok(result)
 }
 
-fn grant_around(
-    folder: &Path,
-    hidden: &[&PathBuf],
-    result: &mut Vec<(PathBuf, Access)>,
-) -> Result<(), String> {
+fn grant_around(folder: &Path, hidden: &[&PathBuf], result: &mut Vec<(PathBuf, Access)>) -> Result<(), String> {
     if hidden.iter().any(|mask| mask.as_path() == folder) {
         return Ok(());
     }
@@ -269,18 +244,10 @@ fn real_paths(mounts: Vec<Mount>) -> Result<Vec<Mount>, String> {
     mounts
         .into_iter()
         .map(|mount| match mount {
-            Mount::Bind {
-                source,
-                target,
-                access,
-            } => {
-                let real = source.canonicalize().map_err(|error| {
-                    format!(
-                        "failed to bind {} to {}: {error}",
-                        source.display(),
-                        target.display()
-                    )
-                })?;
+            Mount::Bind { source, target, access } => {
+                let real = source
+                    .canonicalize()
+                    .map_err(|error| format!("failed to bind {} to {}: {error}", source.display(), target.display()))?;
                 Ok(Mount::Bind {
                     source: real,
                     target,
@@ -292,26 +259,15 @@ fn real_paths(mounts: Vec<Mount>) -> Result<Vec<Mount>, String> {
         .collect()
 }
 
-fn check_no_nul(
-    program: &str,
-    args: &[String],
-    env: &BTreeMap<String, String>,
-) -> Result<(), String> {
-    let texts = args
-        .iter()
-        .chain(env.keys())
-        .chain(env.values())
-        .map(String::as_str);
+fn check_no_nul(program: &str, args: &[String], env: &BTreeMap<String, String>) -> Result<(), String> {
+    let texts = args.iter().chain(env.keys()).chain(env.values()).map(String::as_str);
     if program.is_empty() {
         return Err("the program's name is empty".into());
     }
     if texts.chain([program]).any(|text| text.contains('\0')) {
         return Err("the command holds a NUL byte in its program, arguments or environment".into());
     }
-    if let Some(name) = env
-        .keys()
-        .find(|name| name.is_empty() || name.contains('='))
-    {
+    if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains('=')) {
         return Err(format!("{name:?} is no name of an environment variable"));
     }
     Ok(())
@@ -336,8 +292,7 @@ fn add_proxy_variables(env: &mut BTreeMap<String, String>, address: Option<&Prox
     for name in ["NO_PROXY", "no_proxy"] {
         env.remove(name);
     }
-    env.entry("NODE_USE_ENV_PROXY".into())
-        .or_insert_with(|| "1".into());
+    env.entry("NODE_USE_ENV_PROXY".into()).or_insert_with(|| "1".into());
 }
 
 /// Makes a folder that only this user can enter.
@@ -350,10 +305,7 @@ fn new_scratch() -> std::io::Result<PathBuf> {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |time| time.as_nanos());
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = base.join(format!(
-            "foreman-sandbox-{}-{number}-{moment:x}",
-            std::process::id()
-        ));
+        let folder = base.join(format!("foreman-sandbox-{}-{number}-{moment:x}", std::process::id()));
         match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -370,8 +322,7 @@ mod tests {
     fn granted(backend: Backend, command: Command) -> Result<Request, String> {
         let request = request(backend, command, None);
         if let Ok(Request {
-            scratch: Some(scratch),
-            ..
+            scratch: Some(scratch), ..
         }) = &request
         {
             std::fs::remove_dir_all(scratch).unwrap();
@@ -382,13 +333,7 @@ mod tests {
     #[test]
     fn targets_are_substituted_in_program_arguments_environment_and_folder() {
         let tree = tempfile::tempdir().unwrap();
-        let host = tree
-            .path()
-            .canonicalize()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let host = tree.path().canonicalize().unwrap().to_str().unwrap().to_owned();
         let command = Command::new("/workspace/run.sh")
             .args(["--in=/workspace/a", "plain"])
             .env("OUT", "/workspace/out:/usr")
@@ -398,11 +343,7 @@ mod tests {
         assert_eq!(request.program.unwrap(), format!("{host}/run.sh"));
         assert_eq!(request.args, [format!("--in={host}/a"), "plain".into()]);
         assert_eq!(request.cwd, Path::new(&host).join("sub"));
-        assert!(
-            request
-                .env
-                .contains(&("OUT".into(), format!("{host}/out:/usr")))
-        );
+        assert!(request.env.contains(&("OUT".into(), format!("{host}/out:/usr"))));
         assert!(request.grants.contains(&(host.into(), Access::ReadWrite)));
     }
 
@@ -412,9 +353,7 @@ mod tests {
         std::fs::create_dir_all(tree.path().join("a/b")).unwrap();
         std::fs::write(tree.path().join("a/secret"), "").unwrap();
         std::fs::write(tree.path().join("c"), "").unwrap();
-        let command = Command::new("x")
-            .ro(tree.path(), "/data")
-            .mask("/data/a/secret");
+        let command = Command::new("x").ro(tree.path(), "/data").mask("/data/a/secret");
         let request = granted(Backend::Landlock, command).unwrap();
         let host = tree.path().canonicalize().unwrap();
         let paths: Vec<&Path> = request
@@ -423,11 +362,7 @@ mod tests {
             .filter_map(|(path, _)| path.strip_prefix(&host).ok())
             .collect();
         assert!(paths.contains(&Path::new("a/b")) && paths.contains(&Path::new("c")));
-        assert!(
-            !paths
-                .iter()
-                .any(|path| Path::new("a/secret").starts_with(path))
-        );
+        assert!(!paths.iter().any(|path| Path::new("a/secret").starts_with(path)));
     }
 
     #[test]
@@ -444,18 +379,13 @@ mod tests {
         );
         assert!(granted(Backend::Namespaces, part).is_ok());
         let mask = Command::new("x").rw(tree.path(), "/w").mask("/w/git");
-        assert!(
-            granted(Backend::Landlock, mask)
-                .unwrap_err()
-                .contains("cannot hide")
-        );
+        assert!(granted(Backend::Landlock, mask).unwrap_err().contains("cannot hide"));
     }
 
     #[test]
     fn bad_targets_and_texts_are_refused_by_name() {
         for target in ["relative", "/", "/a/../b"] {
-            let error =
-                granted(Backend::Namespaces, Command::new("x").ro("/", target)).unwrap_err();
+            let error = granted(Backend::Namespaces, Command::new("x").ro("/", target)).unwrap_err();
             assert!(error.contains(target), "{error}");
         }
         assert!(granted(Backend::Namespaces, Command::new("")).is_err());

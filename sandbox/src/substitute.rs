@@ -34,10 +34,7 @@ impl Substitution {
         let mut rest = text;
         let mut before: Option<char> = None;
         while let Some(next) = rest.chars().next() {
-            if next == '/'
-                && (!before.is_some_and(part_of_path)
-                    || begins_a_path(&text[..text.len() - rest.len()]))
-            {
+            if next == '/' && (!before.is_some_and(part_of_path) || begins_a_path(&text[..text.len() - rest.len()])) {
                 let hit = self.pairs.iter().find(|(target, _)| {
                     rest.strip_prefix(target.as_str())
                         .is_some_and(|after| !after.chars().next().is_some_and(part_of_name))
@@ -70,9 +67,7 @@ fn begins_a_path(text: &str) -> bool {
     }
     let word = text.rsplit(char::is_whitespace).next().unwrap_or(text);
     let mut characters = word.chars();
-    characters.next() == Some('-')
-        && characters.next().is_some_and(char::is_alphabetic)
-        && characters.next().is_none()
+    characters.next() == Some('-') && characters.next().is_some_and(char::is_alphabetic) && characters.next().is_none()
 }
 
 fn part_of_name(character: char) -> bool {
@@ -101,14 +96,8 @@ mod tests {
             ("/workspace", "/host/tree 7"),
             ("/workspace/", "/host/tree 7/"),
             ("--out=/workspace/a.txt", "--out=/host/tree 7/a.txt"),
-            (
-                "/usr/bin:/workspace/bin:/tmp",
-                "/usr/bin:/host/tree 7/bin:/scratch/0",
-            ),
-            (
-                "cd '/workspace' && ls /tmp/x",
-                "cd '/host/tree 7' && ls /scratch/0/x",
-            ),
+            ("/usr/bin:/workspace/bin:/tmp", "/usr/bin:/host/tree 7/bin:/scratch/0"),
+            ("cd '/workspace' && ls /tmp/x", "cd '/host/tree 7' && ls /scratch/0/x"),
             ("-I/workspace/include", "-I/host/tree 7/include"),
             ("file:///workspace/repo", "file:///host/tree 7/repo"),
         ];

@@ -48,10 +48,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used take plain integers.
-    check(libc::c_long::from(unsafe {
-        libc::prctl(option, argument, 0, 0, 0)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::prctl(option, argument, 0, 0, 0) })).map(drop)
 }
 
 /// Has the kernel send this process a signal when its parent thread ends.
@@ -86,13 +83,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     }
     // SAFETY: the ambient set takes plain integers; older kernels answer EINVAL, and have none.
     unsafe {
-        libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        );
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     }
     #[repr(C)]
     struct Header {
@@ -123,10 +114,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
 /// Leaves all supplementary groups; needs privilege.
 pub(crate) fn drop_groups() -> io::Result<()> {
     // SAFETY: zero groups need no list.
-    check(libc::c_long::from(unsafe {
-        libc::setgroups(0, std::ptr::null())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::setgroups(0, std::ptr::null()) })).map(drop)
 }
 
 /// Returns the effective user and group.
@@ -188,8 +176,7 @@ pub(crate) fn run_promptly() {
             ..SchedAttr::default()
         };
         // SAFETY: the structure lives through the call, says its size, and has sched_setattr(2)'s layout.
-        if check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) }).is_ok()
-        {
+        if check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) }).is_ok() {
             return;
         }
     }
@@ -284,10 +271,7 @@ pub(crate) fn reset_signals() {
 /// Waits until one of the descriptors is readable or at its end; returns which are.
 ///
 /// `None` entries are left out. No timeout means for ever.
-pub(crate) fn poll(
-    fds: &[Option<BorrowedFd<'_>>],
-    timeout: Option<Duration>,
-) -> io::Result<Vec<bool>> {
+pub(crate) fn poll(fds: &[Option<BorrowedFd<'_>>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut entries: Vec<libc::pollfd> = fds
         .iter()
         .map(|fd| libc::pollfd {
@@ -313,11 +297,7 @@ pub(crate) fn poll(
 pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: dup of any integer is sound; a closed one is an error. The answer is a new descriptor.
     unsafe {
-        let copy = check(libc::c_long::from(libc::fcntl(
-            fd,
-            libc::F_DUPFD_CLOEXEC,
-            10,
-        )))?;
+        let copy = check(libc::c_long::from(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10)))?;
         Ok(OwnedFd::from_raw_fd(copy as RawFd))
     }
 }
@@ -325,10 +305,7 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
 /// Makes `target` (0, 1 or 2) another name of a descriptor.
 pub(crate) fn become_standard(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: plain integers; the standard descriptors are owned by nobody in these processes.
-    check(libc::c_long::from(unsafe {
-        libc::dup2(fd.as_raw_fd(), target)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), target) })).map(drop)
 }
 
 /// Makes every descriptor from `first` on close at exec.
@@ -354,11 +331,7 @@ pub(crate) fn limit(resource: libc::c_long, value: u64) -> io::Result<()> {
             rlim_cur: value,
             rlim_max: value,
         };
-        check(libc::c_long::from(libc::setrlimit(
-            resource,
-            &raw const wanted,
-        )))
-        .map(drop)
+        check(libc::c_long::from(libc::setrlimit(resource, &raw const wanted))).map(drop)
     }
 }
 
@@ -368,11 +341,7 @@ pub(crate) fn use_processors(count: usize, seed: usize) -> io::Result<()> {
     unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
         let size = std::mem::size_of::<libc::cpu_set_t>();
-        check(libc::c_long::from(libc::sched_getaffinity(
-            0,
-            size,
-            &raw mut allowed,
-        )))?;
+        check(libc::c_long::from(libc::sched_getaffinity(0, size, &raw mut allowed)))?;
         let usable: Vec<usize> = (0..libc::CPU_SETSIZE as usize)
             .filter(|&cpu| libc::CPU_ISSET(cpu, &allowed))
             .collect();
@@ -383,12 +352,7 @@ pub(crate) fn use_processors(count: usize, seed: usize) -> io::Result<()> {
         for index in 0..count.max(1) {
             libc::CPU_SET(usable[(seed + index) % usable.len()], &mut chosen);
         }
-        check(libc::c_long::from(libc::sched_setaffinity(
-            0,
-            size,
-            &raw const chosen,
-        )))
-        .map(drop)
+        check(libc::c_long::from(libc::sched_setaffinity(0, size, &raw const chosen))).map(drop)
     }
 }
 
@@ -436,11 +400,7 @@ pub(crate) fn bring_up_loopback() -> io::Result<()> {
 }
 
 /// Makes a mount, and with `recursive` all below it, have attributes (`MOUNT_ATTR_*`).
-pub(crate) fn set_mount_attributes(
-    mount: BorrowedFd<'_>,
-    attributes: u64,
-    recursive: bool,
-) -> io::Result<()> {
+pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -494,8 +454,7 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
         filter: program.as_ptr().cast_mut(),
     };
     // SAFETY: the program is live and its length is its own; the kernel only reads it.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0, &raw const program) }).map(drop)
 }
 
 /// Becomes another program; returns only the error.

@@ -148,9 +148,7 @@ impl Toolchain {
             }
             path.push(folder.clone());
             if Some(folder) == cargo_bin.as_ref() {
-                let rustup = rustup_home
-                    .clone()
-                    .or_else(|| home.map(|home| home.join(".rustup")));
+                let rustup = rustup_home.clone().or_else(|| home.map(|home| home.join(".rustup")));
                 if let Some(rustup) = rustup.filter(|rustup| rustup.is_dir()) {
                     env.insert("RUSTUP_HOME".into(), rustup.display().to_string());
                     found.add(&rustup);
@@ -160,10 +158,7 @@ impl Toolchain {
                 env.insert("PYENV_ROOT".into(), root.display().to_string());
             }
         }
-        let search: Vec<String> = path
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
+        let search: Vec<String> = path.iter().map(|folder| folder.display().to_string()).collect();
         let more = [
             ("PATH", search.join(":")),
             ("HOME", HOME.into()),
@@ -190,8 +185,7 @@ impl Toolchain {
     /// Uses a folder of the host as the private home, so that what tools leave there outlives a command.
     #[must_use]
     pub fn with_home(mut self, folder: impl Into<PathBuf>) -> Toolchain {
-        self.mounts
-            .retain(|mount| mount.target() != Path::new(HOME));
+        self.mounts.retain(|mount| mount.target() != Path::new(HOME));
         self.mounts.push(Mount::Bind {
             source: folder.into(),
             target: HOME.into(),
@@ -252,10 +246,7 @@ fn system_mounts() -> Vec<Mount> {
     ] {
         let path = Path::new("/").join(name);
         match std::fs::read_link(&path) {
-            Ok(points_to) => mounts.push(Mount::Symlink {
-                link: path,
-                points_to,
-            }),
+            Ok(points_to) => mounts.push(Mount::Symlink { link: path, points_to }),
             Err(_) if path.is_dir() => mounts.push(bind(&path)),
             Err(_) => {}
         }
@@ -278,14 +269,8 @@ fn system_mounts() -> Vec<Mount> {
                 "foreman:x:{user}:{group}:foreman:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
             ),
         ),
-        (
-            "/etc/group",
-            format!("foreman:x:{group}:\nnogroup:x:65534:\n"),
-        ),
-        (
-            "/etc/hosts",
-            "127.0.0.1 localhost foreman\n::1 localhost\n".into(),
-        ),
+        ("/etc/group", format!("foreman:x:{group}:\nnogroup:x:65534:\n")),
+        ("/etc/hosts", "127.0.0.1 localhost foreman\n::1 localhost\n".into()),
     ];
     mounts.extend(texts.map(|(target, text)| Mount::Text {
         target: target.into(),
@@ -316,9 +301,7 @@ impl Finder<'_> {
             match manager {
                 Some(manager) => self.add(&home.join(manager)),
                 // nvm keeps one folder for each version, with `bin` and `lib` beside each other.
-                None if inside.starts_with(".nvm/versions") => {
-                    self.add(folder.parent().unwrap_or(folder))
-                }
+                None if inside.starts_with(".nvm/versions") => self.add(folder.parent().unwrap_or(folder)),
                 None => self.add_with_links(folder),
             }
             return true;
@@ -364,11 +347,8 @@ impl Finder<'_> {
     }
 
     fn is_credential(&self, path: &Path) -> bool {
-        self.home.is_some_and(|home| {
-            CREDENTIALS
-                .iter()
-                .any(|name| path.starts_with(home.join(name)))
-        })
+        self.home
+            .is_some_and(|home| CREDENTIALS.iter().any(|name| path.starts_with(home.join(name))))
     }
 
     fn mounts(&self) -> Vec<Mount> {
@@ -383,8 +363,7 @@ impl Finder<'_> {
             .collect();
         if let Some(home) = self.home {
             let credentials = CREDENTIALS.iter().map(|name| home.join(name));
-            let inside =
-                credentials.filter(|path| self.binds.iter().any(|bound| path.starts_with(bound)));
+            let inside = credentials.filter(|path| self.binds.iter().any(|bound| path.starts_with(bound)));
             mounts.extend(inside.map(|target| Mount::Mask { target }));
         }
         mounts
@@ -393,17 +372,9 @@ impl Finder<'_> {
 
 fn is_system(path: &Path) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    [
-        "/usr",
-        "/bin",
-        "/sbin",
-        "/lib",
-        "/lib64",
-        "/nix/store",
-        "/gnu/store",
-    ]
-    .iter()
-    .any(|system| real.starts_with(system))
+    ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store"]
+        .iter()
+        .any(|system| real.starts_with(system))
 }
 
 #[cfg(test)]
@@ -419,12 +390,7 @@ mod tests {
     #[test]
     fn rustup_tools_come_without_the_rest_of_the_cargo_home() {
         let home = tempfile::tempdir().unwrap();
-        for folder in [
-            ".cargo/bin",
-            ".cargo/registry",
-            ".rustup/toolchains",
-            ".ssh",
-        ] {
+        for folder in [".cargo/bin", ".cargo/registry", ".rustup/toolchains", ".ssh"] {
             fs::create_dir_all(home.path().join(folder)).unwrap();
         }
         let bin = home.path().join(".cargo/bin");
@@ -437,11 +403,7 @@ mod tests {
                 .iter()
                 .any(|path| home.path().join(".cargo/registry").starts_with(path))
         );
-        assert!(
-            !shown
-                .iter()
-                .any(|path| home.path().join(".ssh").starts_with(path))
-        );
+        assert!(!shown.iter().any(|path| home.path().join(".ssh").starts_with(path)));
         assert_eq!(
             toolchain.env["RUSTUP_HOME"],
             home.path().join(".rustup").display().to_string()
@@ -490,10 +452,7 @@ mod tests {
             "krb5.keytab",
             "kubernetes",
         ] {
-            assert!(
-                !ETC.iter().any(|name| Path::new(secret).starts_with(name)),
-                "{secret}"
-            );
+            assert!(!ETC.iter().any(|name| Path::new(secret).starts_with(name)), "{secret}");
         }
         assert!(ETC.iter().all(|name| *name != "ssl" && *name != "pki"));
     }

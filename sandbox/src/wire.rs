@@ -11,8 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,30 +86,21 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>])
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
     let sent = rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(
-            socket,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )
+        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
     })?;
     send_all(socket, &bytes[sent..])
 }
 
 fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        let sent =
-            rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))?;
+        let sent = rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))?;
         bytes = &bytes[sent..];
     }
     Ok(())
 }
 
 /// Receives bytes with the descriptors that came along.
-pub(crate) fn receive(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -176,10 +166,7 @@ pub(crate) fn frame(tag: u8, text: &[u8]) -> Vec<u8> {
 }
 
 /// Sends the final report.
-pub(crate) fn send_report(
-    socket: &mut std::os::unix::net::UnixStream,
-    report: &Report,
-) -> io::Result<()> {
+pub(crate) fn send_report(socket: &mut std::os::unix::net::UnixStream, report: &Report) -> io::Result<()> {
     let json = serde_json::to_vec(report)?;
     socket.write_all(&frame(REPORT, &json))
 }

@@ -34,7 +34,5 @@ fn backends() -> Vec<Sandbox> {
 
 /// A shell command line with the host's tools.
 fn shell(script: &str) -> Command {
-    Command::new("sh")
-        .args(["-c", script])
-        .toolchain(&Toolchain::host())
+    Command::new("sh").args(["-c", script]).toolchain(&Toolchain::host())
 }

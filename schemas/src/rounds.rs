@@ -77,7 +77,9 @@ const SAID: usize = 400;
 
 fn summary_of(task: &AgenticTask) -> String {
     let result = task.status.as_ref().and_then(|status| status.result.as_ref());
-    let said = result.and_then(|result| result.get("summary")?.as_str()).unwrap_or_default();
+    let said = result
+        .and_then(|result| result.get("summary")?.as_str())
+        .unwrap_or_default();
     said.chars().take(SAID).collect()
 }
 

@@ -40,14 +40,23 @@ pub async fn run(connection: &Connection, wanted: &str, request: Request) -> Res
         Target::Task(task) => {
             if request == Request::Retry && task.metadata.owner_references.is_some() {
                 let owner = task.labels().get(labels::WORKLOAD).cloned().unwrap_or_default();
-                bail!("{name} is a step of workload {owner}; a finished step is never reopened. Use `foreman retry {owner}`");
+                bail!(
+                    "{name} is a step of workload {owner}; a finished step is never reopened. Use `foreman retry {owner}`"
+                );
             }
             annotate::<AgenticTask>(connection, &name, request, &id).await?;
         }
     }
     for _ in 0..50 {
         if handled(connection, &target, request).await?.as_deref() == Some(&id) {
-            println!("{name}: {}", if request == Request::Cancel { "cancelled" } else { "a new run starts" });
+            println!(
+                "{name}: {}",
+                if request == Request::Cancel {
+                    "cancelled"
+                } else {
+                    "a new run starts"
+                }
+            );
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -58,14 +67,22 @@ pub async fn run(connection: &Connection, wanted: &str, request: Request) -> Res
 
 async fn annotate<K>(connection: &Connection, name: &str, request: Request, id: &str) -> Result<()>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let mut annotations = serde_json::Map::new();
     annotations.insert(request.annotation().into(), json!(id));
     let patch = json!({ "metadata": { "annotations": annotations } });
-    let params = PatchParams { field_manager: Some("foreman-cli".into()), ..PatchParams::default() };
-    api.patch(name, &params, &Patch::Merge(patch)).await.with_context(|| format!("failed to write the request to {name}"))?;
+    let params = PatchParams {
+        field_manager: Some("foreman-cli".into()),
+        ..PatchParams::default()
+    };
+    api.patch(name, &params, &Patch::Merge(patch))
+        .await
+        .with_context(|| format!("failed to write the request to {name}"))?;
     Ok(())
 }
 

@@ -32,7 +32,10 @@ const SAMPLE: [(&str, &str); 7] = [
     ("README.md", include_str!("../../fixtures/sample/README.md")),
     ("src/lib.rs", include_str!("../../fixtures/sample/src/lib.rs")),
     ("tests/parse.rs", include_str!("../../fixtures/sample/tests/parse.rs")),
-    (".foreman/gate.yaml", include_str!("../../fixtures/sample/.foreman/gate.yaml")),
+    (
+        ".foreman/gate.yaml",
+        include_str!("../../fixtures/sample/.foreman/gate.yaml"),
+    ),
 ];
 
 /// Task files, and the end that the recorded sessions bring each to.
@@ -42,8 +45,16 @@ const TASKS: [(&str, &str, Expected); 3] = [
         include_str!("../../fixtures/demo/tasks/fix-compound-durations.md"),
         Expected::Passed { rounds: 2 },
     ),
-    ("add-format.md", include_str!("../../fixtures/demo/tasks/add-format.md"), Expected::Passed { rounds: 1 }),
-    ("speed-up-the-gate.md", include_str!("../../fixtures/demo/tasks/speed-up-the-gate.md"), Expected::Refused),
+    (
+        "add-format.md",
+        include_str!("../../fixtures/demo/tasks/add-format.md"),
+        Expected::Passed { rounds: 1 },
+    ),
+    (
+        "speed-up-the-gate.md",
+        include_str!("../../fixtures/demo/tasks/speed-up-the-gate.md"),
+        Expected::Refused,
+    ),
 ];
 
 /// Recorded sessions, by their path in the sessions folder.
@@ -56,8 +67,14 @@ const SESSIONS: [(&str, &str); 4] = [
         "fix-compound-durations/round-2.jsonl",
         include_str!("../../fixtures/demo/sessions/fix-compound-durations/round-2.jsonl"),
     ),
-    ("add-format/round-1.jsonl", include_str!("../../fixtures/demo/sessions/add-format/round-1.jsonl")),
-    ("speed-up-the-gate/round-1.jsonl", include_str!("../../fixtures/demo/sessions/speed-up-the-gate/round-1.jsonl")),
+    (
+        "add-format/round-1.jsonl",
+        include_str!("../../fixtures/demo/sessions/add-format/round-1.jsonl"),
+    ),
+    (
+        "speed-up-the-gate/round-1.jsonl",
+        include_str!("../../fixtures/demo/sessions/speed-up-the-gate/round-1.jsonl"),
+    ),
 ];
 
 /// The end that a recorded session brings a task to.
@@ -71,21 +88,43 @@ enum Expected {
 
 /// Runs the demo.
 pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
-    let server = if args.replay { None } else { endpoint::find(true).await.filter(|server| server.named || server.report.is_ok()) };
+    let server = if args.replay {
+        None
+    } else {
+        endpoint::find(true)
+            .await
+            .filter(|server| server.named || server.report.is_ok())
+    };
     say_mode(server.as_ref());
-    let folder = tempfile::Builder::new().prefix("foreman-demo-").tempdir().context("failed to make a temporary folder")?.keep();
+    let folder = tempfile::Builder::new()
+        .prefix("foreman-demo-")
+        .tempdir()
+        .context("failed to make a temporary folder")?
+        .keep();
     let stage = Stage::build(&folder, args.sample.as_deref())?;
     println!("Folder:      {}", folder.display());
-    println!("Repository:  {} (a small Rust crate with tests)", stage.sample.display());
-    println!("Tasks:       {} (three task files will be committed)", stage.tasks.display());
+    println!(
+        "Repository:  {} (a small Rust crate with tests)",
+        stage.sample.display()
+    );
+    println!(
+        "Tasks:       {} (three task files will be committed)",
+        stage.tasks.display()
+    );
 
-    let place = Place { root: folder.clone(), state: folder.join("state") };
+    let place = Place {
+        root: folder.clone(),
+        state: folder.join("state"),
+    };
     let lock = place.lock_for_server()?;
     let config = LocalConfig {
         port: None,
         slots: 3,
         sandbox: args.sandbox.clone(),
-        access: AccessArgs { replay_sessions: Some(stage.sessions.clone()), ..AccessArgs::default() },
+        access: AccessArgs {
+            replay_sessions: Some(stage.sessions.clone()),
+            ..AccessArgs::default()
+        },
         file_roots: vec![folder.clone()],
         user: None,
     };
@@ -147,19 +186,31 @@ fn identity() -> Identity {
 
 impl Stage {
     fn build(folder: &Path, other: Option<&Path>) -> Result<Self> {
-        let stage = Self { sample: folder.join("sample.git"), tasks: folder.join("tasks.git"), sessions: folder.join("sessions") };
+        let stage = Self {
+            sample: folder.join("sample.git"),
+            tasks: folder.join("tasks.git"),
+            sessions: folder.join("sessions"),
+        };
         let files: Vec<FileEdit> = match other {
             Some(other) => SAMPLE
                 .iter()
                 .map(|(path, _)| {
-                    let bytes = std::fs::read(other.join(path)).with_context(|| format!("failed to read {path} of {}", other.display()))?;
+                    let bytes = std::fs::read(other.join(path))
+                        .with_context(|| format!("failed to read {path} of {}", other.display()))?;
                     Ok(FileEdit::write(*path, bytes))
                 })
                 .collect::<Result<_>>()?,
-            None => SAMPLE.iter().map(|(path, text)| FileEdit::write(*path, text.as_bytes())).collect(),
+            None => SAMPLE
+                .iter()
+                .map(|(path, text)| FileEdit::write(*path, text.as_bytes()))
+                .collect(),
         };
         commit(&stage.sample, &files, "A stopwatch that reads durations")?;
-        commit(&stage.tasks, &[FileEdit::write("README.md", "Task files lie in `tasks/`.\n")], "Begin the queue")?;
+        commit(
+            &stage.tasks,
+            &[FileEdit::write("README.md", "Task files lie in `tasks/`.\n")],
+            "Begin the queue",
+        )?;
         for (path, text) in SESSIONS {
             let path = stage.sessions.join(path);
             std::fs::create_dir_all(path.parent().unwrap_or(&stage.sessions))?;
@@ -169,14 +220,20 @@ impl Stage {
     }
 
     fn commit_tasks(&self) -> Result<()> {
-        let files: Vec<FileEdit> =
-            TASKS.iter().map(|(name, text, _)| FileEdit::write(format!("tasks/{name}"), text.as_bytes())).collect();
+        let files: Vec<FileEdit> = TASKS
+            .iter()
+            .map(|(name, text, _)| FileEdit::write(format!("tasks/{name}"), text.as_bytes()))
+            .collect();
         commit(&self.tasks, &files, "Ask for three things")
     }
 }
 
 fn commit(path: &Path, files: &[FileEdit], message: &str) -> Result<()> {
-    let repository = if path.exists() { Repository::open(path)? } else { Repository::init_bare(path, "main")? };
+    let repository = if path.exists() {
+        Repository::open(path)?
+    } else {
+        Repository::init_bare(path, "main")?
+    };
     let parent = repository.resolve("refs/heads/main")?;
     let new = repository.commit_files(parent, files, message, &identity())?;
     repository.set_ref("refs/heads/main", Some(new))?;
@@ -193,7 +250,11 @@ pub fn build_agents(provider: ProviderConfig, tools: &[&str]) -> Vec<Agent> {
         bash_timeout_seconds: 120,
         ..spec_with_defaults()
     };
-    let verifier = AgentSpec { role: AgentRole::Verifier, tools: vec!["run_gate_job".into()], ..spec_with_defaults() };
+    let verifier = AgentSpec {
+        role: AgentRole::Verifier,
+        tools: vec!["run_gate_job".into()],
+        ..spec_with_defaults()
+    };
     vec![Agent::new("coder", coder), Agent::new("verifier", verifier)]
 }
 
@@ -204,8 +265,16 @@ fn spec_with_defaults() -> AgentSpec {
 }
 
 /// The tools of a coder.
-pub const CODER_TOOLS: [&str; 8] =
-    ["read_file", "write_file", "str_replace", "apply_patch", "grep", "glob", "bash", "submit_result"];
+pub const CODER_TOOLS: [&str; 8] = [
+    "read_file",
+    "write_file",
+    "str_replace",
+    "apply_patch",
+    "grep",
+    "glob",
+    "bash",
+    "submit_result",
+];
 
 /// Builds the endpoint settings of a server that was found.
 pub fn build_provider(server: &Server) -> ProviderConfig {
@@ -247,16 +316,27 @@ fn build_project(stage: &Stage, server: Option<&Server>) -> Project {
         prune: true,
         ..TaskQueueSpec::default()
     };
-    Project { queue: Some(TaskQueue::new("demo", queue)), agents: build_agents(provider, &CODER_TOOLS) }
+    Project {
+        queue: Some(TaskQueue::new("demo", queue)),
+        agents: build_agents(provider, &CODER_TOOLS),
+    }
 }
 
-async fn thread(local: &mut Local, stage: &Stage, server: Option<&Server>, limit: Duration) -> Result<HashMap<String, Workload>> {
+async fn thread(
+    local: &mut Local,
+    stage: &Stage,
+    server: Option<&Server>,
+    limit: Duration,
+) -> Result<HashMap<String, Workload>> {
     local.accept(NAMESPACE, &build_project(stage, server)).await?;
     stage.commit_tasks()?;
     println!("Committed tasks/{}.\n", TASKS.map(|(name, ..)| name).join(", tasks/"));
     let client = local.client.clone();
     let all = |seen: &HashMap<String, Workload>| {
-        seen.len() >= TASKS.len() && seen.values().all(|workload| phase(workload).is_some_and(WorkloadPhase::is_terminal))
+        seen.len() >= TASKS.len()
+            && seen
+                .values()
+                .all(|workload| phase(workload).is_some_and(WorkloadPhase::is_terminal))
     };
     tokio::select! {
         ended = follow::until(&client, NAMESPACE, None, limit, all) => ended,
@@ -276,21 +356,34 @@ fn report(stage: &Stage, place: &Place, ended: &HashMap<String, Workload>) -> Re
     for workload in workloads {
         let status = workload.status.clone().unwrap_or_default();
         println!("\n--- {} ---", follow::title(workload));
-        let verdict = status.verdict.map(|verdict| verdict.to_string()).unwrap_or_else(|| "no verdict".into());
+        let verdict = status
+            .verdict
+            .map(|verdict| verdict.to_string())
+            .unwrap_or_else(|| "no verdict".into());
         println!("{}: {verdict}", status.phase.unwrap_or_default().as_str());
         if let Some(message) = &status.message {
             println!("{}", plain(message));
         }
         for round in status.rounds.iter().flatten() {
-            let verdict = round.verdict.map(|verdict| verdict.to_string()).unwrap_or_else(|| "no verdict".into());
-            println!("  round {}: {verdict}  {}", round.round, plain(round.summary.as_deref().unwrap_or_default()));
+            let verdict = round
+                .verdict
+                .map(|verdict| verdict.to_string())
+                .unwrap_or_else(|| "no verdict".into());
+            println!(
+                "  round {}: {verdict}  {}",
+                round.round,
+                plain(round.summary.as_deref().unwrap_or_default())
+            );
         }
         let Some(branch) = &status.branch else { continue };
         match repository.resolve(&format!("refs/heads/{branch}"))? {
             None => println!("branch {branch}: not pushed"),
             Some(head) => {
                 println!("branch {branch} at {head}");
-                let base = status.base_sha.as_deref().and_then(|sha| git::Oid::from_hex(sha.as_bytes()).ok());
+                let base = status
+                    .base_sha
+                    .as_deref()
+                    .and_then(|sha| git::Oid::from_hex(sha.as_bytes()).ok());
                 let diff = repository.diff(base, head, 16 * 1024)?;
                 for line in diff.text.lines() {
                     println!("    {}", plain(&line.replace('\t', "    ")));
@@ -298,10 +391,19 @@ fn report(stage: &Stage, place: &Place, ended: &HashMap<String, Workload>) -> Re
             }
         }
     }
-    println!("\nEvidence (transcripts, gate logs, diffs): {}", place.state.join("evidence").display());
+    println!(
+        "\nEvidence (transcripts, gate logs, diffs): {}",
+        place.state.join("evidence").display()
+    );
     println!("Look closer:  foreman --state {} get workloads", place.state.display());
-    println!("              foreman --state {} show fix-compound-durations.md", place.state.display());
-    println!("              git -C {} log --all --notes=foreman", stage.sample.display());
+    println!(
+        "              foreman --state {} show fix-compound-durations.md",
+        place.state.display()
+    );
+    println!(
+        "              git -C {} log --all --notes=foreman",
+        stage.sample.display()
+    );
     println!("Clean up:     rm -r {}", place.root.display());
     Ok(())
 }
@@ -315,7 +417,11 @@ fn judge(ended: &HashMap<String, Workload>, replayed: bool, stage: &Stage) -> Ve
             wrong.push(format!("{stem} never became a workload"));
             continue;
         };
-        let broken = if replayed { unexpected(workload, expected, stage) } else { not_worked(workload) };
+        let broken = if replayed {
+            unexpected(workload, expected, stage)
+        } else {
+            not_worked(workload)
+        };
         wrong.extend(broken.map(|why| format!("{stem}: {why}")));
     }
     wrong
@@ -323,23 +429,28 @@ fn judge(ended: &HashMap<String, Workload>, replayed: bool, stage: &Stage) -> Ve
 
 fn unexpected(workload: &Workload, expected: Expected, stage: &Stage) -> Option<String> {
     let status = workload.status.clone().unwrap_or_default();
-    let found = format!("found {:?} {:?} {:?}", status.phase, status.verdict, status.failure_reason);
+    let found = format!(
+        "found {:?} {:?} {:?}",
+        status.phase, status.verdict, status.failure_reason
+    );
     match expected {
         Expected::Passed { rounds } => {
             let verdicts: Vec<Option<Verdict>> = status.rounds.iter().flatten().map(|round| round.verdict).collect();
             let mut wanted = vec![Some(Verdict::GateFail); rounds as usize - 1];
             wanted.push(Some(Verdict::GatePass));
             let passed = status.phase == Some(WorkloadPhase::Completed) && status.verdict == Some(Verdict::GatePass);
-            (!passed || verdicts != wanted).then(|| format!("expected GATE-PASS in round {rounds}; {found}, rounds {verdicts:?}"))
+            (!passed || verdicts != wanted)
+                .then(|| format!("expected GATE-PASS in round {rounds}; {found}, rounds {verdicts:?}"))
         }
         Expected::Refused => {
             let branch = status.branch.clone().unwrap_or_default();
             let pushed = Repository::open(&stage.sample)
                 .and_then(|repository| repository.resolve(&format!("refs/heads/{branch}")))
                 .map_or(true, |tip| tip.is_some());
-            let refused =
-                status.phase == Some(WorkloadPhase::Failed) && status.failure_reason == Some(FailureReason::ConstraintViolated);
-            (!refused || pushed).then(|| format!("expected a refusal (ConstraintViolated) and no branch; {found}, pushed: {pushed}"))
+            let refused = status.phase == Some(WorkloadPhase::Failed)
+                && status.failure_reason == Some(FailureReason::ConstraintViolated);
+            (!refused || pushed)
+                .then(|| format!("expected a refusal (ConstraintViolated) and no branch; {found}, pushed: {pushed}"))
         }
     }
 }
@@ -358,5 +469,8 @@ fn not_worked(workload: &Workload) -> Option<String> {
         FailureReason::PushRejected,
         FailureReason::LostClaims,
     ];
-    status.failure_reason.filter(|reason| infrastructure.contains(reason)).map(|reason| format!("the thread broke: {}", reason.as_str()))
+    status
+        .failure_reason
+        .filter(|reason| infrastructure.contains(reason))
+        .map(|reason| format!("the thread broke: {}", reason.as_str()))
 }

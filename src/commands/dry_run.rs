@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use schemas::task_file::{QueueContext, TaskObject, resolve};
 use schemas::task_file::{self, TaskDocument, run_key};
+use schemas::task_file::{QueueContext, TaskObject, resolve};
 use schemas::{Workload, labels};
 
 use crate::cli::Global;
@@ -18,14 +18,27 @@ use crate::table::{plain, render};
 
 /// Prints what one tick would do.
 pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<ExitCode> {
-    let Some(queue) = &project.queue else { return Ok(ExitCode::SUCCESS) };
-    let Some(source) = &queue.spec.git else { return Ok(ExitCode::SUCCESS) };
+    let Some(queue) = &project.queue else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(source) = &queue.spec.git else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let url = git::RemoteUrl::parse(&source.url)?;
     let roots = url.local_path().into_iter().collect();
-    let git = git::Git::new(place.state.join("operator/mirrors"), git::Settings { file_roots: roots, ..git::Settings::default() });
+    let git = git::Git::new(
+        place.state.join("operator/mirrors"),
+        git::Settings {
+            file_roots: roots,
+            ..git::Settings::default()
+        },
+    );
     let branch = source.branch.clone().unwrap_or_else(|| "main".into());
     place.create()?;
-    let tip = git.fetch_branch(&url, &branch, true).await.with_context(|| format!("failed to read {branch} of {url}"))?;
+    let tip = git
+        .fetch_branch(&url, &branch, true)
+        .await
+        .with_context(|| format!("failed to read {branch} of {url}"))?;
     let folder = source.path.clone();
     let files = git
         .read(&url, move |repository| {
@@ -42,7 +55,11 @@ pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<Ex
         .await?;
     let connection = connect::connect(global).await?;
     let workloads: Api<Workload> = Api::namespaced(connection.client.clone(), &connection.namespace);
-    let known = workloads.list(&ListParams::default()).await.context("failed to list workloads")?.items;
+    let known = workloads
+        .list(&ListParams::default())
+        .await
+        .context("failed to list workloads")?
+        .items;
     connection.close().await;
     let revision = format!("{branch}@sha1:{tip}");
     let rows = plan(project, &files, &known, &revision, &global.namespace);
@@ -51,7 +68,13 @@ pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(project: &Project, files: &[(String, Vec<u8>)], known: &[Workload], revision: &str, namespace: &str) -> Vec<Vec<String>> {
+fn plan(
+    project: &Project,
+    files: &[(String, Vec<u8>)],
+    known: &[Workload],
+    revision: &str,
+    namespace: &str,
+) -> Vec<Vec<String>> {
     let Some(queue) = &project.queue else { return Vec::new() };
     let folder = queue.spec.git.as_ref().map(|git| git.path.clone()).unwrap_or_default();
     let mut parsed: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
@@ -65,7 +88,10 @@ fn plan(project: &Project, files: &[(String, Vec<u8>)], known: &[Workload], revi
             Err(errors) => rows.extend(errors.first().map(|error| row(path, "be invalid", error.to_string()))),
         }
     }
-    let uid = known.iter().find_map(|workload| workload.annotations().get(labels::QUEUE_UID).cloned()).unwrap_or_default();
+    let uid = known
+        .iter()
+        .find_map(|workload| workload.annotations().get(labels::QUEUE_UID).cloned())
+        .unwrap_or_default();
     let set = schemas::queue_set::check(&parsed, &folder, &uid);
     let defaults = queue.spec.defaults.clone().unwrap_or_default();
     for (path, documents) in &parsed {
@@ -92,19 +118,35 @@ fn plan(project: &Project, files: &[(String, Vec<u8>)], known: &[Workload], revi
     rows
 }
 
-fn would(project: &Project, path: &str, document: &TaskDocument, object: &TaskObject, known: &[Workload]) -> Vec<String> {
+fn would(
+    project: &Project,
+    path: &str,
+    document: &TaskDocument,
+    object: &TaskObject,
+    known: &[Workload],
+) -> Vec<String> {
     let row = |would: &str, why: String| vec![path.to_owned(), would.to_owned(), plain(&why)];
     let TaskObject::Workload(workload) = object else {
-        return row("become a task", "a bare AgenticTask; the scheduler picks its node".into());
+        return row(
+            "become a task",
+            "a bare AgenticTask; the scheduler picks its node".into(),
+        );
     };
-    let live = known.iter().find(|live| live.annotations().get(labels::SOURCE_PATH).is_some_and(|source| source == path));
+    let live = known.iter().find(|live| {
+        live.annotations()
+            .get(labels::SOURCE_PATH)
+            .is_some_and(|source| source == path)
+    });
     if let Some(live) = live
         && live.spec.run_key.as_deref() == Some(&run_key(document))
     {
         let status = live.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
         let verdict = status.verdict.map(|verdict| format!(", {verdict}")).unwrap_or_default();
-        return row("stay as it is", format!("run {} is {}{verdict}", live.spec.run.unwrap_or(1), phase.as_str()));
+        return row(
+            "stay as it is",
+            format!("run {} is {}{verdict}", live.spec.run.unwrap_or(1), phase.as_str()),
+        );
     }
     let waiting: Vec<&String> = workload
         .spec
@@ -112,21 +154,41 @@ fn would(project: &Project, path: &str, document: &TaskDocument, object: &TaskOb
         .iter()
         .flatten()
         .filter(|name| {
-            let done = known.iter().find(|live| live.name_any() == **name).and_then(|live| live.status.as_ref()?.phase);
+            let done = known
+                .iter()
+                .find(|live| live.name_any() == **name)
+                .and_then(|live| live.status.as_ref()?.phase);
             done != Some(schemas::workload::WorkloadPhase::Completed)
         })
         .collect();
     if !waiting.is_empty() {
-        return row("wait", format!("it depends on {}", waiting.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")));
+        return row(
+            "wait",
+            format!(
+                "it depends on {}",
+                waiting.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        );
     }
     for step in workload.spec.pipeline.iter().flatten() {
         let name = step.agent_ref.name.as_str();
         if !project.agents.iter().any(|agent| agent.name_any() == name) {
-            return row("wait", format!("step {} names agent {name:?}, which .foreman/agents.yaml does not have", step.name));
+            return row(
+                "wait",
+                format!(
+                    "step {} names agent {name:?}, which .foreman/agents.yaml does not have",
+                    step.name
+                ),
+            );
         }
     }
-    let agents: Vec<String> =
-        workload.spec.pipeline.iter().flatten().map(|step| format!("{} by {}", step.name, step.agent_ref.name)).collect();
+    let agents: Vec<String> = workload
+        .spec
+        .pipeline
+        .iter()
+        .flatten()
+        .map(|step| format!("{} by {}", step.name, step.agent_ref.name))
+        .collect();
     let what = if live.is_some() { "start again" } else { "start" };
     row(what, format!("{} on this machine", agents.join(", ")))
 }

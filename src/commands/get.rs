@@ -32,7 +32,9 @@ fn since(time: Option<&Time>, now: Timestamp) -> String {
 }
 
 fn text<T: ToString>(value: Option<T>) -> String {
-    value.map(|value| plain(&value.to_string())).unwrap_or_else(|| "-".into())
+    value
+        .map(|value| plain(&value.to_string()))
+        .unwrap_or_else(|| "-".into())
 }
 
 fn condition<'a>(conditions: Option<&'a Vec<Condition>>, kind: &str) -> Option<&'a Condition> {
@@ -40,12 +42,15 @@ fn condition<'a>(conditions: Option<&'a Vec<Condition>>, kind: &str) -> Option<&
 }
 
 fn short(sha: Option<&String>) -> String {
-    sha.map(|sha| sha.chars().take(10).collect()).unwrap_or_else(|| "-".into())
+    sha.map(|sha| sha.chars().take(10).collect())
+        .unwrap_or_else(|| "-".into())
 }
 
 impl Row for Workload {
     fn head() -> &'static [&'static str] {
-        &["NAME", "PHASE", "VERDICT", "ROUND", "AGE", "MESSAGE", "RUN", "FILE", "BRANCH", "HEAD", "REPO"]
+        &[
+            "NAME", "PHASE", "VERDICT", "ROUND", "AGE", "MESSAGE", "RUN", "FILE", "BRANCH", "HEAD", "REPO",
+        ]
     }
     fn narrow() -> usize {
         6
@@ -70,7 +75,9 @@ impl Row for Workload {
 
 impl Row for AgenticTask {
     fn head() -> &'static [&'static str] {
-        &["NAME", "PHASE", "KIND", "NODE", "VERDICT", "AGE", "REASON", "EPOCH", "BRANCH", "HEAD", "WAITING"]
+        &[
+            "NAME", "PHASE", "KIND", "NODE", "VERDICT", "AGE", "REASON", "EPOCH", "BRANCH", "HEAD", "WAITING",
+        ]
     }
     fn narrow() -> usize {
         7
@@ -99,7 +106,19 @@ impl Row for AgenticTask {
 
 impl Row for FleetNode {
     fn head() -> &'static [&'static str] {
-        &["NAME", "PHASE", "VERSION", "ACCELERATOR", "RAM", "CURRENT TASK", "HEARTBEAT", "AGE", "ROLES", "MODELS", "CONTEXT"]
+        &[
+            "NAME",
+            "PHASE",
+            "VERSION",
+            "ACCELERATOR",
+            "RAM",
+            "CURRENT TASK",
+            "HEARTBEAT",
+            "AGE",
+            "ROLES",
+            "MODELS",
+            "CONTEXT",
+        ]
     }
     fn narrow() -> usize {
         8
@@ -125,12 +144,17 @@ impl Row for FleetNode {
 
 /// Returns the serialised form of a value that is one word.
 fn word<T: Serialize>(value: T) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 impl Row for TaskQueue {
     fn head() -> &'static [&'static str] {
-        &["NAME", "READY", "REVISION", "FILES", "INVALID", "AGE", "MESSAGE", "URL", "PATH"]
+        &[
+            "NAME", "READY", "REVISION", "FILES", "INVALID", "AGE", "MESSAGE", "URL", "PATH",
+        ]
     }
     fn narrow() -> usize {
         7
@@ -141,7 +165,11 @@ impl Row for TaskQueue {
         vec![
             self.name_any(),
             text(ready.map(|ready| &ready.status)),
-            text(status.observed_revision.map(|revision| revision.chars().take(60).collect::<String>())),
+            text(
+                status
+                    .observed_revision
+                    .map(|revision| revision.chars().take(60).collect::<String>()),
+            ),
             text(status.files),
             text(status.invalid_file_count),
             since(self.metadata.creation_timestamp.as_ref(), now),
@@ -154,7 +182,16 @@ impl Row for TaskQueue {
 
 impl Row for Agent {
     fn head() -> &'static [&'static str] {
-        &["NAME", "ROLE", "MODEL", "VALIDATED", "AGE", "MESSAGE", "ENDPOINT", "TOOLS"]
+        &[
+            "NAME",
+            "ROLE",
+            "MODEL",
+            "VALIDATED",
+            "AGE",
+            "MESSAGE",
+            "ENDPOINT",
+            "TOOLS",
+        ]
     }
     fn narrow() -> usize {
         6
@@ -166,10 +203,19 @@ impl Row for Agent {
         vec![
             self.name_any(),
             self.spec.role.as_str().into(),
-            text(self.spec.model.as_ref().or(provider.and_then(|provider| provider.model.as_ref()))),
+            text(
+                self.spec
+                    .model
+                    .as_ref()
+                    .or(provider.and_then(|provider| provider.model.as_ref())),
+            ),
             text(validated.map(|validated| &validated.status)),
             since(self.metadata.creation_timestamp.as_ref(), now),
-            text(validated.map(|validated| &validated.message).filter(|message| !message.is_empty())),
+            text(
+                validated
+                    .map(|validated| &validated.message)
+                    .filter(|message| !message.is_empty()),
+            ),
             text(provider.and_then(|provider| provider.base_url.as_ref())),
             self.spec.tools.join(","),
         ]
@@ -195,11 +241,23 @@ where
 {
     let kind = K::plural(&());
     let items = match &args.name {
-        Some(name) => match api.get_opt(name).await.with_context(|| format!("failed to read {kind} {name}"))? {
+        Some(name) => match api
+            .get_opt(name)
+            .await
+            .with_context(|| format!("failed to read {kind} {name}"))?
+        {
             Some(item) => vec![item],
-            None => bail!("there is no {name:?} among the {kind}; see `foreman get {}`", kind_word(args.kind)),
+            None => bail!(
+                "there is no {name:?} among the {kind}; see `foreman get {}`",
+                kind_word(args.kind)
+            ),
         },
-        None => api.list(&ListParams::default()).await.with_context(|| format!("failed to list {kind}"))?.items,
+        None => {
+            api.list(&ListParams::default())
+                .await
+                .with_context(|| format!("failed to list {kind}"))?
+                .items
+        }
     };
     print(&items, args)?;
     if !args.watch {
@@ -212,7 +270,11 @@ where
     let seen: std::collections::HashMap<_, _> =
         items.iter().map(|item| (item.uid(), item.resource_version())).collect();
     let mut changes = watcher(api, config).default_backoff().applied_objects().boxed();
-    while let Some(item) = changes.try_next().await.with_context(|| format!("failed to watch {kind}"))? {
+    while let Some(item) = changes
+        .try_next()
+        .await
+        .with_context(|| format!("failed to watch {kind}"))?
+    {
         if seen.get(&item.uid()) == Some(&item.resource_version()) {
             continue;
         }
@@ -249,9 +311,15 @@ fn format<K: Row + Serialize>(items: &[K], args: &GetArgs) -> Result<String> {
     let now = Timestamp::now();
     Ok(match args.output {
         Format::Table | Format::Wide => {
-            let width = if args.output == Format::Wide { K::head().len() } else { K::narrow() };
-            let rows: Vec<Vec<String>> =
-                items.iter().map(|item| item.cells(now).into_iter().take(width).collect()).collect();
+            let width = if args.output == Format::Wide {
+                K::head().len()
+            } else {
+                K::narrow()
+            };
+            let rows: Vec<Vec<String>> = items
+                .iter()
+                .map(|item| item.cells(now).into_iter().take(width).collect())
+                .collect();
             render(&K::head()[..width], &rows)
         }
         Format::Json | Format::Yaml => {

@@ -16,11 +16,20 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
     let root = root(global)?;
     let local = git::Local::discover(&root).context("failed to look for a Git repository")?;
     match &local {
-        None => println!("Warning    {} is not a Git repository yet; run `git init` and commit before `foreman up`", root.display()),
-        Some(local) if local.head.is_none() => println!("Warning    the repository has no commit yet; commit before `foreman up`"),
+        None => println!(
+            "Warning    {} is not a Git repository yet; run `git init` and commit before `foreman up`",
+            root.display()
+        ),
+        Some(local) if local.head.is_none() => {
+            println!("Warning    the repository has no commit yet; commit before `foreman up`")
+        }
         Some(_) => {}
     }
-    let server = if args.no_probe { None } else { endpoint::find(true).await };
+    let server = if args.no_probe {
+        None
+    } else {
+        endpoint::find(true).await
+    };
     match &server {
         Some(server) => {
             println!("Model      {}", endpoint::describe(server));
@@ -47,7 +56,10 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
     ];
     for (name, text) in files {
         let path = root.join(FOLDER).join(name);
-        println!("{:<10} {FOLDER}/{name}", if write_new(&path, &text)? { "Wrote" } else { "Kept" });
+        println!(
+            "{:<10} {FOLDER}/{name}",
+            if write_new(&path, &text)? { "Wrote" } else { "Kept" }
+        );
     }
     println!("\nNext: look at the files, `foreman validate`, commit them, and `foreman up`.");
     Ok(ExitCode::SUCCESS)
@@ -60,7 +72,8 @@ fn write_new(path: &Path, text: &str) -> Result<bool> {
     }
     match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(mut file) => {
-            std::io::Write::write_all(&mut file, text.as_bytes()).with_context(|| format!("failed to write {}", path.display()))?;
+            std::io::Write::write_all(&mut file, text.as_bytes())
+                .with_context(|| format!("failed to write {}", path.display()))?;
             Ok(true)
         }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
@@ -88,7 +101,12 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
     let parse = |_: &[u8]| Err("not read".to_owned());
     let found = gate::definition::resolve(None, &Folder(root), &parse, &[]).ok();
     let Some(gate) = found else {
-        return (None, format!("{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"));
+        return (
+            None,
+            format!(
+                "{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"
+            ),
+        );
     };
     let language = match &gate.source {
         gate::definition::Source::Preset(language) => language.clone(),
@@ -96,15 +114,23 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
     };
     let mut text = GATE_HEAD.to_owned();
     if let Some(prepare) = &gate.prepare {
-        text.push_str("# Fills the caches before the steps run; the only part with network, and only to these hosts.\nprepare:\n");
+        text.push_str(
+            "# Fills the caches before the steps run; the only part with network, and only to these hosts.\nprepare:\n",
+        );
         text.push_str(&format!("  command: {}\n  allowHosts:\n", quoted(&prepare.command)));
         for host in &prepare.allow_hosts {
             text.push_str(&format!("    - {}\n", quoted(host)));
         }
     }
-    text.push_str("# Each step runs as `sh -c` in the work tree, without network; all run, even after a failure.\nsteps:\n");
+    text.push_str(
+        "# Each step runs as `sh -c` in the work tree, without network; all run, even after a failure.\nsteps:\n",
+    );
     for step in &gate.steps {
-        text.push_str(&format!("  - name: {}\n    command: {}\n", step.name, quoted(&step.command)));
+        text.push_str(&format!(
+            "  - name: {}\n    command: {}\n",
+            step.name,
+            quoted(&step.command)
+        ));
         if step.advisory {
             text.push_str("    advisory: true\n");
         }

@@ -25,8 +25,16 @@ pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
         let over = is_over(&task);
         if let Some(text) = &text {
             let fresh = text.get(printed..).unwrap_or_default();
-            let whole = if over { fresh.len() } else { fresh.rfind('\n').map_or(0, |at| at + 1) };
-            let lines = if args.gate { fresh[..whole].to_owned() } else { crate::transcript::render(&fresh[..whole]) };
+            let whole = if over {
+                fresh.len()
+            } else {
+                fresh.rfind('\n').map_or(0, |at| at + 1)
+            };
+            let lines = if args.gate {
+                fresh[..whole].to_owned()
+            } else {
+                crate::transcript::render(&fresh[..whole])
+            };
             print!("{}", clean(&lines));
             std::io::stdout().flush()?;
             printed += whole;
@@ -34,23 +42,36 @@ pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
         if over || !args.follow {
             if text.is_none() {
                 let phase = task.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-                bail!("{} has no {} yet; it is {}", task.name_any(), if args.gate { "gate log" } else { "transcript" }, phase.as_str());
+                bail!(
+                    "{} has no {} yet; it is {}",
+                    task.name_any(),
+                    if args.gate { "gate log" } else { "transcript" },
+                    phase.as_str()
+                );
             }
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         let api: Api<AgenticTask> = Api::namespaced(connection.client.clone(), &connection.namespace);
-        task = api.get(&task.name_any()).await.context("failed to read the task again")?;
+        task = api
+            .get(&task.name_any())
+            .await
+            .context("failed to read the task again")?;
     }
 }
 
 fn is_over(task: &AgenticTask) -> bool {
-    task.status.as_ref().and_then(|status| status.phase).is_some_and(Phase::is_terminal)
+    task.status
+        .as_ref()
+        .and_then(|status| status.phase)
+        .is_some_and(Phase::is_terminal)
 }
 
 /// Keeps tabs and line ends, and nothing else that could steer a terminal.
 fn clean(text: &str) -> String {
-    text.chars().filter(|c| *c == '\n' || *c == '\t' || !c.is_control()).collect()
+    text.chars()
+        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+        .collect()
 }
 
 async fn pick(connection: &Connection, args: &LogsArgs) -> Result<AgenticTask> {
@@ -88,18 +109,34 @@ async fn read(connection: &Connection, task: &AgenticTask, gate: bool) -> Result
             return Ok(Some(text));
         }
         let stored = place.state.join("evidence").join(&uid).join(&epoch).join(name);
-        let mut segments: Vec<PathBuf> =
-            std::fs::read_dir(&stored).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-        segments.sort_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()).unwrap_or(0));
+        let mut segments: Vec<PathBuf> = std::fs::read_dir(&stored)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        segments.sort_by_key(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str()?.parse::<u64>().ok())
+                .unwrap_or(0)
+        });
         if let Some(text) = read_file(&segments)? {
             return Ok(Some(text));
         }
     } else if let Some(evidence) = status.evidence.iter().flatten().find(|evidence| evidence.name == name) {
-        let answer = reqwest::get(&evidence.url).await.and_then(reqwest::Response::error_for_status);
-        let text = answer.with_context(|| format!("failed to read {}", evidence.url))?.text().await?;
+        let answer = reqwest::get(&evidence.url)
+            .await
+            .and_then(reqwest::Response::error_for_status);
+        let text = answer
+            .with_context(|| format!("failed to read {}", evidence.url))?
+            .text()
+            .await?;
         return Ok(Some(text));
     }
-    if gate { pod_log(connection, task).await } else { Ok(None) }
+    if gate {
+        pod_log(connection, task).await
+    } else {
+        Ok(None)
+    }
 }
 
 fn read_file(paths: &[PathBuf]) -> Result<Option<String>> {
@@ -118,11 +155,29 @@ async fn pod_log(connection: &Connection, task: &AgenticTask) -> Result<Option<S
     let status = task.status.clone().unwrap_or_default();
     let Some(job) = status.job_name else { return Ok(None) };
     let pods: Api<Pod> = Api::all(connection.client.clone());
-    let found = pods.list(&ListParams::default().labels(&format!("job-name={job}"))).await.context("failed to list pods")?;
-    let Some(pod) = found.items.into_iter().next() else { return Ok(None) };
+    let found = pods
+        .list(&ListParams::default().labels(&format!("job-name={job}")))
+        .await
+        .context("failed to list pods")?;
+    let Some(pod) = found.items.into_iter().next() else {
+        return Ok(None);
+    };
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.namespace().unwrap_or_default());
-    let container = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.clone());
-    let Ok(stream) = pods.log_stream(&pod.name_any(), &LogParams { container, ..LogParams::default() }).await else {
+    let container = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.containers.first())
+        .map(|container| container.name.clone());
+    let Ok(stream) = pods
+        .log_stream(
+            &pod.name_any(),
+            &LogParams {
+                container,
+                ..LogParams::default()
+            },
+        )
+        .await
+    else {
         return Ok(None);
     };
     let lines: Vec<String> = stream.lines().try_collect().await.unwrap_or_default();

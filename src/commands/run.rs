@@ -26,22 +26,32 @@ const ROUNDS: i64 = 3;
 /// Does one piece of work.
 pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
     if args.prompt.trim().is_empty() {
-        bail!("the prompt is empty; say what is to be done, such as `foreman run \"fix the failing test in src/lib.rs\"`");
+        bail!(
+            "the prompt is empty; say what is to be done, such as `foreman run \"fix the failing test in src/lib.rs\"`"
+        );
     }
     let root = root(global)?;
     let repository = project::repository(&root)?;
     let Some(branch) = repository.branch.clone() else {
-        bail!("HEAD of {} is detached; check out a branch, which the work is cut from", root.display());
+        bail!(
+            "HEAD of {} is detached; check out a branch, which the work is cut from",
+            root.display()
+        );
     };
     if repository.head.is_none() {
-        bail!("branch {branch} of {} has no commit yet; commit something first", root.display());
+        bail!(
+            "branch {branch} of {} has no commit yet; commit something first",
+            root.display()
+        );
     }
     let url = repository.root.display().to_string();
     let mut project = project::load(&root, &url, Some(&branch))?;
     project.queue = None;
     if project.agents.is_empty() {
         let Some(server) = endpoint::find(true).await else {
-            bail!("no model server was found; start one (llama.cpp, Ollama, vLLM, LM Studio, LiteLLM), or set FOREMAN_MODEL_URL");
+            bail!(
+                "no model server was found; start one (llama.cpp, Ollama, vLLM, LM Studio, LiteLLM), or set FOREMAN_MODEL_URL"
+            );
         };
         println!("Model      {}", endpoint::describe(&server));
         project.agents = build_agents(build_provider(&server), &CODER_TOOLS);
@@ -96,31 +106,57 @@ async fn alone(local: &mut Local, global: &Global, project: &Project, workload: 
 
 async fn work(client: &Client, namespace: &str, workload: &Workload) -> Result<Workload> {
     let api: Api<Workload> = Api::namespaced(client.clone(), namespace);
-    let made = api.create(&PostParams::default(), workload).await.context("failed to create the workload")?;
+    let made = api
+        .create(&PostParams::default(), workload)
+        .await
+        .context("failed to create the workload")?;
     let name = made.name_any();
     println!("Workload   {name}\n");
     let over = |seen: &HashMap<String, Workload>| {
-        seen.get(&name).and_then(|workload| workload.status.as_ref()?.phase).is_some_and(WorkloadPhase::is_terminal)
+        seen.get(&name)
+            .and_then(|workload| workload.status.as_ref()?.phase)
+            .is_some_and(WorkloadPhase::is_terminal)
     };
     let mut seen = follow::until(client, namespace, Some(&name), Duration::from_secs(7 * 86400), over).await?;
     seen.remove(&name).context("the workload is gone")
 }
 
 fn coder(project: &Project, wanted: Option<&str>) -> Result<String> {
-    let coders: Vec<&Agent> = project.agents.iter().filter(|agent| agent.spec.role.as_str() == "coder").collect();
-    let names = || coders.iter().map(|agent| agent.name_any()).collect::<Vec<_>>().join(", ");
+    let coders: Vec<&Agent> = project
+        .agents
+        .iter()
+        .filter(|agent| agent.spec.role.as_str() == "coder")
+        .collect();
+    let names = || {
+        coders
+            .iter()
+            .map(|agent| agent.name_any())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match wanted {
         Some(wanted) if coders.iter().any(|agent| agent.name_any() == wanted) => Ok(wanted.to_owned()),
-        Some(wanted) => bail!("there is no coder {wanted:?} in {}/agents.yaml; it has {}", project::FOLDER, names()),
+        Some(wanted) => bail!(
+            "there is no coder {wanted:?} in {}/agents.yaml; it has {}",
+            project::FOLDER,
+            names()
+        ),
         None => match coders.first() {
             Some(agent) => Ok(agent.name_any()),
-            None => bail!("{}/agents.yaml has no agent of role coder; see `foreman init`", project::FOLDER),
+            None => bail!(
+                "{}/agents.yaml has no agent of role coder; see `foreman init`",
+                project::FOLDER
+            ),
         },
     }
 }
 
 fn verifier(project: &Project) -> Option<String> {
-    project.agents.iter().find(|agent| agent.spec.role.as_str() == "verifier").map(ResourceExt::name_any)
+    project
+        .agents
+        .iter()
+        .find(|agent| agent.spec.role.as_str() == "verifier")
+        .map(ResourceExt::name_any)
 }
 
 fn build_workload(args: &RunArgs, repo: &str, base: &str, coder: &str, verifier: Option<&str>) -> Workload {
@@ -153,14 +189,24 @@ fn build_workload(args: &RunArgs, repo: &str, base: &str, coder: &str, verifier:
             ..PipelineStep::default()
         });
     }
-    let title = args.prompt.lines().next().unwrap_or_default().chars().take(100).collect();
+    let title = args
+        .prompt
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(100)
+        .collect();
     let spec = WorkloadSpec {
         intent: args.prompt.clone(),
         title: Some(title),
         repo: Some(repo.to_owned()),
         base_branch: Some(base.to_owned()),
         open_pull_request: Some(false),
-        budget: Some(Budget { rounds: Some(args.rounds.unwrap_or(ROUNDS).clamp(1, 20)), ..Budget::default() }),
+        budget: Some(Budget {
+            rounds: Some(args.rounds.unwrap_or(ROUNDS).clamp(1, 20)),
+            ..Budget::default()
+        }),
         pipeline: Some(pipeline),
         ..WorkloadSpec::default()
     };
@@ -193,11 +239,18 @@ fn end(workload: &Workload, root: &std::path::Path) -> ExitCode {
     let code = exit_code(&status);
     println!();
     let word = ["PASS", "FAIL", "ERROR", "REFUSED or budget spent"][usize::from(code)];
-    println!("{word}: {}", crate::table::plain(status.message.as_deref().unwrap_or("no message")));
+    println!(
+        "{word}: {}",
+        crate::table::plain(status.message.as_deref().unwrap_or("no message"))
+    );
     if let (Some(branch), Some(head)) = (&status.branch, &status.head_sha) {
         println!("Branch     {branch} at {head}");
         let base = status.base_sha.as_deref().unwrap_or("HEAD");
-        println!("Look       git -C {} diff {} {branch}", root.display(), &base[..base.len().min(12)]);
+        println!(
+            "Look       git -C {} diff {} {branch}",
+            root.display(),
+            &base[..base.len().min(12)]
+        );
         if code == 0 {
             println!("Take       git -C {} merge {branch}", root.display());
         }
@@ -221,11 +274,24 @@ mod tests {
         use WorkloadPhase::{Completed, Failed};
         let table = [
             (status(Completed, Some(Verdict::GatePass), None), 0),
-            (status(Failed, Some(Verdict::GateFail), Some(FailureReason::GateFailed)), 1),
+            (
+                status(Failed, Some(Verdict::GateFail), Some(FailureReason::GateFailed)),
+                1,
+            ),
             (status(Failed, None, Some(FailureReason::ConstraintViolated)), 3),
             (status(Failed, None, Some(FailureReason::MaxTurnsExhausted)), 3),
-            (status(Failed, Some(Verdict::GateError), Some(FailureReason::GateError)), 2),
-            (status(Failed, Some(Verdict::GatePass), Some(FailureReason::InfrastructureError)), 2),
+            (
+                status(Failed, Some(Verdict::GateError), Some(FailureReason::GateError)),
+                2,
+            ),
+            (
+                status(
+                    Failed,
+                    Some(Verdict::GatePass),
+                    Some(FailureReason::InfrastructureError),
+                ),
+                2,
+            ),
             (status(Completed, Some(Verdict::Go), None), 2),
             (WorkloadStatus::default(), 2),
         ];

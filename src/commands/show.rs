@@ -82,7 +82,10 @@ fn head(workload: &Workload, lines: &mut Vec<String>) {
     push("branch", status.branch);
     push("head", status.head_sha);
     push("base", status.base_sha);
-    push("gate", status.gate_digest.map(|digest| format!("definition sha256:{digest}")));
+    push(
+        "gate",
+        status.gate_digest.map(|digest| format!("definition sha256:{digest}")),
+    );
     push("diff", status.diff_stat.as_ref().map(diff));
     push("tokens", status.usage.as_ref().map(usage));
     push("reported", status.reported);
@@ -143,7 +146,11 @@ fn task_lines(task: &AgenticTask, now: Timestamp, lines: &mut Vec<String>) {
         }
     }
     let result = status.result.unwrap_or_default();
-    if let Some(summary) = result.get("summary").and_then(Value::as_str).filter(|summary| !summary.is_empty()) {
+    if let Some(summary) = result
+        .get("summary")
+        .and_then(Value::as_str)
+        .filter(|summary| !summary.is_empty())
+    {
         detail(summary.to_owned());
     }
     if status.replay == Some(true) {
@@ -164,19 +171,29 @@ fn task_lines(task: &AgenticTask, now: Timestamp, lines: &mut Vec<String>) {
     if let Some(used) = &status.usage {
         detail(format!("tokens {}", usage(used)));
     }
-    let failing = result.get("extra").and_then(|extra| extra.get("firstFailingStep")).and_then(Value::as_str);
+    let failing = result
+        .get("extra")
+        .and_then(|extra| extra.get("firstFailingStep"))
+        .and_then(Value::as_str);
     if let Some(step) = failing {
         detail(format!("first failing step: {step}"));
     }
     if status.verdict == Some(schemas::shared::Verdict::GateFail) {
-        let tail = result.get("extra").and_then(|extra| extra.get("logTail")).and_then(Value::as_str).unwrap_or("");
+        let tail = result
+            .get("extra")
+            .and_then(|extra| extra.get("logTail"))
+            .and_then(Value::as_str)
+            .unwrap_or("");
         let tail: Vec<&str> = tail.lines().collect();
         for line in tail.iter().skip(tail.len().saturating_sub(8)) {
             detail(format!("| {line}"));
         }
     }
     for evidence in status.evidence.iter().flatten() {
-        detail(format!("evidence {} ({} bytes): {}", evidence.name, evidence.bytes, evidence.url));
+        detail(format!(
+            "evidence {} ({} bytes): {}",
+            evidence.name, evidence.bytes, evidence.url
+        ));
     }
     if let Some(error) = &status.evidence_error {
         detail(format!("evidence is missing: {error}"));
@@ -202,7 +219,10 @@ mod tests {
                 .cloned();
         let after = render(None, std::slice::from_ref(&task), now);
         assert!(!before.contains("GATE-FAIL"));
-        assert!(after.contains("GATE-FAIL") && after.contains("| assertion failed [31m"), "{after}");
+        assert!(
+            after.contains("GATE-FAIL") && after.contains("| assertion failed [31m"),
+            "{after}"
+        );
         assert!(after.contains("first failing step: test"));
     }
 }

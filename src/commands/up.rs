@@ -18,7 +18,11 @@ pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
     let url = repository.root.display().to_string();
     let project = project::load(&root, &url, repository.branch.as_deref())?;
     if project.queue.is_none() {
-        bail!("{} has no {}/queue.yaml; run `foreman init` first", root.display(), project::FOLDER);
+        bail!(
+            "{} has no {}/queue.yaml; run `foreman init` first",
+            root.display(),
+            project::FOLDER
+        );
     }
     let place = Place::new(&root, global.state.as_deref())?;
     if args.dry_run {
@@ -45,23 +49,38 @@ async fn serve(local: &mut Local, global: &Global, place: &Place, project: &Proj
     let changed = local.accept(&global.namespace, project).await?;
     let queue = project.queue.as_ref().and_then(|queue| queue.spec.git.as_ref());
     if let Some(git) = queue {
-        println!("Serving    {} of {} ({})", git.path, git::redact(&git.url), git.branch.as_deref().unwrap_or("main"));
+        println!(
+            "Serving    {} of {} ({})",
+            git.path,
+            git::redact(&git.url),
+            git.branch.as_deref().unwrap_or("main")
+        );
     }
     println!("Sandbox    {}", local.sandbox.backend());
     if let Some(weakness) = local.sandbox.backend().weakness() {
         println!("           {weakness}");
     }
     if !changed.is_empty() {
-        println!("Agents     changed since they were last accepted: {}", changed.join(", "));
+        println!(
+            "Agents     changed since they were last accepted: {}",
+            changed.join(", ")
+        );
     }
     for agent in &project.agents {
         let provider = agent.spec.provider_config.as_ref();
         if let Some(url) = provider.and_then(|provider| provider.base_url.as_ref()) {
-            println!("           {} asks {}", agent.metadata.name.as_deref().unwrap_or_default(), git::redact(url));
+            println!(
+                "           {} asks {}",
+                agent.metadata.name.as_deref().unwrap_or_default(),
+                git::redact(url)
+            );
         }
     }
     println!("Evidence   {}", local.evidence_url);
-    println!("kubectl    --kubeconfig {} get workloads,agentictasks", place.kubeconfig().display());
+    println!(
+        "kubectl    --kubeconfig {} get workloads,agentictasks",
+        place.kubeconfig().display()
+    );
     println!("Ready. Commit a task file; Ctrl-C drains, Ctrl-C twice stops at once.");
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;

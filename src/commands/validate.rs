@@ -15,9 +15,16 @@ use crate::project::FOLDER;
 /// Checks files and reports every error with file, line and column.
 pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
     let root = root(global)?;
-    let files = if args.files.is_empty() { everything(&root)? } else { named(&root, global, &args.files)? };
+    let files = if args.files.is_empty() {
+        everything(&root)?
+    } else {
+        named(&root, global, &args.files)?
+    };
     if files.is_empty() {
-        bail!("there is nothing to check: {} has no {FOLDER}/; run `foreman init`, or name the files", root.display());
+        bail!(
+            "there is nothing to check: {} has no {FOLDER}/; run `foreman init`, or name the files",
+            root.display()
+        );
     }
     let (checked, errors) = check(&files, &tasks_folder(&root));
     match args.output {
@@ -33,7 +40,11 @@ pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
             }
         }
     }
-    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// A file by the name that errors show.
@@ -86,7 +97,9 @@ fn named(root: &Path, global: &Global, given: &[PathBuf]) -> Result<Files> {
     let mut files = Files::new();
     for path in given {
         let whole = here.join(path);
-        let absolute = whole.canonicalize().with_context(|| format!("failed to find {}", path.display()))?;
+        let absolute = whole
+            .canonicalize()
+            .with_context(|| format!("failed to find {}", path.display()))?;
         let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         let shown = absolute.strip_prefix(&root).unwrap_or(path).display().to_string();
         if absolute.is_dir() {
@@ -112,13 +125,21 @@ fn check(files: &Files, folder: &str) -> (usize, Vec<FileError>) {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                errors.push(FileError::new(shown, start, format!("the file cannot be read: {error}")));
+                errors.push(FileError::new(
+                    shown,
+                    start,
+                    format!("the file cannot be read: {error}"),
+                ));
                 continue;
             }
         };
         match path.file_name().and_then(|name| name.to_str()) {
-            Some("queue.yaml") => errors.extend(schemas::config::parse_queue(shown, &bytes).err().into_iter().flatten()),
-            Some("agents.yaml") => errors.extend(schemas::config::parse_agents(shown, &bytes).err().into_iter().flatten()),
+            Some("queue.yaml") => {
+                errors.extend(schemas::config::parse_queue(shown, &bytes).err().into_iter().flatten())
+            }
+            Some("agents.yaml") => {
+                errors.extend(schemas::config::parse_agents(shown, &bytes).err().into_iter().flatten())
+            }
             Some("gate.yaml") => errors.extend(schemas::config::parse_gate(shown, &bytes).err().into_iter().flatten()),
             _ => match task_file::parse(shown, &bytes) {
                 Ok(documents) => {
@@ -143,14 +164,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         std::fs::create_dir_all(root.join(".foreman/tasks")).unwrap();
-        std::fs::write(root.join(".foreman/gate.yaml"), "steps:\n  - name: test\n    comand: x\n").unwrap();
+        std::fs::write(
+            root.join(".foreman/gate.yaml"),
+            "steps:\n  - name: test\n    comand: x\n",
+        )
+        .unwrap();
         std::fs::write(root.join(".foreman/tasks/good.md"), "Do it.\n").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", root.join(".foreman/tasks/link.md")).unwrap();
         let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks");
         assert_eq!(checked, 3);
-        let gate: Vec<&FileError> = errors.iter().filter(|error| error.path.ends_with("gate.yaml")).collect();
-        assert!(gate.iter().any(|error| error.line == 3 && error.to_string().contains("command")), "{gate:?}");
-        assert!(errors.iter().any(|error| error.path.ends_with("link.md") && error.message.contains("link")));
+        let gate: Vec<&FileError> = errors
+            .iter()
+            .filter(|error| error.path.ends_with("gate.yaml"))
+            .collect();
+        assert!(
+            gate.iter()
+                .any(|error| error.line == 3 && error.to_string().contains("command")),
+            "{gate:?}"
+        );
+        assert!(
+            errors
+                .iter()
+                .any(|error| error.path.ends_with("link.md") && error.message.contains("link"))
+        );
         assert!(errors.iter().all(|error| !error.path.ends_with("good.md")));
     }
 }

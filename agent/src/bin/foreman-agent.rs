@@ -38,7 +38,9 @@ fn main() -> ExitCode {
 
 /// Says whether this program was started under `name`, as its own image's entry point is.
 fn is_called(name: &str) -> bool {
-    std::env::args_os().next().is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
+    std::env::args_os()
+        .next()
+        .is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
 }
 
 fn init_logging(json: bool) {

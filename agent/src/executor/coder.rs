@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use gate::protected::{ChangedPath, EntryNow, Protected};
 use gate::{GateError, ResolvedGate};
-use git::{
-    Claim, CommitLimits, EntryKind, Expected, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree,
-};
+use git::{Claim, CommitLimits, EntryKind, Expected, Git, Identity, Oid, PushOutcome, RemoteUrl, Repository, WorkTree};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -637,14 +635,23 @@ async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> 
 async fn push(ground: &Ground, repository: &Repository, commit: Oid) -> Result<(), Outcome> {
     let pushed = ground
         .git
-        .push_fenced(repository, &ground.url, &ground.refname(), ground.expected, commit, &ground.claim)
+        .push_fenced(
+            repository,
+            &ground.url,
+            &ground.refname(),
+            ground.expected,
+            commit,
+            &ground.claim,
+        )
         .await
         .map_err(|error| push_failed(&error))?;
     let branch = &ground.branch;
     let why = match pushed {
         PushOutcome::Won => return Ok(()),
         PushOutcome::Refused(message) => format!("the Git server refused the push to {branch}: {message}"),
-        PushOutcome::Lost { found: None } => format!("branch {branch} was deleted while the task ran; nothing was pushed"),
+        PushOutcome::Lost { found: None } => {
+            format!("branch {branch} was deleted while the task ran; nothing was pushed")
+        }
         PushOutcome::Lost { found: Some(found) } => format!(
             "branch {branch} was moved to {} by somebody else while the task ran; nothing was pushed",
             &found.to_string()[..10]

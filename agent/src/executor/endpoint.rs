@@ -235,7 +235,11 @@ mod tests {
     #[test]
     fn a_turn_is_bounded_by_the_limit_that_is_named_for_it() {
         let idle = Duration::from_secs(60);
-        let spec = |turn| AgentSpec { request_turn_timeout_seconds: turn, request_timeout_seconds: 3600, ..AgentSpec::default() };
+        let spec = |turn| AgentSpec {
+            request_turn_timeout_seconds: turn,
+            request_timeout_seconds: 3600,
+            ..AgentSpec::default()
+        };
         assert_eq!(limits(&spec(4), idle), (Duration::from_secs(4), Duration::from_secs(4)));
         assert_eq!(limits(&spec(600), idle), (Duration::from_secs(600), idle));
         assert_eq!(limits(&spec(99_999), idle).0, Duration::from_secs(3600));

@@ -206,5 +206,10 @@ impl BaseTree for CommitTree {
 
 /// Finds the gate of a task from its base commit. Blocks.
 pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
-    gate::definition::resolve(task.spec.gate_profile.as_ref(), tree, &gate::definition::parse_file, &[])
+    gate::definition::resolve(
+        task.spec.gate_profile.as_ref(),
+        tree,
+        &gate::definition::parse_file,
+        &[],
+    )
 }

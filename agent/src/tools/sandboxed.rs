@@ -200,7 +200,12 @@ mod tests {
         std::fs::create_dir_all(&tree).unwrap();
         std::fs::write(folder.path().join("secret"), "s3cret").unwrap();
         let shell = shell(&tree);
-        let made = run(&shell, "echo hello > /tmp/x && cp /tmp/x made && cat made && echo oops >&2; exit 3", 20).await;
+        let made = run(
+            &shell,
+            "echo hello > /tmp/x && cp /tmp/x made && cat made && echo oops >&2; exit 3",
+            20,
+        )
+        .await;
         assert_eq!((made.exit, made.output.as_str()), (ShellExit::Code(3), "hello\noops\n"));
         assert_eq!(std::fs::read_to_string(tree.join("made")).unwrap(), "hello\n");
         let secret = folder.path().join("secret").display().to_string();

@@ -83,10 +83,7 @@ pub(crate) fn watched(
             inner: reader,
             guard: guard.clone(),
         },
-        Writer {
-            inner: writer,
-            guard,
-        },
+        Writer { inner: writer, guard },
     ))
 }
 
@@ -115,10 +112,7 @@ impl Watch {
 impl Guard {
     fn after<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if self.watch.session.timed_out() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the time limit passed",
-            ));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the time limit passed"));
         }
         self.watch.progress();
         result

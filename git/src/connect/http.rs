@@ -41,11 +41,9 @@ pub(super) fn build_client(settings: &Settings) -> std::result::Result<Client, S
         .user_agent(AGENT)
         .referer(false);
     if let Some(path) = &settings.ca_bundle {
-        let refuse =
-            |what: String| format!("the CA bundle {} cannot be used: {what}", path.display());
+        let refuse = |what: String| format!("the CA bundle {} cannot be used: {what}", path.display());
         let pem = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| refuse(chain(&e)))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| refuse(chain(&e)))?;
         if certificates.is_empty() {
             return Err(refuse("it holds no certificate".into()));
         }
@@ -115,14 +113,8 @@ impl HttpExchange {
         match requested {
             Requested::Refs { .. } => self.get_refs(name, headers),
             Requested::Exchange { mut body, .. } => {
-                headers.insert(
-                    header::CONTENT_TYPE,
-                    value(&format!("application/x-{name}-request")),
-                );
-                headers.insert(
-                    header::ACCEPT,
-                    value(&format!("application/x-{name}-result")),
-                );
+                headers.insert(header::CONTENT_TYPE, value(&format!("application/x-{name}-request")));
+                headers.insert(header::ACCEPT, value(&format!("application/x-{name}-result")));
                 let length = body.stream_position()?;
                 body.seek(SeekFrom::Start(0))?;
                 let base = lock(&self.base).clone();
@@ -150,19 +142,11 @@ impl HttpExchange {
             let request = self.client.get(&asked).headers(headers.clone());
             let response = self.execute(self.authorise(request, &base))?;
             if !response.status().is_redirection() {
-                return self.check(
-                    response,
-                    &base,
-                    &format!("application/x-{name}-advertisement"),
-                );
+                return self.check(response, &base, &format!("application/x-{name}-advertisement"));
             }
-            let location = response
-                .headers()
-                .get(header::LOCATION)
-                .and_then(|l| l.to_str().ok());
+            let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             let target = location.and_then(|l| reqwest::Url::parse(&asked).ok()?.join(l).ok());
-            let next =
-                target.and_then(|target| follow(&base, target.as_str(), &suffix, &self.settings));
+            let next = target.and_then(|target| follow(&base, target.as_str(), &suffix, &self.settings));
             match next {
                 Some(next) => *lock(&self.base) = next,
                 None => {
@@ -181,9 +165,7 @@ impl HttpExchange {
         let remaining = self.session.remaining().max(Duration::from_millis(1));
         let request = request.timeout(remaining);
         match base.credential.as_ref().map(Credential::kind) {
-            Some(CredentialKind::Basic { username, password }) => {
-                request.basic_auth(username, Some(password.expose()))
-            }
+            Some(CredentialKind::Basic { username, password }) => request.basic_auth(username, Some(password.expose())),
             Some(CredentialKind::Token(token)) => {
                 let user = base.url.user.as_deref().unwrap_or("x-access-token");
                 request.basic_auth(user, Some(token.expose()))
@@ -230,9 +212,7 @@ impl HttpExchange {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 Failure::Network(format!("the server answers {status}"))
             }
-            _ if status.is_server_error() => {
-                Failure::Network(format!("the server answers {status}"))
-            }
+            _ if status.is_server_error() => Failure::Network(format!("the server answers {status}")),
             _ => Failure::Refused(format!("the server answers {status}")),
         };
         Err(self.refuse(failure))
@@ -241,9 +221,7 @@ impl HttpExchange {
     fn settings_said(&self, base: &Base) -> String {
         match &base.credential {
             Some(credential) => format!("the credential of {} was sent", credential.prefix()),
-            None if base.left_origin => {
-                "no credential was sent because the server redirected to another host".into()
-            }
+            None if base.left_origin => "no credential was sent because the server redirected to another host".into(),
             None => "no credential's prefix matches".into(),
         }
     }
@@ -328,9 +306,7 @@ impl Read for AnswerBody {
         if self.exchange.session.remaining().is_zero() {
             return Err(self.exchange.refuse(Failure::Timeout));
         }
-        self.response
-            .read(buffer)
-            .map_err(|e| self.exchange.reading(e))
+        self.response.read(buffer).map_err(|e| self.exchange.reading(e))
     }
 }
 
@@ -350,8 +326,7 @@ mod tests {
     use super::*;
 
     fn step(from: &str, to: &str) -> Option<(String, bool)> {
-        let token =
-            |prefix: &str| Credential::new(prefix, CredentialKind::Token("t".into())).unwrap();
+        let token = |prefix: &str| Credential::new(prefix, CredentialKind::Token("t".into())).unwrap();
         let settings = Settings {
             credentials: vec![token("https://h/org"), token("https://other/")],
             ..Settings::default()

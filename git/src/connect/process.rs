@@ -27,20 +27,14 @@ pub(super) fn serve_local(
     service: Service,
     path: &Path,
 ) -> Result<(Reader, Writer)> {
-    let program = remotes
-        .settings()
-        .git_program
-        .clone()
-        .unwrap_or_else(|| "git".into());
+    let program = remotes.settings().git_program.clone().unwrap_or_else(|| "git".into());
     let mut command = Command::new(&program);
     if service == Service::UploadPack {
         // The folder was allowed by name. Reading runs nothing of the repository's; pushing may run its hooks, so
         // there Git's own check of who owns it stays.
         command.arg("-c").arg(safe_directory(path));
     }
-    command
-        .arg(service.as_str().trim_start_matches("git-"))
-        .arg(path);
+    command.arg(service.as_str().trim_start_matches("git-")).arg(path);
     command.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE");
     spawn(command, session, service)
 }
@@ -52,11 +46,7 @@ fn safe_directory(path: &Path) -> OsString {
 }
 
 /// Reaches the repository through the `ssh` program.
-pub(super) fn ssh(
-    remotes: &Remotes,
-    session: &Arc<Session>,
-    service: Service,
-) -> Result<(Reader, Writer)> {
+pub(super) fn ssh(remotes: &Remotes, session: &Arc<Session>, service: Service) -> Result<(Reader, Writer)> {
     let ssh = &remotes.settings().ssh;
     let url = &session.url;
     let mut command = Command::new(&ssh.program);
@@ -85,14 +75,8 @@ pub(super) fn ssh(
         option.push(file);
         command.arg("-o").arg(option);
     }
-    if let Some(CredentialKind::SshKey { path }) =
-        remotes.settings().credential_for(url).map(|c| c.kind())
-    {
-        command
-            .arg("-o")
-            .arg("IdentitiesOnly=yes")
-            .arg("-i")
-            .arg(path);
+    if let Some(CredentialKind::SshKey { path }) = remotes.settings().credential_for(url).map(|c| c.kind()) {
+        command.arg("-o").arg("IdentitiesOnly=yes").arg("-i").arg(path);
     }
     if let Some(port) = url.port {
         command.arg("-p").arg(port.to_string());
@@ -118,11 +102,7 @@ fn shell_quote(path: &str) -> String {
     format!("'{}'", path.replace('\'', "'\\''").replace('!', "'\\!'"))
 }
 
-fn spawn(
-    mut command: Command,
-    session: &Arc<Session>,
-    service: Service,
-) -> Result<(Reader, Writer)> {
+fn spawn(mut command: Command, session: &Arc<Session>, service: Service) -> Result<(Reader, Writer)> {
     for (name, _) in std::env::vars_os() {
         let inherited = name.to_string_lossy();
         // What a hook or a user's shell set must not change which repository is served, or how.
@@ -209,9 +189,7 @@ impl std::io::Write for Input {
 fn kill_group(child: &mut Child) {
     // A child that was waited for has no group any more; its number may be somebody else's.
     if matches!(child.try_wait(), Ok(None))
-        && let Some(pid) = i32::try_from(child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
+        && let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
     {
         // Failing means that it is gone.
         let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);

@@ -37,12 +37,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(
-        url: &RemoteUrl,
-        action: &'static str,
-        limit: Duration,
-        idle: Duration,
-    ) -> Arc<Self> {
+    pub(crate) fn new(url: &RemoteUrl, action: &'static str, limit: Duration, idle: Duration) -> Arc<Self> {
         Arc::new(Session {
             url: url.clone(),
             action,
@@ -138,16 +133,14 @@ impl Session {
             return self.fail(Failure::Timeout);
         }
         let tail = self.tail_text();
-        let failure = classify(&tail)
-            .or_else(|| classify(text))
-            .unwrap_or_else(|| {
-                let said = if tail.trim().is_empty() {
-                    text.to_owned()
-                } else {
-                    format!("{text} ({})", tail.trim())
-                };
-                Failure::Network(said)
-            });
+        let failure = classify(&tail).or_else(|| classify(text)).unwrap_or_else(|| {
+            let said = if tail.trim().is_empty() {
+                text.to_owned()
+            } else {
+                format!("{text} ({})", tail.trim())
+            };
+            Failure::Network(said)
+        });
         self.fail(failure)
     }
 }
@@ -169,9 +162,9 @@ pub(crate) fn classify(text: &str) -> Option<Failure> {
     let has = |needles: &[&str]| needles.iter().any(|needle| lower.contains(needle));
     // The line that says it, rather than the advice around it.
     let said = || {
-        let line = text.lines().find(|line| {
-            line.contains("fatal:") || line.contains("ERROR:") || line.contains("denied")
-        });
+        let line = text
+            .lines()
+            .find(|line| line.contains("fatal:") || line.contains("ERROR:") || line.contains("denied"));
         one_line(
             line.or_else(|| text.lines().find(|line| !line.trim().is_empty()))
                 .unwrap_or(text),
@@ -235,15 +228,9 @@ mod tests {
         for (text, category) in [
             ("git@h: Permission denied (publickey).", Category::Auth),
             ("Host key verification failed.\r\n", Category::Auth),
-            (
-                "fatal: '/x' does not appear to be a git repository",
-                Category::NotFound,
-            ),
+            ("fatal: '/x' does not appear to be a git repository", Category::NotFound),
             ("ERROR: Repository not found.", Category::NotFound),
-            (
-                "ssh: connect to host h port 22: Connection refused",
-                Category::Network,
-            ),
+            ("ssh: connect to host h port 22: Connection refused", Category::Network),
             ("unexpected end of file", Category::Network),
             (
                 "fatal: detected dubious ownership in repository at '/x'",

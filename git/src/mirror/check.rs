@@ -13,8 +13,7 @@ use crate::{
 
 /// Written last when a mirror is made: without it the folder is half a mirror.
 const SEAL: &str = "foreman-mirror";
-const SEAL_TEXT: &str =
-    "A mirror kept by Foreman, format 1. It may be removed while Foreman does not run.\n";
+const SEAL_TEXT: &str = "A mirror kept by Foreman, format 1. It may be removed while Foreman does not run.\n";
 
 pub(super) fn seal(path: &Path) -> Result<()> {
     let file = path.join(SEAL);

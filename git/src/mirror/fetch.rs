@@ -123,9 +123,7 @@ impl Mirror {
         let repository = self.repository();
         if (shallow || !self.is_cut())
             && repository.has(oid)
-            && repository
-                .tree_of(oid)
-                .is_ok_and(|tree| repository.has(tree))
+            && repository.tree_of(oid).is_ok_and(|tree| repository.has(tree))
         {
             return Ok(());
         }
@@ -161,12 +159,7 @@ impl Mirror {
             .iter()
             .map(|name| format!("+{name}:{}", Mirror::local_name(name)))
             .collect();
-        specs.extend(
-            wanted
-                .oids
-                .iter()
-                .map(|oid| format!("+{oid}:{OBJECT_REFS}{oid}")),
-        );
+        specs.extend(wanted.oids.iter().map(|oid| format!("+{oid}:{OBJECT_REFS}{oid}")));
         let remote = repo
             .remote_at_without_url_rewrite(self.url.to_string())
             .map_err(|e| Error::Url {
@@ -200,12 +193,7 @@ impl Mirror {
         if prepared.ref_map().mappings.is_empty() {
             return Ok(fetched);
         }
-        let here = |oid: &Oid| {
-            repository.has(*oid)
-                && repository
-                    .tree_of(*oid)
-                    .is_ok_and(|tree| repository.has(tree))
-        };
+        let here = |oid: &Oid| repository.has(*oid) && repository.tree_of(*oid).is_ok_and(|tree| repository.has(tree));
         let all_here = fetched.refs.values().chain(&wanted.oids).all(here);
         let cut = self.is_cut();
         let empty = !cut && !self.has_refs();
@@ -223,26 +211,17 @@ impl Mirror {
             _ => Shallow::NoChange,
         };
         let never = AtomicBool::new(false);
-        prepared
-            .with_shallow(shallow)
-            .receive(Discard, &never)
-            .map_err(fail)?;
+        prepared.with_shallow(shallow).receive(Discard, &never).map_err(fail)?;
         for oid in fetched.refs.values().chain(&wanted.oids) {
             if !here(oid) && !is_tag(&repository, *oid) {
-                return Err(repository
-                    .damaged_by("fetch into", format!("{oid} is not whole after a fetch")));
+                return Err(repository.damaged_by("fetch into", format!("{oid} is not whole after a fetch")));
             }
         }
         Ok(fetched)
     }
 
     /// Tells a failure of the connection from damage and a full disk on this side.
-    fn fetch_error(
-        &self,
-        session: &Arc<Session>,
-        repository: &Repository,
-        error: &gix::Error,
-    ) -> Error {
+    fn fetch_error(&self, session: &Arc<Session>, repository: &Repository, error: &gix::Error) -> Error {
         let text = chain(error);
         if says_disk_full(&text) {
             return Error::DiskFull {
@@ -281,8 +260,7 @@ impl Repository {
         let fail = |e: &(dyn std::error::Error + 'static)| self.fail("read the refs of", e);
         let platform = repo.references().map_err(|e| fail(&e))?;
         for reference in platform.all().map_err(|e| fail(&e))? {
-            let mut reference =
-                reference.map_err(|e| self.damaged_by("read the refs of", e.to_string()))?;
+            let mut reference = reference.map_err(|e| self.damaged_by("read the refs of", e.to_string()))?;
             let oid = reference.peel_to_id().map_err(|e| fail(&e))?.detach();
             self.tree_of(oid)?;
         }

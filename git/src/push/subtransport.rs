@@ -12,14 +12,10 @@ use std::{
     },
 };
 
-use git2::transport::{
-    Service as Git2Service, SmartSubtransport, SmartSubtransportStream, Transport,
-};
+use git2::transport::{Service as Git2Service, SmartSubtransport, SmartSubtransportStream, Transport};
 
 use crate::{
-    connect::{
-        AnswerBody, HttpExchange, Reader, Remotes, Requested, Service, Session, Writer, spool,
-    },
+    connect::{AnswerBody, HttpExchange, Reader, Remotes, Requested, Service, Session, Writer, spool},
     error::{Error, Result},
     lock,
     url::Scheme,
@@ -48,9 +44,7 @@ impl Endpoint {
     pub(super) fn open(remotes: &Remotes, session: &Arc<Session>) -> Result<Self> {
         register()?;
         let channel = match session.url.scheme() {
-            Scheme::Http | Scheme::Https => {
-                Channel::Http(Arc::new(HttpExchange::new(remotes, session)?))
-            }
+            Scheme::Http | Scheme::Https => Channel::Http(Arc::new(HttpExchange::new(remotes, session)?)),
             _ => Channel::Duplex(remotes.clone(), session.clone()),
         };
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -75,16 +69,13 @@ fn register() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     let done = DONE.get_or_init(|| {
         let factory = |remote: &git2::Remote<'_>| {
-            let id = remote.url().ok().and_then(|url| {
-                url.strip_prefix(SCHEME)?
-                    .strip_prefix("://")?
-                    .parse::<u64>()
-                    .ok()
-            });
+            let id = remote
+                .url()
+                .ok()
+                .and_then(|url| url.strip_prefix(SCHEME)?.strip_prefix("://")?.parse::<u64>().ok());
             let open = lock(&OPEN);
             let channel = id.and_then(|id| open.as_ref()?.get(&id).cloned());
-            let channel =
-                channel.ok_or_else(|| git2::Error::from_str("the exchange is not open"))?;
+            let channel = channel.ok_or_else(|| git2::Error::from_str("the exchange is not open"))?;
             let stateless = matches!(channel, Channel::Http(_));
             Transport::smart(remote, stateless, channel)
         };
@@ -107,9 +98,7 @@ impl SmartSubtransport for Channel {
         _url: &str,
         action: Git2Service,
     ) -> std::result::Result<Box<dyn SmartSubtransportStream>, git2::Error> {
-        let fail = |text: String| {
-            git2::Error::new(git2::ErrorCode::GenericError, git2::ErrorClass::Net, text)
-        };
+        let fail = |text: String| git2::Error::new(git2::ErrorCode::GenericError, git2::ErrorClass::Net, text);
         match (self, action) {
             (Channel::Http(exchange), Git2Service::ReceivePackLs) => {
                 let response = exchange
@@ -120,9 +109,9 @@ impl SmartSubtransport for Channel {
                     response,
                 ))))
             }
-            (Channel::Http(exchange), Git2Service::ReceivePack) => Ok(Box::new(
-                HttpStream::Request(exchange.clone(), Some(spool())),
-            )),
+            (Channel::Http(exchange), Git2Service::ReceivePack) => {
+                Ok(Box::new(HttpStream::Request(exchange.clone(), Some(spool()))))
+            }
             (Channel::Duplex(remotes, session), Git2Service::ReceivePackLs) => {
                 let (reader, writer) = remotes
                     .duplex(session, Service::ReceivePack, true)
@@ -171,10 +160,7 @@ impl Read for HttpStream {
             let body = body
                 .take()
                 .ok_or_else(|| io::Error::other("the request failed before"))?;
-            let response = exchange.send(
-                Service::ReceivePack,
-                Requested::Exchange { body, version: 0 },
-            )?;
+            let response = exchange.send(Service::ReceivePack, Requested::Exchange { body, version: 0 })?;
             *self = HttpStream::Answer(AnswerBody::new(exchange.clone(), response));
         }
         match self {

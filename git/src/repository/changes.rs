@@ -35,12 +35,7 @@ pub struct Change {
 impl Repository {
     /// Lists the paths that differ between two commits or trees, below the folder `under` (`""` is everything).
     /// `None` stands for an empty tree. Only folders that differ are read.
-    pub fn changed_paths(
-        &self,
-        old: Option<Oid>,
-        new: Option<Oid>,
-        under: &str,
-    ) -> Result<Vec<Change>> {
+    pub fn changed_paths(&self, old: Option<Oid>, new: Option<Oid>, under: &str) -> Result<Vec<Change>> {
         let side = |treeish: Option<Oid>| -> Result<Option<(EntryMode, Oid)>> {
             let Some(treeish) = treeish else {
                 return Ok(None);
@@ -49,9 +44,7 @@ impl Repository {
             if under.trim_matches('/').is_empty() {
                 return Ok(Some((gix::objs::tree::EntryKind::Tree.into(), root)));
             }
-            Ok(self
-                .find_in(root, under)?
-                .map(|entry| (mode_of(entry.kind), entry.oid)))
+            Ok(self.find_in(root, under)?.map(|entry| (mode_of(entry.kind), entry.oid)))
         };
         let mut out = Vec::new();
         self.compare(
@@ -76,9 +69,7 @@ impl Repository {
         if old == new {
             return Ok(());
         }
-        let tree = |side: Option<(EntryMode, Oid)>| {
-            side.filter(|(mode, _)| mode.is_tree()).map(|(_, oid)| oid)
-        };
+        let tree = |side: Option<(EntryMode, Oid)>| side.filter(|(mode, _)| mode.is_tree()).map(|(_, oid)| oid);
         let leaf = |side: Option<(EntryMode, Oid)>| {
             side.filter(|(mode, _)| !mode.is_tree())
                 .map(|(mode, oid)| (EntryKind::from_mode(mode), oid))
@@ -103,8 +94,7 @@ impl Repository {
             return Ok(());
         }
         let read = |tree: Option<Oid>| tree.map_or(Ok(Vec::new()), |oid| self.entries(repo, oid));
-        let mut sides: std::collections::BTreeMap<BString, [Option<(EntryMode, Oid)>; 2]> =
-            Default::default();
+        let mut sides: std::collections::BTreeMap<BString, [Option<(EntryMode, Oid)>; 2]> = Default::default();
         for (at, entries) in [read(old_tree)?, read(new_tree)?].into_iter().enumerate() {
             for (name, mode, oid) in entries {
                 sides.entry(name).or_default()[at] = Some((mode, oid));
@@ -131,8 +121,7 @@ mod tests {
     }
 
     fn commit(repo: &Repository, parent: Option<Oid>, edits: &[FileEdit]) -> Oid {
-        repo.commit_files(parent, edits, "message", &Identity::test())
-            .unwrap()
+        repo.commit_files(parent, edits, "message", &Identity::test()).unwrap()
     }
 
     #[test]
@@ -164,10 +153,7 @@ mod tests {
             ],
         );
         let changes = repo.changed_paths(Some(one), Some(two), "tasks").unwrap();
-        let found: Vec<_> = changes
-            .iter()
-            .map(|c| (c.path.to_string(), c.kind))
-            .collect();
+        let found: Vec<_> = changes.iter().map(|c| (c.path.to_string(), c.kind)).collect();
         assert_eq!(
             found,
             [
@@ -179,14 +165,7 @@ mod tests {
                 ("tasks/swap/inner".to_string(), ChangeKind::Added),
             ]
         );
-        assert_eq!(
-            repo.changed_paths(None, Some(one), "tasks").unwrap().len(),
-            5
-        );
-        assert!(
-            repo.changed_paths(Some(one), Some(one), "")
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(repo.changed_paths(None, Some(one), "tasks").unwrap().len(), 5);
+        assert!(repo.changed_paths(Some(one), Some(one), "").unwrap().is_empty());
     }
 }

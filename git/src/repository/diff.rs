@@ -151,10 +151,7 @@ mod tests {
         ];
         let two = repo.commit_files(Some(one), &edits, "two", &who).unwrap();
         let diff = repo.diff(Some(one), two, 1 << 20).unwrap();
-        assert_eq!(
-            (diff.insertions, diff.deletions, diff.files.len()),
-            (3, 1, 3)
-        );
+        assert_eq!((diff.insertions, diff.deletions, diff.files.len()), (3, 1, 3));
         assert!(diff.files[1].binary && diff.files[1].path == "bin");
         assert!(diff.text.contains("\n-2\n+two\n 3\n+4\n"), "{}", diff.text);
         assert!(!diff.truncated);
@@ -162,11 +159,7 @@ mod tests {
             let tree = dir.path().join("w");
             std::fs::create_dir(&tree).unwrap();
             std::fs::write(tree.join("a.txt"), "1\n2\n3\n").unwrap();
-            std::fs::write(
-                tree.join("p"),
-                diff.text.split("diff --git a/bin").next().unwrap(),
-            )
-            .unwrap();
+            std::fs::write(tree.join("p"), diff.text.split("diff --git a/bin").next().unwrap()).unwrap();
             std::process::Command::new("git")
                 .current_dir(&tree)
                 .args(["apply", "p"])

@@ -96,20 +96,13 @@ impl Repository {
             .try_find_object(oid)
             .map_err(|e| self.fail("read an object of", &e))?
             .ok_or_else(|| self.missing("read a tree", format!("object {oid}")))?;
-        let tree = object
-            .peel_to_tree()
-            .map_err(|e| self.fail("read a tree of", &e))?;
+        let tree = object.peel_to_tree().map_err(|e| self.fail("read a tree of", &e))?;
         Ok(tree.id)
     }
 
     /// Lists the folder `path` (`""` is the root) of a commit or tree, with everything below it if `recursive`.
     /// `None` if there is no such folder. Paths are relative to the root of the repository, in Git's order.
-    pub fn tree_entries(
-        &self,
-        treeish: Oid,
-        path: &str,
-        recursive: bool,
-    ) -> Result<Option<Vec<TreeEntry>>> {
+    pub fn tree_entries(&self, treeish: Oid, path: &str, recursive: bool) -> Result<Option<Vec<TreeEntry>>> {
         let root = self.tree_of(treeish)?;
         let start = if path.trim_matches('/').is_empty() {
             root
@@ -120,22 +113,11 @@ impl Repository {
             }
         };
         let mut out = Vec::new();
-        self.list_into(
-            start,
-            BString::from(path.trim_matches('/')),
-            recursive,
-            &mut out,
-        )?;
+        self.list_into(start, BString::from(path.trim_matches('/')), recursive, &mut out)?;
         Ok(Some(out))
     }
 
-    fn list_into(
-        &self,
-        tree: Oid,
-        prefix: BString,
-        recursive: bool,
-        out: &mut Vec<TreeEntry>,
-    ) -> Result<()> {
+    fn list_into(&self, tree: Oid, prefix: BString, recursive: bool, out: &mut Vec<TreeEntry>) -> Result<()> {
         let repo = self.gix();
         let mut pending = vec![(tree, prefix)];
         // Depth first, so that the order is the one of the paths.
@@ -217,12 +199,7 @@ impl Repository {
     }
 
     /// Reads the file at `path` of a commit or tree; `None` if there is none. A link gives its target.
-    pub fn read_file(
-        &self,
-        treeish: Oid,
-        path: &str,
-        max_bytes: u64,
-    ) -> Result<Option<(EntryKind, Vec<u8>)>> {
+    pub fn read_file(&self, treeish: Oid, path: &str, max_bytes: u64) -> Result<Option<(EntryKind, Vec<u8>)>> {
         match self.entry_at(treeish, path)? {
             Some(TreeEntry {
                 kind: EntryKind::Tree | EntryKind::Submodule,
@@ -251,9 +228,7 @@ impl Repository {
     }
 
     pub(crate) fn entries(&self, repo: &gix::Repository, tree: Oid) -> Result<Entries> {
-        let tree = repo
-            .find_tree(tree)
-            .map_err(|e| self.fail("read a tree of", &e))?;
+        let tree = repo.find_tree(tree).map_err(|e| self.fail("read a tree of", &e))?;
         let decoded = tree.decode().map_err(|e| self.fail("read a tree of", &e))?;
         Ok(decoded
             .entries
@@ -319,8 +294,7 @@ mod tests {
     }
 
     fn commit(repo: &Repository, parent: Option<Oid>, edits: &[FileEdit]) -> Oid {
-        repo.commit_files(parent, edits, "message", &Identity::test())
-            .unwrap()
+        repo.commit_files(parent, edits, "message", &Identity::test()).unwrap()
     }
 
     #[test]
@@ -338,11 +312,7 @@ mod tests {
         );
         let list = |path: &str, recursive| {
             let entries = repo.tree_entries(head, path, recursive).unwrap();
-            entries.map(|e| {
-                e.into_iter()
-                    .map(|e| (e.path.to_string(), e.kind))
-                    .collect::<Vec<_>>()
-            })
+            entries.map(|e| e.into_iter().map(|e| (e.path.to_string(), e.kind)).collect::<Vec<_>>())
         };
         assert_eq!(
             list("", true).unwrap(),
@@ -365,10 +335,7 @@ mod tests {
         let head = commit(&repo, None, &[FileEdit::write("big", "x".repeat(100))]);
         let error = repo.read_file(head, "big", 99).unwrap_err();
         assert_eq!(error.category(), Category::LocalLimit);
-        assert_eq!(
-            repo.read_file(head, "big", 100).unwrap().unwrap().1.len(),
-            100
-        );
+        assert_eq!(repo.read_file(head, "big", 100).unwrap().unwrap().1.len(), 100);
         assert_eq!(repo.read_file(head, "none", 100).unwrap(), None);
     }
 

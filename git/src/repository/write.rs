@@ -73,10 +73,7 @@ impl Identity {
 
 /// Takes out what would break a commit header.
 pub(crate) fn clean(text: &str) -> String {
-    let kept: String = text
-        .chars()
-        .filter(|c| !c.is_control() && !"<>".contains(*c))
-        .collect();
+    let kept: String = text.chars().filter(|c| !c.is_control() && !"<>".contains(*c)).collect();
     kept.trim().to_owned()
 }
 
@@ -138,13 +135,7 @@ impl Repository {
     }
 
     /// Writes a commit of `edits` on top of `parent`'s tree (an empty one without a parent). No ref moves.
-    pub fn commit_files(
-        &self,
-        parent: Option<Oid>,
-        edits: &[FileEdit],
-        message: &str,
-        who: &Identity,
-    ) -> Result<Oid> {
+    pub fn commit_files(&self, parent: Option<Oid>, edits: &[FileEdit], message: &str, who: &Identity) -> Result<Oid> {
         let mut leaves = Vec::with_capacity(edits.len());
         for edit in edits {
             let leaf = match &edit.content {
@@ -218,12 +209,7 @@ impl Repository {
         }
     }
 
-    fn apply(
-        &self,
-        repo: &gix::Repository,
-        base: Option<Oid>,
-        edit: FolderEdit,
-    ) -> Result<Option<Oid>> {
+    fn apply(&self, repo: &gix::Repository, base: Option<Oid>, edit: FolderEdit) -> Result<Option<Oid>> {
         let mut entries: BTreeMap<BString, (EntryMode, Oid)> = match base {
             Some(base) => self
                 .entries(repo, base)?
@@ -263,23 +249,13 @@ impl Repository {
         self.write_tree(repo, entries).map(Some)
     }
 
-    pub(crate) fn write_tree(
-        &self,
-        repo: &gix::Repository,
-        entries: Vec<(BString, EntryMode, Oid)>,
-    ) -> Result<Oid> {
+    pub(crate) fn write_tree(&self, repo: &gix::Repository, entries: Vec<(BString, EntryMode, Oid)>) -> Result<Oid> {
         let mut entries: Vec<_> = entries
             .into_iter()
-            .map(|(filename, mode, oid)| gix::objs::tree::Entry {
-                mode,
-                filename,
-                oid,
-            })
+            .map(|(filename, mode, oid)| gix::objs::tree::Entry { mode, filename, oid })
             .collect();
         entries.sort();
-        let tree = repo
-            .write_object(gix::objs::Tree { entries })
-            .map(|id| id.detach());
+        let tree = repo.write_object(gix::objs::Tree { entries }).map(|id| id.detach());
         tree.map_err(|e| self.fail("write a tree to", &e))
     }
 
@@ -329,15 +305,9 @@ mod tests {
             String::from_utf8(out.stdout).unwrap()
         };
         git(&["fsck", "--strict"]);
+        assert_eq!(git(&["ls-tree", "-r", "--name-only", "main"]), "a-b\na.b\nl\n");
         assert_eq!(
-            git(&["ls-tree", "-r", "--name-only", "main"]),
-            "a-b\na.b\nl\n"
-        );
-        assert_eq!(
-            git(&["log", "--format=%an <%ae> %s", "main"])
-                .lines()
-                .next()
-                .unwrap(),
+            git(&["log", "--format=%an <%ae> %s", "main"]).lines().next().unwrap(),
             "Tester <tester@example.invalid> two"
         );
     }
@@ -346,17 +316,8 @@ mod tests {
     fn paths_that_leave_the_tree_or_touch_git_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(&dir.path().join("r.git"), "main").unwrap();
-        for path in [
-            "../x",
-            "a/../x",
-            ".git/config",
-            "a/.GIT/x",
-            "/abs",
-            "a//b",
-            "",
-        ] {
-            let result =
-                repo.commit_files(None, &[FileEdit::write(path, "x")], "m", &Identity::test());
+        for path in ["../x", "a/../x", ".git/config", "a/.GIT/x", "/abs", "a//b", ""] {
+            let result = repo.commit_files(None, &[FileEdit::write(path, "x")], "m", &Identity::test());
             assert!(result.is_err(), "{path:?}");
         }
     }

@@ -154,18 +154,9 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Writes the tree of one folder; `None` if nothing in it is committed.
-    fn folder(
-        &mut self,
-        folder: &Folder,
-        path: &BString,
-        ignored: bool,
-        depth: usize,
-    ) -> Result<Option<Oid>> {
+    fn folder(&mut self, folder: &Folder, path: &BString, ignored: bool, depth: usize) -> Result<Option<Oid>> {
         if depth > self.limits.depth {
-            return Err(self.invalid(
-                path,
-                format!("it is nested deeper than {} folders", self.limits.depth),
-            ));
+            return Err(self.invalid(path, format!("it is nested deeper than {} folders", self.limits.depth)));
         }
         let items = folder.items().map_err(|e| self.io("read", path, e))?;
         let entered = self.read_ignores(folder, path, &items)?;
@@ -238,14 +229,9 @@ impl Walk<'_> {
             }
             _ if ignored && !tracked => Ok(None),
             FileType::Symlink => {
-                let target = folder
-                    .read_link(&item.name)
-                    .map_err(|e| self.io("read", &path, e))?;
+                let target = folder.read_link(&item.name).map_err(|e| self.io("read", &path, e))?;
                 self.count(&path)?;
-                Ok(Some((
-                    Kind::Link.into(),
-                    self.repository.write_blob(&target)?,
-                )))
+                Ok(Some((Kind::Link.into(), self.repository.write_blob(&target)?)))
             }
             FileType::RegularFile => self.file(folder, &path, item).map(Some),
             // Pipes, sockets and devices have no place in a tree.
@@ -271,13 +257,9 @@ impl Walk<'_> {
             found,
             limit: self.limits.file_bytes,
         })?;
-        let relative =
-            gix::path::from_bstr(path.as_bstr()).map_err(|e| self.invalid(path, e.to_string()))?;
+        let relative = gix::path::from_bstr(path.as_bstr()).map_err(|e| self.invalid(path, e.to_string()))?;
         let mut converted = Vec::new();
-        let convert = match self
-            .pipeline
-            .convert_to_git(bytes.as_slice(), &relative, self.index)
-        {
+        let convert = match self.pipeline.convert_to_git(bytes.as_slice(), &relative, self.index) {
             Ok(mut outcome) => std::io::Read::read_to_end(&mut outcome, &mut converted).is_ok(),
             Err(_) => false,
         };
@@ -291,10 +273,7 @@ impl Walk<'_> {
         if self.files > self.limits.files {
             return Err(self.invalid(
                 path,
-                format!(
-                    "the work tree has more than {} files to commit",
-                    self.limits.files
-                ),
+                format!("the work tree has more than {} files to commit", self.limits.files),
             ));
         }
         Ok(())
@@ -303,8 +282,7 @@ impl Walk<'_> {
     fn io(&self, action: &'static str, path: &BString, error: std::io::Error) -> Error {
         Error::io(
             action,
-            self.root
-                .join(gix::path::from_bstr(path.as_bstr()).unwrap_or_default()),
+            self.root.join(gix::path::from_bstr(path.as_bstr()).unwrap_or_default()),
             error,
         )
     }

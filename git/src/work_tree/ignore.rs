@@ -17,8 +17,7 @@ const ROOT: &str = "/work-tree";
 impl Ignores {
     /// Adds the patterns of the `.gitignore` in `folder`.
     pub(super) fn enter(&mut self, folder: &BString, patterns: &[u8]) {
-        let folder =
-            gix::path::from_bstr(folder.as_bstr()).unwrap_or_else(|_| Path::new("").into());
+        let folder = gix::path::from_bstr(folder.as_bstr()).unwrap_or_else(|_| Path::new("").into());
         let source = Path::new(ROOT).join(&folder).join(".gitignore");
         // It fails only for a source outside of the root, which this one is not.
         let _ = self.search.add_patterns_buffer(

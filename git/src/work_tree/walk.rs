@@ -49,11 +49,7 @@ impl Folder {
             if name == b"." || name == b".." {
                 continue;
             }
-            let stat = match rustix::fs::statat(
-                self.0.as_fd(),
-                entry.file_name(),
-                AtFlags::SYMLINK_NOFOLLOW,
-            ) {
+            let stat = match rustix::fs::statat(self.0.as_fd(), entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 // It went away since.
                 Err(rustix::io::Errno::NOENT) => continue,
@@ -71,13 +67,8 @@ impl Folder {
 
     /// Reads a plain file of at most `limit` bytes; `Err(size)` inside if it is larger. Pipes and devices are never
     /// opened for reading: what is no plain file when it is open is refused.
-    pub(super) fn read_file(
-        &self,
-        name: &BString,
-        limit: u64,
-    ) -> std::io::Result<Result<(Vec<u8>, Stat), u64>> {
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    pub(super) fn read_file(&self, name: &BString, limit: u64) -> std::io::Result<Result<(Vec<u8>, Stat), u64>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = rustix::fs::openat(self.0.as_fd(), c_name(name)?, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
         if !FileType::from_raw_mode(stat.st_mode).is_file() {

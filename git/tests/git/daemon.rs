@@ -118,13 +118,8 @@ fn a_daemon_that_accepts_and_says_nothing_ends_in_a_timeout() {
         ..Settings::default()
     });
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), remotes.clone())
-        .mirror(&url)
-        .unwrap();
-    assert_eq!(
-        remotes.list_refs(&url, &[]).unwrap_err().category(),
-        Category::Timeout
-    );
+    let mirror = Mirrors::new(dir.path(), remotes.clone()).mirror(&url).unwrap();
+    assert_eq!(remotes.list_refs(&url, &[]).unwrap_err().category(), Category::Timeout);
     assert_eq!(
         mirror.fetch_branch("main", false).unwrap_err().category(),
         Category::Timeout

@@ -1,8 +1,7 @@
 use std::time::{Duration, Instant};
 
 use git::{
-    Category, Credential, CredentialKind, Expected, FileEdit, Mirrors, PushOutcome, RemoteUrl,
-    Remotes, Settings,
+    Category, Credential, CredentialKind, Expected, FileEdit, Mirrors, PushOutcome, RemoteUrl, Remotes, Settings,
 };
 
 use crate::{
@@ -90,11 +89,7 @@ fn wrong_missing_and_foreign_credentials_are_refused_without_being_named() {
     let url = server.url("repo.git");
     let wrong = with(vec![basic(&server.prefix(), "me", "wr0ng")]);
     let none = with(vec![]);
-    let elsewhere = with(vec![basic(
-        &format!("{}other", server.prefix()),
-        "me",
-        "right",
-    )]);
+    let elsewhere = with(vec![basic(&format!("{}other", server.prefix()), "me", "right")]);
     for (remotes, says) in [
         (&wrong, "was sent"),
         (&none, "no credential's prefix"),
@@ -106,16 +101,8 @@ fn wrong_missing_and_foreign_credentials_are_refused_without_being_named() {
         let text = format!("{error} {error:?}");
         assert!(text.contains(says) && !text.contains("wr0ng"), "{text}");
     }
-    assert_eq!(
-        server.seen()[1].1,
-        None,
-        "nothing is sent where no prefix matches"
-    );
-    assert_eq!(
-        server.seen()[2].1,
-        None,
-        "nothing is sent where another prefix matches"
-    );
+    assert_eq!(server.seen()[1].1, None, "nothing is sent where no prefix matches");
+    assert_eq!(server.seen()[2].1, None, "nothing is sent where another prefix matches");
     let error = wrong
         .push(&bare.repo, &url, "refs/heads/x", Expected::Absent, head)
         .unwrap_err();
@@ -135,14 +122,9 @@ fn a_redirect_to_another_host_carries_no_credential_even_if_one_matches_there() 
         basic(&first.prefix(), "me", "s3cret"),
         basic(&target.prefix(), "me", "0ther"),
     ]);
-    let refs = remotes
-        .list_refs(&first.url("old/repo.git"), &["refs/heads/"])
-        .unwrap();
+    let refs = remotes.list_refs(&first.url("old/repo.git"), &["refs/heads/"]).unwrap();
     assert_eq!(refs.len(), 1);
-    assert!(
-        first.seen()[0].1.is_some(),
-        "the first host gets its credential"
-    );
+    assert!(first.seen()[0].1.is_some(), "the first host gets its credential");
     assert_eq!(target.seen().len(), 2);
     assert!(
         target.seen().iter().all(|(_, auth)| auth.is_none()),
@@ -174,9 +156,7 @@ fn a_loop_of_redirects_ends() {
             ..Default::default()
         },
     );
-    let error = with(vec![])
-        .list_refs(&server.url("repo.git"), &[])
-        .unwrap_err();
+    let error = with(vec![]).list_refs(&server.url("repo.git"), &[]).unwrap_err();
     assert_eq!(error.category(), Category::Refused, "{error}");
     assert!(server.seen().len() < 10);
 }
@@ -218,11 +198,7 @@ fn a_server_that_hangs_or_drips_ends_in_a_timeout() {
             .push(&bare.repo, &url, "refs/heads/x", Expected::Absent, head)
             .unwrap_err();
         assert_eq!(error.category(), Category::Timeout, "{error}");
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 }
 
@@ -245,20 +221,14 @@ fn pages_for_people_and_failing_servers_are_told_apart() {
                 ..Default::default()
             },
         );
-        let error = with(vec![])
-            .list_refs(&server.url("repo.git"), &[])
-            .unwrap_err();
+        let error = with(vec![]).list_refs(&server.url("repo.git"), &[]).unwrap_err();
         assert_eq!(
             (error.category(), error.is_transient()),
             (category, transient),
             "{status}: {error}"
         );
     }
-    let gone = RemoteUrl::parse(&format!(
-        "http://127.0.0.1:{}/x",
-        crate::support::free_port()
-    ))
-    .unwrap();
+    let gone = RemoteUrl::parse(&format!("http://127.0.0.1:{}/x", crate::support::free_port())).unwrap();
     assert_eq!(
         with(vec![]).list_refs(&gone, &[]).unwrap_err().category(),
         Category::Network
@@ -327,11 +297,7 @@ fn one_ca_bundle_serves_fetch_and_push_and_without_it_the_server_is_not_trusted(
         },
     );
     let url = RemoteUrl::parse(&format!("https://localhost:{}/repo.git", server.port)).unwrap();
-    let credentials = vec![basic(
-        &format!("https://localhost:{}/", server.port),
-        "me",
-        "pw",
-    )];
+    let credentials = vec![basic(&format!("https://localhost:{}/", server.port), "me", "pw")];
     let bundle = bare.root().join("ca.pem");
     std::fs::write(&bundle, pem).unwrap();
     let settings = Settings {
@@ -349,10 +315,7 @@ fn one_ca_bundle_serves_fetch_and_push_and_without_it_the_server_is_not_trusted(
     });
     let error = distrusting.list_refs(&url, &[]).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .to_ascii_lowercase()
-            .contains("certificate"),
+        error.to_string().to_ascii_lowercase().contains("certificate"),
         "{error}"
     );
     assert_eq!(error.category(), Category::Refused, "{error}");

@@ -62,9 +62,7 @@ impl Server {
             behaviour,
             seen: Arc::clone(&seen),
         };
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let app = axum::Router::new().fallback(serve).with_state(backend);
         runtime.spawn(async move { axum::serve(listener, app).await });
@@ -102,9 +100,7 @@ impl Server {
                     let Ok(mut outer) = acceptor.accept(stream).await else {
                         return;
                     };
-                    let mut inner = tokio::net::TcpStream::connect(("127.0.0.1", inner))
-                        .await
-                        .unwrap();
+                    let mut inner = tokio::net::TcpStream::connect(("127.0.0.1", inner)).await.unwrap();
                     let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
                 });
             }
@@ -160,10 +156,7 @@ async fn serve(State(backend): State<Backend>, request: Request) -> Response {
         let stream = futures_drip();
         let service = parts.uri.query().unwrap().trim_start_matches("service=");
         return Response::builder()
-            .header(
-                "content-type",
-                format!("application/x-{service}-advertisement"),
-            )
+            .header("content-type", format!("application/x-{service}-advertisement"))
             .body(Body::new(stream))
             .unwrap();
     }
@@ -239,8 +232,7 @@ fn answer(out: Vec<u8>) -> Response {
 }
 
 /// A body that announces a long line and sends it for ever, slowly.
-fn futures_drip()
--> impl axum::body::HttpBody<Data = Bytes, Error = std::convert::Infallible> + Send + 'static {
+fn futures_drip() -> impl axum::body::HttpBody<Data = Bytes, Error = std::convert::Infallible> + Send + 'static {
     struct Drip(std::pin::Pin<Box<tokio::time::Sleep>>);
     impl axum::body::HttpBody for Drip {
         type Data = Bytes;

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use git::{
-    Category, Claim, Expected, FileEdit, Git, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome,
-    RemoteUrl, Remotes, Settings, compose_message,
+    Category, Claim, Expected, FileEdit, Git, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl, Remotes,
+    Settings, compose_message,
 };
 
 use crate::support::{Bare, git, round_trip, short, who};
@@ -26,14 +26,10 @@ fn a_local_repository_outside_the_allowed_roots_is_refused_also_through_a_link()
     assert!(error.to_string().contains("allowed only below"), "{error}");
     let link = other.path().join("link.git");
     std::os::unix::fs::symlink(&bare.path, &link).unwrap();
-    let error = remotes
-        .list_refs(&RemoteUrl::local(&link).unwrap(), &[])
-        .unwrap_err();
+    let error = remotes.list_refs(&RemoteUrl::local(&link).unwrap(), &[]).unwrap_err();
     assert_eq!(error.category(), Category::Refused);
     assert!(
-        Remotes::new(Settings::default())
-            .list_refs(&bare.url(), &[])
-            .is_err(),
+        Remotes::new(Settings::default()).list_refs(&bare.url(), &[]).is_err(),
         "no roots, no local repositories"
     );
 }
@@ -55,25 +51,17 @@ fn a_missing_an_empty_and_a_half_repository_are_told_apart() {
     );
 
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), remotes)
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), remotes).mirror(&bare.url()).unwrap();
     let error = mirror.fetch_branch("main", true).unwrap_err();
     assert_eq!(error.category(), Category::NotFound);
-    assert!(
-        error.to_string().contains("branch main not found"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("branch main not found"), "{error}");
 }
 
 #[test]
 fn annotated_tags_are_listed_with_what_they_lead_to() {
     let (bare, head) = Bare::with_commit();
     git(&bare.path, &["tag", "-a", "v1", "-m", "one", "main"]);
-    let refs = bare
-        .remotes()
-        .list_refs(&bare.url(), &["refs/tags/"])
-        .unwrap();
+    let refs = bare.remotes().list_refs(&bare.url(), &["refs/tags/"]).unwrap();
     assert_eq!(refs.len(), 1);
     assert_ne!(refs[0].target, head);
     assert_eq!(refs[0].commit(), head);
@@ -94,13 +82,7 @@ fn a_race_that_another_wins_between_listing_and_update_is_lost() {
     );
     let outcome = bare
         .remotes()
-        .push(
-            &bare.repo,
-            &bare.url(),
-            "refs/heads/main",
-            Expected::At(head),
-            ours,
-        )
+        .push(&bare.repo, &bare.url(), "refs/heads/main", Expected::At(head), ours)
         .unwrap();
     assert_eq!(outcome, PushOutcome::Lost { found: Some(other) });
 }
@@ -109,19 +91,10 @@ fn a_race_that_another_wins_between_listing_and_update_is_lost() {
 fn a_pre_receive_hook_that_refuses_gives_its_message() {
     let (bare, head) = Bare::with_commit();
     let ours = bare.commit(Some(head), &[FileEdit::write("ours", "1")]);
-    bare.hook(
-        "pre-receive",
-        "echo 'branches are frozen until Monday' >&2; exit 1",
-    );
+    bare.hook("pre-receive", "echo 'branches are frozen until Monday' >&2; exit 1");
     let outcome = bare
         .remotes()
-        .push(
-            &bare.repo,
-            &bare.url(),
-            "refs/heads/main",
-            Expected::At(head),
-            ours,
-        )
+        .push(&bare.repo, &bare.url(), "refs/heads/main", Expected::At(head), ours)
         .unwrap();
     let PushOutcome::Refused(message) = outcome else {
         panic!("{outcome:?}")
@@ -141,13 +114,7 @@ fn a_server_that_dies_after_the_update_still_counts_as_won() {
     );
     let outcome = bare
         .remotes()
-        .push(
-            &bare.repo,
-            &bare.url(),
-            "refs/heads/main",
-            Expected::At(head),
-            ours,
-        )
+        .push(&bare.repo, &bare.url(), "refs/heads/main", Expected::At(head), ours)
         .unwrap();
     assert_eq!(outcome, PushOutcome::Won);
     assert_eq!(bare.at("main"), Some(ours));
@@ -166,27 +133,14 @@ fn a_hook_that_hangs_ends_in_a_timeout_and_leaves_no_process() {
     settings.timeouts.push = Duration::from_millis(1500);
     let started = std::time::Instant::now();
     let error = Remotes::new(settings)
-        .push(
-            &bare.repo,
-            &bare.url(),
-            "refs/heads/main",
-            Expected::At(head),
-            ours,
-        )
+        .push(&bare.repo, &bare.url(), "refs/heads/main", Expected::At(head), ours)
         .unwrap_err();
     assert_eq!(error.category(), Category::Timeout, "{error}");
     assert!(error.is_transient());
-    assert!(
-        started.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let pid = std::fs::read_to_string(pid_file).unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    assert!(
-        stat.is_empty() || stat.contains(") Z"),
-        "the hook still runs: {stat}"
-    );
+    assert!(stat.is_empty() || stat.contains(") Z"), "the hook still runs: {stat}");
     assert_eq!(bare.at("main"), Some(head));
 }
 
@@ -194,47 +148,24 @@ fn a_hook_that_hangs_ends_in_a_timeout_and_leaves_no_process() {
 fn notes_are_appended_replaced_and_readable_by_git() {
     let (bare, head) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     mirror.fetch_branch("main", true).unwrap();
     assert_eq!(mirror.read_note(NOTES_REF, head).unwrap(), None);
-    let write = |text: &str, mode| {
-        mirror
-            .write_note(NOTES_REF, head, text, mode, &who())
-            .unwrap()
-    };
+    let write = |text: &str, mode| mirror.write_note(NOTES_REF, head, text, mode, &who()).unwrap();
     assert_eq!(write("pass", NoteMode::Append), PushOutcome::Won);
     assert_eq!(write("again", NoteMode::Append), PushOutcome::Won);
+    assert_eq!(write("again", NoteMode::Append), PushOutcome::Won, "said before");
     assert_eq!(
-        write("again", NoteMode::Append),
-        PushOutcome::Won,
-        "said before"
-    );
-    assert_eq!(
-        git(
-            &bare.path,
-            &["notes", "--ref=foreman", "show", &head.to_string()]
-        ),
+        git(&bare.path, &["notes", "--ref=foreman", "show", &head.to_string()]),
         "pass\n\nagain\n"
     );
     // Git's own flat layout is found and kept.
     let other = bare.commit(Some(head), &[FileEdit::write("x", "1")]);
     git(
         &bare.path,
-        &[
-            "notes",
-            "--ref=foreman",
-            "add",
-            "-m",
-            "by hand",
-            &other.to_string(),
-        ],
+        &["notes", "--ref=foreman", "add", "-m", "by hand", &other.to_string()],
     );
-    assert_eq!(
-        mirror.read_note(NOTES_REF, other).unwrap().unwrap(),
-        "by hand\n"
-    );
+    assert_eq!(mirror.read_note(NOTES_REF, other).unwrap().unwrap(), "by hand\n");
     assert_eq!(
         mirror
             .write_note(NOTES_REF, other, "new", NoteMode::Replace, &who())
@@ -242,17 +173,11 @@ fn notes_are_appended_replaced_and_readable_by_git() {
         PushOutcome::Won
     );
     assert_eq!(
-        git(
-            &bare.path,
-            &["notes", "--ref=foreman", "show", &other.to_string()]
-        ),
+        git(&bare.path, &["notes", "--ref=foreman", "show", &other.to_string()]),
         "new\n"
     );
     assert_eq!(
-        git(
-            &bare.path,
-            &["notes", "--ref=foreman", "show", &head.to_string()]
-        ),
+        git(&bare.path, &["notes", "--ref=foreman", "show", &head.to_string()]),
         "pass\n\nagain\n"
     );
 }
@@ -265,9 +190,7 @@ fn notes_of_two_writers_are_both_kept() {
         for (at, dir) in dirs.iter().enumerate() {
             let (bare, url) = (&bare, bare.url());
             scope.spawn(move || {
-                let mirror = Mirrors::new(dir.path(), bare.remotes())
-                    .mirror(&url)
-                    .unwrap();
+                let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&url).unwrap();
                 for turn in 0..3 {
                     let text = format!("writer {at} turn {turn}");
                     let outcome = mirror
@@ -278,17 +201,10 @@ fn notes_of_two_writers_are_both_kept() {
             });
         }
     });
-    let note = git(
-        &bare.path,
-        &["notes", "--ref=foreman", "show", &head.to_string()],
-    );
+    let note = git(&bare.path, &["notes", "--ref=foreman", "show", &head.to_string()]);
     for at in 0..2 {
         for turn in 0..3 {
-            assert_eq!(
-                note.matches(&format!("writer {at} turn {turn}")).count(),
-                1,
-                "{note}"
-            );
+            assert_eq!(note.matches(&format!("writer {at} turn {turn}")).count(), 1, "{note}");
         }
     }
 }
@@ -305,14 +221,8 @@ async fn asynchronous_code_has_the_same_calls() {
         },
     );
     let url = bare.url();
-    assert_eq!(
-        client.find_ref(&url, "refs/heads/main").await.unwrap(),
-        Some(head)
-    );
-    assert_eq!(
-        client.fetch_branch(&url, "main", false).await.unwrap(),
-        head
-    );
+    assert_eq!(client.find_ref(&url, "refs/heads/main").await.unwrap(), Some(head));
+    assert_eq!(client.fetch_branch(&url, "main", false).await.unwrap(), head);
     let tree = client
         .work_tree(&url, head, dir.path().join("w"), dir.path().join("a"))
         .await
@@ -323,19 +233,10 @@ async fn asynchronous_code_has_the_same_calls() {
         .await
         .unwrap()
         .unwrap();
-    let diff = client
-        .diff(tree.repository(), Some(head), made, 1000)
-        .await
-        .unwrap();
+    let diff = client.diff(tree.repository(), Some(head), made, 1000).await.unwrap();
     assert_eq!(diff.insertions, 1);
     let won = client
-        .push(
-            tree.repository(),
-            &url,
-            "refs/heads/work",
-            Expected::Absent,
-            made,
-        )
+        .push(tree.repository(), &url, "refs/heads/work", Expected::Absent, made)
         .await
         .unwrap();
     assert_eq!(won, PushOutcome::Won);
@@ -378,12 +279,7 @@ fn of_many_pushes_at_once_exactly_one_wins_and_the_others_lose() {
         if *rival == winner {
             assert_eq!(*outcome, PushOutcome::Won);
         } else {
-            assert_eq!(
-                *outcome,
-                PushOutcome::Lost {
-                    found: Some(winner)
-                }
-            );
+            assert_eq!(*outcome, PushOutcome::Lost { found: Some(winner) });
         }
     }
 }
@@ -392,9 +288,7 @@ fn of_many_pushes_at_once_exactly_one_wins_and_the_others_lose() {
 fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
     let (bare, head) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     mirror.fetch_branch("main", false).unwrap();
     let repo = mirror.repository();
     let claim = |task: &str, epoch| Claim {
@@ -432,9 +326,7 @@ fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
     let late = work(&first, "late");
     assert_eq!(
         push(Expected::At(early), late, &first),
-        PushOutcome::Lost {
-            found: Some(marker)
-        }
+        PushOutcome::Lost { found: Some(marker) }
     );
     // The final push of the second replaces its own marker.
     let done = work(&second, "second");
@@ -450,9 +342,7 @@ fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
     let third = claim("uid-1", 3);
     assert_eq!(
         push(Expected::At(done), work(&third, "third"), &third),
-        PushOutcome::Lost {
-            found: Some(person)
-        }
+        PushOutcome::Lost { found: Some(person) }
     );
     assert_eq!(bare.at("work"), Some(person));
 }
@@ -472,13 +362,8 @@ fn a_repository_with_a_work_tree_of_its_own_is_served_by_its_folder() {
         ..Settings::default()
     });
     let url = local.url().unwrap();
-    assert_eq!(
-        remotes.find_ref(&url, "refs/heads/main").unwrap(),
-        local.head
-    );
-    let mirror = Mirrors::new(root.join("state"), remotes.clone())
-        .mirror(&url)
-        .unwrap();
+    assert_eq!(remotes.find_ref(&url, "refs/heads/main").unwrap(), local.head);
+    let mirror = Mirrors::new(root.join("state"), remotes.clone()).mirror(&url).unwrap();
     let head = mirror.fetch_branch("main", false).unwrap();
     let repo = mirror.repository();
     let made = repo

@@ -35,8 +35,7 @@ fn a_force_pushed_branch_is_followed_and_the_old_commit_stays_readable() {
     let repo = mirror.repository();
     assert!(repo.tree_entries(head, "", true).unwrap().is_some());
     assert_eq!(
-        repo.resolve(&Mirror::local_name("refs/heads/main"))
-            .unwrap(),
+        repo.resolve(&Mirror::local_name("refs/heads/main")).unwrap(),
         Some(other)
     );
     assert!(
@@ -51,51 +50,31 @@ fn a_shallow_fetch_brings_tips_only_and_can_be_pushed_from() {
     let second = bare.commit(Some(first), &[FileEdit::write("tasks/a.md", "1")]);
     bare.set("main", second);
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     assert_eq!(mirror.fetch_branch("main", true).unwrap(), second);
     let repo = mirror.repository();
     assert!(!repo.has(first), "history is not fetched");
     let third = bare.commit(Some(second), &[FileEdit::write("tasks/b.md", "2")]);
     bare.set("main", third);
     assert_eq!(mirror.fetch_branch("main", true).unwrap(), third);
-    let changed = repo
-        .changed_paths(Some(second), Some(third), "tasks")
-        .unwrap();
+    let changed = repo.changed_paths(Some(second), Some(third), "tasks").unwrap();
     assert_eq!(
-        changed
-            .iter()
-            .map(|c| c.path.to_string())
-            .collect::<Vec<_>>(),
+        changed.iter().map(|c| c.path.to_string()).collect::<Vec<_>>(),
         ["tasks/b.md"]
     );
     let before = packs(&mirror).len();
     mirror.fetch_branch("main", true).unwrap();
-    assert_eq!(
-        packs(&mirror).len(),
-        before,
-        "what is here is not fetched again"
-    );
+    assert_eq!(packs(&mirror).len(), before, "what is here is not fetched again");
     let fourth = repo
         .commit_files(Some(third), &[FileEdit::write("c", "3")], "four", &who())
         .unwrap();
     let pushed = bare
         .remotes()
-        .push(
-            &repo,
-            &bare.url(),
-            "refs/heads/main",
-            Expected::At(third),
-            fourth,
-        )
+        .push(&repo, &bare.url(), "refs/heads/main", Expected::At(third), fourth)
         .unwrap();
     assert_eq!(pushed, PushOutcome::Won);
     git(&bare.path, &["fsck", "--strict"]);
-    assert_eq!(
-        git(&bare.path, &["rev-list", "--count", "main"]).trim(),
-        "4"
-    );
+    assert_eq!(git(&bare.path, &["rev-list", "--count", "main"]).trim(), "4");
 }
 
 #[test]
@@ -106,22 +85,13 @@ fn several_refs_and_a_commit_are_fetched_at_once_and_missing_refs_are_left_out()
     bare.set("side", side);
     bare.repo.set_ref("refs/pull/1/head", Some(loose)).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     let wanted = Fetch::refname("refs/heads/*")
         .and_ref("refs/heads/absent")
         .and_oid(loose);
     let fetched = mirror.fetch(&wanted).unwrap();
-    let found: Vec<_> = fetched
-        .refs
-        .iter()
-        .map(|(name, oid)| (name.as_str(), *oid))
-        .collect();
-    assert_eq!(
-        found,
-        [("refs/heads/main", head), ("refs/heads/side", side)]
-    );
+    let found: Vec<_> = fetched.refs.iter().map(|(name, oid)| (name.as_str(), *oid)).collect();
+    assert_eq!(found, [("refs/heads/main", head), ("refs/heads/side", side)]);
     assert!(mirror.repository().has(loose));
     assert!(
         mirror.fetch(&Fetch::refname("main")).is_err(),
@@ -133,9 +103,7 @@ fn several_refs_and_a_commit_are_fetched_at_once_and_missing_refs_are_left_out()
 fn a_commit_that_the_server_does_not_have_is_not_found() {
     let (bare, _) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     let absent = Oid::from_hex(b"0123456789012345678901234567890123456789").unwrap();
     let error = mirror.fetch_oid(absent, true).unwrap_err();
     assert_eq!(error.category(), Category::NotFound, "{error}");
@@ -145,20 +113,13 @@ fn a_commit_that_the_server_does_not_have_is_not_found() {
 fn a_cut_pack_and_a_half_made_mirror_are_rebuilt_when_they_are_opened() {
     let (bare, head) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let open = || {
-        Mirrors::new(dir.path(), bare.remotes())
-            .mirror(&bare.url())
-            .unwrap()
-    };
+    let open = || Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     let mirror = open();
     mirror.fetch_branch("main", false).unwrap();
     assert_eq!(packs(&mirror).len(), 1);
     spoil(&packs(&mirror)[0], |bytes| bytes.truncate(bytes.len() - 5));
     let again = open();
-    assert!(
-        !again.repository().has(head),
-        "the damaged one was set aside"
-    );
+    assert!(!again.repository().has(head), "the damaged one was set aside");
     assert_eq!(again.fetch_branch("main", false).unwrap(), head);
     git(again.path(), &["fsck", "--strict"]);
 
@@ -182,31 +143,18 @@ fn damage_that_a_read_meets_is_reported_and_mended_by_the_next_fetch() {
         .unwrap()
         .fetch_branch("main", false)
         .unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     // The ends still agree, so that only reading finds it.
     spoil(&packs(&mirror)[0], |bytes| {
         let end = bytes.len() - 20;
         bytes[12..end].fill(0xff);
     });
-    let error = mirror
-        .repository()
-        .tree_entries(head, "", true)
-        .unwrap_err();
+    let error = mirror.repository().tree_entries(head, "", true).unwrap_err();
     assert_eq!(error.category(), Category::Corrupt, "{error}");
-    assert!(
-        error.is_transient() && error.to_string().contains("rebuilt"),
-        "{error}"
-    );
+    assert!(error.is_transient() && error.to_string().contains("rebuilt"), "{error}");
     assert_eq!(mirror.fetch_branch("main", false).unwrap(), head);
     assert_eq!(
-        mirror
-            .repository()
-            .tree_entries(head, "", true)
-            .unwrap()
-            .unwrap()
-            .len(),
+        mirror.repository().tree_entries(head, "", true).unwrap().unwrap().len(),
         2
     );
 }
@@ -220,9 +168,7 @@ fn a_ref_that_points_at_nothing_is_mended_by_the_fetch_that_meets_it() {
         .unwrap()
         .fetch_branch("main", false)
         .unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     for pack in packs(&mirror) {
         fs::remove_file(pack.with_extension("idx")).unwrap();
         fs::remove_file(pack).unwrap();
@@ -231,11 +177,7 @@ fn a_ref_that_points_at_nothing_is_mended_by_the_fetch_that_meets_it() {
     bare.set("main", next);
     assert_eq!(mirror.fetch_branch("main", false).unwrap(), next);
     assert!(
-        mirror
-            .repository()
-            .tree_entries(head, "", true)
-            .unwrap()
-            .is_some(),
+        mirror.repository().tree_entries(head, "", true).unwrap().is_some(),
         "history is whole again"
     );
     git(mirror.path(), &["fsck", "--strict"]);
@@ -245,11 +187,7 @@ fn a_ref_that_points_at_nothing_is_mended_by_the_fetch_that_meets_it() {
 fn what_a_killed_process_left_does_not_stop_the_next() {
     let (bare, head) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let open = || {
-        Mirrors::new(dir.path(), bare.remotes())
-            .mirror(&bare.url())
-            .unwrap()
-    };
+    let open = || Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     let mirror = open();
     mirror.fetch_branch("main", false).unwrap();
     let left = [
@@ -282,11 +220,7 @@ fn a_mirror_that_another_process_holds_is_waited_for_and_its_holder_named() {
         .mirror(&bare.url())
         .unwrap();
     let lock_path = mirror.path().with_extension("lock");
-    let holder = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&lock_path)
-        .unwrap();
+    let holder = fs::File::options().read(true).write(true).open(&lock_path).unwrap();
     holder.lock().unwrap();
     fs::write(&lock_path, "4242").unwrap();
     let error = mirror.fetch_branch("main", false).unwrap_err();
@@ -313,23 +247,15 @@ fn fetches_of_two_processes_do_not_disturb_each_other() {
     std::thread::scope(|scope| {
         for half in branches.chunks(4) {
             // Mirrors of its own: what another process would have.
-            let mirror = Mirrors::new(dir.path(), bare.remotes())
-                .mirror(&bare.url())
-                .unwrap();
+            let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
             for (branch, oid) in half {
                 let mirror = mirror.clone();
                 scope.spawn(move || assert_eq!(mirror.fetch_branch(branch, false).unwrap(), *oid));
             }
         }
     });
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
-    assert!(
-        branches
-            .iter()
-            .all(|(_, oid)| mirror.repository().has(*oid))
-    );
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
+    assert!(branches.iter().all(|(_, oid)| mirror.repository().has(*oid)));
     git(mirror.path(), &["fsck", "--strict"]);
 }
 
@@ -337,9 +263,7 @@ fn fetches_of_two_processes_do_not_disturb_each_other() {
 fn many_fetches_leave_few_packs_and_everything_readable_also_through_old_handles() {
     let (bare, mut head) = Bare::with_commit();
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     let old_handle = mirror.repository();
     let unreachable = old_handle
         .commit_files(None, &[FileEdit::write("note", "kept")], "n", &who())
@@ -357,10 +281,7 @@ fn many_fetches_leave_few_packs_and_everything_readable_also_through_old_handles
             let (_, text) = repo.read_file(*head, "turn", 10).unwrap().unwrap();
             assert_eq!(text, turn.to_string().as_bytes());
         }
-        assert_eq!(
-            repo.read_file(unreachable, "note", 10).unwrap().unwrap().1,
-            b"kept"
-        );
+        assert_eq!(repo.read_file(unreachable, "note", 10).unwrap().unwrap().1, b"kept");
     }
     git(mirror.path(), &["fsck", "--strict"]);
 }
@@ -371,22 +292,14 @@ fn one_mirror_serves_who_needs_tips_and_who_needs_history() {
     let second = bare.commit(Some(first), &[FileEdit::write("a", "2")]);
     bare.set("main", second);
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), bare.remotes())
-        .mirror(&bare.url())
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
     mirror.fetch_branch("main", true).unwrap();
     assert!(!mirror.repository().has(first));
     mirror.fetch_oid(second, false).unwrap();
-    assert!(
-        mirror.repository().is_ancestor(first, second).unwrap(),
-        "history came"
-    );
+    assert!(mirror.repository().is_ancestor(first, second).unwrap(), "history came");
     let third = bare.commit(Some(second), &[FileEdit::write("a", "3")]);
     bare.set("main", third);
     mirror.fetch_branch("main", true).unwrap();
-    assert!(
-        mirror.repository().is_ancestor(first, third).unwrap(),
-        "and stays"
-    );
+    assert!(mirror.repository().is_ancestor(first, third).unwrap(), "and stays");
     git(mirror.path(), &["fsck", "--strict"]);
 }

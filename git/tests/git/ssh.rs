@@ -31,7 +31,8 @@ fn remotes(bare: &Bare, script: &str, credentials: Vec<Credential>) -> Remotes {
     })
 }
 
-const RUN: &str = "export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'; eval \"exec $last\"";
+const RUN: &str =
+    "export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'; eval \"exec $last\"";
 
 #[test]
 fn ssh_keeps_the_contract_and_is_given_key_host_keys_and_batch_mode() {
@@ -41,11 +42,7 @@ fn ssh_keeps_the_contract_and_is_given_key_host_keys_and_batch_mode() {
     };
     let credential = Credential::new("ssh://git@forge.example:2222", key).unwrap();
     let remotes = remotes(&bare, RUN, vec![credential]);
-    let url = RemoteUrl::parse(&format!(
-        "ssh://git@forge.example:2222{}",
-        bare.path.display()
-    ))
-    .unwrap();
+    let url = RemoteUrl::parse(&format!("ssh://git@forge.example:2222{}", bare.path.display())).unwrap();
     round_trip(&remotes, &url, &bare, head);
     let log = std::fs::read_to_string(bare.root().join("arguments")).unwrap();
     for wanted in [
@@ -84,10 +81,7 @@ fn no_key_is_named_for_another_host() {
         vec![Credential::new("ssh://git@other.example", key).unwrap()],
     );
     let url = RemoteUrl::parse(&format!("git@forge.example:{}", bare.path.display())).unwrap();
-    assert_eq!(
-        remotes.find_ref(&url, "refs/heads/main").unwrap(),
-        Some(head)
-    );
+    assert_eq!(remotes.find_ref(&url, "refs/heads/main").unwrap(), Some(head));
     assert!(
         !std::fs::read_to_string(bare.root().join("arguments"))
             .unwrap()
@@ -104,23 +98,15 @@ fn what_ssh_and_servers_say_is_told_apart() {
             "echo 'git@forge.example: Permission denied (publickey).' >&2; exit 255",
             Category::Auth,
         ),
-        (
-            "echo 'Host key verification failed.' >&2; exit 255",
-            Category::Auth,
-        ),
-        (
-            "echo 'ERROR: Repository not found.' >&2; exit 1",
-            Category::NotFound,
-        ),
+        ("echo 'Host key verification failed.' >&2; exit 255", Category::Auth),
+        ("echo 'ERROR: Repository not found.' >&2; exit 1", Category::NotFound),
         (
             "echo 'ssh: connect to host forge.example port 22: Connection refused' >&2; exit 255",
             Category::Network,
         ),
         ("exit 255", Category::Network),
     ] {
-        let error = remotes(&bare, script, vec![])
-            .list_refs(&url, &[])
-            .unwrap_err();
+        let error = remotes(&bare, script, vec![]).list_refs(&url, &[]).unwrap_err();
         assert_eq!(error.category(), category, "{script}: {error}");
     }
 }

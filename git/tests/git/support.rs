@@ -35,11 +35,7 @@ impl Bare {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("repo.git");
         let repo = Repository::init_bare(&path, "main").unwrap();
-        Bare {
-            _dir: dir,
-            path,
-            repo,
-        }
+        Bare { _dir: dir, path, repo }
     }
 
     /// With one commit on main.
@@ -57,15 +53,11 @@ impl Bare {
     }
 
     pub fn commit(&self, parent: Option<Oid>, edits: &[FileEdit]) -> Oid {
-        self.repo
-            .commit_files(parent, edits, "a commit", &who())
-            .unwrap()
+        self.repo.commit_files(parent, edits, "a commit", &who()).unwrap()
     }
 
     pub fn set(&self, branch: &str, oid: Oid) {
-        self.repo
-            .set_ref(&format!("refs/heads/{branch}"), Some(oid))
-            .unwrap();
+        self.repo.set_ref(&format!("refs/heads/{branch}"), Some(oid)).unwrap();
     }
 
     pub fn at(&self, branch: &str) -> Option<Oid> {
@@ -140,17 +132,13 @@ pub fn round_trip(remotes: &Remotes, url: &RemoteUrl, bare: &Bare, head: Oid) {
     use git::{Expected, Mirrors, PushOutcome};
     let refs = remotes.list_refs(url, &["refs/heads/"]).unwrap();
     assert_eq!(
-        refs.iter()
-            .map(|r| (r.name.as_str(), r.commit()))
-            .collect::<Vec<_>>(),
+        refs.iter().map(|r| (r.name.as_str(), r.commit())).collect::<Vec<_>>(),
         [("refs/heads/main", head)]
     );
     assert_eq!(remotes.find_ref(url, "refs/heads/none").unwrap(), None);
 
     let dir = tempfile::tempdir().unwrap();
-    let mirror = Mirrors::new(dir.path(), remotes.clone())
-        .mirror(url)
-        .unwrap();
+    let mirror = Mirrors::new(dir.path(), remotes.clone()).mirror(url).unwrap();
     assert_eq!(mirror.fetch_branch("main", false).unwrap(), head);
     let local = mirror.repository();
     assert_eq!(
@@ -166,45 +154,33 @@ pub fn round_trip(remotes: &Remotes, url: &RemoteUrl, bare: &Bare, head: Oid) {
         .unwrap();
     let name = "refs/heads/work";
     assert_eq!(
-        remotes
-            .push(&local, url, name, Expected::Absent, one)
-            .unwrap(),
+        remotes.push(&local, url, name, Expected::Absent, one).unwrap(),
         PushOutcome::Won
     );
     assert_eq!(bare.at("work"), Some(one));
     assert_eq!(
-        remotes
-            .push(&local, url, name, Expected::Absent, two)
-            .unwrap(),
+        remotes.push(&local, url, name, Expected::Absent, two).unwrap(),
         PushOutcome::Lost { found: Some(one) }
     );
     assert_eq!(
-        remotes
-            .push(&local, url, name, Expected::At(head), two)
-            .unwrap(),
+        remotes.push(&local, url, name, Expected::At(head), two).unwrap(),
         PushOutcome::Lost { found: Some(one) }
     );
     assert_eq!(bare.at("work"), Some(one));
     // It does not descend from what it replaces.
     assert_eq!(
-        remotes
-            .push(&local, url, name, Expected::At(one), two)
-            .unwrap(),
+        remotes.push(&local, url, name, Expected::At(one), two).unwrap(),
         PushOutcome::Won
     );
     assert_eq!(bare.at("work"), Some(two));
     assert_eq!(
-        remotes
-            .push(&local, url, name, Expected::At(one), two)
-            .unwrap(),
+        remotes.push(&local, url, name, Expected::At(one), two).unwrap(),
         PushOutcome::Won,
         "it is there already"
     );
 
     bare.hook("update", "echo no entry to $1 for you >&2; exit 1");
-    let refused = remotes
-        .push(&local, url, name, Expected::At(two), one)
-        .unwrap();
+    let refused = remotes.push(&local, url, name, Expected::At(two), one).unwrap();
     let PushOutcome::Refused(message) = refused else {
         panic!("{refused:?}")
     };
@@ -219,10 +195,7 @@ pub fn round_trip(remotes: &Remotes, url: &RemoteUrl, bare: &Bare, head: Oid) {
         remotes.delete_ref(&local, url, name, one).unwrap(),
         PushOutcome::Lost { found: Some(two) }
     );
-    assert_eq!(
-        remotes.delete_ref(&local, url, name, two).unwrap(),
-        PushOutcome::Won
-    );
+    assert_eq!(remotes.delete_ref(&local, url, name, two).unwrap(), PushOutcome::Won);
     assert_eq!(bare.at("work"), None);
     git(&bare.path, &["fsck", "--strict"]);
     git(mirror.path(), &["fsck", "--strict"]);

@@ -5,8 +5,8 @@ use std::{
 };
 
 use git::{
-    Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome,
-    WorkTree, fetch_and_export,
+    Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree,
+    fetch_and_export,
 };
 
 use crate::support::{Bare, git, who};
@@ -37,10 +37,7 @@ impl Fixture {
     }
 
     fn work_tree(&self) -> WorkTree {
-        let (tree, admin) = (
-            self.dir.path().join("w/tree"),
-            self.dir.path().join("w/admin"),
-        );
+        let (tree, admin) = (self.dir.path().join("w/tree"), self.dir.path().join("w/admin"));
         WorkTree::materialise(&self.mirror.repository(), self.head, &tree, &admin).unwrap()
     }
 }
@@ -51,11 +48,7 @@ fn commit(tree: &WorkTree, parent: Oid) -> Option<Oid> {
 }
 
 fn paths(tree: &WorkTree, commit: Oid) -> Vec<String> {
-    let entries = tree
-        .repository()
-        .tree_entries(commit, "", true)
-        .unwrap()
-        .unwrap();
+    let entries = tree.repository().tree_entries(commit, "", true).unwrap().unwrap();
     entries.into_iter().map(|e| e.path.to_string()).collect()
 }
 
@@ -84,14 +77,7 @@ fn the_git_program_works_inside_a_fresh_work_tree_also_when_its_admin_folder_can
         fixture.head.to_string()
     );
     assert_eq!(git(tree.path(), &["log", "--format=%s"]).trim(), "a commit");
-    assert!(
-        fs::metadata(tree.path().join("run.sh"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o111
-            != 0
-    );
+    assert!(fs::metadata(tree.path().join("run.sh")).unwrap().permissions().mode() & 0o111 != 0);
     assert_eq!(
         fs::read_link(tree.path().join("out")).unwrap(),
         Path::new("../../../etc/passwd")
@@ -99,10 +85,7 @@ fn the_git_program_works_inside_a_fresh_work_tree_also_when_its_admin_folder_can
     fs::write(tree.path().join("README.md"), "# Changed\n").unwrap();
     chmod(tree.admin(), 0o555);
     let diff = git(tree.path(), &["diff"]);
-    assert!(
-        diff.contains("-# Sample") && diff.contains("+# Changed"),
-        "{diff}"
-    );
+    assert!(diff.contains("-# Sample") && diff.contains("+# Changed"), "{diff}");
     chmod(tree.admin(), 0o755);
     assert_eq!(tree.read_only_paths().len(), 2);
 }
@@ -165,20 +148,9 @@ fn a_commit_is_the_tree_that_git_would_write() {
     };
     assert_eq!(tree.repository().tree_of(made).unwrap().to_string(), by_git);
     let info = tree.repository().commit_info(made).unwrap();
-    assert_eq!(
-        (info.parents, info.message.as_str()),
-        (vec![fixture.head], "work\n")
-    );
-    let link = tree
-        .repository()
-        .entry_at(made, "new/etc")
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        link.kind,
-        EntryKind::Symlink,
-        "a link is committed as a link"
-    );
+    assert_eq!((info.parents, info.message.as_str()), (vec![fixture.head], "work\n"));
+    let link = tree.repository().entry_at(made, "new/etc").unwrap().unwrap();
+    assert_eq!(link.kind, EntryKind::Symlink, "a link is committed as a link");
     assert!(
         !fixture.mirror.repository().has(made),
         "the mirror does not hold what a task made"
@@ -211,11 +183,7 @@ fn nothing_in_the_work_tree_decides_what_is_committed_or_runs_a_program() {
     git(tree.path(), &["config", "core.fsmonitor", &evil]);
     git(
         tree.path(),
-        &[
-            "config",
-            "core.excludesFile",
-            &at("all").display().to_string(),
-        ],
+        &["config", "core.excludesFile", &at("all").display().to_string()],
     );
     fs::write(at("all"), "*\n").unwrap();
     fs::write(at(".git/info/exclude"), "*\n").unwrap();
@@ -241,15 +209,10 @@ fn nothing_in_the_work_tree_decides_what_is_committed_or_runs_a_program() {
         "{found:?}"
     );
     assert!(
-        !found
-            .iter()
-            .any(|p| p.to_ascii_lowercase().contains(".git/")),
+        !found.iter().any(|p| p.to_ascii_lowercase().contains(".git/")),
         "{found:?}"
     );
-    assert_eq!(
-        tree.repository().commit_info(made).unwrap().parents,
-        [fixture.head]
-    );
+    assert_eq!(tree.repository().commit_info(made).unwrap().parents, [fixture.head]);
 }
 
 #[test]
@@ -266,14 +229,7 @@ fn a_change_that_hides_behind_size_and_time_is_found() {
         .set_modified(before)
         .unwrap();
     let made = commit(&tree, fixture.head).unwrap();
-    assert_eq!(
-        tree.repository()
-            .read_file(made, "a", 10)
-            .unwrap()
-            .unwrap()
-            .1,
-        b"eno"
-    );
+    assert_eq!(tree.repository().read_file(made, "a", 10).unwrap().unwrap().1, b"eno");
 }
 
 #[test]
@@ -305,11 +261,7 @@ fn pipes_are_left_out_and_never_waited_for_and_links_are_not_followed() {
         paths(&tree, made),
         ["README.md", "deep", "out", "run.sh", "tracked.log"]
     );
-    let (kind, target) = tree
-        .repository()
-        .read_file(made, "README.md", 1000)
-        .unwrap()
-        .unwrap();
+    let (kind, target) = tree.repository().read_file(made, "README.md", 1000).unwrap().unwrap();
     assert_eq!(kind, EntryKind::Symlink);
     assert!(!String::from_utf8_lossy(&target).contains("s3cret"));
 }
@@ -323,19 +275,14 @@ fn a_file_over_the_limit_is_named() {
         file_bytes: 1000,
         ..CommitLimits::default()
     };
-    let error = tree
-        .commit_all(fixture.head, "m", &who(), &who(), &limits)
-        .unwrap_err();
+    let error = tree.commit_all(fixture.head, "m", &who(), &who(), &limits).unwrap_err();
     assert_eq!(error.category(), Category::LocalLimit);
     assert!(error.to_string().contains("big.bin"), "{error}");
     let limits = CommitLimits {
         files: 3,
         ..CommitLimits::default()
     };
-    assert!(
-        tree.commit_all(fixture.head, "m", &who(), &who(), &limits)
-            .is_err()
-    );
+    assert!(tree.commit_all(fixture.head, "m", &who(), &who(), &limits).is_err());
 }
 
 #[test]
@@ -346,20 +293,13 @@ fn line_endings_that_attributes_ask_for_survive_a_round_trip() {
         FileEdit::write("a.txt", "one\n"),
     ]);
     let tree = fixture.work_tree();
-    assert_eq!(
-        fs::read(tree.path().join("run.bat")).unwrap(),
-        b"one\r\ntwo\r\n"
-    );
+    assert_eq!(fs::read(tree.path().join("run.bat")).unwrap(), b"one\r\ntwo\r\n");
     fs::write(tree.path().join("run.bat"), "one\r\ntwo\r\n").unwrap();
     assert_eq!(commit(&tree, fixture.head), None);
     fs::write(tree.path().join("a.txt"), "one\r\ntwo\r\n").unwrap();
     let made = commit(&tree, fixture.head).unwrap();
     assert_eq!(
-        tree.repository()
-            .read_file(made, "a.txt", 100)
-            .unwrap()
-            .unwrap()
-            .1,
+        tree.repository().read_file(made, "a.txt", 100).unwrap().unwrap().1,
         b"one\ntwo\n"
     );
 }
@@ -380,12 +320,7 @@ fn submodules_become_empty_folders_and_stay_in_the_tree() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(with_module.as_bytes())
-            .unwrap();
+        child.stdin.take().unwrap().write_all(with_module.as_bytes()).unwrap();
         String::from_utf8(child.wait_with_output().unwrap().stdout)
             .unwrap()
             .trim()
@@ -406,11 +341,7 @@ fn submodules_become_empty_folders_and_stay_in_the_tree() {
     fs::write(dir.join("new"), "1").unwrap();
     let made = commit(&tree, head).unwrap();
     assert_eq!(
-        tree.repository()
-            .entry_at(made, "vendor")
-            .unwrap()
-            .unwrap()
-            .kind,
+        tree.repository().entry_at(made, "vendor").unwrap().unwrap().kind,
         EntryKind::Submodule
     );
     fs::remove_dir(dir.join("vendor")).unwrap();
@@ -428,18 +359,11 @@ fn a_work_tree_is_opened_again_and_one_that_was_cut_off_is_not() {
     let made = commit(&again, fixture.head).unwrap();
     let second = commit(&again, made);
     assert_eq!(second, None, "the parent may be a commit of its own");
-    let refused = WorkTree::materialise(
-        &fixture.mirror.repository(),
-        fixture.head,
-        tree.path(),
-        tree.admin(),
-    );
+    let refused = WorkTree::materialise(&fixture.mirror.repository(), fixture.head, tree.path(), tree.admin());
     assert!(refused.unwrap_err().to_string().contains("not empty"));
     fs::remove_file(tree.admin().join("foreman-base")).unwrap();
     assert_eq!(
-        WorkTree::open(tree.path(), tree.admin())
-            .unwrap_err()
-            .category(),
+        WorkTree::open(tree.path(), tree.admin()).unwrap_err().category(),
         Category::NotFound
     );
     let (path, admin) = (tree.path().to_owned(), tree.admin().to_owned());
@@ -453,25 +377,14 @@ fn a_work_tree_is_opened_again_and_one_that_was_cut_off_is_not() {
 #[test]
 fn exactly_one_commit_is_fetched_and_exported_for_the_gate() {
     let fixture = Fixture::new(&sample());
-    let next = fixture.bare.commit(
-        Some(fixture.head),
-        &[FileEdit::write("README.md", "# Next\n")],
-    );
+    let next = fixture
+        .bare
+        .commit(Some(fixture.head), &[FileEdit::write("README.md", "# Next\n")]);
     fixture.bare.set("work", next);
     let dir = tempfile::tempdir().unwrap();
     let (scratch, tree) = (dir.path().join("scratch"), dir.path().join("src"));
-    fetch_and_export(
-        &fixture.bare.remotes(),
-        &fixture.bare.url(),
-        next,
-        &scratch,
-        &tree,
-    )
-    .unwrap();
-    assert_eq!(
-        fs::read_to_string(tree.join("README.md")).unwrap(),
-        "# Next\n"
-    );
+    fetch_and_export(&fixture.bare.remotes(), &fixture.bare.url(), next, &scratch, &tree).unwrap();
+    assert_eq!(fs::read_to_string(tree.join("README.md")).unwrap(), "# Next\n");
     assert!(!tree.join(".git").exists() && !scratch.exists());
 }
 

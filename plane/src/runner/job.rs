@@ -70,7 +70,7 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
     if spec.suspend == Some(true) {
         plan.delete = pods
             .iter()
-            .filter(|pod| is_active(pod))
+            .filter(is_active)
             .filter_map(|pod| pod.metadata.name.clone())
             .collect();
         status.active = None;
@@ -79,7 +79,7 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
         return plan;
     }
     let started = status.start_time.get_or_insert(Time(now)).0;
-    let active: Vec<&Pod> = pods.iter().filter(|pod| is_active(pod)).collect();
+    let active: Vec<&Pod> = pods.iter().filter(is_active).collect();
     let failed = pods.iter().filter(|pod| phase(pod) == "Failed").count() as i32;
     let succeeded = pods.iter().filter(|pod| phase(pod) == "Succeeded").count() as i32;
     status.active = Some(active.len() as i32).filter(|n| *n > 0);
@@ -171,12 +171,17 @@ fn is_active(pod: &&Pod) -> bool {
 
 /// Returns when a Pod's last container ended; a Pod that never ran one counts from its creation.
 fn ended_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
     let ended = statuses.into_iter().flatten().filter_map(|status| {
         let terminated = status.state.as_ref()?.terminated.as_ref()?;
         terminated.finished_at.as_ref().map(|time| time.0)
     });
-    ended.max().or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    ended
+        .max()
+        .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 fn condition(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &str, now: Timestamp) {

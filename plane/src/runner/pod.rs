@@ -46,7 +46,9 @@ pub async fn run(desk: Arc<Desk>, pod: Pod, cancel: CancellationToken) {
     let over = carrier.carry(&folder).await;
     // First, since on a full disk it may be what leaves no room for the status.
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
-    carrier.write(over.as_ref().map(|(reason, message)| (*reason, message.as_str()))).await;
+    carrier
+        .write(over.as_ref().map(|(reason, message)| (*reason, message.as_str())))
+        .await;
     if carrier.cancel.is_cancelled() {
         carrier.remove().await;
     }

@@ -85,10 +85,7 @@ pub(super) fn verdict(outcome: &Outcome) -> (bool, String) {
         Some(("escaped", detail)) => (true, detail.to_owned()),
         _ => (
             true,
-            format!(
-                "no clear answer: {:?} {:?} {text:?}",
-                outcome.reason, outcome.exit
-            ),
+            format!("no clear answer: {:?} {:?} {text:?}", outcome.reason, outcome.exit),
         ),
     }
 }
@@ -132,24 +129,16 @@ fn make(attempt: &Attempt) -> io::Result<String> {
             .write(true)
             .open(path)
             .map(|_| "opened".into()),
-        Attempt::ConnectTcp(port) => {
-            TcpStream::connect(("127.0.0.1", *port)).map(|_| "connected".into())
-        }
+        Attempt::ConnectTcp(port) => TcpStream::connect(("127.0.0.1", *port)).map(|_| "connected".into()),
         Attempt::ConnectAbstract(name) => {
             let address = SocketAddr::from_abstract_name(name.as_bytes())?;
             UnixStream::connect_addr(&address).map(|_| "connected".into())
         }
         Attempt::ConnectUnix(path) => UnixStream::connect(path).map(|_| "connected".into()),
-        Attempt::Signal(pid) => call(
-            libc::SYS_kill,
-            [(*pid).into(), libc::SIGCONT.into(), 0, 0, 0],
-        ),
+        Attempt::Signal(pid) => call(libc::SYS_kill, [(*pid).into(), libc::SIGCONT.into(), 0, 0, 0]),
         Attempt::SignalByPidfd(pid) => {
             let fd = sys::raw(libc::SYS_pidfd_open, [(*pid).into(), 0, 0, 0, 0])?;
-            call(
-                libc::SYS_pidfd_send_signal,
-                [fd, libc::SIGCONT.into(), 0, 0, 0],
-            )
+            call(libc::SYS_pidfd_send_signal, [fd, libc::SIGCONT.into(), 0, 0, 0])
         }
         Attempt::Trace(pid) => trace(*pid),
         Attempt::TraceParent => trace(std::os::unix::process::parent_id() as i32),
@@ -181,9 +170,7 @@ fn trace(pid: i32) -> io::Result<String> {
 
 fn read(path: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(1 << 20)
-        .read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?.take(1 << 20).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let known = text.contains(SECRET) || path == "/etc/shadow" && text.contains(':');
     if known {

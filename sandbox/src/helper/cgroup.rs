@@ -29,8 +29,7 @@ impl Cgroup {
     pub(super) fn create(limits: &Limits) -> Option<Cgroup> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let group = Cgroup::create_v2(limits, &own, &mounts)
-            .or_else(|| Cgroup::create_v1(limits, &own, &mounts))?;
+        let group = Cgroup::create_v2(limits, &own, &mounts).or_else(|| Cgroup::create_v1(limits, &own, &mounts))?;
         if group.memory.is_none() && group.pids.is_none() && group.cpu.is_none() {
             return None;
         }
@@ -52,15 +51,10 @@ impl Cgroup {
                 set("memory.swap.max", "0".into());
                 set("memory.oom.group", "1".into());
             }
-            let pids = limits
-                .pids
-                .is_some_and(|count| set("pids.max", count.to_string()));
-            let cpu = limits.cpus.is_some_and(|cpus| {
-                set(
-                    "cpu.max",
-                    format!("{} {PERIOD}", (cpus * PERIOD).max(1000.0) as u64),
-                )
-            });
+            let pids = limits.pids.is_some_and(|count| set("pids.max", count.to_string()));
+            let cpu = limits
+                .cpus
+                .is_some_and(|cpus| set("cpu.max", format!("{} {PERIOD}", (cpus * PERIOD).max(1000.0) as u64)));
             if !memory && limits.memory_bytes.is_some() || !(memory || pids || cpu) {
                 // Without the memory controller, version 1 may still serve.
                 let _ = fs::remove_dir(&made);
@@ -81,10 +75,7 @@ impl Cgroup {
             let value = value?;
             let path = own.lines().find_map(|line| {
                 let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-                controllers
-                    .split(',')
-                    .any(|one| one == controller)
-                    .then_some(path)
+                controllers.split(',').any(|one| one == controller).then_some(path)
             })?;
             let folder = mounted(mounts, path, |kind, options| {
                 kind == "cgroup" && options.split(',').any(|option| option == controller)
@@ -103,19 +94,10 @@ impl Cgroup {
         );
         if let (Some(memory), Some(bytes)) = (&memory, limits.memory_bytes) {
             // Where swap is not accounted there is no such file.
-            let _ = fs::write(
-                memory.join("memory.memsw.limit_in_bytes"),
-                bytes.to_string(),
-            );
+            let _ = fs::write(memory.join("memory.memsw.limit_in_bytes"), bytes.to_string());
         }
-        let pids = group(
-            "pids",
-            "pids.max",
-            limits.pids.map(|count| count.to_string()),
-        );
-        let quota = limits
-            .cpus
-            .map(|cpus| ((cpus * PERIOD).max(1000.0) as u64).to_string());
+        let pids = group("pids", "pids.max", limits.pids.map(|count| count.to_string()));
+        let quota = limits.cpus.map(|cpus| ((cpus * PERIOD).max(1000.0) as u64).to_string());
         let cpu = group("cpu", "cpu.cfs_quota_us", quota);
         Some(Cgroup {
             version: Version::One,
@@ -126,10 +108,7 @@ impl Cgroup {
     }
 
     fn folders(&self) -> Vec<&PathBuf> {
-        let mut folders: Vec<&PathBuf> = [&self.memory, &self.pids, &self.cpu]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut folders: Vec<&PathBuf> = [&self.memory, &self.pids, &self.cpu].into_iter().flatten().collect();
         folders.sort();
         folders.dedup();
         folders
@@ -176,11 +155,7 @@ impl Cgroup {
         match self.version {
             // The kernel keeps the peak itself.
             Version::One => 0,
-            Version::Two => self
-                .memory_file("memory.current")
-                .trim()
-                .parse()
-                .unwrap_or(0),
+            Version::Two => self.memory_file("memory.current").trim().parse().unwrap_or(0),
         }
     }
 
@@ -236,9 +211,7 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 fn make(base: &Path) -> Option<PathBuf> {
     for entry in fs::read_dir(base).ok()?.flatten() {
         let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("foreman-sandbox-"));
+        let pid = name.to_str().and_then(|name| name.strip_prefix("foreman-sandbox-"));
         if let Some(pid) = pid
             && !Path::new("/proc").join(pid).exists()
         {
@@ -288,13 +261,8 @@ mod tests {
         let memory = mounted(mounts, "/a/b", |kind, options| {
             kind == "cgroup" && options.contains("memory")
         });
-        assert_eq!(
-            memory.as_deref(),
-            Some(Path::new("/sys/fs/cgroup/memory/a/b"))
-        );
-        let pids = mounted(mounts, "/docker/abc/x", |_, options| {
-            options.contains("pids")
-        });
+        assert_eq!(memory.as_deref(), Some(Path::new("/sys/fs/cgroup/memory/a/b")));
+        let pids = mounted(mounts, "/docker/abc/x", |_, options| options.contains("pids"));
         assert_eq!(pids.as_deref(), Some(Path::new("/sys/fs/cgroup/pids/x")));
         assert_eq!(mounted(mounts, "/", |kind, _| kind == "none"), None);
     }

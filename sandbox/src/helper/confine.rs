@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
-    PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
 use super::init::Message;
@@ -34,13 +34,8 @@ fn prepare(request: &Request, streams: &Streams, reports: &mut File) -> Result<(
     // Init's end takes the command along also where no pid namespace does.
     sys::signal_on_parent_death(libc::SIGKILL).map_err(Failure::to("bind the command to init"))?;
     sys::new_session().map_err(Failure::to("start a session"))?;
-    for (fd, number) in [
-        (&streams.stdin, 0),
-        (&streams.stdout, 1),
-        (&streams.stderr, 2),
-    ] {
-        sys::become_standard(fd.as_fd(), number)
-            .map_err(Failure::to("connect a standard stream"))?;
+    for (fd, number) in [(&streams.stdin, 0), (&streams.stdout, 1), (&streams.stderr, 2)] {
+        sys::become_standard(fd.as_fd(), number).map_err(Failure::to("connect a standard stream"))?;
     }
     sys::close_on_exec_from(3).map_err(Failure::to("close descriptors"))?;
     set_limits(request)?;
@@ -57,11 +52,7 @@ fn prepare(request: &Request, streams: &Streams, reports: &mut File) -> Result<(
     }
     sys::reset_signals();
     let seccomp = request.backend != Backend::Unsafe;
-    Message::Confined {
-        landlock_abi,
-        seccomp,
-    }
-    .send(reports);
+    Message::Confined { landlock_abi, seccomp }.send(reports);
     if seccomp {
         let program = seccomp::filter(request.backend, request.net, request.nesting, landlock_abi);
         sys::install_filter(&program).map_err(Failure::to("install the seccomp filter"))?;
@@ -86,8 +77,7 @@ fn set_limits(request: &Request) -> Result<(), Failure> {
     ];
     for (resource, value) in wanted {
         if let Some(value) = value {
-            sys::limit(libc::c_long::from(resource), value)
-                .map_err(Failure::to("set a resource limit"))?;
+            sys::limit(libc::c_long::from(resource), value).map_err(Failure::to("set a resource limit"))?;
         }
     }
     Ok(())
@@ -106,8 +96,7 @@ pub(super) fn enter_signal_scope() -> bool {
         .scope(Scope::Signal)
         .and_then(Ruleset::create)
         .and_then(RulesetCreated::restrict_self);
-    let entered =
-        status.is_ok_and(|status| status.ruleset == landlock::RulesetStatus::FullyEnforced);
+    let entered = status.is_ok_and(|status| status.ruleset == landlock::RulesetStatus::FullyEnforced);
     // The supervisor has the same user: nothing but the domain can forbid this.
     entered && !sys::may_signal(std::os::unix::process::parent_id() as i32)
 }
@@ -142,9 +131,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
         .handle_access(AccessFs::from_all(known))
         .map_err(failed())?;
     if !namespaces && abi >= 4 && request.net != Net::Host {
-        rules = rules
-            .handle_access(AccessNet::from_all(known))
-            .map_err(failed())?;
+        rules = rules.handle_access(AccessNet::from_all(known)).map_err(failed())?;
     }
     if abi >= 6 {
         rules = rules.scope(Scope::from_all(known)).map_err(failed())?;
@@ -161,11 +148,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
         request.grants.clone()
     };
     for (path, access) in paths {
-        let access = if access == Access::ReadOnly {
-            read
-        } else {
-            all
-        };
+        let access = if access == Access::ReadOnly { read } else { all };
         rules = allow(rules, &path, access)?;
     }
     if let Net::PortProxy(port) = request.net {
@@ -174,10 +157,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
                 "this kernel's Landlock (ABI {abi}) cannot bind a command to its proxy's port: network by \
                  allow-list needs ABI 4 (Linux 6.7) or namespaces"
             );
-            return Err(Failure {
-                text,
-                missing: false,
-            });
+            return Err(Failure { text, missing: false });
         }
         rules = rules
             .add_rule(NetPort::new(port, AccessNet::ConnectTcp))
@@ -193,11 +173,7 @@ fn restrict(request: &Request) -> Result<u32, Failure> {
     Ok(abi)
 }
 
-fn allow(
-    rules: RulesetCreated,
-    path: &Path,
-    access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, Failure> {
+fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, Failure> {
     // What is gone needs no rule.
     let Ok(fd) = PathFd::new(path) else {
         return Ok(rules);
@@ -235,10 +211,7 @@ fn private_paths(mounts: &[Mount], root_of_machine: bool) -> Vec<(PathBuf, Acces
 
 /// Looks the program up and becomes it.
 fn exec(program: &str, request: &Request) -> Failure {
-    let missing = |text: String| Failure {
-        text,
-        missing: true,
-    };
+    let missing = |text: String| Failure { text, missing: true };
     let path = request
         .env
         .iter()
@@ -284,20 +257,13 @@ fn exec(program: &str, request: &Request) -> Failure {
             }
             _ => {
                 let text = format!("failed to run {}: {error}", candidate.display());
-                return Failure {
-                    text,
-                    missing: false,
-                };
+                return Failure { text, missing: false };
             }
         }
     }
     match denied {
-        Some((candidate, error)) => {
-            missing(format!("failed to run {}: {error}", candidate.display()))
-        }
-        None if program.contains('/') => missing(format!(
-            "the program {program} does not exist in the sandbox"
-        )),
+        Some((candidate, error)) => missing(format!("failed to run {}: {error}", candidate.display())),
+        None if program.contains('/') => missing(format!("the program {program} does not exist in the sandbox")),
         None => missing(format!(
             "the program {program} is not on the PATH of the sandbox ({path})"
         )),

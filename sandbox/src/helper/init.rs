@@ -42,13 +42,7 @@ impl Message {
 }
 
 /// Runs as init; `go` gives one byte to begin, and its end means that the supervisor is gone.
-pub(super) fn main(
-    request: &Request,
-    control: &UnixStream,
-    streams: Streams,
-    go: &OwnedFd,
-    reports: OwnedFd,
-) -> ! {
+pub(super) fn main(request: &Request, control: &UnixStream, streams: Streams, go: &OwnedFd, reports: OwnedFd) -> ! {
     let mut reports = File::from(reports);
     let scoped = request.backend == Backend::Landlock && confine::enter_signal_scope();
     if let Err(failure) = run(request, control, streams, go, &mut reports) {
@@ -74,8 +68,7 @@ fn run(
     reports: &mut File,
 ) -> Result<(), Failure> {
     if request.backend == Backend::Namespaces {
-        sys::signal_on_parent_death(libc::SIGKILL)
-            .map_err(Failure::to("bind init to its supervisor"))?;
+        sys::signal_on_parent_death(libc::SIGKILL).map_err(Failure::to("bind init to its supervisor"))?;
     } else {
         sys::become_subreaper().map_err(Failure::to("become a subreaper"))?;
         let _ = sys::new_session();

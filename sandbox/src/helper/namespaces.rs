@@ -9,8 +9,7 @@ use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
 use super::{Failure, inside_identity};
@@ -70,17 +69,13 @@ pub(super) fn enter(request: &Request, control: BorrowedFd<'_>) -> Result<(), Fa
     if request.net != Net::Host {
         sys::bring_up_loopback().map_err(Failure::to("bring up the loopback device"))?;
     }
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(Failure::to("make the mounts private"))?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(Failure::to("make the mounts private"))?;
     let sources = open_sources(&request.mounts)?;
     let devices = open_devices()?;
     let root = new_root()?;
     for (mount, source) in request.mounts.iter().zip(sources) {
-        place(&root, mount, source)
-            .map_err(|failure| add(failure, &format!("mount {}", mount.target().display())))?;
+        place(&root, mount, source).map_err(|failure| add(failure, &format!("mount {}", mount.target().display())))?;
     }
     place_devices(&root, devices)?;
     place_proc(&root, request.nesting && !request.root_of_machine)?;
@@ -114,8 +109,7 @@ fn open_tree(base: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Failure> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    rustix::mount::open_tree(base, path, flags)
-        .map_err(Failure::to(format!("bind {}", path.display())))
+    rustix::mount::open_tree(base, path, flags).map_err(Failure::to(format!("bind {}", path.display())))
 }
 
 fn open_devices() -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
@@ -128,12 +122,10 @@ fn open_devices() -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
 /// Makes an empty root and attaches it somewhere, since only an attached mount can become the root.
 fn new_root() -> Result<OwnedFd, Failure> {
     let root = new_tmpfs("0755", 16 << 20, NOSUID | NODEV)?;
-    let attached = ["/tmp", "/proc", "/run", "/mnt", "/usr"]
-        .into_iter()
-        .any(|place| {
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            rustix::mount::move_mount(&root, c"", CWD, place, flags).is_ok()
-        });
+    let attached = ["/tmp", "/proc", "/run", "/mnt", "/usr"].into_iter().any(|place| {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&root, c"", CWD, place, flags).is_ok()
+    });
     if !attached {
         return Err(Failure {
             text: "failed to attach the new root".into(),
@@ -159,8 +151,7 @@ fn new_tmpfs(mode: &str, size: u64, attributes: u64) -> Result<OwnedFd, Failure>
     let failed = || Failure::to::<rustix::io::Errno>("make a tmpfs");
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed())?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "mode", mode).map_err(failed())?;
-    rustix::mount::fsconfig_set_string(context.as_fd(), "size", size.to_string())
-        .map_err(failed())?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "size", size.to_string()).map_err(failed())?;
     rustix::mount::fsconfig_create(context.as_fd()).map_err(failed())?;
     mount_context(&context, attributes).map_err(failed())
 }
@@ -178,11 +169,7 @@ fn place(root: &OwnedFd, mount: &Mount, source: Option<OwnedFd>) -> Result<(), F
                 text: "no source".into(),
                 missing: false,
             })?;
-            let read_only = if *access == Access::ReadOnly {
-                RDONLY
-            } else {
-                0
-            };
+            let read_only = if *access == Access::ReadOnly { RDONLY } else { 0 };
             sys::set_mount_attributes(tree.as_fd(), NOSUID | NODEV | read_only, true)
                 .map_err(Failure::to("set the mount's attributes"))?;
             attach(root, &tree, target)
@@ -256,8 +243,7 @@ fn mask(root: &OwnedFd, target: &Path) -> Result<(), Failure> {
 /// Moves a detached mount to a target, which is made when it is not there.
 fn attach(root: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), Failure> {
     let stat = rustix::fs::fstat(tree).map_err(Failure::to("look at the source"))?;
-    let folder =
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let folder = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
     let (parent, name) = split(root, target)?;
     if folder {
         make_folder(parent.as_fd(), name)?;
@@ -318,16 +304,11 @@ fn open_part(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Failure> {
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(Failure::to(format!(
-        "open {name:?} on the way to the mount"
-    )))?;
+    .map_err(Failure::to(format!("open {name:?} on the way to the mount")))?;
     let stat = rustix::fs::fstat(&opened).map_err(Failure::to("look at a folder"))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
         let text = format!("{name:?} on the way to the mount is a symbolic link");
-        return Err(Failure {
-            text,
-            missing: false,
-        });
+        return Err(Failure { text, missing: false });
     }
     Ok(opened)
 }
@@ -406,10 +387,6 @@ fn pivot(root: &OwnedFd) -> Result<(), Failure> {
 fn hand_over_listener(control: BorrowedFd<'_>) -> Result<(), Failure> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", PROXY_PORT))
         .map_err(Failure::to("listen for the proxy inside the sandbox"))?;
-    wire::send(
-        control,
-        &wire::frame(wire::LISTENER, b"{}"),
-        &[listener.as_fd()],
-    )
-    .map_err(Failure::to("hand the listener to the proxy"))
+    wire::send(control, &wire::frame(wire::LISTENER, b"{}"), &[listener.as_fd()])
+        .map_err(Failure::to("hand the listener to the proxy"))
 }

@@ -49,11 +49,7 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
         };
         for thread in threads.flatten() {
             match std::fs::read_to_string(thread.path().join("children")) {
-                Ok(children) => found.extend(
-                    children
-                        .split_whitespace()
-                        .filter_map(|pid| pid.parse::<i32>().ok()),
-                ),
+                Ok(children) => found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
                 Err(error) if pid == root && error.kind() == std::io::ErrorKind::NotFound => {
                     return below(root, &table())
                         .into_iter()
@@ -145,10 +141,7 @@ pub(super) fn go_on(pids: &[i32]) {
 /// Returns a process's resident pages, and how many of them are of files or shared memory.
 fn resident(pid: i32) -> (u64, u64) {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let mut words = statm
-        .split(' ')
-        .skip(1)
-        .map(|word| word.parse().unwrap_or(0));
+    let mut words = statm.split(' ').skip(1).map(|word| word.parse().unwrap_or(0));
     (words.next().unwrap_or(0), words.next().unwrap_or(0))
 }
 
@@ -162,10 +155,7 @@ fn proportional(pid: i32) -> u64 {
             .parse::<u64>()
             .ok()
     });
-    kibibytes.map_or_else(
-        || resident(pid).0 * sys::page_size(),
-        |kibibytes| kibibytes * 1024,
-    )
+    kibibytes.map_or_else(|| resident(pid).0 * sys::page_size(), |kibibytes| kibibytes * 1024)
 }
 
 /// Returns how many threads processes have together.

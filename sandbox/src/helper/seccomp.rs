@@ -108,12 +108,7 @@ const TIOCLINUX: u32 = 0x541C;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 
 /// Makes the filter for a command.
-pub(super) fn filter(
-    backend: Backend,
-    net: Net,
-    nesting: bool,
-    landlock_abi: u32,
-) -> Vec<sock_filter> {
+pub(super) fn filter(backend: Backend, net: Net, nesting: bool, landlock_abi: u32) -> Vec<sock_filter> {
     let mut filter = Filter::begin();
     for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
         filter.deny(number, libc::EPERM);
@@ -184,14 +179,8 @@ fn host_network(filter: &mut Filter, net: Net) {
         body.deny_all(libc::EPERM);
     });
     // Data in the first packet would leave without a connect for Landlock to judge.
-    for (number, flags) in [
-        (libc::SYS_sendto, 3),
-        (libc::SYS_sendmsg, 2),
-        (libc::SYS_sendmmsg, 3),
-    ] {
-        filter.when(number, |body| {
-            body.deny_if_any_bit(flags, MSG_FASTOPEN, libc::EPERM)
-        });
+    for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        filter.when(number, |body| body.deny_if_any_bit(flags, MSG_FASTOPEN, libc::EPERM));
     }
     filter.deny(libc::SYS_listen, libc::EPERM);
 }
@@ -271,9 +260,7 @@ impl Filter {
     }
 
     fn when(&mut self, number: c_long, judge: impl FnOnce(&mut Body)) {
-        let mut body = Body {
-            program: Vec::new(),
-        };
+        let mut body = Body { program: Vec::new() };
         judge(&mut body);
         body.program.push(stmt(RETURN, ALLOW));
         // Bodies are a dozen instructions; a jump reaches 255.
@@ -327,13 +314,10 @@ impl Body {
 
     /// Judges further when an argument has a value.
     fn when_equal(&mut self, argument: u32, value: u32, judge: impl FnOnce(&mut Body)) {
-        let mut body = Body {
-            program: Vec::new(),
-        };
+        let mut body = Body { program: Vec::new() };
         judge(&mut body);
         self.load(argument, u32::MAX);
-        self.program
-            .push(jump(EQUAL, value, 0, body.program.len() as u8));
+        self.program.push(jump(EQUAL, value, 0, body.program.len() as u8));
         self.program.append(&mut body.program);
     }
 }
@@ -393,27 +377,12 @@ mod tests {
             (&nesting, libc::SYS_mount, [0; 3], true),
             (&nesting, libc::SYS_keyctl, [0; 3], false),
             (&own, libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0], true),
-            (
-                &own,
-                libc::SYS_clone,
-                [libc::CLONE_NEWUSER as u64 | 17, 0, 0],
-                false,
-            ),
-            (
-                &nesting,
-                libc::SYS_clone,
-                [libc::CLONE_NEWUSER as u64 | 17, 0, 0],
-                true,
-            ),
+            (&own, libc::SYS_clone, [libc::CLONE_NEWUSER as u64 | 17, 0, 0], false),
+            (&nesting, libc::SYS_clone, [libc::CLONE_NEWUSER as u64 | 17, 0, 0], true),
             (&own, libc::SYS_clone3, [0; 3], false),
             (&own, libc::SYS_ioctl, [0, 0x5401, 0], true),
             (&own, libc::SYS_ioctl, [0, u64::from(TIOCSTI), 0], false),
-            (
-                &own,
-                libc::SYS_ioctl,
-                [0, u64::from(TIOCSTI) | 1 << 32, 0],
-                false,
-            ),
+            (&own, libc::SYS_ioctl, [0, u64::from(TIOCSTI) | 1 << 32, 0], false),
             (&own, libc::SYS_socket, [inet, dgram, 0], true),
             (&own, libc::SYS_socket, [unix, stream | cloexec, 0], true),
             (&own, libc::SYS_socket, [netlink, 3, 0], true),
@@ -421,12 +390,7 @@ mod tests {
             (&own, libc::SYS_socket, [vsock, stream, 0], false),
             (&none, libc::SYS_socket, [inet, stream, 0], false),
             (&none, libc::SYS_socket, [unix, stream, 0], false),
-            (
-                &none,
-                libc::SYS_socketpair,
-                [unix, stream | cloexec, 0],
-                true,
-            ),
+            (&none, libc::SYS_socketpair, [unix, stream | cloexec, 0], true),
             (&none, libc::SYS_socketpair, [unix, dgram, 0], false),
             (&proxy, libc::SYS_socket, [inet, stream | cloexec, 0], true),
             (&proxy, libc::SYS_socket, [10, stream, 6], true),
@@ -434,12 +398,7 @@ mod tests {
             (&proxy, libc::SYS_socket, [inet, dgram, 0], false),
             (&proxy, libc::SYS_socket, [unix, stream, 0], false),
             (&proxy, libc::SYS_socket, [vsock, stream, 0], false),
-            (
-                &proxy,
-                libc::SYS_sendmsg,
-                [0, 0, u64::from(MSG_FASTOPEN)],
-                false,
-            ),
+            (&proxy, libc::SYS_sendmsg, [0, 0, u64::from(MSG_FASTOPEN)], false),
             (&proxy, libc::SYS_sendmsg, [0, 0, 0x4000], true),
             (&none, libc::SYS_kill, [1, 9, 0], true),
             (&old, libc::SYS_kill, [1, 9, 0], false),
@@ -448,11 +407,7 @@ mod tests {
         ];
         for (program, number, args, allowed) in table {
             let verdict = judge(program, *number, *args);
-            assert_eq!(
-                verdict == ALLOW,
-                *allowed,
-                "call {number} with {args:?}: {verdict:#x}"
-            );
+            assert_eq!(verdict == ALLOW, *allowed, "call {number} with {args:?}: {verdict:#x}");
         }
     }
 }

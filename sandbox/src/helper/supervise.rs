@@ -114,11 +114,7 @@ struct Running {
 
 fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Running, Failure> {
     let limits = &request.limits;
-    let cgroup = if request.cgroups {
-        Cgroup::create(limits)
-    } else {
-        None
-    };
+    let cgroup = if request.cgroups { Cgroup::create(limits) } else { None };
     let (go_reader, go) = pipe()?;
     let (reports, reports_writer) = pipe()?;
     if sys::identity().0 == 0 {
@@ -154,18 +150,8 @@ fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Ru
             .map_err(Failure::to("move the command into its cgroup"))
             .map_err(failed)?;
         enforced.memory = cgroup.memory().into();
-        enforced.pids = if cgroup.limits_pids() {
-            "cgroup"
-        } else {
-            "none"
-        }
-        .into();
-        enforced.cpus = if cgroup.limits_cpus() {
-            "cgroup"
-        } else {
-            "none"
-        }
-        .into();
+        enforced.pids = if cgroup.limits_pids() { "cgroup" } else { "none" }.into();
+        enforced.cpus = if cgroup.limits_cpus() { "cgroup" } else { "none" }.into();
     }
     describe_fallbacks(request, &mut enforced);
     // The host's own out-of-memory killer takes the command before the rest.
@@ -237,19 +223,17 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
     let mut verdict = None;
     let mut tick = Duration::ZERO;
     loop {
-        let timeout =
-            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(left) if left.is_zero() => {
-                    let wall = limits.wall.unwrap_or_default();
-                    let text = format!("killed after {} s, the time limit", wall.as_secs_f64());
-                    verdict = Some(Verdict::Limit(Reason::TimedOut, text));
-                    break;
-                }
-                Some(left) => left.min(tick),
-                None => tick,
-            };
-        let watches =
-            tick > Duration::ZERO || monitor_memory || monitor_pids || running.cgroup.is_some();
+        let timeout = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(left) if left.is_zero() => {
+                let wall = limits.wall.unwrap_or_default();
+                let text = format!("killed after {} s, the time limit", wall.as_secs_f64());
+                verdict = Some(Verdict::Limit(Reason::TimedOut, text));
+                break;
+            }
+            Some(left) => left.min(tick),
+            None => tick,
+        };
+        let watches = tick > Duration::ZERO || monitor_memory || monitor_pids || running.cgroup.is_some();
         let timeout = if watches {
             Some(timeout)
         } else {
@@ -384,23 +368,14 @@ fn kill_all(running: &mut Running, backend: Backend) {
     while let Waited::Ended(..) = sys::wait(-1, true) {}
 }
 
-fn report(
-    said: &[u8],
-    verdict: Option<Verdict>,
-    mut enforced: Enforced,
-    peak: u64,
-    wall: Duration,
-) -> Report {
+fn report(said: &[u8], verdict: Option<Verdict>, mut enforced: Enforced, peak: u64, wall: Duration) -> Report {
     let messages = init::Message::read_all(said);
     let mut exit = None;
     let mut peak = peak;
     let mut failure = None;
     for message in messages {
         match message {
-            init::Message::Confined {
-                landlock_abi,
-                seccomp,
-            } => {
+            init::Message::Confined { landlock_abi, seccomp } => {
                 enforced.landlock_abi = landlock_abi;
                 enforced.seccomp = seccomp;
             }

@@ -25,10 +25,7 @@ pub(crate) fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
 
 /// Returns the address that a host name spells out, if it is one.
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// Looks a name up.
@@ -58,9 +55,7 @@ pub(crate) fn is_private(ip: &IpAddr) -> bool {
             let parts = ip.segments();
             let embedded = match parts {
                 // NAT64 and 6to4 carry an IPv4 address.
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-                    Some((high, low))
-                }
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some((high, low)),
                 _ => None,
             };
             if let Some(v4) = ip.to_ipv4() {
@@ -97,13 +92,7 @@ impl Upstream {
                 .filter_map(|name| std::env::var(name).ok())
                 .find(|value| !value.is_empty())
         };
-        let url = own(&[
-            "https_proxy",
-            "HTTPS_PROXY",
-            "all_proxy",
-            "ALL_PROXY",
-            "http_proxy",
-        ])?;
+        let url = own(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy"])?;
         Upstream::parse(&url, &own(&["no_proxy", "NO_PROXY"]).unwrap_or_default())
     }
 
@@ -136,30 +125,18 @@ impl Upstream {
         let host = host.to_ascii_lowercase();
         let excepted = self.except.iter().any(|name| {
             let name = name.trim_start_matches('.');
-            name.is_empty()
-                || host == name
-                || host
-                    .strip_suffix(name)
-                    .is_some_and(|rest| rest.ends_with('.'))
+            name.is_empty() || host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
         });
         !excepted && host != "localhost" && !literal(&host).is_some_and(|ip| ip.is_loopback())
     }
 
     /// Asks the proxy for a tunnel.
     pub(crate) fn tunnel(&self, host: &str, port: u16) -> Result<TcpStream, String> {
-        let failed = |what: String| {
-            format!(
-                "failed to reach {host}:{port} through the proxy {}: {what}",
-                self.host
-            )
-        };
-        let addresses =
-            resolve(&self.host, self.port).map_err(|error| failed(error.to_string()))?;
-        let address = addresses
-            .first()
-            .ok_or_else(|| failed("it has no address".into()))?;
-        let mut stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)
-            .map_err(|error| failed(error.to_string()))?;
+        let failed = |what: String| format!("failed to reach {host}:{port} through the proxy {}: {what}", self.host);
+        let addresses = resolve(&self.host, self.port).map_err(|error| failed(error.to_string()))?;
+        let address = addresses.first().ok_or_else(|| failed("it has no address".into()))?;
+        let mut stream =
+            TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map_err(|error| failed(error.to_string()))?;
         self.ask(&mut stream, host, port).map_err(failed)?;
         Ok(stream)
     }
@@ -223,17 +200,10 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut result = String::new();
     for chunk in bytes.chunks(3) {
-        let value = chunk
-            .iter()
-            .fold(0u32, |value, byte| value << 8 | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
+        let value = chunk.iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for index in 0..4 {
             let letter = ALPHABET[(value >> (18 - 6 * index)) as usize & 63];
-            result.push(if index <= chunk.len() {
-                char::from(letter)
-            } else {
-                '='
-            });
+            result.push(if index <= chunk.len() { char::from(letter) } else { '=' });
         }
     }
     result
@@ -299,22 +269,10 @@ mod tests {
             "localhost,.corp.example, 10.0.0.1",
         )
         .unwrap();
-        assert_eq!(
-            (upstream.host.as_str(), upstream.port),
-            ("proxy.example", 8080)
-        );
-        assert_eq!(
-            upstream.authorization.as_deref(),
-            Some("Basic dXNAZXI6cHc=")
-        );
+        assert_eq!((upstream.host.as_str(), upstream.port), ("proxy.example", 8080));
+        assert_eq!(upstream.authorization.as_deref(), Some("Basic dXNAZXI6cHc="));
         assert!(upstream.serves("crates.io"));
-        for host in [
-            "git.corp.example",
-            "corp.example",
-            "10.0.0.1",
-            "127.0.0.1",
-            "localhost",
-        ] {
+        for host in ["git.corp.example", "corp.example", "10.0.0.1", "127.0.0.1", "localhost"] {
             assert!(!upstream.serves(host), "{host}");
         }
         assert!(Upstream::parse("socks5://proxy.example:1080", "").is_none());

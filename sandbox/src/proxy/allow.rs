@@ -31,9 +31,7 @@ pub struct ParseAllowError {
 
 impl AllowList {
     /// Reads entries.
-    pub fn parse<S: AsRef<str>>(
-        entries: impl IntoIterator<Item = S>,
-    ) -> Result<AllowList, ParseAllowError> {
+    pub fn parse<S: AsRef<str>>(entries: impl IntoIterator<Item = S>) -> Result<AllowList, ParseAllowError> {
         let entries = entries
             .into_iter()
             .map(|entry| entry.as_ref().parse())
@@ -45,18 +43,11 @@ impl AllowList {
     /// this host and port.
     pub(crate) fn permits(&self, host: &str, port: u16) -> Option<bool> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let hits: Vec<&Entry> = self
-            .entries
-            .iter()
-            .filter(|entry| entry.matches(&host, port))
-            .collect();
+        let hits: Vec<&Entry> = self.entries.iter().filter(|entry| entry.matches(&host, port)).collect();
         if hits.is_empty() {
             return None;
         }
-        Some(
-            hits.iter()
-                .any(|entry| !entry.below && entry.port == Some(port)),
-        )
+        Some(hits.iter().any(|entry| !entry.below && entry.port == Some(port)))
     }
 }
 
@@ -68,10 +59,7 @@ impl Entry {
         } else {
             host == self.host
         };
-        named
-            && self
-                .port
-                .map_or(port == 80 || port == 443, |own| own == port)
+        named && self.port.map_or(port == 80 || port == 443, |own| own == port)
     }
 }
 
@@ -83,8 +71,7 @@ impl FromStr for Entry {
             entry: text.to_owned(),
             found,
         };
-        let (host, port) = super::address::split_port(text.trim())
-            .ok_or_else(|| wrong("a port that is no number"))?;
+        let (host, port) = super::address::split_port(text.trim()).ok_or_else(|| wrong("a port that is no number"))?;
         let (host, below) = match host.strip_prefix("*.") {
             Some(host) => (host, true),
             None => (host, false),
@@ -95,8 +82,7 @@ impl FromStr for Entry {
         if below && !host.contains('.') {
             return Err(wrong("a whole top-level domain"));
         }
-        let plain =
-            |character: char| character.is_ascii_alphanumeric() || "-._:".contains(character);
+        let plain = |character: char| character.is_ascii_alphanumeric() || "-._:".contains(character);
         if !host.chars().all(plain) {
             return Err(wrong("characters that no host name has"));
         }

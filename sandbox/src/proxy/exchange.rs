@@ -48,10 +48,7 @@ pub(crate) fn serve(mut client: TcpStream, shared: &Shared, secret: Option<&str>
         Err(why) => return answer(&mut client, "400 Bad Request", why),
     };
     if let Some(secret) = secret {
-        let expected = format!(
-            "Basic {}",
-            address::base64(format!("foreman:{secret}").as_bytes())
-        );
+        let expected = format!("Basic {}", address::base64(format!("foreman:{secret}").as_bytes()));
         if head.authorization.as_deref() != Some(expected.as_str()) {
             let text = "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"foreman\"\r\n\
                         Content-Length: 0\r\nConnection: close\r\n\r\n";
@@ -87,13 +84,7 @@ pub(crate) fn serve(mut client: TcpStream, shared: &Shared, secret: Option<&str>
     shared.record(record);
 }
 
-fn exchange(
-    mut client: TcpStream,
-    mut host: TcpStream,
-    head: &Head,
-    body: &[u8],
-    record: &mut ProxyRecord,
-) {
+fn exchange(mut client: TcpStream, mut host: TcpStream, head: &Head, body: &[u8], record: &mut ProxyRecord) {
     let prepared = host
         .set_read_timeout(Some(IDLE_TIMEOUT))
         .and_then(|()| host.set_write_timeout(Some(IDLE_TIMEOUT)))
@@ -178,8 +169,7 @@ fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "the request head is not UTF-8")?;
     let mut lines = text.split("\r\n");
     let mut words = lines.next().unwrap_or_default().split(' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (words.next(), words.next(), words.next(), words.next())
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
     else {
         return Err("the request line has not three words");
     };
@@ -218,8 +208,7 @@ fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
     let (host, port) = address::split_port(authority).ok_or("the port is no number")?;
     let slash = if path.starts_with('/') { "" } else { "/" };
     // The Host header is written anew: it is what the allow-list was asked about.
-    let mut forwarded =
-        format!("{method} {slash}{path} {version}\r\nHost: {authority}\r\nConnection: close\r\n");
+    let mut forwarded = format!("{method} {slash}{path} {version}\r\nHost: {authority}\r\nConnection: close\r\n");
     for line in headers {
         let hop = [
             "proxy-authorization",
@@ -265,20 +254,11 @@ mod tests {
 
     #[test]
     fn connect_and_absolute_form_are_taken_apart() {
-        let head = parse_head(
-            b"CONNECT Crates.io:443 HTTP/1.1\r\nProxy-Authorization: Basic eA==\r\n\r\n",
-        )
-        .unwrap();
-        assert_eq!(
-            (head.host.as_str(), head.port, head.tunnel),
-            ("crates.io", 443, true)
-        );
+        let head = parse_head(b"CONNECT Crates.io:443 HTTP/1.1\r\nProxy-Authorization: Basic eA==\r\n\r\n").unwrap();
+        assert_eq!((head.host.as_str(), head.port, head.tunnel), ("crates.io", 443, true));
         assert_eq!(head.authorization.as_deref(), Some("Basic eA=="));
         let head = parse_head(b"GET http://a.example:81/x?y HTTP/1.1\r\nHost: b.example\r\nAccept: */*\r\nProxy-Connection: keep-alive\r\n\r\n").unwrap();
-        assert_eq!(
-            (head.host.as_str(), head.port, head.tunnel),
-            ("a.example", 81, false)
-        );
+        assert_eq!((head.host.as_str(), head.port, head.tunnel), ("a.example", 81, false));
         let sent = String::from_utf8(head.forwarded).unwrap();
         assert_eq!(
             sent,

@@ -18,10 +18,7 @@ fn output_exit_code_and_signal_come_back() {
         let bad = run("exit 7");
         assert_eq!((bad.exit, bad.reason), (Exit::Code(7), Reason::Error));
         let killed = run("kill -9 $$");
-        assert_eq!(
-            (killed.exit, killed.reason),
-            (Exit::Signal(9), Reason::Error)
-        );
+        assert_eq!((killed.exit, killed.reason), (Exit::Signal(9), Reason::Error));
     }
 }
 
@@ -31,9 +28,7 @@ fn a_program_that_is_not_there_is_named() {
         let command = sandbox::Command::new("no-such-program").toolchain(&Toolchain::host());
         let outcome = sandbox.run_blocking(command, Output::captured());
         assert!(outcome.program_missing, "{outcome:?}");
-        assert!(
-            matches!(&outcome.reason, Reason::StartError(why) if why.contains("no-such-program"))
-        );
+        assert!(matches!(&outcome.reason, Reason::StartError(why) if why.contains("no-such-program")));
     }
 }
 
@@ -96,6 +91,10 @@ async fn output_that_is_taken_together_keeps_nobody_waiting() {
             assert_eq!(outcome.stdout.text(), "out\nerr\n");
             fastest = fastest.min(begun.elapsed());
         }
-        assert!(fastest < std::time::Duration::from_millis(1500), "{}: {fastest:?}", sandbox.backend());
+        assert!(
+            fastest < std::time::Duration::from_millis(1500),
+            "{}: {fastest:?}",
+            sandbox.backend()
+        );
     }
 }

@@ -14,10 +14,7 @@ fn nothing_of_the_callers_environment_is_inherited() {
         command.mounts = Toolchain::host().mounts;
         let outcome = sandbox.run_blocking(command, Output::captured());
         let text = outcome.stdout.text();
-        let names: Vec<&str> = text
-            .lines()
-            .filter_map(|line| Some(line.split_once('=')?.0))
-            .collect();
+        let names: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         let expected: &[&str] = match sandbox.backend() {
             sandbox::Backend::Namespaces => &["ONLY", "PATH"],
             _ => &["ONLY", "PATH", "TMPDIR"],
@@ -44,14 +41,8 @@ fn bound_folders_are_written_and_read_only_ones_are_not() {
             "{outcome:?} {text} {}",
             outcome.stderr.text()
         );
-        assert_eq!(
-            std::fs::read_to_string(tree.path().join("out")).unwrap(),
-            "given\n"
-        );
-        assert_eq!(
-            std::fs::read_to_string(data.path().join("input")).unwrap(),
-            "given\n"
-        );
+        assert_eq!(std::fs::read_to_string(tree.path().join("out")).unwrap(), "given\n");
+        assert_eq!(std::fs::read_to_string(data.path().join("input")).unwrap(), "given\n");
         assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1);
         let real = tree.path().canonicalize().unwrap();
         let seen = if sandbox.backend() == sandbox::Backend::Namespaces {
@@ -85,13 +76,9 @@ fn masked_files_are_hidden() {
 fn input_bytes_are_read_to_their_end() {
     let bytes: Vec<u8> = (0..300_000).map(|number| (number % 251) as u8).collect();
     for sandbox in backends() {
-        let outcome =
-            sandbox.run_blocking(shell("cksum; cat").stdin(bytes.clone()), Output::captured());
+        let outcome = sandbox.run_blocking(shell("cksum; cat").stdin(bytes.clone()), Output::captured());
         let first = outcome.stdout.text();
-        assert!(
-            first.lines().next().unwrap().ends_with(" 300000"),
-            "{first}"
-        );
+        assert!(first.lines().next().unwrap().ends_with(" 300000"), "{first}");
         let nothing = sandbox.run_blocking(shell("wc -c"), Output::captured());
         assert_eq!(nothing.stdout.text().trim(), "0");
     }
@@ -141,12 +128,7 @@ fn a_cargo_project_builds_and_tests_offline() {
             .rw(tree.path(), "/workspace")
             .cwd("/workspace");
         let outcome = sandbox.run_blocking(command, Output::captured_together());
-        assert!(
-            outcome.success(),
-            "{}: {}",
-            sandbox.backend(),
-            outcome.stdout.text()
-        );
+        assert!(outcome.success(), "{}: {}", sandbox.backend(), outcome.stdout.text());
         assert!(outcome.stdout.text().contains("1 passed"));
     }
 }

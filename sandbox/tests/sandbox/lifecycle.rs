@@ -36,10 +36,7 @@ fn sleepers(marker: &str) -> Vec<i32> {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "waited in vain: {what}"
-        );
+        assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -108,10 +105,7 @@ fn a_killed_supervisor_leaves_nothing_alive_and_is_reported() {
             .status()
             .unwrap();
         let outcome = child.wait_blocking();
-        assert!(
-            matches!(outcome.reason, Reason::StartError(_)),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome.reason, Reason::StartError(_)), "{outcome:?}");
         until("their end", || sleepers(&marker).is_empty());
     }
 }
@@ -165,8 +159,7 @@ fn a_sandbox_inside_a_sandbox_works() {
     let own = std::fs::read_link("/proc/self/exe").unwrap();
     for sandbox in backends() {
         for nesting in [false, true] {
-            let (args, (key, value)) =
-                fixture::part("nested echo from inside; cat /workspace/secret");
+            let (args, (key, value)) = fixture::part("nested echo from inside; cat /workspace/secret");
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("secret"), "of the outer sandbox").unwrap();
             let command = sandbox::Command::new("/opt/self")
@@ -178,15 +171,8 @@ fn a_sandbox_inside_a_sandbox_works() {
                 .nesting(nesting);
             let outcome = sandbox.run_blocking(command, Output::captured_together());
             let text = outcome.stdout.text();
-            assert!(
-                outcome.success(),
-                "{} {nesting}: {text} {outcome:?}",
-                sandbox.backend()
-            );
-            let inner = text
-                .lines()
-                .find(|line| line.starts_with("NESTED "))
-                .unwrap();
+            assert!(outcome.success(), "{} {nesting}: {text} {outcome:?}", sandbox.backend());
+            let inner = text.lines().find(|line| line.starts_with("NESTED ")).unwrap();
             println!("{} (nesting {nesting}): {text}", sandbox.backend());
             // Root of the machine keeps its settings in /proc covered, which forbids a second /proc.
             let own_user = std::fs::metadata("/proc/self").unwrap().uid();

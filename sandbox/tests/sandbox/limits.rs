@@ -19,19 +19,13 @@ fn all_ways() -> Vec<Sandbox> {
 
 /// `tail` keeps a line in memory until it ends, and then until somebody reads it.
 fn hog(mebibytes: u64) -> String {
-    format!(
-        "head -c {} /dev/zero | tail -n 1 | sleep 20",
-        mebibytes * MIB
-    )
+    format!("head -c {} /dev/zero | tail -n 1 | sleep 20", mebibytes * MIB)
 }
 
 #[test]
 fn memory_past_the_limit_ends_in_oom_killed() {
     for sandbox in all_ways() {
-        let outcome = sandbox.run_blocking(
-            shell(&hog(2 * LIMIT / MIB)).memory(LIMIT),
-            Output::captured(),
-        );
+        let outcome = sandbox.run_blocking(shell(&hog(2 * LIMIT / MIB)).memory(LIMIT), Output::captured());
         check_killed(&sandbox, &outcome);
     }
 }
@@ -61,18 +55,10 @@ fn check_killed(sandbox: &Sandbox, outcome: &sandbox::Outcome) {
         peak / MIB
     );
     assert!(
-        outcome
-            .message
-            .as_deref()
-            .unwrap()
-            .contains(&LIMIT.to_string()),
+        outcome.message.as_deref().unwrap().contains(&LIMIT.to_string()),
         "{way:?}"
     );
-    println!(
-        "{way:?}: limit {} MiB, peak {} MiB",
-        LIMIT / MIB,
-        peak / MIB
-    );
+    println!("{way:?}: limit {} MiB, peak {} MiB", LIMIT / MIB, peak / MIB);
 }
 
 #[test]
@@ -80,11 +66,7 @@ fn memory_below_the_limit_is_left_alone() {
     for sandbox in all_ways() {
         let script = format!("head -c {} /dev/zero | tail -n 1 | wc -c", LIMIT / 2);
         let outcome = sandbox.run_blocking(shell(&script).memory(LIMIT), Output::captured());
-        assert_eq!(
-            outcome.stdout.text().trim(),
-            (LIMIT / 2).to_string(),
-            "{outcome:?}"
-        );
+        assert_eq!(outcome.stdout.text().trim(), (LIMIT / 2).to_string(), "{outcome:?}");
         assert_eq!(outcome.reason, Reason::Completed);
     }
 }
@@ -98,11 +80,7 @@ fn pages_shared_since_a_fork_count_once() {
     );
     for sandbox in all_ways() {
         let outcome = sandbox.run_blocking(shell(&script).memory(LIMIT), Output::captured());
-        assert_eq!(
-            outcome.stdout.text(),
-            (LIMIT / 3).to_string(),
-            "{outcome:?}"
-        );
+        assert_eq!(outcome.stdout.text(), (LIMIT / 3).to_string(), "{outcome:?}");
         assert!(
             outcome.peak_memory_bytes >= LIMIT / 4 && outcome.peak_memory_bytes <= LIMIT,
             "{outcome:?}"
@@ -118,8 +96,7 @@ fn more_processes_than_allowed_are_not_made_or_end_the_command() {
             wall: Some(Duration::from_secs(20)),
             ..Limits::default()
         };
-        let script =
-            "n=0; while [ $n -lt 150 ]; do sleep 30 & n=$((n+1)); done; echo made all; sleep 1";
+        let script = "n=0; while [ $n -lt 150 ]; do sleep 30 & n=$((n+1)); done; echo made all; sleep 1";
         let outcome = sandbox.run_blocking(shell(script).limits(limits), Output::captured());
         let way = (sandbox.backend(), outcome.enforced.pids.as_str());
         assert_eq!(outcome.reason, Reason::Error, "{way:?} {outcome:?}");
@@ -132,11 +109,7 @@ fn more_processes_than_allowed_are_not_made_or_end_the_command() {
             way.1 != "monitor" || said.contains("more than 40 processes"),
             "{way:?} {outcome:?}"
         );
-        assert!(
-            outcome.wall < Duration::from_secs(10),
-            "{way:?} {:?}",
-            outcome.wall
-        );
+        assert!(outcome.wall < Duration::from_secs(10), "{way:?} {:?}", outcome.wall);
     }
 }
 
@@ -156,10 +129,7 @@ fn a_file_past_its_size_is_cut_and_no_core_is_left() {
         let outcome = sandbox.run_blocking(command, Output::captured());
         assert_eq!(outcome.exit, Exit::Signal(11), "{outcome:?}");
         assert_eq!(outcome.stdout.text(), "0\n");
-        assert_eq!(
-            std::fs::metadata(folder.path().join("big")).unwrap().len(),
-            MIB
-        );
+        assert_eq!(std::fs::metadata(folder.path().join("big")).unwrap().len(), MIB);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
@@ -167,16 +137,8 @@ fn a_file_past_its_size_is_cut_and_no_core_is_left() {
 /// Returns the most memory that this process ever had, in bytes.
 fn own_peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]
@@ -195,14 +157,8 @@ fn a_gibibyte_of_output_leaves_memory_bounded_and_its_last_line() {
             head,
             ..
         } = &outcome.stdout;
-        assert_eq!(
-            (*total_bytes, *truncated, head[0]),
-            (1_073_741_824 + 20, true, b'x')
-        );
-        assert_eq!(
-            outcome.stdout.last_line().as_deref(),
-            Some("the true last line")
-        );
+        assert_eq!((*total_bytes, *truncated, head[0]), (1_073_741_824 + 20, true, b'x'));
+        assert_eq!(outcome.stdout.last_line().as_deref(), Some("the true last line"));
         let written = std::fs::read_to_string(file.path()).unwrap();
         assert!(written.ends_with("\nthe true last line\n"));
         assert!(written.len() as u64 <= 4 * MIB + 100, "{}", written.len());

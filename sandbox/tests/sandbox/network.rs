@@ -24,9 +24,7 @@ fn counting_server() -> (u16, Arc<AtomicUsize>) {
             while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).unwrap_or(0) == 1 {
                 head.push(byte[0]);
             }
-            let _ = client.write_all(
-                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            );
+            let _ = client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
     });
     (port, count)
@@ -43,21 +41,12 @@ fn allowed_hosts_answer_and_others_are_refused_and_logged() {
     let (other_port, other_count) = counting_server();
     for sandbox in backends() {
         count.store(0, Ordering::SeqCst);
-        let proxy = Proxy::new(
-            AllowList::parse([format!("127.0.0.1:{port}"), "localhost".into()]).unwrap(),
-        );
+        let proxy = Proxy::new(AllowList::parse([format!("127.0.0.1:{port}"), "localhost".into()]).unwrap());
         let run = |command: Command| {
-            sandbox.run_blocking(
-                command.network(Network::AllowList(proxy.clone())),
-                Output::captured(),
-            )
+            sandbox.run_blocking(command.network(Network::AllowList(proxy.clone())), Output::captured())
         };
         let allowed = run(ask(&format!("http://127.0.0.1:{port}/repository")));
-        assert!(
-            allowed.stderr.text().contains("not found"),
-            "{}",
-            allowed.stderr.text()
-        );
+        assert!(allowed.stderr.text().contains("not found"), "{}", allowed.stderr.text());
         assert_eq!(count.load(Ordering::SeqCst), 1);
         for url in [
             format!("http://127.0.0.1:{other_port}/repository"),
@@ -108,10 +97,7 @@ fn allowed_hosts_answer_and_others_are_refused_and_logged() {
 fn without_a_proxy_there_is_no_network() {
     let (port, count) = counting_server();
     for sandbox in backends() {
-        let outcome = sandbox.run_blocking(
-            ask(&format!("http://127.0.0.1:{port}/x")),
-            Output::captured(),
-        );
+        let outcome = sandbox.run_blocking(ask(&format!("http://127.0.0.1:{port}/x")), Output::captured());
         assert!(!outcome.success());
         assert_eq!(count.load(Ordering::SeqCst), 0);
         assert!(["namespace", "seccomp"].contains(&outcome.enforced.network.as_str()));

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use gix::protocol::transport::client::blocking_io::http::{
-    GetResponse, Http, PostBodyDataKind, PostResponse,
-};
+use gix::protocol::transport::client::blocking_io::http::{GetResponse, Http, PostBodyDataKind, PostResponse};
 use reqwest::blocking::Response;
 
 use super::{AnswerBody, HttpExchange, Requested, spool};
