@@ -1,6 +1,6 @@
 //! The coder loop: a model, its tools, and the rules by which a run goes on or ends.
 //!
-//! [`machine`] is the rules: a pure function of state and event. [`run`] is the I/O around it. Everything else
+//! [`machine`] is the rules: a pure function of state and event. [`run()`] is the I/O around it. Everything else
 //! here is a part of the rules: what the model sees ([`conversation`]), what it asked for ([`extract`],
 //! [`recover`]), and whether it goes round in circles ([`circles`]).
 

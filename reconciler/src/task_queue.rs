@@ -1,6 +1,6 @@
 //! The TaskQueue controller: a folder of task files becomes objects.
 //!
-//! A [`source::Source`] polls each repository once for all queues that share it and wakes only those whose branch
+//! A [`source::Sources`] polls each repository once for all queues that share it and wakes only those whose branch
 //! moved. What a queue knows of its files stays in memory, so that a change costs what changed.
 
 pub mod apply;
