@@ -18,6 +18,8 @@ mod watch;
 mod idle;
 #[path = "thread/plane.rs"]
 mod plane;
+#[path = "thread/queue.rs"]
+mod queue;
 #[path = "thread/verdict.rs"]
 mod verdict;
 #[path = "thread/worktree.rs"]
@@ -29,9 +31,10 @@ fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     type Measure = fn(&tokio::runtime::Runtime);
-    let all: [(&str, Measure); 4] = [
+    let all: [(&str, Measure); 5] = [
         ("plane", plane::measure),
         ("worktree", worktree::measure),
+        ("queue", queue::measure),
         ("idle", idle::measure),
         ("verdict", verdict::measure),
     ];

@@ -44,7 +44,7 @@ enum Command {
     },
     /// Measures speed and memory beside a peer in the same run, in a release build.
     Bench {
-        /// Measures only what carries one of these names: `plane`, `worktree`, `idle`, `verdict`.
+        /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`.
         names: Vec<String>,
     },
 }

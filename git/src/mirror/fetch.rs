@@ -118,18 +118,31 @@ impl Mirror {
         })
     }
 
+    /// Brings a branch with its history unless `tip`, where a listing just saw it, is here, and says where it points.
+    pub fn fetch_branch_at(&self, branch: &str, tip: Oid) -> Result<Oid> {
+        if self.holds(tip, false) {
+            return Ok(tip);
+        }
+        self.fetch_branch(branch, false)
+    }
+
     /// Brings a commit by its id, unless it is here.
     pub fn fetch_oid(&self, oid: Oid, shallow: bool) -> Result<()> {
-        let repository = self.repository();
-        if (shallow || !self.is_cut())
-            && repository.has(oid)
-            && repository.tree_of(oid).is_ok_and(|tree| repository.has(tree))
-        {
+        if self.holds(oid, shallow) {
             return Ok(());
         }
         let wanted = Fetch::oid(oid);
         self.fetch(&if shallow { wanted.shallow() } else { wanted })?;
         Ok(())
+    }
+
+    /// Says whether a commit is here, with its history unless `shallow`, in a mirror that nothing is wrong with.
+    fn holds(&self, oid: Oid, shallow: bool) -> bool {
+        let repository = self.repository();
+        (shallow || !self.is_cut())
+            && !repository.is_damaged()
+            && repository.has(oid)
+            && repository.tree_of(oid).is_ok_and(|tree| repository.has(tree))
     }
 
     /// Says whether history is cut off somewhere.

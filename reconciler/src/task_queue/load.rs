@@ -34,7 +34,7 @@ pub struct Failed {
     pub error: git::Error,
 }
 
-/// Fetches the branch and reads what differs from the files that are known.
+/// Fetches the branch, unless its tip is here, and reads what differs from the files that are known.
 pub async fn load(
     git: &Git,
     url: &RemoteUrl,
@@ -48,17 +48,11 @@ pub async fn load(
         Some((files, Some(revision))) => (files, Some(revision)),
         _ => (Files::default(), None),
     };
-    let unchanged = known == Some(tip);
     let spare = known.map(|_| ());
     let read = git
         .run(move |git| {
             let mirror = git.mirrors().mirror(&url)?;
-            let here = unchanged && mirror.repository().has(tip);
-            let revision = if here {
-                tip
-            } else {
-                mirror.fetch_branch(&valid.branch, false)?
-            };
+            let revision = mirror.fetch_branch_at(&valid.branch, tip)?;
             let repository = mirror.repository();
             // What was read of a mirror that was rebuilt since, or of a commit that is not kept, is read anew.
             let base = known.filter(|commit| repository.has(*commit));
