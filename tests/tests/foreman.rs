@@ -68,6 +68,8 @@ pub fn call<A: AsRef<OsStr>>(folder: &Path, arguments: &[A]) -> Said {
 pub struct Up {
     child: Child,
     pub state: PathBuf,
+    /// Base URL of evidence and metrics.
+    pub evidence: String,
     lines: mpsc::Receiver<String>,
     errors: PathBuf,
 }
@@ -94,12 +96,15 @@ impl Up {
                 }
             }
         });
-        let up = Self {
+        let mut up = Self {
             child,
             state: state.to_owned(),
+            evidence: String::new(),
             lines,
             errors,
         };
+        let line = up.line("Evidence ");
+        up.evidence = line.trim_start_matches("Evidence ").trim().to_owned();
         up.line("Ready.");
         up
     }
@@ -126,6 +131,12 @@ impl Up {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.join("kubeconfig")
+    }
+
+    /// Reads the operator's counters.
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("{}/metrics", self.evidence)).await.unwrap();
+        answer.text().await.unwrap()
     }
 
     /// Returns a client of the API that it serves.
