@@ -1,0 +1,62 @@
+//! The heartbeat: says at intervals and at every change what this node can do and does.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use schemas::fleet_node::{Capability, NodePhase};
+
+use super::Shutdown;
+use super::desk::Desk;
+use super::registration::{self, Beat};
+use crate::capability::{self, Probe, Served};
+use crate::config::{Config, Mode};
+
+pub(super) async fn beat(
+    client: Client,
+    config: Arc<Config>,
+    desk: Arc<Desk>,
+    repositories: crate::executor::Repositories,
+    shutdown: Shutdown,
+) {
+    let mut probe = Probe::new();
+    let mut served = Served::default();
+    let mut draining = false;
+    loop {
+        if config.mode == Mode::Native && served == Served::default() {
+            served = crate::executor::native::served(&client, &config).await;
+        }
+        let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
+        let tasks = desk.names();
+        let cached = repositories.list();
+        let phase = if draining {
+            NodePhase::Draining
+        } else {
+            NodePhase::Ready
+        };
+        let beat = Beat {
+            phase,
+            capability: &capability,
+            tasks: &tasks,
+            repositories: &cached,
+        };
+        if let Err(error) = registration::heartbeat(&client, &config.node_name, &beat, Timestamp::now()).await {
+            tracing::warn!(%error, "failed to write the heartbeat; trying again at the next");
+            if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                if let Err(error) = registration::register(&client, &config).await {
+                    tracing::warn!(%error, "failed to register again");
+                }
+                continue;
+            }
+        }
+        if draining && (tasks.is_empty() || shutdown.stop.is_cancelled()) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(config.heartbeat_interval) => {}
+            () = desk.changed.notified() => {}
+            () = shutdown.drain.cancelled(), if !draining => draining = true,
+            () = shutdown.stop.cancelled() => draining = true,
+        }
+    }
+}
