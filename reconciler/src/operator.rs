@@ -606,10 +606,10 @@ impl Controllers {
 
 async fn count(controller: &'static str, metrics: Arc<Metrics>, work: impl Future<Output = Next>) -> Next {
     let next = work.await;
-    let result = if matches!(next, Next::Failed(_)) {
-        "failed"
-    } else {
-        "done"
+    let result = match next {
+        Next::Failed(_) => "failed",
+        Next::Lost => "lost",
+        Next::Wait | Next::After(_) => "done",
     };
     metrics.count(RECONCILES, &[("controller", controller), ("result", result)]);
     next

@@ -23,7 +23,7 @@ use crate::clock::{Clock, lock};
 use crate::metrics::Metrics;
 use crate::reporter::Forge;
 use crate::work_queue::{Next, WorkQueue};
-use crate::writer::{self, Writer};
+use crate::writer::{self, Outcome, Writer};
 use files::Files;
 use observe::Inventory;
 use source::Sources;
@@ -75,9 +75,6 @@ pub enum Error {
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] writer::Error),
-    /// A write lost a race.
-    #[error("failed to write {0} objects: they changed meanwhile")]
-    Lost(usize),
 }
 
 /// Between two writes of the counts in a queue's status.
@@ -216,12 +213,16 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         taken: plan.taken.clone(),
         guarded: plan.guarded,
     };
-    let unfinished = apply::apply(ctx, key, plan).await;
+    let applied = apply::apply(ctx, key, plan).await;
+    let finished = matches!(applied, Ok(Outcome::Done));
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;
-    files.set_unfinished(unfinished.as_ref().err().map(|_| loaded.look_at.clone()));
+    files.set_unfinished((!finished).then(|| loaded.look_at.clone()));
     state.files = Some(files);
-    unfinished?;
+    if applied? == Outcome::Lost {
+        tracing::debug!(queue = %key, "a write lost a race; what is left is planned anew");
+        return Ok(Next::Lost);
+    }
     status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
     if ctx
         .queues

@@ -20,6 +20,8 @@ pub enum Next {
     Wait,
     /// The same again after this long.
     After(Duration),
+    /// The same again with growing delay, because somebody else's write came first: no failure, and nobody is told.
+    Lost,
     /// The same again with growing delay.
     Failed(String),
 }
@@ -147,7 +149,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 self.changed.notify_one();
             }
             match next {
-                Next::Failed(_) => {
+                Next::Lost | Next::Failed(_) => {
                     let failures = state.failures.entry(key.clone()).or_insert(0);
                     *failures = failures.saturating_add(1);
                     Some(
@@ -260,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn failures_delay_more_and_more() {
+    fn failures_and_lost_races_delay_more_and_more() {
         rt().block_on(async {
             let queue = WorkQueue::default();
             queue.add("a");
             assert_eq!(queue.next().await, "a");
-            queue.done("a", &Next::Failed("x".into()));
+            queue.done("a", &Next::Lost);
             let before = Instant::now();
             assert_eq!(queue.next().await, "a");
             assert!(before.elapsed() >= FIRST_DELAY);

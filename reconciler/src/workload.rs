@@ -39,9 +39,6 @@ pub enum Error {
     /// A write failed.
     #[error(transparent)]
     Apply(#[from] writer::Error),
-    /// A write lost a race, and the cache does not show the winner yet.
-    #[error("failed to write {0}: it changed meanwhile")]
-    Lost(Key),
 }
 
 /// Queues a Workload whenever it, one of its tasks, or one that it depends on changes.
@@ -75,4 +72,56 @@ async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
     let valid = validate::validate(&observed);
     let plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
     apply::apply(ctx, &observed, plan).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::convert::Infallible;
+
+    use kube::Client;
+    use kube::api::DynamicObject;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::leader::Leadership;
+
+    /// A context over an API that answers every request with this code.
+    fn context(code: u16) -> Context {
+        let answer = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": "Conflict", "code": code });
+        let api = tower::service_fn(move |_: http::Request<Body>| {
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            let response = http::Response::builder().status(code).body(body).unwrap();
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        Context {
+            writer: Writer::new(Client::new(api, "n"), Leadership::always(clock.clone())),
+            workloads: Arc::default(),
+            tasks: Arc::default(),
+            links: Arc::default(),
+            clock,
+            task_ttl: Duration::from_secs(60),
+        }
+    }
+
+    async fn answered(code: u16) -> Next {
+        let ctx = context(code);
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload",
+            "metadata": { "name": "w", "namespace": "n", "uid": "u", "resourceVersion": "7", "generation": 1 },
+            "spec": { "intent": "do it", "pipeline": [{ "name": "code", "kind": "freeform", "agentRef": { "name": "c" }, "payload": {} }] }
+        }))
+        .unwrap();
+        ctx.workloads.observe(object);
+        reconcile(Arc::new(ctx), Key::new("n", "w")).await
+    }
+
+    #[tokio::test]
+    async fn a_lost_race_is_a_value_and_an_error_a_failure() {
+        assert_eq!(answered(409).await, Next::Lost);
+        assert!(matches!(answered(500).await, Next::Failed(_)));
+    }
 }

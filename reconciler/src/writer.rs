@@ -165,6 +165,25 @@ impl Writer {
         settle(cache, "apply", key, sent)
     }
 
+    /// Creates an object; it is lost when one of this name is there.
+    pub async fn create<K>(&self, cache: &Cache<K>, key: &Key, mut object: Value) -> Result<Outcome, Error>
+    where
+        K: Resource + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        self.gate("create", key)?;
+        let (api, resource) = self.api::<K>(&key.namespace);
+        object["apiVersion"] = json!(resource.api_version);
+        object["kind"] = json!(resource.kind);
+        object["metadata"]["name"] = json!(key.name);
+        object["metadata"]["namespace"] = json!(key.namespace);
+        let sent = match serde_json::from_value::<DynamicObject>(object) {
+            Ok(object) => api.create(&PostParams::default(), &object).await,
+            Err(error) => Err(kube::Error::SerdeError(error)),
+        };
+        settle(cache, "create", key, sent)
+    }
+
     /// Deletes an object and, in the background, what it owns; another object of the same name is left alone.
     pub async fn delete<K>(&self, cache: &Cache<K>, key: &Key, uid: &str) -> Result<Outcome, Error>
     where

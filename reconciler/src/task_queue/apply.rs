@@ -16,8 +16,8 @@ const CONCURRENT: usize = 16;
 /// Events of one revision; the rest stands in the status and in the note.
 const EVENTS: usize = 50;
 
-/// Carries a plan out. What one write meets does not stop the others.
-pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<(), Error> {
+/// Carries a plan out. What one write meets does not stop the others; one lost race is enough for [`Outcome::Lost`].
+pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Outcome, Error> {
     let Plan {
         writes,
         broke,
@@ -66,15 +66,13 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<(), Error> 
             }
         });
     }
-    let mut lost = 0;
+    let mut all = Outcome::Done;
     for result in results {
-        match result {
-            Ok(Outcome::Done) => {}
-            Ok(Outcome::Lost) => lost += 1,
-            Err(error) => return Err(error.into()),
+        if result? == Outcome::Lost {
+            all = Outcome::Lost;
         }
     }
-    if lost > 0 { Err(Error::Lost(lost)) } else { Ok(()) }
+    Ok(all)
 }
 
 async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error> {

@@ -66,7 +66,8 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         lost |= ctx.writer.patch_status(&ctx.workloads, key, version, patch).await? == Outcome::Lost;
     }
     if lost {
-        return Err(Error::Lost(key.clone()));
+        tracing::debug!(workload = %key, "a write lost a race; the step is planned anew");
+        return Ok(Next::Lost);
     }
     Ok(wake.map_or(Next::Wait, Next::After))
 }

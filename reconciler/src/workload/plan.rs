@@ -126,6 +126,13 @@ pub fn plan(observed: &Observed, valid: &Valid, now: Timestamp, task_ttl: Durati
         return plan;
     }
 
+    if let Some(why) = &valid.held {
+        status::gather(&mut after, &views, run);
+        status::finish(&mut after, observed, valid, &Facts::NotSupported(why.clone()), now);
+        plan.status = Some(after);
+        return plan;
+    }
+
     let begun = views.iter().any(|(view, _)| view.run == run);
     if !begun {
         let facts = match &valid.upstream {

@@ -156,3 +156,32 @@ fn a_retry_raises_the_run_once() {
     assert!(plan.rerun.is_none());
     assert_eq!(plan.status.unwrap().handled_retry.as_deref(), Some("r1"));
 }
+
+#[test]
+fn issues_or_intent_alone_dispatch_nothing_and_say_what_to_write_instead() {
+    let issues = json!({ "spec": { "pipeline": null, "issues": [7, 8], "coderAgentRef": { "name": "c" } } });
+    let intent = json!({ "spec": { "pipeline": [] } });
+    for (field, asked) in [("spec.issues", issues), ("spec.intent", intent)] {
+        let plan = planned(asked, Vec::new(), None, &[]);
+        assert!(plan.creates.is_empty(), "{field}: {:?}", plan.creates);
+        assert!(has(&plan, "Stalled") && has(&plan, "NotSupportedYet"), "{field}");
+        let status = plan.status.unwrap();
+        let message = status.message.unwrap();
+        assert!(message.contains(field) && message.contains("spec.pipeline"), "{message}");
+        assert_eq!(status.phase, Some(WorkloadPhase::Planning));
+    }
+    // Written-out steps win over the issues that they name.
+    let both = planned(json!({ "spec": { "issues": [7] } }), Vec::new(), None, &[]);
+    assert!(!has(&both, "NotSupportedYet"));
+    assert_eq!(both.creates.len(), 2);
+}
+
+#[test]
+fn a_workload_that_is_held_can_be_cancelled() {
+    let asked = json!({ "metadata": { "annotations": { labels::CANCEL: "c1" } }, "spec": { "pipeline": null } });
+    let status = planned(asked, Vec::new(), None, &[]).status.unwrap();
+    assert_eq!(
+        (status.phase, status.failure_reason, status.handled_cancel.as_deref()),
+        (Some(WorkloadPhase::Failed), Some(FailureReason::Cancelled), Some("c1"))
+    );
+}
