@@ -21,6 +21,7 @@ use schemas::{Agent, AgenticTask, labels};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::capability::{self, Probe, Served};
@@ -32,6 +33,9 @@ use crate::executor::{Executor, Run, Services};
 use crate::outcome::Outcome;
 use claim::{Held, Written};
 use registration::{Beat, NodeLease};
+
+/// Time from the request to end until the last word must be said.
+const END_WITHIN: Duration = Duration::from_millis(1900);
 
 /// What can keep a node agent from working.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +167,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
 
     let mut events = watch_tasks(&client, &config).boxed();
     let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
+    let mut end_by = None;
     loop {
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
@@ -185,6 +190,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = shutdown.stop.cancelled() => {
+                end_by = Some(Instant::now() + END_WITHIN);
                 desk.with(|running| running.values().for_each(|run| run.end(Stop::Shutdown)));
                 let ended = tokio::time::timeout(Duration::from_millis(1500), async {
                     while tasks.join_next().await.is_some() {}
@@ -202,7 +208,8 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
         }
     }
     shutdown.drain.cancel();
-    let _ = tokio::time::timeout(Duration::from_millis(400), async {
+    let end_by = end_by.unwrap_or_else(|| Instant::now() + END_WITHIN);
+    let _ = tokio::time::timeout_at(end_by, async {
         let _ = beats.await;
         let _ = leases.await;
     })
@@ -318,6 +325,8 @@ async fn beat(
             served = crate::executor::native::served(&client, &config).await;
         }
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
+        // Made before the look, so that no change falls between the two.
+        let changed = desk.changed.notified();
         let tasks = desk.names();
         let cached = repositories.list();
         let phase = if draining {
@@ -340,14 +349,15 @@ async fn beat(
                 continue;
             }
         }
-        if draining && (tasks.is_empty() || shutdown.stop.is_cancelled()) {
+        // The last word names no task: those that were given back are somebody else's.
+        if draining && tasks.is_empty() {
             return;
         }
         tokio::select! {
             () = tokio::time::sleep(config.heartbeat_interval) => {}
-            () = desk.changed.notified() => {}
+            () = changed => {}
             () = shutdown.drain.cancelled(), if !draining => draining = true,
-            () = shutdown.stop.cancelled() => draining = true,
+            () = shutdown.stop.cancelled(), if !draining => draining = true,
         }
     }
 }
