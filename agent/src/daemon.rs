@@ -19,6 +19,7 @@ use kube::Client;
 use rand::RngCore;
 use schemas::AgenticTask;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Mode};
@@ -30,6 +31,9 @@ use beat::beat;
 use carry_out::start;
 use desk::{Desk, Stop};
 use lease::{NodeLease, hold_name, keep_lease};
+
+/// Time from the request to end until the last word must be said.
+const END_WITHIN: Duration = Duration::from_millis(1900);
 
 /// What can keep a node agent from working.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +114,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
 
     let mut events = watch_tasks(&client, &config).boxed();
     let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
+    let mut end_by = None;
     loop {
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
@@ -132,6 +137,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = shutdown.stop.cancelled() => {
+                end_by = Some(Instant::now() + END_WITHIN);
                 desk.with(|running| running.values().for_each(|run| run.end(Stop::Shutdown)));
                 let ended = tokio::time::timeout(Duration::from_millis(1500), async {
                     while tasks.join_next().await.is_some() {}
@@ -149,7 +155,8 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
         }
     }
     shutdown.drain.cancel();
-    let _ = tokio::time::timeout(Duration::from_millis(400), async {
+    let end_by = end_by.unwrap_or_else(|| Instant::now() + END_WITHIN);
+    let _ = tokio::time::timeout_at(end_by, async {
         let _ = beats.await;
         let _ = leases.await;
     })

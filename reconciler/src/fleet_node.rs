@@ -145,6 +145,10 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
     if judged.alive || !matches!(phase, NodePhase::Ready | NodePhase::Draining) {
         return None;
     }
+    // Draining is what an agent says that leaves on purpose. It is not called lost until nobody came in its place.
+    if judged.left && phase == NodePhase::Draining {
+        return None;
+    }
     let mut after: FleetNodeStatus = before.cloned().unwrap_or_default();
     after.phase = Some(NodePhase::NotReady);
     let mut list = after.conditions.take().unwrap_or_default();
@@ -161,4 +165,45 @@ pub fn alive(ctx: &Context) -> BTreeSet<String> {
     names
         .filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn judged(alive: bool, left: bool) -> Judgement {
+        Judgement {
+            alive,
+            holder: None,
+            left,
+            until: None,
+            because: "a test says so".into(),
+        }
+    }
+
+    #[test]
+    fn a_node_that_left_on_purpose_is_not_called_lost_at_once() {
+        let table = [
+            (NodePhase::Ready, judged(true, false), false),
+            (NodePhase::Ready, judged(false, false), true),
+            (NodePhase::Ready, judged(false, true), true),
+            (NodePhase::Draining, judged(false, true), false),
+            (NodePhase::Draining, judged(false, false), true),
+            (NodePhase::NotReady, judged(false, false), false),
+        ];
+        for (phase, judged, written) in table {
+            let mut node = FleetNode::new("n", schemas::fleet_node::FleetNodeSpec::default());
+            node.status = Some(FleetNodeStatus {
+                phase: Some(phase),
+                ..FleetNodeStatus::default()
+            });
+            let node = Cached {
+                meta: node.metadata.clone(),
+                object: Ok(node),
+            };
+            let patch = plan(&node, &judged, Timestamp::UNIX_EPOCH);
+            assert_eq!(patch.is_some(), written, "{phase:?} {judged:?}");
+        }
+    }
 }

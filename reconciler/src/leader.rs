@@ -160,6 +160,13 @@ pub async fn elect<F, Fut>(
                 }
             }
             Ok(false) => {}
+            // Else it would wait in silence for a namespace that nobody knows to be missing.
+            Err(kube::Error::Api(status)) if status.code == 404 => tracing::warn!(
+                lease = election.name,
+                namespace = election.namespace,
+                error = status.message,
+                "failed to create the lease, and nothing is reconciled without it; create its namespace or name another with --lease-namespace"
+            ),
             Err(error) => tracing::warn!(lease = election.name, %error, "failed to look at the lease"),
         }
         tokio::select! {
@@ -182,6 +189,7 @@ async fn attempt(
     let found = api.get_opt(&election.name).await?;
     let now = MicroTime(clock.now());
     let seconds = i32::try_from(election.duration.as_secs()).unwrap_or(15).max(1);
+    let existed = found.is_some();
     let sent = match decide(found.as_ref(), &election.identity, seen, before) {
         Move::Wait => return Ok(false),
         Move::Create => {
@@ -227,7 +235,7 @@ async fn attempt(
             );
             Ok(true)
         }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 && existed => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -13,6 +13,7 @@ mod foreman;
 mod git_server;
 mod idle;
 mod init;
+mod processes;
 mod queue;
 mod sample;
 mod stage;

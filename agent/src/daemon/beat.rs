@@ -27,6 +27,8 @@ pub(super) async fn beat(
             served = crate::executor::native::served(&client, &config).await;
         }
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
+        // Made before the look, so that no change falls between the two.
+        let changed = desk.changed.notified();
         let tasks = desk.names();
         let cached = repositories.list();
         let phase = if draining {
@@ -49,14 +51,15 @@ pub(super) async fn beat(
                 continue;
             }
         }
-        if draining && (tasks.is_empty() || shutdown.stop.is_cancelled()) {
+        // The last word names no task: those that were given back are somebody else's.
+        if draining && tasks.is_empty() {
             return;
         }
         tokio::select! {
             () = tokio::time::sleep(config.heartbeat_interval) => {}
-            () = desk.changed.notified() => {}
+            () = changed => {}
             () = shutdown.drain.cancelled(), if !draining => draining = true,
-            () = shutdown.stop.cancelled() => draining = true,
+            () = shutdown.stop.cancelled(), if !draining => draining = true,
         }
     }
 }

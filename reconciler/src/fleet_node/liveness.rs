@@ -39,7 +39,9 @@ pub struct Judgement {
     pub alive: bool,
     /// Identity of the agent process that holds the Lease, where there is one.
     pub holder: Option<String>,
-    /// When it is over unless something changes; `None` if it is over.
+    /// Whether its agent left on purpose a short while ago, so that its own last word still stands.
+    pub left: bool,
+    /// When this is to be judged anew even if nothing changes; `None` if it is over for good.
     pub until: Option<Duration>,
     /// What decided, for people.
     pub because: String,
@@ -89,7 +91,12 @@ impl Liveness {
     pub fn judge(&self, node: &str, at: Duration) -> Judgement {
         if let Some(held) = self.leases.get(node) {
             let Some(holder) = &held.holder else {
-                return over(None, format!("the agent on {node:?} let go of its lease"));
+                let until = self.heard_until(node).filter(|until| at < *until);
+                return Judgement {
+                    left: until.is_some(),
+                    until,
+                    ..over(None, format!("the agent on {node:?} let go of its lease"))
+                };
             };
             let until = held.seen.saturating_add(held.good_for);
             if at >= until {
@@ -102,13 +109,13 @@ impl Liveness {
             return Judgement {
                 alive: true,
                 holder: Some(holder.clone()),
+                left: false,
                 until: Some(until),
                 because: "its lease is renewed".into(),
             };
         }
-        match self.beats.get(node) {
-            Some(Beat { time: Some(_), seen }) => {
-                let until = seen.saturating_add(HEARTBEAT_GOOD_FOR);
+        match self.heard_until(node) {
+            Some(until) => {
                 if at >= until {
                     let because = format!("no heartbeat of {node:?} for {} s", HEARTBEAT_GOOD_FOR.as_secs());
                     return over(None, because);
@@ -116,12 +123,19 @@ impl Liveness {
                 Judgement {
                     alive: true,
                     holder: None,
+                    left: false,
                     until: Some(until),
                     because: "its heartbeat is fresh".into(),
                 }
             }
-            _ => over(None, format!("{node:?} never sent a heartbeat")),
+            None => over(None, format!("{node:?} never sent a heartbeat")),
         }
+    }
+
+    /// Returns until when a node's last heartbeat is good.
+    fn heard_until(&self, node: &str) -> Option<Duration> {
+        let beat = self.beats.get(node).filter(|beat| beat.time.is_some())?;
+        Some(beat.seen.saturating_add(HEARTBEAT_GOOD_FOR))
     }
 }
 
@@ -129,6 +143,7 @@ fn over(holder: Option<String>, because: String) -> Judgement {
     Judgement {
         alive: false,
         holder,
+        left: false,
         until: None,
         because,
     }
@@ -171,10 +186,11 @@ mod tests {
             (true, Some("p2"), Some(S(35)))
         );
         liveness.lease("n", "3", Some(""), S(15), S(21));
-        assert!(
-            !liveness.judge("n", S(21)).alive,
-            "a lease that was let go of is over at once"
-        );
+        let left = liveness.judge("n", S(21));
+        assert!(!left.alive, "a lease that was let go of is over at once");
+        assert_eq!((left.left, left.until), (true, Some(S(90))), "it left just now");
+        let gone = liveness.judge("n", S(90));
+        assert_eq!((gone.alive, gone.left, gone.until), (false, false, None));
         liveness.lease_gone("n");
         assert!(
             liveness.judge("n", S(22)).alive,
