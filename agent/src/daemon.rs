@@ -58,6 +58,15 @@ pub enum Error {
     Http(#[from] reqwest::Error),
 }
 
+/// How long a claim that is being made may take once the agent is to stop.
+const CLAIM_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the runs may take then to give their claims back.
+const RUNS_PATIENCE: Duration = Duration::from_millis(1200);
+/// How long the heartbeat and the lease may take to say goodbye.
+const LOOPS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long all of it may take.
+const STOP_PATIENCE: Duration = Duration::from_millis(1850);
+
 /// How a node agent is asked to end.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
@@ -67,8 +76,25 @@ pub struct Shutdown {
     pub stop: CancellationToken,
 }
 
-/// Runs a node agent until it is asked to end.
+/// Runs a node agent until it is asked to end; it ends within two seconds of being asked to stop.
 pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        ended = serve(config, client, &shutdown) => ended,
+        () = leave(&shutdown, STOP_PATIENCE) => {
+            tracing::warn!("not everything ended in time; what is left will be found dead");
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the agent is asked to stop, and then for as long as something may still take.
+async fn leave(shutdown: &Shutdown, patience: Duration) {
+    shutdown.stop.cancelled().await;
+    tokio::time::sleep(patience).await;
+}
+
+async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<(), Error> {
     let config = Arc::new(config);
     let services = services(&config, &client)?;
     let executor: Arc<dyn Executor> = match config.mode {
@@ -84,7 +110,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
     }
     let identity = identity(&config);
     let mut lease = NodeLease::new(&client, &config, &identity);
-    if !hold_name(&mut lease, &config, &shutdown).await {
+    if !hold_name(&mut lease, &config, shutdown).await {
         return Ok(());
     }
     registration::register(&client, &config).await?;
@@ -118,7 +144,11 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
                     break;
                 };
                 if let Some(task) = waiting.remove(&uid) {
-                    start(&mut tasks, &services, &executor, &desk, &identity, task).await;
+                    tokio::select! {
+                        biased;
+                        () = start(&mut tasks, &services, &executor, &desk, &identity, task) => {}
+                        () = leave(&shutdown, CLAIM_PATIENCE) => break,
+                    }
                 }
             }
         } else if tasks.is_empty() {
@@ -133,7 +163,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = shutdown.stop.cancelled() => {
                 desk.with(|running| running.values().for_each(|run| run.end(Stop::Shutdown)));
-                let ended = tokio::time::timeout(Duration::from_millis(1500), async {
+                let ended = tokio::time::timeout(RUNS_PATIENCE, async {
                     while tasks.join_next().await.is_some() {}
                 }).await;
                 if ended.is_err() {
@@ -149,7 +179,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
         }
     }
     shutdown.drain.cancel();
-    let _ = tokio::time::timeout(Duration::from_millis(400), async {
+    let _ = tokio::time::timeout(LOOPS_PATIENCE, async {
         let _ = beats.await;
         let _ = leases.await;
     })
