@@ -19,7 +19,6 @@ use kube::Client;
 use rand::RngCore;
 use schemas::AgenticTask;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Mode};
@@ -31,9 +30,6 @@ use beat::beat;
 use carry_out::start;
 use desk::{Desk, Stop};
 use lease::{NodeLease, hold_name, keep_lease};
-
-/// Time from the request to end until the last word must be said.
-const END_WITHIN: Duration = Duration::from_millis(1900);
 
 /// What can keep a node agent from working.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +58,15 @@ pub enum Error {
     Http(#[from] reqwest::Error),
 }
 
+/// How long a claim that is being made may take once the agent is to stop.
+const CLAIM_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the runs may take then to give their claims back.
+const RUNS_PATIENCE: Duration = Duration::from_millis(1200);
+/// How long the heartbeat and the lease may take to say goodbye.
+const LOOPS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long all of it may take.
+const STOP_PATIENCE: Duration = Duration::from_millis(1850);
+
 /// How a node agent is asked to end.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
@@ -71,8 +76,25 @@ pub struct Shutdown {
     pub stop: CancellationToken,
 }
 
-/// Runs a node agent until it is asked to end.
+/// Runs a node agent until it is asked to end; it ends within two seconds of being asked to stop.
 pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        ended = serve(config, client, &shutdown) => ended,
+        () = leave(&shutdown, STOP_PATIENCE) => {
+            tracing::warn!("not everything ended in time; what is left will be found dead");
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the agent is asked to stop, and then for as long as something may still take.
+async fn leave(shutdown: &Shutdown, patience: Duration) {
+    shutdown.stop.cancelled().await;
+    tokio::time::sleep(patience).await;
+}
+
+async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<(), Error> {
     let config = Arc::new(config);
     let services = services(&config, &client)?;
     let executor: Arc<dyn Executor> = match config.mode {
@@ -88,7 +110,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
     }
     let identity = identity(&config);
     let mut lease = NodeLease::new(&client, &config, &identity);
-    if !hold_name(&mut lease, &config, &shutdown).await {
+    if !hold_name(&mut lease, &config, shutdown).await {
         return Ok(());
     }
     registration::register(&client, &config).await?;
@@ -114,7 +136,6 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
 
     let mut events = watch_tasks(&client, &config).boxed();
     let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
-    let mut end_by = None;
     loop {
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
@@ -123,7 +144,11 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
                     break;
                 };
                 if let Some(task) = waiting.remove(&uid) {
-                    start(&mut tasks, &services, &executor, &desk, &identity, task).await;
+                    tokio::select! {
+                        biased;
+                        () = start(&mut tasks, &services, &executor, &desk, &identity, task) => {}
+                        () = leave(&shutdown, CLAIM_PATIENCE) => break,
+                    }
                 }
             }
         } else if tasks.is_empty() {
@@ -137,9 +162,8 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = shutdown.stop.cancelled() => {
-                end_by = Some(Instant::now() + END_WITHIN);
                 desk.with(|running| running.values().for_each(|run| run.end(Stop::Shutdown)));
-                let ended = tokio::time::timeout(Duration::from_millis(1500), async {
+                let ended = tokio::time::timeout(RUNS_PATIENCE, async {
                     while tasks.join_next().await.is_some() {}
                 }).await;
                 if ended.is_err() {
@@ -155,8 +179,7 @@ pub async fn run(config: Config, client: Client, shutdown: Shutdown) -> Result<(
         }
     }
     shutdown.drain.cancel();
-    let end_by = end_by.unwrap_or_else(|| Instant::now() + END_WITHIN);
-    let _ = tokio::time::timeout_at(end_by, async {
+    let _ = tokio::time::timeout(LOOPS_PATIENCE, async {
         let _ = beats.await;
         let _ = leases.await;
     })

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
     init_logging(program.log_json);
-    match start(program.flags) {
+    match run(program.flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -51,7 +51,14 @@ fn init_logging(json: bool) {
     if json { builder.json().init() } else { builder.init() }
 }
 
-#[tokio::main]
+/// Runs the agent, and leaves without waiting for calls that block, such as a fetch: the two seconds are over by then.
+fn run(flags: Flags) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    let ended = runtime.block_on(start(flags));
+    runtime.shutdown_background();
+    ended
+}
+
 async fn start(flags: Flags) -> Result<()> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let client = connect(&flags).await?;

@@ -1,5 +1,7 @@
 //! What a reply asks for: its calls, checked one by one, or the reason why there is none.
 
+use std::collections::HashSet;
+
 use crate::coder::recover;
 use crate::model::{Finish, Protocol, RawCall, Reply};
 use crate::tools::Call;
@@ -64,11 +66,20 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             return Content::Cut;
         }
         let native = protocol == Protocol::Native;
+        let mut ids = HashSet::new();
         let asked = whole
             .iter()
             .take(CALLS_PER_REPLY)
             .enumerate()
-            .map(|(at, call)| check_native(call, tools, turn, at, native))
+            .map(|(at, call)| {
+                let id = match native {
+                    false => String::new(),
+                    // Each answer names its call: an id that is missing or given twice is replaced.
+                    true if call.id.is_empty() || !ids.insert(call.id.as_str()) => call_id(turn, at),
+                    true => call.id.clone(),
+                };
+                check_native(call, id, tools)
+            })
             .collect();
         return Content::Calls { asked, native };
     }
@@ -103,12 +114,7 @@ fn is_unclosed(content: &str) -> bool {
         || (content.trim_start().starts_with('{') && recover::read_json(content).is_none())
 }
 
-fn check_native(call: &RawCall, tools: &[ToolSpec], turn: u32, at: usize, native: bool) -> Asked {
-    let id = match (native, call.id.is_empty()) {
-        (false, _) => String::new(),
-        (true, false) => call.id.clone(),
-        (true, true) => call_id(turn, at),
-    };
+fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
     let arguments = if call.arguments.trim().is_empty() {
         Some(serde_json::json!({}))
     } else {
@@ -235,6 +241,31 @@ mod tests {
         assert!(native);
         assert_eq!(asked.len(), 1);
         assert!(matches!(&asked[0], Asked::Sound(call) if call.id == "call_3_0" && call.tool == "bash"));
+    }
+
+    #[test]
+    fn calls_that_share_an_id_are_answered_under_ids_of_their_own() {
+        let call = |path: &str| RawCall {
+            id: "call_0".into(),
+            name: "read_file".into(),
+            arguments: format!("{{\"path\": \"{path}\"}}"),
+        };
+        let reply = Reply {
+            content: "Two files.".into(),
+            calls: vec![call("a"), call("b")],
+            ..Reply::default()
+        };
+        let Content::Calls { asked, .. } = read(&reply, Protocol::Native, &crate::tools::all_specs(), 3) else {
+            panic!()
+        };
+        let ids: Vec<&str> = asked
+            .iter()
+            .map(|asked| match asked {
+                Asked::Sound(call) => call.id.as_str(),
+                Asked::Wrong { lesson, .. } => panic!("{lesson}"),
+            })
+            .collect();
+        assert_eq!(ids, ["call_0", "call_3_1"]);
     }
 
     #[test]

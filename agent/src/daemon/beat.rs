@@ -24,7 +24,11 @@ pub(super) async fn beat(
     let mut draining = false;
     loop {
         if config.mode == Mode::Native && served == Served::default() {
-            served = crate::executor::native::served(&client, &config).await;
+            tokio::select! {
+                found = crate::executor::native::served(&client, &config) => served = found,
+                // Draining is said at once, whatever a model server keeps us waiting for.
+                () = shutdown.stop.cancelled() => draining = true,
+            }
         }
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
         // Made before the look, so that no change falls between the two.

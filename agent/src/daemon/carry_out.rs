@@ -21,6 +21,11 @@ use crate::evidence::Spool;
 use crate::executor::{Executor, Run, Services};
 use crate::outcome::Outcome;
 
+/// How long a cancelled run may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take where this agent itself has two seconds left.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(600);
+
 pub(super) async fn start(
     tasks: &mut JoinSet<()>,
     services: &Services,
@@ -89,18 +94,28 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
         cancel: running.cancel.clone(),
         spool: spool.clone(),
     };
-    let outcome = {
-        let work = executor.run(&run);
-        tokio::pin!(work);
-        tokio::select! {
-            outcome = &mut work => outcome,
-            () = tokio::time::sleep(timeout) => {
-                running.end(Stop::Timeout);
-                work.await
-            }
-        }
-    };
+    let outcome = until_left(executor.run(&run), running, timeout).await;
     finish(services, running, Some(&spool), outcome, started).await;
+}
+
+/// Waits for a run; one that goes on after it was cancelled is left, since others wait for its claim.
+async fn until_left(work: impl Future<Output = Outcome>, running: &Running, timeout: Duration) -> Outcome {
+    let patience = async {
+        tokio::select! {
+            () = running.cancel.cancelled() => {}
+            () = tokio::time::sleep(timeout) => running.end(Stop::Timeout),
+        }
+        let patience = match running.why() {
+            Some(Stop::Shutdown) => SHUTDOWN_PATIENCE,
+            _ => PATIENCE,
+        };
+        tokio::time::sleep(patience).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = patience => Outcome::failed(FailureReason::InfrastructureError, "the run did not end after it was cancelled"),
+    }
 }
 
 async fn agent_of(services: &Services, task: &AgenticTask) -> Result<Option<Agent>, Box<Outcome>> {
@@ -119,5 +134,54 @@ async fn agent_of(services: &Services, task: &AgenticTask) -> Result<Option<Agen
             FailureReason::InfrastructureError,
             format!("failed to read Agent {name:?}: {error}"),
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use schemas::shared::Verdict;
+
+    fn running() -> Running {
+        let secret = claim::ClaimSecret::new([3; 32]);
+        Running {
+            held: claim::Held {
+                namespace: "default".into(),
+                name: "t".into(),
+                uid: "u".into(),
+                claim: schemas::agentic_task::Claim {
+                    node: "n".into(),
+                    agent: "a".into(),
+                    epoch: 1,
+                    secret_sha256: secret.sha256(),
+                },
+                secret,
+            },
+            cancel: CancellationToken::new(),
+            stop: Arc::default(),
+            timeout: 60,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_ignores_the_shutdown_is_left_in_time_for_its_claim_to_be_given_back() {
+        let running = running();
+        running.end(Stop::Shutdown);
+        let left = until_left(std::future::pending(), &running, Duration::from_secs(3600));
+        let outcome = tokio::time::timeout(Duration::from_millis(1500), left).await.unwrap();
+        assert_eq!(outcome.failure, Some(FailureReason::InfrastructureError));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_ends_after_it_was_cancelled_says_itself_what_it_came_to() {
+        let running = running();
+        let work = async {
+            running.cancel.cancelled().await;
+            Outcome::ended(Verdict::Incomplete, "cancelled in turn 3")
+        };
+        let outcome = until_left(work, &running, Duration::from_millis(1)).await;
+        assert_eq!(running.why(), Some(Stop::Timeout));
+        assert_eq!(outcome.summary, "cancelled in turn 3");
     }
 }

@@ -38,6 +38,11 @@ impl Running {
             .get_or_insert(why);
         self.cancel.cancel();
     }
+
+    /// Returns why the run was ended, where it was.
+    pub(super) fn why(&self) -> Option<Stop> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What this node does now, shared between its loops.

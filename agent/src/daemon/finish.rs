@@ -1,6 +1,5 @@
 //! What is said of a run that ended: its status, its evidence, or its claim given back.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -44,7 +43,7 @@ pub(super) async fn finish(
     started: Timestamp,
 ) {
     let (held, timeout) = (&running.held, running.timeout);
-    let stop = *running.stop.lock().unwrap_or_else(PoisonError::into_inner);
+    let stop = running.why();
     if stop == Some(Stop::Lost) {
         tracing::info!(
             task = held.name,

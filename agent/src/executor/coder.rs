@@ -72,11 +72,16 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
         Err(outcome) => Err(outcome),
     };
     if !run.services.config.keep_workspace {
-        let _ = tokio::task::spawn_blocking(move || {
+        let removal = tokio::task::spawn_blocking(move || {
             let _ = work_tree.remove();
             git::remove_tree(&folder)
-        })
-        .await;
+        });
+        if run.cancel.is_cancelled() {
+            // The claim is given back first; a large tree goes on being removed beside it.
+            let _ = tokio::time::timeout(Duration::from_millis(300), removal).await;
+        } else {
+            let _ = removal.await;
+        }
     }
     let fill = |mut outcome: Outcome| {
         outcome.base_sha.get_or_insert_with(|| ground.base.to_string());
@@ -131,10 +136,7 @@ async fn lay(run: &Run) -> Result<Ground, Outcome> {
     let gate = {
         let task = task.clone();
         let found = git.read(&url, move |repository| {
-            Ok(source::resolve_gate(
-                &task,
-                &source::CommitTree::new(repository.clone(), base),
-            ))
+            source::resolve_gate(&task, source::CommitTree::new(repository.clone(), base))
         });
         match found.await.map_err(|error| source::clone_failed(&error))? {
             Ok(gate) => Some(gate),

@@ -1,5 +1,7 @@
 //! Where a task's work lies: repository, base, branch, and what the base says of the gate.
 
+use std::cell::OnceCell;
+
 use gate::definition::BaseTree;
 use gate::{GateError, ResolvedGate};
 use git::{Oid, RemoteUrl, Repository};
@@ -177,39 +179,140 @@ pub fn branch(task: &AgenticTask, workload: Option<&Workload>) -> Result<String,
 }
 
 /// The tree of one commit, as the gate's definition is read from it.
+///
+/// What cannot be read is not the same as what is not there: the first failure is kept, and whoever decides by this
+/// tree asks [`CommitTree::checked`] before the decision counts.
 pub struct CommitTree {
     repository: Repository,
     commit: Oid,
+    fault: OnceCell<git::Error>,
 }
 
 impl CommitTree {
     /// Reads `commit` of `repository`.
     pub fn new(repository: Repository, commit: Oid) -> Self {
-        Self { repository, commit }
+        Self {
+            repository,
+            commit,
+            fault: OnceCell::new(),
+        }
+    }
+
+    /// Returns what was decided by this tree, or the failure to read it that makes the decision worthless.
+    pub fn checked<T>(self, decided: T) -> git::Result<T> {
+        match self.fault.into_inner() {
+            Some(fault) => Err(fault),
+            None => Ok(decided),
+        }
+    }
+
+    fn found<T>(&self, read: git::Result<Option<T>>) -> Option<T> {
+        read.unwrap_or_else(|error| {
+            // Only the first failure is told; the ones after it say no more.
+            let _ = self.fault.set(error);
+            None
+        })
     }
 }
 
 impl BaseTree for CommitTree {
     fn exists(&self, path: &str) -> bool {
-        self.repository
-            .entry_at(self.commit, path)
-            .is_ok_and(|entry| entry.is_some())
+        self.found(self.repository.entry_at(self.commit, path)).is_some()
     }
 
     fn read(&self, path: &str, max: usize) -> Option<Vec<u8>> {
-        match self.repository.read_file(self.commit, path, max as u64) {
-            Ok(Some((git::EntryKind::File | git::EntryKind::Exec, bytes))) => Some(bytes),
+        let read = match self.repository.read_file(self.commit, path, max as u64) {
+            Err(git::Error::TooLarge { .. }) => return None,
+            read => read,
+        };
+        match self.found(read) {
+            Some((git::EntryKind::File | git::EntryKind::Exec, bytes)) => Some(bytes),
             _ => None,
         }
     }
 }
 
-/// Finds the gate of a task from its base commit. Blocks.
-pub fn resolve_gate(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
+/// Finds the gate of a task from its base commit. Blocks. A tree that cannot be read is an error of Git, never a
+/// commit without a gate.
+pub fn resolve_gate(task: &AgenticTask, tree: CommitTree) -> git::Result<Result<ResolvedGate, GateError>> {
+    let resolved = gate_in(task, &tree);
+    tree.checked(resolved)
+}
+
+/// Finds the gate of a task in a tree that the caller checks afterwards.
+pub fn gate_in(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, GateError> {
     gate::definition::resolve(
         task.spec.gate_profile.as_ref(),
         tree,
         &gate::definition::parse_file,
         &[],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use std::path::Path;
+    use std::process::Command;
+
+    fn git(folder: &Path, arguments: &[&str]) -> String {
+        let ran = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        String::from_utf8_lossy(&ran.stdout).trim().to_owned()
+    }
+
+    /// Makes a commit with a gate file; returns it and the id of `object` in it.
+    fn commit_with_a_gate(folder: &Path, object: &str) -> (String, String) {
+        git(folder, &["init", "-q", "."]);
+        std::fs::create_dir(folder.join(".foreman")).unwrap();
+        let gate =
+            "image: docker.io/library/alpine:3\nsteps:\n- name: t\n  command: \"true\"\nprotectedPaths: [\"ci/**\"]\n";
+        std::fs::write(folder.join(".foreman/gate.yaml"), gate).unwrap();
+        git(folder, &["add", "-A"]);
+        git(folder, &["commit", "-qm", "one"]);
+        let commit = git(folder, &["rev-parse", "HEAD"]);
+        let oid = git(folder, &["rev-parse", &format!("HEAD:{object}")]);
+        (commit, oid)
+    }
+
+    fn tree(folder: &Path, commit: &str) -> CommitTree {
+        CommitTree::new(Repository::open(&folder.join(".git")).unwrap(), parse(commit).unwrap())
+    }
+
+    fn damage(folder: &Path, oid: &str) {
+        let object = folder.join(".git/objects").join(&oid[..2]).join(&oid[2..]);
+        std::fs::remove_file(&object).unwrap();
+        std::fs::write(&object, b"not an object").unwrap();
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_an_error_and_not_an_absent_gate() {
+        for object in [".foreman", ".foreman/gate.yaml"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (commit, oid) = commit_with_a_gate(folder.path(), object);
+            damage(folder.path(), &oid);
+            let resolved = resolve_gate(&AgenticTask::default(), tree(folder.path(), &commit));
+            assert!(resolved.is_err(), "{object}: {:?}", resolved.map(|gate| gate.map(drop)));
+        }
+    }
+
+    #[test]
+    fn what_is_really_absent_is_no_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let (commit, _) = commit_with_a_gate(folder.path(), ".foreman");
+        let sound = tree(folder.path(), &commit);
+        assert!(!sound.exists("Cargo.toml") && sound.exists(".foreman/gate.yaml"));
+        assert_eq!(sound.read(".foreman/gate.yaml", 3), None, "longer than asked for");
+        assert!(sound.checked(()).is_ok());
+    }
 }

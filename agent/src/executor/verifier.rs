@@ -47,7 +47,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
     let resolved = git
         .read(&question.repository, move |repository| {
             let tree = source::CommitTree::new(repository.clone(), base);
-            Ok(source::resolve_gate(&task, &tree).map(|gate| {
+            let resolved = source::gate_in(&task, &tree).map(|gate| {
                 let key = cache_key(
                     &gate,
                     task.spec.payload.repo.as_deref().unwrap_or_default(),
@@ -55,7 +55,8 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
                     &CacheScope::Shared,
                 );
                 (gate, key)
-            }))
+            });
+            tree.checked(resolved)
         })
         .await
         .map_err(|error| source::clone_failed(&error))?;

@@ -222,7 +222,7 @@ impl OpenAi {
         let mut received = 0usize;
         let mut head = Vec::new();
         let mut assembler = Assembler::default();
-        let streams = kind.contains("event-stream");
+        let mut streams = kind.contains("event-stream");
         let mut whole = Vec::new();
         let mut parser = SseParser::new(self.endpoint.max_reply_bytes.saturating_mul(2));
         loop {
@@ -251,6 +251,10 @@ impl OpenAi {
             received += piece.len();
             if head.len() < 256 {
                 head.extend_from_slice(&piece[..piece.len().min(256 - head.len())]);
+            }
+            if streams && received == piece.len() && begins_like_a_document(&piece) {
+                // No line of an event stream begins like this: the content type is wrong.
+                streams = false;
             }
             if !streams {
                 whole.extend_from_slice(&piece);
@@ -451,6 +455,10 @@ fn content_type(response: &reqwest::Response) -> String {
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
         .to_ascii_lowercase()
+}
+
+fn begins_like_a_document(piece: &[u8]) -> bool {
+    matches!(piece.trim_ascii_start().first(), Some(b'{' | b'<'))
 }
 
 fn looks_like_html(text: &str) -> bool {

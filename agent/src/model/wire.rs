@@ -76,6 +76,11 @@ fn build_call(call: &RawCall) -> Value {
     json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
 }
 
+/// Most calls that one reply may hold; far fewer are carried out.
+const CALLS: usize = 256;
+/// Largest count of tokens that is believed.
+const MOST_TOKENS: u64 = 1 << 32;
+
 /// Puts a reply together from its chunks.
 #[derive(Debug, Default)]
 pub struct Assembler {
@@ -155,7 +160,7 @@ impl Assembler {
             return Ok(()); // the closing chunk that carries usage has an empty list
         };
         if let Some(part) = choice.get("delta").or_else(|| choice.get("message")) {
-            self.push_part(part, sink);
+            self.push_part(part, sink)?;
         }
         if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
             self.finish = Some(match reason {
@@ -169,7 +174,7 @@ impl Assembler {
         Ok(())
     }
 
-    fn push_part(&mut self, part: &Value, sink: Sink<'_>) {
+    fn push_part(&mut self, part: &Value, sink: Sink<'_>) -> Result<(), ChunkError> {
         match part.get("content") {
             Some(Value::String(text)) if !text.is_empty() => {
                 sink(Delta::Content(text));
@@ -193,7 +198,13 @@ impl Assembler {
         }
         for call in part.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
             self.push_call(call, sink);
+            if self.calls.len() > CALLS {
+                return Err(ChunkError::Malformed(format!(
+                    "one reply holds more than {CALLS} tool calls"
+                )));
+            }
         }
+        Ok(())
     }
 
     /// Adds a piece of a call. Servers differ: some number the pieces, some repeat index 0 for every call,
@@ -208,8 +219,17 @@ impl Assembler {
             None if name.is_empty() => self.calls.len().checked_sub(1),
             None => None,
         };
-        let begins_another =
-            |call: &Partial| !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id;
+        let begins_another = |call: &Partial| {
+            let other_id = !id.is_empty() && !call.id.is_empty() && call.id != id;
+            // Without ids, a second whole call under the same index follows arguments that are complete already.
+            let follows_a_whole = id.is_empty()
+                && call.id.is_empty()
+                && function
+                    .get("arguments")
+                    .is_some_and(|more| !more.is_null() && more.as_str() != Some(""))
+                && serde_json::from_str::<Map<String, Value>>(&call.arguments).is_ok();
+            !name.is_empty() && (other_id || follows_a_whole)
+        };
         let at = at.filter(|&at| self.calls.get(at).is_some_and(|call| !begins_another(call)));
         let at = at.unwrap_or_else(|| {
             self.calls.push(Partial {
@@ -242,7 +262,7 @@ impl Assembler {
         let calls: usize = self
             .calls
             .iter()
-            .map(|call| call.arguments.len() + call.name.len())
+            .map(|call| call.arguments.len() + call.name.len() + call.id.len())
             .sum();
         self.content.len() + self.reasoning.len() + calls
     }
@@ -309,7 +329,7 @@ pub fn split_thinking(content: &str) -> (String, String) {
 }
 
 fn read_usage(usage: &Value, timings: Option<&Value>) -> Usage {
-    let count = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0);
+    let count = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).min(MOST_TOKENS);
     let cached = usage
         .pointer("/prompt_tokens_details/cached_tokens")
         .or_else(|| usage.get("prompt_cache_hit_tokens"));
@@ -397,6 +417,48 @@ mod tests {
         let reply = assemble(&[whole("a", "read_file"), whole("b", "read_file")]);
         let seen: Vec<&str> = reply.calls.iter().map(|call| call.arguments.as_str()).collect();
         assert_eq!(seen, ["{\"path\":\"a\"}", "{\"path\":\"b\"}"]);
+    }
+
+    #[test]
+    fn whole_calls_without_ids_under_one_index_stay_apart() {
+        let whole = |path: &str| {
+            let arguments = format!("{{\"path\":\"{path}\"}}");
+            delta(json!({"tool_calls": [{"index": 0, "function": {"name": "read_file", "arguments": arguments}}]}))
+        };
+        let reply = assemble(&[whole("a"), whole("b")]);
+        let seen: Vec<&str> = reply.calls.iter().map(|call| call.arguments.as_str()).collect();
+        assert_eq!(seen, ["{\"path\":\"a\"}", "{\"path\":\"b\"}"]);
+    }
+
+    #[test]
+    fn calls_without_number_or_id_are_joined_from_their_pieces_beside_text() {
+        let reply = assemble(&[
+            delta(json!({"content": "I look."})),
+            delta(json!({"tool_calls": [{"function": {"name": "read_file", "arguments": "{\"pa"}}]})),
+            delta(json!({"content": null, "tool_calls": [{"function": {"arguments": "th\":\"x\"}"}}]})),
+            delta(json!({"content": null, "tool_calls": null})),
+        ]);
+        assert_eq!(reply.content, "I look.");
+        assert_eq!(reply.calls.len(), 1);
+        assert_eq!(reply.calls[0].arguments, "{\"path\":\"x\"}");
+    }
+
+    #[test]
+    fn a_flood_of_calls_is_refused() {
+        let mut assembler = Assembler::default();
+        let calls: Vec<Value> = (0..10_000)
+            .map(|index| json!({"index": index, "id": "same", "function": {"name": "glob", "arguments": ""}}))
+            .collect();
+        let refused = assembler.push(&delta(json!({"tool_calls": calls})), &|_| {});
+        assert!(matches!(refused, Err(ChunkError::Malformed(reason)) if reason.contains("256 tool calls")));
+    }
+
+    #[test]
+    fn absurd_and_broken_counts_do_no_harm() {
+        let usage = json!({"prompt_tokens": u64::MAX, "completion_tokens": "many"});
+        let reply = assemble(&[delta(json!({"content": "hi"})), json!({"choices": [], "usage": usage})]);
+        assert_eq!(reply.usage.prompt, MOST_TOKENS);
+        assert!(reply.usage.estimated && reply.usage.completion < 10);
     }
 
     #[test]

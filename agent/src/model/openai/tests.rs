@@ -300,6 +300,56 @@ async fn silence_and_slowness_have_limits_of_their_own() {
 }
 
 #[tokio::test]
+async fn signs_of_life_without_a_reply_are_waited_for_until_the_turns_limit() {
+    let (url, _) = serve(|_, _, _| {
+        let pings = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok::<_, Infallible>(Bytes::from(": ping\n\n")), ()))
+        });
+        ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pings)).into_response()
+    })
+    .await;
+    let mut client = client(&url);
+    client.endpoint.turn_timeout = Duration::from_millis(200);
+    client.endpoint.max_retries = 0;
+    let error = ask(&client).await.unwrap_err();
+    assert!(matches!(error, ModelError::TurnTimeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_lying_content_type_hides_neither_a_reply_nor_an_error() {
+    let whole = "{\"choices\":[{\"message\":{\"content\":\"hello\"},\"finish_reason\":\"stop\"}]}";
+    for (kind, body) in [
+        ("text/event-stream", whole),
+        ("text/plain", whole),
+        ("application/json", GOOD),
+        ("text/plain", GOOD),
+    ] {
+        let (url, _) = serve(move |_, _, _| ([(header::CONTENT_TYPE, kind)], body).into_response()).await;
+        assert_eq!(ask(&client(&url)).await.unwrap().content, "hello", "{kind} {body}");
+    }
+    for (kind, body, named) in [
+        ("text/event-stream", "<html><title>Sign in</title>", "Sign in"),
+        (
+            "text/event-stream",
+            "{\"error\":{\"message\":\"no such model\",\"code\":404}}",
+            "no such model",
+        ),
+        (
+            "application/json",
+            "{\"error\":\"no such model\",\"code\":404}",
+            "no such model",
+        ),
+        // What is compressed without being asked for cannot be read, and must not pass for an empty reply.
+        ("application/json", "\u{1f}\u{8b}\u{8}", "not JSON"),
+    ] {
+        let (url, _) = serve(move |_, _, _| ([(header::CONTENT_TYPE, kind)], body).into_response()).await;
+        let error = ask(&client(&url)).await.unwrap_err().to_string();
+        assert!(error.contains(named), "{kind} {body}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn endless_text_is_cut_off() {
     let endless = |kind: &'static str, piece: &'static str| {
         move |_: usize, _: HeaderMap, _: Bytes| {
@@ -317,6 +367,8 @@ async fn endless_text_is_cut_off() {
         let (url, _) = serve(endless(kind, piece)).await;
         let mut client = client(&url);
         client.endpoint.max_reply_bytes = 20_000;
+        // The size is what is to end it, also on a busy machine.
+        client.endpoint.turn_timeout = Duration::from_secs(300);
         let error = ask(&client).await.unwrap_err();
         assert!(
             matches!(error, ModelError::TooLarge { .. }) && error.category() == Category::Endless,
