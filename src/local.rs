@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agent::config::{CapabilityOverrides, Identities, Mode};
 use agent::daemon::Shutdown;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -130,6 +130,13 @@ where
 impl Local {
     /// Starts everything; the caller holds the lock of `place`.
     pub async fn start(place: &Place, namespace: &str, config: LocalConfig) -> Result<Self> {
+        if sandbox::forbids_programs(&place.state) {
+            bail!(
+                "failed to use the state folder {}: its file system is mounted noexec, and gates build and run programs \
+                 there; name another folder with --state",
+                place.state.display()
+            );
+        }
         let sandbox = open_sandbox(&config.sandbox)?;
         let plane = open_plane(place, config.port).await?;
         let client = plane.client();

@@ -368,7 +368,14 @@ fn ended(end: &Terminated) -> String {
     } else {
         &end.reason
     };
-    format!("the container ended with {by}{name}, {reason}")
+    // Written by what starts containers, as nothing of the container ran.
+    let why = match end.reason.as_str() {
+        "StartError" | "ContainerCannotRun" | "CreateContainerError" if !end.message.is_empty() => {
+            format!(": {}", crate::tail::line(&end.message, 500))
+        }
+        _ => String::new(),
+    };
+    format!("the container ended with {by}{name}, {reason}{why}")
 }
 
 fn memory_limit(binding: &Binding) -> String {

@@ -208,6 +208,14 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         ),
         ("hold a descriptor of the caller's", false, Attempt::Descriptors),
         ("hold a capability", false, Attempt::Capabilities),
+        ("set the set-user-ID bit of a file", true, Attempt::SetUserId),
+        ("make a file with the set-user-ID bit", true, Attempt::CreateSetUserId),
+        ("make a disk in the work tree", false, Attempt::MakeDevice),
+        (
+            "read a secret by a program from memory",
+            true,
+            Attempt::RunFromMemory(secret.display().to_string()),
+        ),
         (
             "make a user namespace",
             false,

@@ -297,6 +297,13 @@ pub fn probe() -> Arc<Probe> {
     probe::cached(&default_helper())
 }
 
+/// Tells whether programs that lie in `folder` cannot be run, because its file system is mounted so (`noexec`).
+///
+/// No backend changes that: a bind keeps it.
+pub fn forbids_programs(folder: &std::path::Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+}
+
 /// Returns a path that starts the running executable again, even when its file was replaced.
 fn default_helper() -> PathBuf {
     let own = PathBuf::from("/proc/self/exe");

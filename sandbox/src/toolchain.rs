@@ -131,7 +131,8 @@ impl Toolchain {
     ) -> Toolchain {
         let mut found = Finder {
             binds: Vec::new(),
-            home,
+            own_home: home,
+            homes: home.map(Path::to_owned).into_iter().collect(),
         };
         let mut mounts = system_mounts();
         let mut env = BTreeMap::new();
@@ -147,12 +148,17 @@ impl Toolchain {
                 continue;
             }
             path.push(folder.clone());
-            if Some(folder) == cargo_bin.as_ref() {
-                let rustup = rustup_home.clone().or_else(|| home.map(|home| home.join(".rustup")));
-                if let Some(rustup) = rustup.filter(|rustup| rustup.is_dir()) {
-                    env.insert("RUSTUP_HOME".into(), rustup.display().to_string());
-                    found.add(&rustup);
-                }
+            let rustup = if Some(folder) == cargo_bin.as_ref() {
+                rustup_home.clone().or_else(|| home.map(|home| home.join(".rustup")))
+            } else if folder.ends_with(".cargo/bin") {
+                // Another user's tools: rustup would look for toolchains in this user's home.
+                rustup_home.clone().or_else(|| beside(folder, ".rustup"))
+            } else {
+                None
+            };
+            if let Some(rustup) = rustup.filter(|rustup| rustup.is_dir() && !env.contains_key("RUSTUP_HOME")) {
+                env.insert("RUSTUP_HOME".into(), rustup.display().to_string());
+                found.add(&rustup);
             }
             if let Some(root) = folder.ancestors().find(|part| part.ends_with(".pyenv")) {
                 env.insert("PYENV_ROOT".into(), root.display().to_string());
@@ -279,10 +285,31 @@ fn system_mounts() -> Vec<Mount> {
     mounts
 }
 
+/// Returns what lies beside the home's hidden folder that `folder` lies in, if it lies in one.
+fn beside(folder: &Path, name: &str) -> Option<PathBuf> {
+    home_of(folder).map(|home| home.join(name))
+}
+
+/// Guesses whose home a folder of tools lies in: the one that holds the first hidden folder on the way.
+///
+/// A home is not always the caller's own: a service, or a person with `sudo`, has tools of another user on its path.
+fn home_of(folder: &Path) -> Option<PathBuf> {
+    let mut home = PathBuf::new();
+    for part in folder.components() {
+        if part.as_os_str().as_encoded_bytes().starts_with(b".") {
+            return (home.components().count() > 1).then_some(home);
+        }
+        home.push(part);
+    }
+    None
+}
+
 /// Collects folders of tools.
 struct Finder<'a> {
     binds: Vec<PathBuf>,
-    home: Option<&'a Path>,
+    own_home: Option<&'a Path>,
+    /// The caller's home, and those that folders of the search path lie in.
+    homes: Vec<PathBuf>,
 }
 
 impl Finder<'_> {
@@ -291,9 +318,14 @@ impl Finder<'_> {
         if is_system(folder) {
             return true;
         }
-        if let Some(home) = self.home
-            && let Ok(inside) = folder.strip_prefix(home)
+        let own = self.own_home.filter(|home| folder.starts_with(home));
+        let home = own.map(Path::to_owned).or_else(|| home_of(folder));
+        if let Some(home) = home
+            && let Ok(inside) = folder.strip_prefix(&home)
         {
+            if !self.homes.contains(&home) {
+                self.homes.push(home.clone());
+            }
             if inside.as_os_str().is_empty() || self.is_credential(folder) {
                 return false;
             }
@@ -311,7 +343,7 @@ impl Finder<'_> {
             Some(parent) if folder.ends_with("bin") && parent.components().count() > 2 => parent,
             _ => folder,
         };
-        let holds_home = self.home.is_some_and(|home| home.starts_with(whole));
+        let holds_home = self.own_home.is_some_and(|home| home.starts_with(whole));
         let forbidden = [
             "/", "/root", "/home", "/tmp", "/var", "/etc", "/proc", "/sys", "/dev", "/run",
         ];
@@ -347,8 +379,9 @@ impl Finder<'_> {
     }
 
     fn is_credential(&self, path: &Path) -> bool {
-        self.home
-            .is_some_and(|home| CREDENTIALS.iter().any(|name| path.starts_with(home.join(name))))
+        self.homes
+            .iter()
+            .any(|home| CREDENTIALS.iter().any(|name| path.starts_with(home.join(name))))
     }
 
     fn mounts(&self) -> Vec<Mount> {
@@ -361,7 +394,7 @@ impl Finder<'_> {
                 access: Access::ReadOnly,
             })
             .collect();
-        if let Some(home) = self.home {
+        for home in &self.homes {
             let credentials = CREDENTIALS.iter().map(|name| home.join(name));
             let inside = credentials.filter(|path| self.binds.iter().any(|bound| path.starts_with(bound)));
             mounts.extend(inside.map(|target| Mount::Mask { target }));
@@ -439,6 +472,32 @@ mod tests {
             target: home.path().join(".cargo/credentials.toml"),
         };
         assert!(toolchain.mounts.contains(&mask));
+    }
+
+    #[test]
+    fn tools_in_another_users_home_come_without_the_rest_of_it() {
+        let other = tempfile::Builder::new().prefix("other").tempdir().unwrap();
+        for folder in [".cargo/bin", ".cargo/registry", ".rustup", ".local/bin", ".pyenv/shims"] {
+            fs::create_dir_all(other.path().join(folder)).unwrap();
+        }
+        let search = [".cargo/bin", ".local/bin", ".pyenv/shims"].map(|folder| other.path().join(folder));
+        let own = tempfile::Builder::new().prefix("own").tempdir().unwrap();
+        for home in [None, Some(own.path())] {
+            let toolchain = Toolchain::of(&search, home, None, None);
+            let shown: Vec<PathBuf> = sources(&toolchain)
+                .into_iter()
+                .filter(|path| path.starts_with(other.path()))
+                .collect();
+            let expected = [".cargo/bin", ".rustup", ".local/bin", ".pyenv"].map(|folder| other.path().join(folder));
+            assert_eq!(shown, expected);
+            assert_eq!(
+                toolchain.env["RUSTUP_HOME"],
+                other.path().join(".rustup").display().to_string()
+            );
+        }
+        // Something hidden right below the root is nobody's home.
+        assert_eq!(home_of(Path::new("/.tools/bin")), None);
+        assert_eq!(home_of(Path::new("/root/.cargo/bin")), Some("/root".into()));
     }
 
     #[test]

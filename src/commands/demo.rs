@@ -95,12 +95,9 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
             .await
             .filter(|server| server.named || server.report.is_ok())
     };
-    say_mode(server.as_ref());
-    let folder = tempfile::Builder::new()
-        .prefix("foreman-demo-")
-        .tempdir()
-        .context("failed to make a temporary folder")?
-        .keep();
+    find_cargo(&sandbox::Toolchain::host(), args.sandbox.unsafe_no_sandbox)?;
+    say_mode(server.as_ref(), args.replay);
+    let folder = make_folder()?;
     let stage = Stage::build(&folder, args.sample.as_deref())?;
     println!("Folder:      {}", folder.display());
     println!(
@@ -152,12 +149,72 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn say_mode(server: Option<&Server>) {
+/// Fails where no cargo can be run: the gate of the sample builds a Rust crate.
+fn find_cargo(tools: &sandbox::Toolchain, unconfined: bool) -> Result<()> {
+    if unconfined || tools.find("cargo").is_some() {
+        return Ok(());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let closed: Vec<String> = std::env::split_paths(&path)
+        .filter_map(|folder| {
+            let error = std::fs::read_dir(&folder).err()?;
+            (error.kind() == std::io::ErrorKind::PermissionDenied).then(|| folder.display().to_string())
+        })
+        .collect();
+    let closed = match closed.as_slice() {
+        [] => String::new(),
+        folders => format!(" (this user may not enter {})", folders.join(", ")),
+    };
+    bail!(
+        "failed to find cargo on PATH{closed}: the gate of the demo builds a Rust crate; install Rust for this user \
+         (https://rustup.rs), or put the bin folder of a toolchain that this user may read on PATH"
+    )
+}
+
+/// Makes the demo's folder where programs may run: the gate builds and runs some in it.
+fn make_folder() -> Result<PathBuf> {
+    let home = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let places = [
+        Some(std::env::temp_dir()),
+        Some(PathBuf::from("/var/tmp")),
+        home("XDG_CACHE_HOME").or_else(|| home("HOME").map(|home| home.join(".cache"))),
+    ];
+    let mut tried = Vec::new();
+    for place in places.into_iter().flatten() {
+        if place.ends_with(".cache") {
+            // Where it cannot be made, the next line says why.
+            let _ = std::fs::create_dir_all(&place);
+        }
+        if sandbox::forbids_programs(&place) {
+            tried.push(format!("{} is mounted noexec", place.display()));
+            continue;
+        }
+        match tempfile::Builder::new().prefix("foreman-demo-").tempdir_in(&place) {
+            Ok(folder) => return Ok(folder.keep()),
+            Err(error) => tried.push(format!("{}: {error}", place.display())),
+        }
+    }
+    bail!(
+        "failed to make a temporary folder ({}); name one where programs may run with TMPDIR",
+        tried.join("; ")
+    )
+}
+
+fn say_mode(server: Option<&Server>, asked: bool) {
     match server {
         Some(server) => println!("Model:       {}\n", endpoint::describe(server)),
         None => println!(
-            "No model is asked in this run: no model server was found, so recorded sessions are REPLAYED.\n\
-             Only the model's words are recorded; the tools, the commits and the gate really run.\n"
+            "No model is asked in this run: {}, so recorded sessions are REPLAYED.\n\
+             Only the model's words are recorded; the tools, the commits and the gate really run.\n",
+            if asked {
+                "--replay was given"
+            } else {
+                "no model server was found"
+            }
         ),
     }
 }

@@ -9,6 +9,7 @@ mod bench;
 mod r#gen;
 mod process;
 mod real;
+mod static_gate;
 mod test;
 
 /// What a person repeats while working on Foreman.
@@ -29,7 +30,7 @@ enum Command {
     },
     /// Runs the tests; without flags those that need only Rust, Git and a C compiler.
     Test {
-        /// Runs the tier that needs tools instead (kubectl, sshd, Python); a missing tool is a failure.
+        /// Runs the tier that needs tools instead (kubectl, sshd, Go, Node.js, Python); a missing tool is a failure.
         #[arg(long)]
         tools: bool,
         /// Runs only tests whose name contains this.
@@ -42,6 +43,8 @@ enum Command {
         #[command(subcommand)]
         program: real::Program,
     },
+    /// Builds `foreman-gate` so that it runs in any image, checks that it does not ask for a library, and prints its path.
+    StaticGate(static_gate::Build),
     /// Measures speed and memory beside a peer in the same run, in a release build.
     Bench {
         /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`.
@@ -60,6 +63,11 @@ fn main() -> Result<()> {
         Command::Ci => process::run(process::command(root, root.join(".ci/run"))),
         Command::Real { program } => {
             println!("{}", real::path(root, program)?.display());
+            Ok(())
+        }
+        Command::StaticGate(how) => {
+            let built = static_gate::build(root, &how)?;
+            println!("{} ({:.1} MB)", built.path.display(), built.bytes as f64 / 1e6);
             Ok(())
         }
         Command::Bench { names } => bench::run(root, &names),

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, real};
+use crate::{process, real, static_gate};
 
 /// Runs every test that needs only Rust, Git and a C compiler.
 pub fn run(root: &Path, filter: Option<&str>) -> Result<()> {
@@ -24,6 +24,12 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
     let kubectl = real::path(root, real::Program::Kubectl)?;
     println!("kubectl: {}", kubectl.display());
+    let gate = static_gate::build(root, &static_gate::Build { dev: true })?;
+    println!(
+        "static foreman-gate: {} ({:.1} MB)",
+        gate.path.display(),
+        gate.bytes as f64 / 1e6
+    );
     let mut command = process::cargo(
         root,
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"],
@@ -31,7 +37,10 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     command.args(filter);
     // A test named `child` is the process that another test starts and kills.
     command.args(["--", "--ignored", "--skip", "::child"]);
-    command.env("FOREMAN_KUBECTL", kubectl).stdout(Stdio::piped());
+    command
+        .env("FOREMAN_KUBECTL", kubectl)
+        .env("FOREMAN_STATIC_GATE", gate.path)
+        .stdout(Stdio::piped());
     let mut running = command.spawn().context("failed to start cargo test")?;
     let output = running.stdout.take().context("cargo test has no output")?;
     let mut ran = 0;

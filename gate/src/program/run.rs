@@ -169,7 +169,7 @@ fn run_steps(
                 (report, ended.tail)
             }
             Err(why) => {
-                let trouble = not_runnable(plan, step, &why);
+                let trouble = not_runnable(plan, step, &why, path);
                 let detail = trouble.detail.clone();
                 locked(log).line(&detail);
                 if !step.advisory {
@@ -195,13 +195,16 @@ fn run_steps(
     Ok(results)
 }
 
-fn not_runnable(plan: &Plan, step: &ResolvedStep, why: &NotRunnable) -> Trouble {
+fn not_runnable(plan: &Plan, step: &ResolvedStep, why: &NotRunnable, path: Option<&OsStr>) -> Trouble {
     match why {
         NotRunnable::Missing(program) => Trouble::new(
             ErrorReason::ProgramMissing,
             format!(
-                "step {} needs {program}, which is not in {}; install it there or choose another image",
-                step.name, plan.gate.image
+                "step {} needs {program}, which is not in {}; install it there or choose another image (on one machine \
+                 every image means this machine's own tools); PATH is {}",
+                step.name,
+                plan.gate.image,
+                path.unwrap_or_default().display()
             ),
             false,
         ),

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixStream};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,10 @@ pub(super) enum Attempt {
     TraceParent,
     Descriptors,
     Capabilities,
+    SetUserId,
+    CreateSetUserId,
+    MakeDevice,
+    RunFromMemory(String),
     /// A system call that is to be denied as such: any other answer is an escape.
     Call {
         number: i64,
@@ -144,6 +149,38 @@ fn make(attempt: &Attempt) -> io::Result<String> {
         Attempt::TraceParent => trace(std::os::unix::process::parent_id() as i32),
         Attempt::Descriptors => descriptors(),
         Attempt::Capabilities => capabilities(),
+        Attempt::SetUserId => {
+            std::fs::write("plain", "").map_err(|error| held(format!("work tree: {error}")))?;
+            std::fs::set_permissions("plain", std::fs::Permissions::from_mode(0o4755)).map(|()| "set it".into())
+        }
+        Attempt::CreateSetUserId => {
+            let _ = std::fs::remove_file("made");
+            let made = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o4755)
+                .open("made")?;
+            let mode = made.metadata()?.permissions().mode();
+            if mode & 0o4000 != 0 {
+                Ok(format!("made a file of mode {mode:o}"))
+            } else {
+                Err(held(format!("mode {mode:o}")))
+            }
+        }
+        Attempt::MakeDevice => {
+            use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+            let _ = std::fs::remove_file("device");
+            // The first disk.
+            mknodat(
+                CWD,
+                "device",
+                FileType::BlockDevice,
+                Mode::from_raw_mode(0o600),
+                makedev(8, 0),
+            )?;
+            Ok("made a disk".into())
+        }
+        Attempt::RunFromMemory(secret) => run_from_memory(secret),
         Attempt::Call { number, args } => match sys::raw(*number, *args) {
             Err(error) if denied(&error) => Err(error),
             other => Ok(format!("answered {other:?}")),
@@ -177,6 +214,25 @@ fn read(path: &str) -> io::Result<String> {
         Ok("read the secret".into())
     } else {
         Err(held(format!("{} bytes without the secret", bytes.len())))
+    }
+}
+
+/// Runs a program that lies in no file: what it may do is what this process may do.
+fn run_from_memory(secret: &str) -> io::Result<String> {
+    let memory = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut memory = std::fs::File::from(memory);
+    io::copy(&mut std::fs::File::open("/proc/self/exe")?, &mut memory)?;
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
+    let output = std::process::Command::new(path)
+        .args([
+            crate::HELPER_ARGUMENT.to_owned(),
+            Attempt::Read(secret.to_owned()).argument(),
+        ])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().find_map(|line| line.strip_prefix(MARK)) {
+        Some(said) if said.starts_with("held") => Err(held(said)),
+        said => Ok(format!("{said:?} {:?}", output.status)),
     }
 }
 

@@ -106,6 +106,10 @@ const OPEN_TREE_ATTR: c_long = 467;
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541C;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
+/// `fchmodat2`, which libc names on newer targets only.
+const FCHMODAT2: c_long = 452;
+/// Flags of an open that make its mode count; without them that register may hold anything.
+const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
 /// Makes the filter for a command.
 pub(super) fn filter(backend: Backend, net: Net, nesting: bool, landlock_abi: u32) -> Vec<sock_filter> {
@@ -114,6 +118,7 @@ pub(super) fn filter(backend: Backend, net: Net, nesting: bool, landlock_abi: u3
         filter.deny(number, libc::EPERM);
     }
     filter.deny(libc::SYS_clone3, libc::ENOSYS);
+    no_set_user_id(&mut filter);
     if !nesting {
         for number in MOUNTING.iter().copied().chain([OPEN_TREE_ATTR]) {
             filter.deny(number, libc::EPERM);
@@ -135,6 +140,38 @@ pub(super) fn filter(backend: Backend, net: Net, nesting: bool, landlock_abi: u3
         no_signals_by_number(&mut filter);
     }
     filter.finish()
+}
+
+/// Nothing becomes a program that runs as its owner: a file of the work tree is a file of the host, owned by the user who
+/// runs Foreman, and would be that user's power for whoever else on the machine starts it.
+fn no_set_user_id(filter: &mut Filter) {
+    for (number, mode) in [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chmod, 1),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_creat, 1),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_mknod, 1),
+        (libc::SYS_fchmod, 1),
+        (libc::SYS_fchmodat, 2),
+        (libc::SYS_mknodat, 2),
+        (FCHMODAT2, 2),
+    ] {
+        filter.when(number, |body| body.deny_if_any_bit(mode, libc::S_ISUID, libc::EPERM));
+    }
+    for (number, flags) in [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, 1),
+        (libc::SYS_openat, 2),
+    ] {
+        filter.when(number, |body| {
+            body.when_any_bit(flags, CREATES, |body| {
+                body.deny_if_any_bit(flags + 1, libc::S_ISUID, libc::EPERM);
+            });
+        });
+    }
+    // Its mode lies in memory; callers fall back to openat.
+    filter.deny(libc::SYS_openat2, libc::ENOSYS);
 }
 
 /// In a network namespace: the families that it holds, and no other (vsock and the like do not know
@@ -312,6 +349,15 @@ impl Body {
         self.program.push(stmt(RETURN, DENY | errno as u32));
     }
 
+    /// Judges further when an argument has one of some bits.
+    fn when_any_bit(&mut self, argument: u32, bits: u32, judge: impl FnOnce(&mut Body)) {
+        let mut body = Body { program: Vec::new() };
+        judge(&mut body);
+        self.load(argument, u32::MAX);
+        self.program.push(jump(ANY_BIT, bits, 0, body.program.len() as u8));
+        self.program.append(&mut body.program);
+    }
+
     /// Judges further when an argument has a value.
     fn when_equal(&mut self, argument: u32, value: u32, judge: impl FnOnce(&mut Body)) {
         let mut body = Body { program: Vec::new() };
@@ -328,7 +374,7 @@ mod tests {
     use super::*;
 
     /// Runs a filter as the kernel would.
-    fn judge(program: &[sock_filter], number: c_long, args: [u64; 3]) -> u32 {
+    fn judge(program: &[sock_filter], number: c_long, args: &[u64]) -> u32 {
         let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&(number as u32).to_le_bytes());
         data[4..8].copy_from_slice(&ARCH.to_le_bytes());
@@ -404,10 +450,29 @@ mod tests {
             (&old, libc::SYS_kill, [1, 9, 0], false),
             (&old, libc::SYS_kill, [0, 9, 0], true),
             (&own, libc::SYS_read + 0x4000_0000, [0; 3], false),
+            (&own, libc::SYS_fchmod, [3, 0o755, 0], true),
+            (&own, libc::SYS_fchmod, [3, 0o4755, 0], false),
+            (&own, libc::SYS_fchmodat, [3, 0, 0o4755], false),
+            (&own, FCHMODAT2, [3, 0, 0o4755], false),
+            (&nesting, libc::SYS_mknodat, [3, 0, 0o104_755], false),
+            (&own, libc::SYS_openat2, [0; 3], false),
         ];
         for (program, number, args, allowed) in table {
-            let verdict = judge(program, *number, *args);
+            let verdict = judge(program, *number, args);
             assert_eq!(verdict == ALLOW, *allowed, "call {number} with {args:?}: {verdict:#x}");
+        }
+        let create = libc::O_CREAT as u64;
+        let nameless = libc::O_TMPFILE as u64;
+        for (flags, mode, allowed) in [
+            (create, 0o755, true),
+            (create, 0o4755, false),
+            (nameless, 0o4755, false),
+            // What opens a folder or a file that is there has no mode, whatever the register holds.
+            (libc::O_DIRECTORY as u64, 0o4755, true),
+            (0, u64::MAX, true),
+        ] {
+            let verdict = judge(&none, libc::SYS_openat, &[3, 0, flags, mode]);
+            assert_eq!(verdict == ALLOW, allowed, "openat with {flags:#o} and {mode:#o}");
         }
     }
 }
