@@ -378,7 +378,7 @@ pub fn git_settings(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use clap::Parser;
@@ -389,7 +389,7 @@ mod tests {
         flags: Flags,
     }
 
-    fn parse(args: &[&str]) -> Config {
+    pub(crate) fn parse(args: &[&str]) -> Config {
         let args = std::iter::once("foreman-agent")
             .chain(args.iter().copied())
             .map(str::to_owned);

@@ -9,7 +9,7 @@ mod finish;
 pub mod lease;
 pub mod registration;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use futures::StreamExt;
 use kube::Client;
 use rand::RngCore;
 use schemas::AgenticTask;
+use schemas::agentic_task::TaskKind;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -126,28 +127,42 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         shutdown.clone(),
     ));
     let lease_lost = CancellationToken::new();
+    // The Lease goes last: an operator that sees it gone counts every claim that still stands as lost.
+    let let_go = CancellationToken::new();
     let leases = tokio::spawn(keep_lease(
         lease,
         config.clone(),
-        shutdown.clone(),
+        Shutdown {
+            drain: shutdown.drain.clone(),
+            stop: let_go.clone(),
+        },
         desk.clone(),
         lease_lost.clone(),
     ));
 
     let mut events = watch_tasks(&client, &config).boxed();
     let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
+    // Verifiers that run: they wait for a gate Job, use no model, and take no slot from those that do.
+    let mut verifiers: HashSet<String> = HashSet::new();
     loop {
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
-            while desk.with(|running| running.len()) < config.slots {
-                let Some(uid) = waiting.keys().next().cloned() else {
+            loop {
+                let others = desk.with(|running| {
+                    verifiers.retain(|uid| running.contains_key(uid));
+                    running.len() - verifiers.len()
+                });
+                let Some(uid) = startable(&waiting, verifiers.len(), others, config.slots) else {
                     break;
                 };
                 if let Some(task) = waiting.remove(&uid) {
+                    if task.spec.kind == TaskKind::Verify {
+                        verifiers.insert(uid);
+                    }
                     tokio::select! {
                         biased;
                         () = start(&mut tasks, &services, &executor, &desk, &identity, task) => {}
-                        () = leave(&shutdown, CLAIM_PATIENCE) => break,
+                        () = leave(shutdown, CLAIM_PATIENCE) => break,
                     }
                 }
             }
@@ -167,7 +182,8 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                     while tasks.join_next().await.is_some() {}
                 }).await;
                 if ended.is_err() {
-                    tracing::warn!("some runs did not end in time; their claims will be found dead");
+                    tasks.abort_all();
+                    give_back_rest(&client, &desk).await;
                 }
                 break;
             }
@@ -179,6 +195,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         }
     }
     shutdown.drain.cancel();
+    let_go.cancel();
     let _ = tokio::time::timeout(LOOPS_PATIENCE, async {
         let _ = beats.await;
         let _ = leases.await;
@@ -186,6 +203,38 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     .await;
     Ok(())
 }
+
+/// Returns a waiting task that has room: verifiers and the others have as many places each as the node has slots.
+fn startable(waiting: &HashMap<String, AgenticTask>, verifiers: usize, others: usize, slots: usize) -> Option<String> {
+    let has_room = |task: &AgenticTask| match task.spec.kind {
+        TaskKind::Verify => verifiers < slots,
+        _ => others < slots,
+    };
+    waiting
+        .iter()
+        .find(|(_, task)| has_room(task))
+        .map(|(uid, _)| uid.clone())
+}
+
+/// Gives back the claims of runs that did not end in time; what they still do is fenced off by the next epoch.
+async fn give_back_rest(client: &Client, desk: &Desk) {
+    let rest: Vec<_> = desk.with(|running| running.values().map(|run| run.held.clone()).collect());
+    let given = futures::future::join_all(rest.iter().map(|held| async move {
+        match claim::patch_status(client, held, claim::build_release()).await {
+            Ok(_) => tracing::warn!(
+                task = held.name,
+                "gave back the claim of a run that did not end in time"
+            ),
+            Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),
+        }
+    }));
+    if tokio::time::timeout(Duration::from_millis(300), given).await.is_err() {
+        tracing::warn!("some claims could not be given back in time; they will be found dead");
+    }
+}
+
+#[cfg(test)]
+mod giving_back;
 
 fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
     for folder in ["mirrors", "work", "evidence", "gate-cache"] {

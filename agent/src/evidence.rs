@@ -134,10 +134,11 @@ impl Spool {
         let base = format!("{target}/evidence/{}/{}/{name}", self.uid, self.epoch);
         let mut file = tokio::fs::File::open(&path).await.map_err(spool)?;
         let mut segment = 0_u32;
+        let mut chunk = Vec::new();
         loop {
-            let mut chunk = Vec::with_capacity(SEGMENT_BYTES.min(bytes as usize + 1));
+            let room = SEGMENT_BYTES - chunk.len();
             (&mut file)
-                .take(SEGMENT_BYTES as u64)
+                .take(room as u64)
                 .read_to_end(&mut chunk)
                 .await
                 .map_err(spool)?;
@@ -145,7 +146,9 @@ impl Spool {
                 break;
             }
             let last = chunk.len() < SEGMENT_BYTES;
+            let rest = if last { Vec::new() } else { chunk.split_off(cut(&chunk)) };
             self.put(&format!("{base}/{segment}"), chunk).await?;
+            chunk = rest;
             segment += 1;
             if last {
                 break;
@@ -178,7 +181,7 @@ impl Spool {
                         status: status.as_u16(),
                         body,
                     };
-                    if !status.is_server_error() && status.as_u16() != 429 {
+                    if !status.is_server_error() && !matches!(status.as_u16(), 408 | 429) {
                         return Err(error);
                     }
                     error
@@ -194,5 +197,130 @@ impl Spool {
             tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
         }
         Ok(())
+    }
+}
+
+/// Returns where a full segment ends: after its last line, so that no secret in a line is cut in two and stored so.
+fn cut(chunk: &[u8]) -> usize {
+    chunk
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(chunk.len(), |end| end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use schemas::agentic_task::Claim;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::daemon::claim::ClaimSecret;
+
+    fn spool(root: &Path, store: &str) -> Spool {
+        let secret = ClaimSecret::new([1; 32]);
+        let held = Held {
+            namespace: "n".into(),
+            name: "t".into(),
+            uid: "u".into(),
+            claim: Claim {
+                node: "n".into(),
+                agent: "a".into(),
+                epoch: 1,
+                secret_sha256: secret.sha256(),
+            },
+            secret,
+        };
+        Spool::open(root, Some(store), &held, reqwest::Client::new()).unwrap()
+    }
+
+    /// Reads one request: its first line and its body.
+    async fn request(socket: &mut TcpStream) -> (String, Vec<u8>) {
+        let mut read = Vec::new();
+        loop {
+            socket.read_buf(&mut read).await.unwrap();
+            let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") else {
+                continue;
+            };
+            let head = String::from_utf8(read[..end].to_vec()).unwrap();
+            let length = head
+                .lines()
+                .find_map(|line| {
+                    line.to_lowercase()
+                        .strip_prefix("content-length: ")?
+                        .parse::<usize>()
+                        .ok()
+                })
+                .unwrap_or(0);
+            if read.len() >= end + 4 + length {
+                return (head.lines().next().unwrap().to_owned(), read[end + 4..].to_vec());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_is_sent_again_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spool = spool(folder.path(), &format!("http://{}", listener.local_addr().unwrap()));
+        let text = "line\n".repeat(100_000);
+        spool.write("log", text.as_bytes()).unwrap();
+        let server = tokio::spawn(async move {
+            // The first breaks off in the middle; of the second only the answer is lost.
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.read_exact(&mut [0_u8; 1000]).await.unwrap();
+            drop(socket);
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let stored = request(&mut socket).await;
+            drop(socket);
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let again = request(&mut socket).await;
+            socket
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            (stored, again)
+        });
+        let (sent, error) = spool.send_all().await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(sent[0].bytes, text.len() as i64);
+        let (stored, again) = server.await.unwrap();
+        assert_eq!(stored.0, "PUT /evidence/u/1/log/0 HTTP/1.1");
+        assert_eq!(stored, again);
+        assert_eq!(stored.1, text.as_bytes());
+    }
+
+    #[test]
+    fn a_segment_ends_with_a_line_where_it_can() {
+        assert_eq!(cut(b"one\ntoken=abc"), 4);
+        assert_eq!(cut(b"one\n"), 4);
+        assert_eq!(cut(b"a line without end"), 18);
+    }
+
+    #[tokio::test]
+    async fn segments_put_together_are_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spool = spool(folder.path(), &format!("http://{}", listener.local_addr().unwrap()));
+        let line = format!("{}\n", "x".repeat(999));
+        let text = line.repeat(SEGMENT_BYTES / 1000 + 2) + "the end";
+        spool.write("log", text.as_bytes()).unwrap();
+        let server = tokio::spawn(async move {
+            let mut bodies = Vec::new();
+            for _ in 0..2 {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                bodies.push(request(&mut socket).await.1);
+                socket
+                    .write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .await
+                    .unwrap();
+            }
+            bodies
+        });
+        assert!(spool.send_all().await.1.is_none());
+        let bodies = server.await.unwrap();
+        assert!(bodies[0].ends_with(b"x\n"));
+        assert_eq!(bodies.concat(), text.as_bytes());
     }
 }

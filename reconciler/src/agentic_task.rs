@@ -7,6 +7,7 @@ pub mod apply;
 pub mod fit;
 pub mod index;
 pub mod plan;
+pub mod retry;
 pub mod status;
 
 use std::sync::{Arc, Mutex};

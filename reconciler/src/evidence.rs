@@ -21,6 +21,8 @@ use redact::Redactor;
 pub const MAX_SEGMENT: usize = 8 * 1024 * 1024;
 /// Bytes of one task, over all its claims.
 pub const MAX_TASK: u64 = 256 * 1024 * 1024;
+/// Bytes on either side of a segment in which a secret that crosses its edge is looked for.
+const EDGE: usize = 64 * 1024;
 /// Segments of one name.
 pub const MAX_SEGMENTS: u64 = 100_000;
 
@@ -206,7 +208,7 @@ impl Evidence {
             .map_err(fail("measure"))?;
         if held.saturating_add(body.len() as u64) > MAX_TASK {
             // What is there already may be sent again.
-            let stored = self.read_segment(address).await?;
+            let stored = self.stored(address).await?;
             if stored.is_some_and(|stored| stored == body) {
                 return Ok(Stored::Same);
             }
@@ -234,6 +236,8 @@ impl Evidence {
     }
 
     /// Reads all segments of a name, in order; `None` if there are none.
+    ///
+    /// Secrets are taken out again: one that was cut by the edge of a segment shows only here.
     pub async fn read(&self, task: &str, epoch: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let first = Address::new(task, epoch, name, "0")?;
         let prefix = Path::from(format!("{task}/{}/{name}", first.epoch));
@@ -253,11 +257,35 @@ impl Evidence {
         for path in paths {
             text.extend_from_slice(&self.store.get(&path).await.map_err(fail)?.bytes().await.map_err(fail)?);
         }
-        Ok(Some(text))
+        Ok(Some(self.redactor.redact(&text.into()).to_vec()))
     }
 
-    /// Reads one segment; `None` if it is not there.
+    /// Reads one segment, without the parts of secrets that go on in its neighbours; `None` if it is not there.
     pub async fn read_segment(&self, address: &Address) -> Result<Option<Bytes>, Error> {
+        let Some(text) = self.stored(address).await? else {
+            return Ok(None);
+        };
+        let neighbour = |segment: Option<u64>| {
+            segment.map(|segment| Address {
+                segment,
+                ..address.clone()
+            })
+        };
+        let before = match neighbour(address.segment.checked_sub(1)) {
+            Some(before) => self.stored(&before).await?.unwrap_or_default(),
+            None => Bytes::new(),
+        };
+        let after = match neighbour(address.segment.checked_add(1)) {
+            Some(after) => self.stored(&after).await?.unwrap_or_default(),
+            None => Bytes::new(),
+        };
+        let before = &before[before.len().saturating_sub(EDGE)..];
+        let after = &after[..after.len().min(EDGE)];
+        Ok(Some(self.redactor.redact_part(before, &text, after)))
+    }
+
+    /// Reads one segment as it is stored.
+    async fn stored(&self, address: &Address) -> Result<Option<Bytes>, Error> {
         let fail = |source| Error::Store { action: "read", source };
         match self.store.get(&address.path()).await {
             Ok(found) => Ok(Some(found.bytes().await.map_err(fail)?)),
@@ -375,6 +403,30 @@ mod tests {
                 evidence.put(&address("99"), large).await,
                 Err(Error::TooLarge { .. })
             ));
+        });
+    }
+
+    #[test]
+    fn a_secret_that_is_cut_by_the_edge_of_a_segment_is_never_read() {
+        rt().block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let secret = "hunter2hunter2";
+            let evidence = Evidence::open(dir.path(), Redactor::new([secret.to_owned()])).unwrap();
+            for cut in 1..secret.len() {
+                let address = |segment: &str| Address::new("u", "1", &format!("log-{cut}"), segment).unwrap();
+                let (one, two) = (format!("a {}", &secret[..cut]), format!("{} b", &secret[cut..]));
+                // The second segment may come first, and either may come again.
+                for (segment, text) in [("1", &two), ("0", &one), ("1", &two), ("0", &one)] {
+                    evidence.put(&address(segment), text.clone().into()).await.unwrap();
+                }
+                let whole = evidence.read("u", "1", &format!("log-{cut}")).await.unwrap().unwrap();
+                assert_eq!(String::from_utf8(whole).unwrap(), "a [REDACTED] b");
+                assert_eq!(
+                    evidence.read_segment(&address("0")).await.unwrap().unwrap(),
+                    "a [REDACTED]"
+                );
+                assert_eq!(evidence.read_segment(&address("1")).await.unwrap().unwrap(), " b");
+            }
         });
     }
 

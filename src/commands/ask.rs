@@ -38,7 +38,7 @@ pub async fn run(connection: &Connection, wanted: &str, request: Request) -> Res
     match &target {
         Target::Workload(_) => annotate::<Workload>(connection, &name, request, &id).await?,
         Target::Task(task) => {
-            if request == Request::Retry && task.metadata.owner_references.is_some() {
+            if request == Request::Retry && task.labels().contains_key(labels::WORKLOAD) {
                 let owner = task.labels().get(labels::WORKLOAD).cloned().unwrap_or_default();
                 bail!(
                     "{name} is a step of workload {owner}; a finished step is never reopened. Use `foreman retry {owner}`"

@@ -4,7 +4,9 @@ use futures::StreamExt;
 use schemas::phase::Event;
 
 use super::Context;
+use super::index::status_of;
 use super::plan::{Step, What};
+use super::retry::Retry;
 use super::status::build_patch;
 use crate::cache::Key;
 use crate::metrics::{ASSIGNMENTS, LOST_CLAIMS};
@@ -29,6 +31,17 @@ pub async fn apply(ctx: &Context, steps: Vec<Step>) -> Vec<Key> {
 /// Writes one step; says whether the task is to be looked at again.
 async fn write(ctx: &Context, step: &Step) -> bool {
     let Step { key, task, what } = step;
+    let answer;
+    let what = match what {
+        What::Retry { id, retry } => match carry_out(ctx, key, id, retry).await {
+            Some(done) => {
+                answer = done;
+                &answer
+            }
+            None => return true,
+        },
+        what => what,
+    };
     let patch = match build_patch(&task.0, what, ctx.clock.now()) {
         Ok(Some(patch)) => patch,
         Ok(None) => return false,
@@ -46,6 +59,10 @@ async fn write(ctx: &Context, step: &Step) -> bool {
                         ctx.metrics.count(ASSIGNMENTS, &[]);
                         tracing::info!(task = %key, node, "assigned");
                     }
+                    // It was given back, or never claimed: nothing was lost.
+                    Event::LoseClaim { .. } if status_of(&task.0).claim.is_none() => {
+                        tracing::info!(task = %key, message, "the task is pending again");
+                    }
                     Event::LoseClaim { .. } => {
                         ctx.metrics.count(LOST_CLAIMS, &[("cause", cause)]);
                         tracing::warn!(task = %key, message, "the claim is dead; the task is pending again");
@@ -61,4 +78,35 @@ async fn write(ctx: &Context, step: &Step) -> bool {
             true
         }
     }
+}
+
+/// Does what comes before a retry request can be answered; `None` when the task is to be looked at again first.
+async fn carry_out(ctx: &Context, key: &Key, id: &str, retry: &Retry) -> Option<What> {
+    let answer = match retry {
+        Retry::Answer(answer) => answer.clone(),
+        // The answer to either write brings the task here again, or a look a little later does.
+        Retry::Wait => return None,
+        Retry::Cancel(patch) => {
+            if let Err(error) = ctx.writer.patch(&ctx.tasks, key, patch.clone()).await {
+                tracing::warn!(task = %key, %error, category = error.category(), "a task that is to run again was not cancelled");
+            }
+            return None;
+        }
+        Retry::Create(next, object) => match ctx.writer.create(&ctx.tasks, next, object.clone()).await {
+            Ok(Outcome::Done) => {
+                tracing::info!(task = %key, next = %next, "the task runs again");
+                Ok(next.name.clone())
+            }
+            Ok(Outcome::Lost) => return None,
+            Err(error) if error.is_invalid() => Err(error.to_string()),
+            Err(error) => {
+                tracing::warn!(task = %key, %error, category = error.category(), "the task that runs instead was not made");
+                return None;
+            }
+        },
+    };
+    Some(What::Retry {
+        id: id.to_owned(),
+        retry: Retry::Answer(answer),
+    })
 }

@@ -35,6 +35,8 @@ pub struct Class {
     pub model: Option<String>,
     /// Target repository.
     pub repo: String,
+    /// Whether the work is a verifier's, which waits for a gate Job and holds no model slot.
+    pub verifies: bool,
 }
 
 /// What a class asks of a node.
@@ -70,9 +72,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// Says whether one more task has room: an agent counts every task that it holds, whatever its sort.
-    pub fn has_room(&self, used: Use) -> bool {
-        used.with_model + used.plain < self.slots()
+    /// Says whether one more task of a sort has room.
+    ///
+    /// Verifiers have places of their own, as many as there are slots. An agent that does not say its slots does one
+    /// task at a time, whatever its sort.
+    pub fn has_room(&self, used: Use, holds_slot: bool) -> bool {
+        let taken = match (self.capability.slots, holds_slot) {
+            (None, _) => used.with_model + used.plain,
+            (Some(_), true) => used.with_model,
+            (Some(_), false) => used.plain,
+        };
+        taken < self.slots()
     }
 
     /// Returns how many tasks the node takes at once.
@@ -91,7 +101,7 @@ impl Node {
 pub struct Use {
     /// Tasks that hold a model slot.
     pub with_model: usize,
-    /// Tasks of deterministic agents.
+    /// Verifiers.
     pub plain: usize,
 }
 
@@ -285,7 +295,7 @@ impl Index {
             tasks.remove(&key);
         }
         // A verifier whose gate Job runs holds no model slot, and the Job's own limits bound it.
-        let holds_slot = object.spec.kind != TaskKind::Verify;
+        let holds_slot = !is_verifier(object);
         let used = self.node_use.entry(node.clone()).or_default();
         change(if holds_slot {
             &mut used.with_model
@@ -419,6 +429,7 @@ impl Index {
             },
             model: task.spec.model_ref.clone(),
             repo: repo_of(task),
+            verifies: is_verifier(task),
         };
         Standing::Queued(class, virtual_start(task))
     }
@@ -429,7 +440,7 @@ impl Index {
             return Needs {
                 required: serde_json::from_str(&class.required).unwrap_or_default(),
                 model: class.model.clone(),
-                holds_slot: true,
+                holds_slot: !class.verifies,
                 agent_limit: None,
             };
         };
@@ -437,7 +448,12 @@ impl Index {
             .agents
             .get(&Key::new(class.namespace.clone(), name))
             .and_then(|agent| agent.readable());
-        let Some(agent) = found else { return Needs::default() };
+        let Some(agent) = found else {
+            return Needs {
+                holds_slot: !class.verifies,
+                ..Needs::default()
+            };
+        };
         let provider_model = agent
             .spec
             .provider_config
@@ -450,7 +466,7 @@ impl Index {
                 .clone()
                 .or_else(|| agent.spec.model.clone())
                 .or(provider_model),
-            holds_slot: !agent.spec.is_deterministic(),
+            holds_slot: !class.verifies,
             agent_limit: agent
                 .spec
                 .max_concurrent_tasks
@@ -473,6 +489,11 @@ pub(super) fn phase_of(task: &TaskObject) -> Phase {
 
 pub(super) fn agent_name(task: &AgenticTask) -> Option<&str> {
     task.spec.agent_ref.as_ref().and_then(|agent| agent.named())
+}
+
+/// Says whether a task is a verifier's, as node agents see it.
+fn is_verifier(task: &AgenticTask) -> bool {
+    task.spec.kind == TaskKind::Verify
 }
 
 pub(super) fn repo_of(task: &AgenticTask) -> String {

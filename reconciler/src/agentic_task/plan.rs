@@ -12,6 +12,7 @@ use schemas::{AgenticTask, labels};
 
 use super::fit::{self, Fitting};
 use super::index::{Class, Index, Node, PRIORITY_STEP, Standing, TaskObject, phase_of, status_of};
+use super::retry::{self, Retry};
 use crate::cache::Key;
 
 /// How long an assigned task may stay unclaimed by a node that is alive.
@@ -58,6 +59,13 @@ pub enum What {
     },
     /// Why it waits, and where it stands.
     Wait(Waiting),
+    /// A request to run again is dealt with.
+    Retry {
+        /// Id of the request.
+        id: String,
+        /// What follows it.
+        retry: Retry,
+    },
 }
 
 /// What a pass found.
@@ -88,7 +96,23 @@ pub fn plan(index: &mut Index, at: Duration) -> Pass {
             continue;
         };
         let Some(object) = task.readable() else { continue };
-        if task.is_deleting() || phase_of(&task).is_terminal() {
+        if task.is_deleting() {
+            continue;
+        }
+        if let Some(id) = retry::request(&task) {
+            match retry::decide(index, &key, &task, object, id) {
+                Retry::Wait => {}
+                retry => pass.steps.push(Step {
+                    key: key.clone(),
+                    task: TaskObjectRef(task.clone()),
+                    what: What::Retry {
+                        id: id.to_owned(),
+                        retry,
+                    },
+                }),
+            }
+        }
+        if phase_of(&task).is_terminal() {
             continue;
         }
         if phase_of(&task) == Phase::Pending {
@@ -295,7 +319,8 @@ fn assign(index: &mut Index, pass: &mut Pass) {
         let rate = |name: &String| {
             let node: &Node = index.nodes.get(name)?;
             let used = node_use.get(name).copied().unwrap_or_default();
-            node.has_room(used).then(|| fit::score(needs, &class.repo, node, used))
+            node.has_room(used, needs.holds_slot)
+                .then(|| fit::score(needs, &class.repo, node, used))
         };
         let best = fitting
             .nodes

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::index::{TaskObject, status_of};
 use super::plan::{What, cancel_request};
+use super::retry::Retry;
 use crate::conditions::{self, Said};
 use crate::text::one_line;
 use crate::writer::status_patch;
@@ -26,6 +27,19 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
             let mut waiting = waiting.clone();
             waiting.reason = one_line(&waiting.reason, 300);
             after.waiting = Some(waiting);
+            after
+        }
+        What::Retry { id, retry } => {
+            let mut after = before.cloned().unwrap_or_default();
+            let Retry::Answer(answer) = retry else { return Ok(None) };
+            let said = match answer {
+                Ok(name) => Said::new("Retried", true, "Retried", format!("AgenticTask {name:?} runs instead")),
+                Err(why) => Said::new("Retried", false, "Refused", one_line(why, 300)),
+            };
+            let mut list = after.conditions.take().unwrap_or_default();
+            conditions::set(&mut list, said, task.meta.generation, now);
+            after.conditions = Some(list);
+            after.handled_retry = Some(id.clone());
             after
         }
         What::Apply { event, message, .. } => {
@@ -74,10 +88,11 @@ fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, messa
             conditions::set(&mut list, Said::new("Scheduled", false, name, message), generation, now);
         }
         Event::LoseClaim { .. } => {
-            let reason = if status_of(task).claim.is_some() {
-                "ClaimLost"
-            } else {
-                "Unassigned"
+            let status = status_of(task);
+            let reason = match (&status.claim, status.phase) {
+                (Some(_), _) => "ClaimLost",
+                (None, Some(Phase::Running | Phase::Verifying)) => "GivenBack",
+                (None, _) => "Unassigned",
             };
             conditions::set(
                 &mut list,
@@ -154,6 +169,14 @@ mod tests {
         for gone in ["claim", "assignedNode", "startedAt"] {
             assert_eq!(patch.get(gone), Some(&Value::Null), "{gone}");
         }
+    }
+
+    #[test]
+    fn a_claim_that_was_given_back_is_not_lost() {
+        let status = json!({ "phase": "Running", "assignedNode": "a", "epoch": 2, "lostClaims": 1 });
+        let patch = patch(status, Event::LoseClaim { epoch: 2 });
+        assert_eq!((&patch["phase"], patch.get("lostClaims")), (&json!("Pending"), None));
+        assert_eq!(patch["conditions"][0]["reason"], "GivenBack");
     }
 
     #[test]

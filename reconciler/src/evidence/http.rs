@@ -302,4 +302,60 @@ mod tests {
         ));
         assert!(!is_claim(&json!({}), 0, ""));
     }
+
+    /// Sends bytes over a socket, as they are; returns the first line of the answer, empty where there was none.
+    async fn send(address: SocketAddr, bytes: &[u8], whole: bool) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        if !whole {
+            return String::new();
+        }
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_stores_nothing_and_may_be_sent_again_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let tasks: Arc<Cache<AgenticTask>> = Arc::default();
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": "t", "namespace": "n", "uid": "uid-1", "resourceVersion": "1" },
+            "spec": { "kind": "freeform", "payload": {} },
+            "status": { "phase": "Running", "epoch": 1, "claim": { "node": "a", "agent": "p", "epoch": 1, "secretSHA256": hex::encode(Sha256::digest(b"secret")) } }
+        }))
+        .unwrap();
+        tasks.observe(object);
+        let nobody = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
+            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("no API"))
+        });
+        let app = router(Serving {
+            evidence: Some(evidence.clone()),
+            tasks,
+            client: Client::new(nobody, "n"),
+            metrics: Arc::default(),
+            readers: Readers::Loopback,
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+                .await
+                .unwrap();
+        });
+        let body = "line\n".repeat(50_000);
+        let request = format!(
+            "PUT /evidence/uid-1/1/log/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        send(address, &request.as_bytes()[..request.len() / 2], false).await;
+        assert_eq!(send(address, request.as_bytes(), true).await, "HTTP/1.1 201 Created");
+        assert_eq!(send(address, request.as_bytes(), true).await, "HTTP/1.1 200 OK");
+        let stored = evidence.read("uid-1", "1", "log").await.unwrap().unwrap();
+        assert_eq!(stored.len(), body.len());
+        assert_eq!(evidence.list("uid-1").await.unwrap().len(), 1);
+    }
 }

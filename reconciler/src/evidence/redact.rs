@@ -52,25 +52,43 @@ impl Redactor {
 
     /// Replaces every secret; the same text always gives the same result.
     pub fn redact(&self, text: &Bytes) -> Bytes {
+        self.redact_part(&[], text, &[])
+    }
+
+    /// Replaces every secret in `text` as it stands between `before` and `after`, so that a secret which begins or
+    /// ends outside goes as well. The mark stands where the secret begins.
+    pub fn redact_part(&self, before: &[u8], text: &Bytes, after: &[u8]) -> Bytes {
+        let joined: Vec<u8>;
+        let whole: &[u8] = if before.is_empty() && after.is_empty() {
+            text
+        } else {
+            joined = [before, text, after].concat();
+            &joined
+        };
+        let (start, end) = (before.len(), before.len() + text.len());
         let mut out: Option<Vec<u8>> = None;
-        let mut copied = 0;
+        let mut copied = start;
         let mut at = 0;
-        while at < text.len() {
-            let length = self.secret_at(text, at);
+        while at < end {
+            let length = self.secret_at(whole, at);
             if length == 0 {
                 at += 1;
                 continue;
             }
-            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
-            out.extend_from_slice(&text[copied..at]);
-            out.extend_from_slice(MARK);
+            if at + length > start {
+                let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
+                if at >= start {
+                    out.extend_from_slice(&whole[copied..at]);
+                    out.extend_from_slice(MARK);
+                }
+                copied = (at + length).min(end);
+            }
             at += length;
-            copied = at;
         }
         match out {
             None => text.clone(),
             Some(mut out) => {
-                out.extend_from_slice(&text[copied..]);
+                out.extend_from_slice(&whole[copied..end]);
                 out.into()
             }
         }
@@ -167,6 +185,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn parts_cut_anywhere_come_out_as_the_whole(cuts in (0..200usize, 0..200usize)) {
+            let redactor = Redactor::new(["hunter2hunter2".to_owned()]);
+            let key = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----";
+            let text = format!("a hunter2hunter2 b ghp_{} c https://me:pw@h/r\n{key}\nd", "a".repeat(36)).into_bytes();
+            let (one, two) = (cuts.0.min(text.len()), cuts.1.min(text.len()));
+            let (one, two) = (one.min(two), one.max(two));
+            let part = |from: usize, to: usize| {
+                redactor.redact_part(&text[..from], &Bytes::copy_from_slice(&text[from..to]), &text[to..])
+            };
+            let joined = [part(0, one), part(one, two), part(two, text.len())].concat();
+            prop_assert_eq!(joined, redactor.redact(&Bytes::from(text)).to_vec());
+        }
+
         #[test]
         fn a_known_secret_never_survives(before in ".{0,40}", after in ".{0,40}") {
             let text = format!("{before}hunter2hunter2{after}");

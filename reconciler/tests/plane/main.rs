@@ -1,6 +1,8 @@
 //! The operator against a real API in process and real bare Git repositories.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod bare_tasks;
+mod broken_files;
 mod support;
 
 use std::time::{Duration, Instant};

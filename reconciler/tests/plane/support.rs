@@ -82,6 +82,13 @@ impl Repo {
         self.move_to(&repository, parent, &edits)
     }
 
+    /// Commits edits of any sort on top of the branch.
+    pub fn edit(&self, edits: &[git::FileEdit]) -> String {
+        let repository = git::Repository::open(&self.path).unwrap();
+        let parent = repository.resolve("refs/heads/main").unwrap();
+        self.move_to(&repository, parent, edits)
+    }
+
     /// Replaces the branch by a commit without history.
     pub fn force(&self, files: &[(&str, &str)]) -> String {
         let repository = git::Repository::open(&self.path).unwrap();

@@ -80,6 +80,13 @@ fn told(pass: &Pass) -> BTreeMap<String, String> {
             ..
         } => format!("end {reason:?}"),
         What::Apply { event, cause, .. } => format!("{:?} {cause}", event.kind()),
+        What::Retry { retry, .. } => match retry {
+            Retry::Cancel(_) => "cancel to retry".to_owned(),
+            Retry::Create(key, _) => format!("make {}", key.name),
+            Retry::Answer(Ok(name)) => format!("made {name}"),
+            Retry::Answer(Err(_)) => "refuse to retry".to_owned(),
+            Retry::Wait => "wait".to_owned(),
+        },
     };
     pass.steps
         .iter()
@@ -214,26 +221,117 @@ fn an_agents_limit_and_a_nodes_slots_are_kept() {
 }
 
 #[test]
-fn a_node_is_full_with_tasks_of_any_sort() {
+fn a_verifier_takes_no_coders_slot_and_has_a_place_of_its_own() {
+    let fill = |slots: Value| {
+        let mut index = Index::default();
+        add_node(&mut index, "a", 1);
+        let node: FleetNode = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode", "metadata": { "name": "a" },
+            "spec": { "nodeName": "a" }, "status": { "phase": "Ready", "capability": { "slots": slots } }
+        }))
+        .unwrap();
+        index.set_node("a", Some(&node));
+        put(&mut index, "code", running("a-process"));
+        put(&mut index, "code2", json!({}));
+        put(&mut index, "verify", json!({ "spec": { "kind": "verify" } }));
+        put(&mut index, "verify2", json!({ "spec": { "kind": "verify" } }));
+        let told = told(&plan(&mut index, at(0)));
+        // The other way round: what verifies leaves the slot to a coder.
+        let mut index = Index::default();
+        add_node(&mut index, "a", 1);
+        index.set_node("a", Some(&node));
+        let mut verifying = running("a-process");
+        merge(
+            &mut verifying,
+            json!({ "spec": { "kind": "verify" }, "status": { "phase": "Verifying" } }),
+        );
+        put(&mut index, "verify", verifying);
+        put(&mut index, "code2", json!({}));
+        (told, super::tests::told(&plan(&mut index, at(0))))
+    };
+    assert_eq!(
+        fill(json!(1)),
+        (words(&[("verify", "-> a")]), words(&[("code2", "-> a")]))
+    );
+    // An agent that names no slots does one task at a time.
+    assert_eq!(fill(Value::Null), (words(&[]), words(&[])));
+}
+
+#[test]
+fn a_bare_task_that_ended_runs_again_as_another_once() {
+    let asked = |more: Value| {
+        let mut value = json!({ "metadata": { "annotations": { "foreman.llmkube.dev/retry": "r1" } }, "status": { "phase": "Failed" } });
+        merge(&mut value, more);
+        value
+    };
+    let mut index = Index::default();
+    put(
+        &mut index,
+        "t",
+        asked(json!({ "spec": { "kind": "issue-fix", "payload": { "branch": "b" } } })),
+    );
+    put(
+        &mut index,
+        "t-x2",
+        json!({ "spec": { "kind": "review" }, "status": { "phase": "Succeeded" } }),
+    );
+    let pass = plan(&mut index, at(0));
+    // Another task has the first name.
+    assert_eq!(told(&pass), words(&[("t", "make t-x3")]));
+    let What::Retry {
+        retry: Retry::Create(_, object),
+        ..
+    } = &pass.steps[0].what
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (
+            &object["spec"]["run"],
+            &object["spec"]["payload"]["branch"],
+            &object["metadata"]["ownerReferences"][0]["uid"]
+        ),
+        (&json!(3), &json!("b-x3"), &json!("uid-t"))
+    );
+    // A restart between the two writes: the same request makes no second task.
+    let mut made = object.clone();
+    made["metadata"]["name"] = json!("t-x3");
+    made["status"] = json!({ "phase": "Succeeded" });
+    put(&mut index, "t-x3", made);
+    index.look_at_task(&Key::new("n", "t"));
+    let pass = plan(&mut index, at(0));
+    assert_eq!(told(&pass), words(&[("t", "made t-x3")]));
+    let patch =
+        super::super::status::build_patch(&pass.steps[0].task.0, &pass.steps[0].what, jiff::Timestamp::UNIX_EPOCH);
+    let patch = patch.unwrap().unwrap();
+    assert_eq!((&patch["handledRetry"], patch.get("phase")), (&json!("r1"), None));
+    put(&mut index, "t", asked(json!({ "status": { "handledRetry": "r1" } })));
+    assert!(plan(&mut index, at(0)).steps.is_empty());
+}
+
+#[test]
+fn a_retry_ends_what_runs_first_and_leaves_a_workloads_task_to_the_workload() {
+    let retry = json!({ "metadata": { "annotations": { "foreman.llmkube.dev/retry": "r1" } } });
     let mut index = Index::default();
     add_node(&mut index, "a", 2);
-    add_agent(
-        &mut index,
-        "gate",
-        json!({ "role": "verifier", "tools": ["run_gate_job"], "providerConfig": null }),
+    let mut runs = running("a-process");
+    merge(&mut runs, retry.clone());
+    put(&mut index, "runs", runs.clone());
+    merge(
+        &mut runs,
+        json!({ "metadata": { "annotations": { "foreman.llmkube.dev/cancel": "retry-r1" } } }),
     );
-    put(&mut index, "code", running("a-process"));
-    put(
-        &mut index,
-        "verify",
-        json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }),
+    put(&mut index, "ends", runs);
+    let mut step = retry;
+    merge(
+        &mut step,
+        json!({ "spec": { "workloadRef": { "name": "w" } }, "status": { "phase": "Failed" } }),
     );
-    put(
-        &mut index,
-        "verify2",
-        json!({ "spec": { "kind": "verify", "agentRef": { "name": "gate" } } }),
+    put(&mut index, "step", step);
+    assert_eq!(
+        told(&plan(&mut index, at(0))),
+        words(&[("runs", "cancel to retry"), ("step", "refuse to retry")])
     );
-    assert_eq!(told(&plan(&mut index, at(0))), words(&[("verify", "-> a")]));
 }
 
 fn running(agent: &str) -> Value {

@@ -1,0 +1,230 @@
+//! The controllers: what each works with, what wakes it, and the term in which it works.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use git::Git;
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use super::caches::Caches;
+use crate::cache::Key;
+use crate::evidence::Evidence;
+use crate::leader::Leadership;
+use crate::metrics::{Metrics, RECONCILES, counted};
+use crate::reporter::notes::Notes;
+use crate::reporter::{self, Forge};
+use crate::task_queue::source::Sources;
+use crate::work_queue::{Next, WorkQueue, drive};
+use crate::workload::observe::Links;
+use crate::writer::Writer;
+use crate::{agent, agentic_task, fleet_node, task_queue, workload};
+
+/// Every controller with its queue.
+pub(super) struct Controllers {
+    agent: Arc<agent::Context>,
+    pub(super) task: Arc<agentic_task::Context>,
+    node: Arc<fleet_node::Context>,
+    pub(super) workload: Arc<workload::Context>,
+    queue: Arc<task_queue::Context>,
+    report: Option<Arc<reporter::Context>>,
+    agent_work: Arc<WorkQueue<Key>>,
+    workload_work: Arc<WorkQueue<Key>>,
+    queue_work: Arc<WorkQueue<Key>>,
+    report_work: Arc<WorkQueue<Key>>,
+    pub(super) evidence: Option<Evidence>,
+    pub(super) evidence_keep: Duration,
+    pub(super) namespaces: Vec<String>,
+    pub(super) client: Client,
+    metrics: Arc<Metrics>,
+}
+
+impl Controllers {
+    /// Puts the controllers together.
+    pub(super) fn new(
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        caches: &Caches,
+        leadership: Leadership,
+        sources: Arc<Sources>,
+        queue_work: Arc<WorkQueue<Key>>,
+        evidence: Option<Evidence>,
+    ) -> Self {
+        let writer = |cause| {
+            Writer::new(
+                counted(config.client.clone(), metrics.clone(), cause),
+                leadership.clone(),
+            )
+        };
+        let scheduler = Arc::new(agentic_task::Scheduler::default());
+        let links = Arc::new(Links::default());
+        let clock = config.clock.clone();
+        let forge: Option<Arc<dyn Forge>> = config.notes.then(|| {
+            let git = Git::new(config.state_dir.join("mirrors"), config.git.clone());
+            Arc::new(Notes::new(
+                git,
+                config.git_remote_url.clone(),
+                clock.clone(),
+                metrics.clone(),
+            )) as Arc<dyn Forge>
+        });
+        Self {
+            agent: Arc::new(agent::Context {
+                writer: writer("agent"),
+                agents: caches.agents.clone(),
+                profiles: caches.profiles.clone(),
+                clock: clock.clone(),
+            }),
+            task: Arc::new(agentic_task::Context {
+                writer: writer("agentictask"),
+                tasks: caches.tasks.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                scheduler: scheduler.clone(),
+            }),
+            node: Arc::new(fleet_node::Context {
+                writer: writer("fleetnode"),
+                nodes: caches.nodes.clone(),
+                clock: clock.clone(),
+                scheduler,
+                watch: Arc::default(),
+            }),
+            workload: Arc::new(workload::Context {
+                writer: writer("workload"),
+                workloads: caches.workloads.clone(),
+                tasks: caches.tasks.clone(),
+                links: links.clone(),
+                clock: clock.clone(),
+                task_ttl: config.task_ttl,
+            }),
+            queue: Arc::new(task_queue::Context {
+                writer: writer("taskqueue"),
+                queues: caches.queues.clone(),
+                workloads: caches.workloads.clone(),
+                tasks: caches.tasks.clone(),
+                inventory: Arc::default(),
+                sources,
+                states: Mutex::default(),
+                forge: forge.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+            }),
+            report: forge.map(|forge| {
+                Arc::new(reporter::Context {
+                    writer: writer("reporter"),
+                    client: counted(config.client.clone(), metrics.clone(), "reporter"),
+                    workloads: caches.workloads.clone(),
+                    tasks: caches.tasks.clone(),
+                    links,
+                    forge,
+                    clock,
+                    metrics: metrics.clone(),
+                })
+            }),
+            agent_work: Arc::default(),
+            workload_work: Arc::default(),
+            queue_work,
+            report_work: Arc::default(),
+            evidence,
+            evidence_keep: config.evidence_keep,
+            namespaces: config.namespaces.clone(),
+            client: counted(config.client.clone(), metrics.clone(), "sweep"),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Feeds indexes and queues from the caches; on every replica, so that a new leader begins at once.
+    pub(super) fn observe(&self, config: &Config, caches: &Caches) {
+        self.task.scheduler.observe(
+            &caches.tasks,
+            &caches.nodes,
+            &caches.agents,
+            &caches.profiles,
+            &config.clock,
+        );
+        self.node
+            .watch
+            .observe(&caches.nodes, &caches.leases, &config.lease_namespace, &config.clock);
+        agent::observe(&self.agent_work, &caches.agents, &caches.profiles);
+        workload::observe(
+            &self.workload_work,
+            &self.workload.links,
+            &caches.workloads,
+            &caches.tasks,
+        );
+        task_queue::observe(
+            &self.queue_work,
+            &self.queue.inventory,
+            &caches.queues,
+            &caches.workloads,
+            &caches.tasks,
+        );
+        if self.report.is_some() {
+            reporter::observe(&self.report_work, &caches.workloads);
+        }
+    }
+
+    /// Runs every controller until `term` ends.
+    pub(super) async fn lead(self: Arc<Self>, term: CancellationToken) {
+        // What an earlier term took off the queues and could not write is looked at again.
+        self.workload
+            .workloads
+            .all()
+            .iter()
+            .for_each(|found| self.workload_work.add(Key::of(&found.meta)));
+        self.queue
+            .queues
+            .all()
+            .iter()
+            .for_each(|found| self.queue_work.add(Key::of(&found.meta)));
+        self.agent
+            .agents
+            .all()
+            .iter()
+            .for_each(|found| self.agent_work.add(Key::of(&found.meta)));
+        let mut running = JoinSet::new();
+        running.spawn(fleet_node::run(self.node.clone(), term.clone()));
+        running.spawn(agentic_task::run(self.task.clone(), term.clone()));
+        tracing::info!(controller = "Agent", "Starting workers");
+        let (ctx, metrics) = (self.agent.clone(), self.metrics.clone());
+        running.spawn(drive(self.agent_work.clone(), 2, term.clone(), move |key| {
+            count("Agent", metrics.clone(), agent::reconcile(ctx.clone(), key))
+        }));
+        tracing::info!(controller = "Workload", "Starting workers");
+        let (ctx, metrics) = (self.workload.clone(), self.metrics.clone());
+        running.spawn(drive(self.workload_work.clone(), 8, term.clone(), move |key| {
+            count("Workload", metrics.clone(), workload::reconcile(ctx.clone(), key))
+        }));
+        tracing::info!(controller = "TaskQueue", "Starting workers");
+        let (ctx, metrics) = (self.queue.clone(), self.metrics.clone());
+        running.spawn(drive(self.queue_work.clone(), 8, term.clone(), move |key| {
+            count("TaskQueue", metrics.clone(), task_queue::reconcile(ctx.clone(), key))
+        }));
+        if let Some(ctx) = self.report.clone() {
+            let metrics = self.metrics.clone();
+            self.workload
+                .workloads
+                .all()
+                .iter()
+                .for_each(|found| self.report_work.add(Key::of(&found.meta)));
+            running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
+                count("Reporter", metrics.clone(), reporter::reconcile(ctx.clone(), key))
+            }));
+        }
+        running.spawn(self.clone().sweep(term.clone()));
+        while running.join_next().await.is_some() {}
+    }
+}
+
+async fn count(controller: &'static str, metrics: Arc<Metrics>, work: impl Future<Output = Next>) -> Next {
+    let next = work.await;
+    let result = match next {
+        Next::Failed(_) => "failed",
+        Next::Lost => "lost",
+        Next::Wait | Next::After(_) => "done",
+    };
+    metrics.count(RECONCILES, &[("controller", controller), ("result", result)]);
+    next
+}
