@@ -23,6 +23,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Says whether somebody works on what the API holds, as far as is known.
+    pub fn is_served(&self) -> bool {
+        self.plane.is_none()
+    }
+
     /// Ends a plane that was started for this command.
     pub async fn close(self) {
         if let Some((plane, lock)) = self.plane {

@@ -1,85 +1,259 @@
-//! Prints what happens to tasks while it happens.
+//! Prints what happens to queues, tasks and Workloads while it happens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use kube::ResourceExt;
-use schemas::agentic_task::{AgenticTask, Phase, TaskKind};
+use kube::api::Api;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_from};
+use schemas::agentic_task::{AgenticTask, FailureReason, Phase, TaskKind};
 use schemas::shared::Verdict;
-use schemas::{Workload, labels};
+use schemas::task_queue::InvalidFile;
+use schemas::{TaskQueue, Workload, labels};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::table::plain;
 
-/// Prints each change of a task or Workload once.
-pub struct Follower {
-    started: Instant,
-    tasks: HashMap<String, (Phase, Option<Verdict>, String)>,
-    workloads: HashMap<String, String>,
+/// What stands before a line.
+#[derive(Clone, Copy, Debug)]
+enum Stamp {
+    /// Seconds since the start.
+    Since(Instant),
+    /// Time of day.
+    Clock,
 }
 
-impl Default for Follower {
-    fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            tasks: HashMap::new(),
-            workloads: HashMap::new(),
-        }
-    }
+/// What was last said of an object.
+type Said = (Phase, Option<Verdict>, String);
+
+/// Turns each change of a queue, a task or a Workload into lines, once.
+pub struct Follower {
+    tasks: HashMap<String, (String, Said)>,
+    workloads: HashMap<String, String>,
+    queues: HashMap<String, String>,
+    invalid: HashSet<(String, String)>,
+    /// Reasons to wait that were said since the last rest: many tasks wait for one thing.
+    waits: HashSet<String>,
+    /// What is there, by UID: whether it is over, in which word.
+    standing: HashMap<String, (bool, String)>,
+    /// Whether what was over before the start is left out.
+    skips_past: bool,
+    listed: [bool; 3],
+    rests: bool,
 }
 
 impl Follower {
+    /// Begins to follow; with `skips_past`, what is over at the start is counted and not told.
+    pub fn new(skips_past: bool) -> Self {
+        Self {
+            tasks: HashMap::new(),
+            workloads: HashMap::new(),
+            queues: HashMap::new(),
+            invalid: HashSet::new(),
+            waits: HashSet::new(),
+            standing: HashMap::new(),
+            skips_past,
+            listed: [false; 3],
+            rests: false,
+        }
+    }
+
     /// Takes a task as it is now.
-    pub fn task(&mut self, task: &AgenticTask) {
+    pub fn task(&mut self, task: &AgenticTask, past: bool) -> Option<Line> {
         let status = task.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
-        let waiting = status
-            .waiting
-            .as_ref()
-            .map(|waiting| waiting.reason.clone())
-            .filter(|_| phase == Phase::Pending);
-        let now = (phase, status.verdict, waiting.clone().unwrap_or_default());
-        let key = task.uid().unwrap_or_default();
-        if self.tasks.get(&key) == Some(&now) {
-            return;
+        let uid = task.uid().unwrap_or_default();
+        if !task.labels().contains_key(labels::WORKLOAD) {
+            let word = phase.as_str().to_owned();
+            self.standing.insert(uid.clone(), (phase.is_terminal(), word));
         }
-        let first = self.tasks.insert(key, now).is_none();
-        if first && phase == Phase::Pending && waiting.is_none() || phase == Phase::Scheduled {
-            return;
+        let waiting = status.waiting.as_ref().filter(|_| phase == Phase::Pending);
+        let reason = waiting.map(|waiting| waiting.reason.clone()).unwrap_or_default();
+        let now = (phase, status.verdict, reason.clone());
+        let before = self.tasks.insert(uid, (task.name_any(), now.clone()));
+        if before.as_ref().is_some_and(|(_, before)| *before == now) || past && self.skips_past && phase.is_terminal() {
+            return None;
         }
-        if task.spec.kind == TaskKind::Verify && phase == Phase::Running {
-            return;
-        }
-        self.say(&subject(task), &describe(task));
+        let told = match phase {
+            Phase::Pending if waiting.is_some() => {
+                !waits_for_sibling(task, |name| self.phase_of(name)) && self.waits.insert(reason)
+            }
+            Phase::Pending => before.is_some_and(|(_, (phase, ..))| phase != Phase::Pending),
+            Phase::Scheduled => false,
+            Phase::Running => task.spec.kind != TaskKind::Verify,
+            // The line of what failed said it.
+            Phase::Failed => status.failure_reason != Some(FailureReason::UpstreamFailed),
+            _ => true,
+        };
+        told.then(|| Line::new(subject(task), describe(task)))
+    }
+
+    fn phase_of(&self, name: &str) -> Option<Phase> {
+        self.tasks
+            .values()
+            .find(|(known, _)| known == name)
+            .map(|(_, (phase, ..))| *phase)
     }
 
     /// Takes a Workload as it is now.
-    pub fn workload(&mut self, workload: &Workload) {
+    pub fn workload(&mut self, workload: &Workload, past: bool) -> Option<Line> {
         let status = workload.status.clone().unwrap_or_default();
-        let Some(phase) = status.phase.filter(|phase| phase.is_terminal()) else {
-            return;
+        let phase = status.phase.unwrap_or_default();
+        let uid = workload.uid().unwrap_or_default();
+        self.standing
+            .insert(uid.clone(), (phase.is_terminal(), phase.as_str().to_owned()));
+        let text = if phase.is_terminal() {
+            end_of(workload)
+        } else {
+            let stuck = status.conditions.iter().flatten().find(|condition| {
+                condition.status == "True" && matches!(condition.type_.as_str(), "Blocked" | "Stalled")
+            });
+            format!("waits: {}", stuck?.message)
         };
-        let mut text = format!("{} after round {}", phase.as_str(), status.round.unwrap_or(1));
-        if let Some(verdict) = status.verdict {
-            text.push_str(&format!(": {verdict}"));
-        }
-        if let Some(reason) = status.failure_reason {
-            text.push_str(&format!(" ({})", reason.as_str()));
-        }
-        let key = format!("{}/{}", workload.uid().unwrap_or_default(), status.run.unwrap_or(1));
-        if self.workloads.get(&key) == Some(&text) {
-            return;
-        }
-        self.workloads.insert(key, text.clone());
-        self.say(&title(workload), &format!("== {text}"));
+        let key = format!("{uid}/{}", status.run.unwrap_or(1));
+        let new = self
+            .workloads
+            .insert(key, text.clone())
+            .is_none_or(|before| before != text);
+        let told = new && !(past && self.skips_past && phase.is_terminal());
+        told.then(|| Line::new(title(workload), text))
     }
 
-    /// Prints a line with the time since the start.
-    pub fn say(&self, subject: &str, text: &str) {
-        let seconds = self.started.elapsed().as_secs_f64();
-        println!("{seconds:>6.1}s  {subject:<34} {}", plain(text));
-        let _ = std::io::stdout().flush();
+    /// Takes a queue as it is now.
+    pub fn queue(&mut self, queue: &TaskQueue) -> Vec<Line> {
+        let subject = format!("queue {}", queue.name_any());
+        let status = queue.status.clone().unwrap_or_default();
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "Ready");
+        let mut lines = Vec::new();
+        if let Some(text) = ready.map(|ready| match ready.status.as_str() {
+            "True" => fetched(&status),
+            _ => format!("not ready: {}: {}", ready.reason, ready.message),
+        }) && self.queues.get(&subject) != Some(&text)
+        {
+            self.queues.insert(subject.clone(), text.clone());
+            lines.push(Line::new(subject.clone(), text));
+        }
+        let invalid: Vec<&InvalidFile> = status.invalid_files.iter().flatten().collect();
+        self.invalid
+            .retain(|known| invalid.iter().any(|file| *known == (file.path.clone(), place(file))));
+        for file in invalid {
+            if self.invalid.insert((file.path.clone(), place(file))) {
+                lines.push(Line::new(subject.clone(), format!("{}{}", file.path, place(file))));
+            }
+        }
+        lines
+    }
+
+    /// Takes a Workload or task that is gone.
+    fn gone(&mut self, object: &impl ResourceExt) -> bool {
+        let uid = object.uid().unwrap_or_default();
+        self.tasks.remove(&uid);
+        self.workloads.retain(|key, _| !key.starts_with(&uid));
+        self.standing.remove(&uid).is_some()
+    }
+
+    /// Says what there is, once after the last work has ended.
+    fn rest(&mut self) -> Option<Line> {
+        let rests = self.listed == [true; 3] && self.standing.values().all(|(over, _)| *over);
+        let begins = rests && !self.rests;
+        self.rests = rests;
+        if !begins {
+            return None;
+        }
+        self.waits.clear();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, word) in self.standing.values() {
+            *counts.entry(word).or_default() += 1;
+        }
+        let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        let text = if counts.is_empty() {
+            "nothing to do yet".to_owned()
+        } else {
+            counts.join(", ")
+        };
+        Some(Line::new("idle".into(), text))
+    }
+}
+
+/// What a line is about, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    subject: String,
+    text: String,
+}
+
+impl Line {
+    fn new(subject: String, text: String) -> Self {
+        Self { subject, text }
+    }
+
+    /// Prints the line. Whoever reads may be gone, which must not end the work.
+    fn print(&self, stamp: Stamp) {
+        let stamp = match stamp {
+            Stamp::Since(start) => format!("{:>6.1}s", start.elapsed().as_secs_f64()),
+            Stamp::Clock => jiff::Zoned::now().strftime("%H:%M:%S").to_string(),
+        };
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{stamp}  {:<34} {}", plain(&self.subject), plain(&self.text));
+        let _ = out.flush();
+    }
+}
+
+/// Says whether a pending task waits only for tasks that are still on their way, as every gate does for its coder.
+pub fn waits_for_sibling(task: &AgenticTask, phase_of: impl Fn(&str) -> Option<Phase>) -> bool {
+    let namespace = task.namespace().unwrap_or_default();
+    task.labels().contains_key(labels::WORKLOAD)
+        && task.spec.depends_on.iter().any(|dependency| {
+            let name = dependency.resolve(&namespace).ok();
+            name.is_some_and(|name| phase_of(name).is_none_or(|phase| !phase.is_terminal()))
+        })
+}
+
+fn end_of(workload: &Workload) -> String {
+    let status = workload.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_default();
+    let mut text = format!("== {} after round {}", phase.as_str(), status.round.unwrap_or(1));
+    if let Some(verdict) = status.verdict {
+        text.push_str(&format!(": {verdict}"));
+    }
+    if let Some(reason) = status.failure_reason {
+        text.push_str(&format!(" ({})", reason.as_str()));
+    }
+    if let (Some(branch), Some(head)) = (&status.branch, &status.head_sha) {
+        text.push_str(&format!(", branch {branch} at {}", &head[..head.len().min(12)]));
+    }
+    text
+}
+
+fn fetched(status: &schemas::task_queue::TaskQueueStatus) -> String {
+    let revision = status.observed_revision.as_deref().unwrap_or("no revision yet");
+    let revision = match revision.split_once("@sha1:") {
+        Some((branch, sha)) => format!("{branch} at {}", sha.get(..12).unwrap_or(sha)),
+        None => revision.to_owned(),
+    };
+    let files = status.files.unwrap_or(0);
+    let files = format!("{files} task file{}", if files == 1 { "" } else { "s" });
+    match status.invalid_file_count.unwrap_or(0) {
+        0 => format!("{revision}, {files}"),
+        invalid => format!("{revision}, {files}, {invalid} invalid"),
+    }
+}
+
+fn place(file: &InvalidFile) -> String {
+    match (file.line, file.column) {
+        (Some(line), Some(column)) => format!(":{line}:{column}: {}", file.message),
+        (Some(line), None) => format!(":{line}: {}", file.message),
+        _ => format!(": {}", file.message),
     }
 }
 
@@ -139,51 +313,244 @@ fn describe(task: &AgenticTask) -> String {
     }
 }
 
+type Changes<K> = BoxStream<'static, watcher::Result<Event<K>>>;
+
+fn changes<K>(client: &kube::Client, namespace: &str, config: watcher::Config) -> Changes<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    watch_from(api, config).default_backoff().boxed()
+}
+
+/// Tells everything that happens in a namespace, with the time of day, for as long as it is polled.
+pub async fn live(client: &kube::Client, namespace: &str) {
+    let never = |_: &HashMap<String, Workload>| false;
+    follow(client, namespace, None, Follower::new(true), Stamp::Clock, never).await;
+}
+
 /// Follows the tasks and Workloads of a namespace, or those of one Workload, until `done` says so or the time is over.
 pub async fn until(
     client: &kube::Client,
     namespace: &str,
     only: Option<&str>,
-    limit: std::time::Duration,
-    mut done: impl FnMut(&HashMap<String, Workload>) -> bool,
+    limit: Duration,
+    done: impl FnMut(&HashMap<String, Workload>) -> bool,
 ) -> anyhow::Result<HashMap<String, Workload>> {
-    use futures::StreamExt;
-    use kube::api::Api;
-    use kube::runtime::{WatchStreamExt, watcher};
-    let mut follower = Follower::default();
+    let stamp = Stamp::Since(Instant::now());
+    let followed = follow(client, namespace, only, Follower::new(false), stamp, done);
+    tokio::time::timeout(limit, followed).await.map_err(|_| {
+        anyhow::anyhow!(
+            "gave up after {} s; `foreman show` tells how far each task came",
+            limit.as_secs()
+        )
+    })
+}
+
+async fn follow(
+    client: &kube::Client,
+    namespace: &str,
+    only: Option<&str>,
+    mut follower: Follower,
+    stamp: Stamp,
+    mut done: impl FnMut(&HashMap<String, Workload>) -> bool,
+) -> HashMap<String, Workload> {
     let mut seen: HashMap<String, Workload> = HashMap::new();
-    let tasks: Api<AgenticTask> = Api::namespaced(client.clone(), namespace);
-    let workloads: Api<Workload> = Api::namespaced(client.clone(), namespace);
     let mut of_tasks = watcher::Config::default();
     let mut of_workloads = watcher::Config::default();
     if let Some(name) = only {
         of_tasks = of_tasks.labels(&format!("{}={name}", labels::WORKLOAD));
         of_workloads = of_workloads.fields(&format!("metadata.name={name}"));
     }
-    let mut tasks = watcher(tasks, of_tasks).default_backoff().applied_objects().boxed();
-    let mut workloads = watcher(workloads, of_workloads)
-        .default_backoff()
-        .applied_objects()
-        .boxed();
-    let end = tokio::time::sleep(limit);
-    tokio::pin!(end);
+    let mut queues = match only {
+        None => changes::<TaskQueue>(client, namespace, watcher::Config::default()),
+        Some(_) => futures::stream::pending().boxed(),
+    };
+    let mut tasks = changes::<AgenticTask>(client, namespace, of_tasks);
+    let mut workloads = changes::<Workload>(client, namespace, of_workloads);
     loop {
         tokio::select! {
-            Some(task) = tasks.next() => match task {
-                Ok(task) => follower.task(&task),
-                Err(error) => tracing::debug!(%error, "the watch on tasks broke off"),
-            },
-            Some(workload) = workloads.next() => match workload {
-                Ok(workload) => {
-                    follower.workload(&workload);
-                    seen.insert(workload.name_any(), workload);
-                    if done(&seen) {
-                        return Ok(seen);
+            Some(event) = queues.next() => match event {
+                Ok(Event::Apply(queue) | Event::InitApply(queue)) => {
+                    for line in follower.queue(&queue) {
+                        line.print(stamp);
                     }
+                    // Until the repository was read, nobody knows whether there is work.
+                    follower.listed[0] |= queue.status.is_some_and(|status| status.conditions.is_some());
                 }
-                Err(error) => tracing::debug!(%error, "the watch on workloads broke off"),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "the watch on queues broke off"),
             },
-            () = &mut end => anyhow::bail!("gave up after {} s; `foreman show` tells how far each task came", limit.as_secs()),
+            Some(event) = tasks.next() => {
+                let line = match event {
+                    Ok(Event::Apply(task)) => follower.task(&task, false),
+                    Ok(Event::InitApply(task)) => follower.task(&task, !follower.listed[1]),
+                    Ok(Event::InitDone) => {
+                        follower.listed[1] = true;
+                        None
+                    }
+                    Ok(Event::Delete(task)) => {
+                        follower.gone(&task);
+                        None
+                    }
+                    Ok(Event::Init) => None,
+                    Err(error) => {
+                        tracing::debug!(%error, "the watch on tasks broke off");
+                        None
+                    }
+                };
+                line.iter().for_each(|line| line.print(stamp));
+            }
+            Some(event) = workloads.next() => {
+                let line = match event {
+                    Ok(Event::Apply(workload)) => keep(&mut seen, &workload, follower.workload(&workload, false)),
+                    Ok(Event::InitApply(workload)) => {
+                        let past = !follower.listed[2];
+                        keep(&mut seen, &workload, follower.workload(&workload, past))
+                    }
+                    Ok(Event::InitDone) => {
+                        follower.listed[2] = true;
+                        None
+                    }
+                    Ok(Event::Delete(workload)) => {
+                        seen.remove(&workload.name_any());
+                        follower.gone(&workload).then(|| Line::new(title(&workload), "removed".into()))
+                    }
+                    Ok(Event::Init) => None,
+                    Err(error) => {
+                        tracing::debug!(%error, "the watch on workloads broke off");
+                        None
+                    }
+                };
+                line.iter().for_each(|line| line.print(stamp));
+                if done(&seen) {
+                    return seen;
+                }
+            }
         }
+        if only.is_none() {
+            follower.rest().iter().for_each(|line| line.print(stamp));
+        }
+    }
+}
+
+fn keep(seen: &mut HashMap<String, Workload>, workload: &Workload, line: Option<Line>) -> Option<Line> {
+    seen.insert(workload.name_any(), workload.clone());
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use serde_json::json;
+
+    fn task(name: &str, kind: &str, phase: &str, more: Value) -> AgenticTask {
+        let mut task: AgenticTask = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": name, "namespace": "default", "uid": name, "labels": { (labels::WORKLOAD): "note" } },
+            "spec": { "agentRef": { "name": "coder" }, "kind": kind, "payload": {} },
+            "status": { "phase": phase },
+        }))
+        .unwrap();
+        let mut status = json!({ "phase": phase });
+        for (key, value) in more.as_object().unwrap() {
+            status[key] = value.clone();
+        }
+        task.status = Some(serde_json::from_value(status).unwrap());
+        if kind == "verify" {
+            task.spec.depends_on = vec![schemas::agentic_task::Dependency::Name("code".into())];
+        }
+        task
+    }
+
+    fn workload(name: &str, phase: &str) -> Workload {
+        serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload",
+            "metadata": { "name": name, "namespace": "default", "uid": name },
+            "spec": { "intent": "x" },
+            "status": { "phase": phase },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_gate_that_waits_for_its_coder_is_no_news_and_one_that_waits_for_an_agent_is() {
+        let mut follower = Follower::new(false);
+        let waits = |reason: &str| task("gate", "verify", "Pending", json!({ "waiting": { "reason": reason } }));
+        assert!(
+            follower
+                .task(&task("code", "issue-fix", "Running", json!({})), false)
+                .is_some()
+        );
+        assert_eq!(follower.task(&waits("dependency code is Running"), false), None);
+        follower.task(&task("code", "issue-fix", "Succeeded", json!({})), false);
+        assert!(follower.task(&waits("waits for Agent x"), false).is_some());
+    }
+
+    #[test]
+    fn a_thousand_tasks_that_wait_for_one_thing_make_one_line() {
+        let mut follower = Follower::new(true);
+        let waiting = json!({ "waiting": { "place": 1, "reason": "waits for a free slot" } });
+        let lines = (0..1000)
+            .filter_map(|i| follower.task(&task(&format!("t{i}"), "issue-fix", "Pending", waiting.clone()), false))
+            .count();
+        assert_eq!(lines, 1);
+    }
+
+    #[test]
+    fn what_was_over_at_the_start_is_counted_and_not_told() {
+        let mut follower = Follower::new(true);
+        assert_eq!(follower.workload(&workload("old", "Completed"), true), None);
+        assert_eq!(follower.rest(), None, "not everything is known yet");
+        follower.listed = [true; 3];
+        assert_eq!(follower.rest().unwrap().text, "1 Completed");
+        assert_eq!(follower.rest(), None, "said once");
+        assert_eq!(follower.workload(&workload("new", "Dispatched"), false), None);
+        assert_eq!(follower.rest(), None);
+        assert!(follower.workload(&workload("new", "Failed"), false).is_some());
+        assert_eq!(follower.rest().unwrap().text, "1 Completed, 1 Failed");
+    }
+
+    #[test]
+    fn an_invalid_file_is_told_once_with_its_place_and_again_when_it_came_back() {
+        let mut follower = Follower::new(true);
+        let queue = |sha: &str, invalid: Value| -> TaskQueue {
+            serde_json::from_value(json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "TaskQueue",
+                "metadata": { "name": "tasks" }, "spec": { "git": { "url": "/x" } },
+                "status": {
+                    "observedRevision": format!("main@sha1:{sha}"), "files": 2,
+                    "invalidFileCount": invalid.as_array().unwrap().len(), "invalidFiles": invalid,
+                    "conditions": [{ "type": "Ready", "status": "True", "reason": "Applied", "message": "",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+                },
+            }))
+            .unwrap()
+        };
+        let bad = json!([{ "path": "a.md", "line": 2, "column": 1, "message": "unknown key" }]);
+        let told = follower.queue(&queue("0123456789abcdef", bad.clone()));
+        let texts: Vec<&str> = told.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            ["main at 0123456789ab, 2 task files, 1 invalid", "a.md:2:1: unknown key"]
+        );
+        assert_eq!(follower.queue(&queue("0123456789abcdef", bad.clone())), []);
+        assert_eq!(
+            follower.queue(&queue("1123456789abcdef", bad.clone())).len(),
+            1,
+            "the revision alone"
+        );
+        assert_eq!(follower.queue(&queue("2123456789abcdef", json!([]))).len(), 1);
+        assert_eq!(
+            follower.queue(&queue("3123456789abcdef", bad)).len(),
+            2,
+            "it is broken again"
+        );
     }
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     if let Some(args) = called(gate::job::PROGRAM) {
         return gate::program::main(args);
     }
+    end_with_the_reader();
     let cli = Cli::parse();
     init_logging(cli.global.verbose);
     match start(&cli) {
@@ -47,6 +48,21 @@ fn called(program: &str) -> Option<Vec<OsString>> {
         .first()
         .is_some_and(|path| Path::new(path).file_name() == Some(program.as_ref()));
     (named || skip > 0).then(|| args.into_iter().skip(skip).collect())
+}
+
+/// Exit code of a command whose reader went away, as a shell gives it for SIGPIPE.
+const READER_GONE: i32 = 141;
+
+/// Ends the command in silence when whoever read its output is gone, as `head` is: `println!` panics then.
+fn end_with_the_reader() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>();
+        if said.is_some_and(|said| said.starts_with("failed printing to stdout") && said.contains("Broken pipe")) {
+            std::process::exit(READER_GONE);
+        }
+        before(panic);
+    }));
 }
 
 fn init_logging(verbose: u8) {
@@ -75,7 +91,9 @@ async fn start(cli: &Cli) -> Result<ExitCode> {
         Command::Run(args) => commands::run::run(global, args).await,
         Command::Doctor(args) => commands::doctor::run(global, args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "foreman", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "foreman", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         Command::Get(_) | Command::Show(_) | Command::Logs(_) | Command::Cancel(_) | Command::Retry(_) => {

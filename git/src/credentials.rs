@@ -22,12 +22,9 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Credential>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let place = format!("{}:{}", path.display(), index + 1);
-        all.push(one(line).ok_or_else(|| {
-            Error::Url {
-                url: place,
-                reason: "expected https://user:password@host/path, https://token@host/path, or ssh://user@host/path key=FILE".into(),
-            }
+        all.push(one(line).ok_or_else(|| Error::Credentials {
+            path: path.to_owned(),
+            line: index + 1,
         })?);
     }
     Ok(all)
@@ -101,6 +98,7 @@ mod tests {
         let error = parse("\nftp://a:hunter2@x\n", Path::new("creds"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("creds:2") && !error.contains("hunter2"), "{error}");
+        assert!(error.contains("creds, line 2") && !error.contains("hunter2"), "{error}");
+        assert_eq!(error.matches("expected").count(), 1, "{error}");
     }
 }

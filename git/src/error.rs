@@ -67,6 +67,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A line of the credentials file cannot be used; the line is not shown, since it may hold a secret.
+    #[error(
+        "failed to read the credentials in {path}, line {line}: expected https://user:password@host/path, https://token@host/path, or ssh://user@host/path key=FILE"
+    )]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
     /// A local path lies outside the folders that were allowed at start.
     #[error(
         "failed to open {path}: local repositories are allowed only below {allowed}; allow its folder when starting, or use a network URL"
@@ -222,7 +232,7 @@ impl Error {
     /// Says what the error is about.
     pub fn category(&self) -> Category {
         match self {
-            Error::Url { .. } | Error::Invalid { .. } => Category::Invalid,
+            Error::Url { .. } | Error::Credentials { .. } | Error::Invalid { .. } => Category::Invalid,
             Error::PathNotAllowed { .. } | Error::Refused { .. } => Category::Refused,
             Error::Auth { .. } => Category::Auth,
             Error::NotFound { .. } | Error::Missing { .. } => Category::NotFound,

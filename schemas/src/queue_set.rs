@@ -65,7 +65,7 @@ pub fn check(files: &BTreeMap<String, Vec<TaskDocument>>, folder: &str, queue_ui
                     let message = format!("a second {} named {}", document.kind(), quote(&name));
                     let advice = format!("{owner} has it already; rename one of them");
                     set.errors
-                        .push(FileError::new(path, document.at, message).suggestion(advice));
+                        .push(FileError::new(path, document.name_at(), message).suggestion(advice));
                 }
                 _ => {
                     owners.insert((document.kind(), name), path);

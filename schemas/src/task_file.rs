@@ -33,6 +33,8 @@ pub struct TaskDocument {
     pub at: Place,
     /// What it is.
     pub content: TaskContent,
+    /// Where `metadata.name` or, without one, the task stands.
+    name_at: Place,
     /// Where `metadata.namespace` or, without one, the task stands.
     namespace_at: Place,
     /// Where its dependencies or, without any, the task stands.
@@ -79,6 +81,11 @@ impl TaskDocument {
             TaskContent::AgenticTask(task) => task.metadata.name.clone().unwrap_or_default(),
             TaskContent::Markdown(_) => names::file_object_name(queue_uid, &self.path),
         }
+    }
+
+    /// Returns where its name stands.
+    pub fn name_at(&self) -> Place {
+        self.name_at
     }
 
     /// Returns where its dependencies stand.
@@ -251,6 +258,7 @@ fn parse_manifests(path: &str, text: &str) -> (Vec<TaskDocument>, Vec<FileError>
                     path: path.to_owned(),
                     at: node.at,
                     content,
+                    name_at: manifest.name_at,
                     namespace_at: node.locate(&["metadata", "namespace"]),
                     depends_at: node.locate(&["spec", "dependsOn"]),
                     parsed: manifest.value,
@@ -426,6 +434,7 @@ fn parse_markdown(path: &str, text: &str) -> (Vec<TaskDocument>, Vec<FileError>)
     let document = TaskDocument {
         path: path.to_owned(),
         at: START,
+        name_at: START,
         namespace_at: START,
         depends_at: node.locate(&["depends"]),
         parsed: json!({ "front": value, "body": body }),

@@ -227,15 +227,67 @@ pub async fn run(connection: &Connection, args: &GetArgs) -> Result<()> {
     let client = connection.client.clone();
     let namespace = &connection.namespace;
     match args.kind {
-        Kind::Workloads => list::<Workload>(Api::namespaced(client, namespace), args).await,
-        Kind::Tasks => list::<AgenticTask>(Api::namespaced(client, namespace), args).await,
-        Kind::Queues => list::<TaskQueue>(Api::namespaced(client, namespace), args).await,
-        Kind::Agents => list::<Agent>(Api::namespaced(client, namespace), args).await,
-        Kind::Nodes => list::<FleetNode>(Api::all(client), args).await,
+        Kind::Workloads => list::<Workload>(connection, Api::namespaced(client, namespace), args).await,
+        Kind::Tasks => list::<AgenticTask>(connection, Api::namespaced(client, namespace), args).await,
+        Kind::Queues => list::<TaskQueue>(connection, Api::namespaced(client, namespace), args).await,
+        Kind::Agents => list::<Agent>(connection, Api::namespaced(client, namespace), args).await,
+        Kind::Nodes => list::<FleetNode>(connection, Api::all(client), args).await,
     }
 }
 
-async fn list<K>(api: Api<K>, args: &GetArgs) -> Result<()>
+/// Says why there may be no work: what each queue says of itself, and what to do.
+async fn why_none(connection: &Connection) -> Result<Vec<String>> {
+    let api: Api<TaskQueue> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let queues = api
+        .list(&ListParams::default())
+        .await
+        .context("failed to list taskqueues")?
+        .items;
+    if queues.is_empty() {
+        return Ok(vec![
+            "There is no queue either: `foreman init` writes one, `foreman up` serves it.".into(),
+        ]);
+    }
+    let mut lines: Vec<String> = queues.iter().map(standing).collect();
+    if !connection.is_served() {
+        lines.push("Nothing serves this repository now; run `foreman up`.".into());
+    }
+    Ok(lines)
+}
+
+fn standing(queue: &TaskQueue) -> String {
+    let name = queue.name_any();
+    let status = queue.status.clone().unwrap_or_default();
+    let folder = queue.spec.git.as_ref().map(|git| git.path.clone()).unwrap_or_default();
+    let conditions = status.conditions.as_ref();
+    let Some(ready) = condition(conditions, "Ready") else {
+        return format!("Queue {name} was not looked at yet.");
+    };
+    if ready.status != "True" {
+        let stalled = condition(conditions, "Stalled").is_some_and(|stalled| stalled.status == "True");
+        let advice = if stalled {
+            "change .foreman/queue.yaml and start `foreman up` again"
+        } else {
+            "it is tried again; `foreman get queues` shows when it is mended"
+        };
+        return plain(&format!(
+            "Queue {name} is not ready: {}: {}; {advice}.",
+            ready.reason, ready.message
+        ));
+    }
+    match (status.files.unwrap_or(0), status.invalid_file_count.unwrap_or(0)) {
+        (0, _) => plain(&format!(
+            "Queue {name} has no task files; commit one below {folder} ({}).",
+            status.observed_revision.as_deref().unwrap_or("no revision yet")
+        )),
+        (files, 0) => format!("Queue {name} has {files} task files."),
+        (files, invalid) => {
+            format!("Queue {name}: {invalid} of {files} task files cannot be used; `foreman validate` says why.")
+        }
+    }
+}
+
+async fn list<K>(connection: &Connection, api: Api<K>, args: &GetArgs) -> Result<()>
 where
     K: Row + Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
 {
@@ -259,7 +311,16 @@ where
                 .items
         }
     };
-    print(&items, args)?;
+    if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
+        eprintln!("There are no {kind}.");
+        if matches!(args.kind, Kind::Workloads | Kind::Tasks) {
+            for line in why_none(connection).await? {
+                eprintln!("{line}");
+            }
+        }
+    } else {
+        print!("{}", format(&items, args)?);
+    }
     if !args.watch {
         return Ok(());
     }
@@ -298,15 +359,6 @@ fn kind_word(kind: Kind) -> &'static str {
     }
 }
 
-fn print<K: Row + Serialize + Clone + Resource<DynamicType = ()>>(items: &[K], args: &GetArgs) -> Result<()> {
-    if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
-        eprintln!("There are no {}.", K::plural(&()));
-        return Ok(());
-    }
-    print!("{}", format(items, args)?);
-    Ok(())
-}
-
 fn format<K: Row + Serialize>(items: &[K], args: &GetArgs) -> Result<String> {
     let now = Timestamp::now();
     Ok(match args.output {
@@ -334,4 +386,45 @@ fn format<K: Row + Serialize>(items: &[K], args: &GetArgs) -> Result<String> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_queue_that_cannot_work_says_why_and_what_to_do() {
+        let queue = |status: serde_json::Value| -> TaskQueue {
+            serde_json::from_value(json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "TaskQueue", "metadata": { "name": "tasks" },
+                "spec": { "git": { "url": "/x", "path": "todo" } }, "status": status,
+            }))
+            .unwrap()
+        };
+        let said = |kind: &str, status: &str| {
+            json!({ "type": kind, "status": status, "reason": "NoBranch", "message": "there is no branch trunk",
+                "lastTransitionTime": "2026-01-01T00:00:00Z" })
+        };
+        let fetch = standing(&queue(json!({ "conditions": [said("Ready", "False")] })));
+        assert!(
+            fetch.contains("NoBranch: there is no branch trunk") && fetch.contains("tried again"),
+            "{fetch}"
+        );
+        let stalled = standing(&queue(
+            json!({ "conditions": [said("Ready", "False"), said("Stalled", "True")] }),
+        ));
+        assert!(stalled.contains("change .foreman/queue.yaml"), "{stalled}");
+        let empty = standing(&queue(json!({ "files": 0, "conditions": [said("Ready", "True")] })));
+        assert!(empty.contains("commit one below todo"), "{empty}");
+        let broken = standing(&queue(
+            json!({ "files": 2, "invalidFileCount": 1, "conditions": [said("Ready", "True")] }),
+        ));
+        assert!(
+            broken.contains("1 of 2") && broken.contains("foreman validate"),
+            "{broken}"
+        );
+        assert!(standing(&queue(json!({}))).contains("not looked at yet"));
+    }
 }

@@ -112,6 +112,13 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
         gate::definition::Source::Preset(language) => language.clone(),
         other => format!("{other:?}"),
     };
+    let mut steps = gate.steps;
+    for step in &mut steps {
+        if step.command == UNITTEST && has_pytest_functions(root) {
+            // unittest finds none of them, and some versions call that a success.
+            step.command = "python3 -m pytest -q".into();
+        }
+    }
     let mut text = GATE_HEAD.to_owned();
     if let Some(prepare) = &gate.prepare {
         text.push_str(
@@ -125,7 +132,7 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
     text.push_str(
         "# Each step runs as `sh -c` in the work tree, without network; all run, even after a failure.\nsteps:\n",
     );
-    for step in &gate.steps {
+    for step in &steps {
         text.push_str(&format!(
             "  - name: {}\n    command: {}\n",
             step.name,
@@ -137,6 +144,28 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
     }
     text.push_str("# Paths that a change must not touch, beside .foreman/**.\n# protectedPaths:\n#   - .github/**\n");
     (Some(language), text)
+}
+
+/// What the gate's preset runs for a Python repository that does not name pytest.
+const UNITTEST: &str = "python3 -m unittest discover";
+/// Most Python files that are looked at.
+const MAX_LOOKED_AT: usize = 500;
+
+/// Says whether test files of a Python repository hold test functions outside of classes, which only pytest finds.
+fn has_pytest_functions(root: &Path) -> bool {
+    let files = ["", "tests", "test"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten());
+    files.take(MAX_LOOKED_AT).any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_test = name.ends_with("_test.py") || name.starts_with("test_") && name.ends_with(".py");
+        is_test
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && std::fs::read_to_string(entry.path()).is_ok_and(|text| {
+                text.lines()
+                    .any(|line| line.starts_with("def test") || line.starts_with("async def test"))
+            })
+    })
 }
 
 fn quoted(text: &str) -> String {

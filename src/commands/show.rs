@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{ReportFormat, ShowArgs};
 use crate::connect::Connection;
+use crate::follow::waits_for_sibling;
 use crate::table::{plain, span};
 use crate::target::{Target, find, tasks_of};
 
@@ -47,7 +48,7 @@ pub fn render(workload: Option<&Workload>, tasks: &[AgenticTask], now: Timestamp
             lines.push(String::new());
             lines.push(format!("run {}, round {}", here.0, here.1));
         }
-        task_lines(task, now, &mut lines);
+        task_lines(task, tasks, now, &mut lines);
     }
     if workload.is_some() && tasks.is_empty() {
         lines.push("  no tasks yet".into());
@@ -90,7 +91,7 @@ fn head(workload: &Workload, lines: &mut Vec<String>) {
     push("tokens", status.usage.as_ref().map(usage));
     push("reported", status.reported);
     for condition in status.conditions.iter().flatten() {
-        let good = matches!(condition.type_.as_str(), "Ready" | "Complete");
+        let good = matches!(condition.type_.as_str(), "Ready" | "Complete" | "Succeeded");
         if condition.status == "True" && !good && !condition.message.is_empty() {
             lines.push(field(&condition.type_.to_lowercase(), &condition.message));
         }
@@ -113,7 +114,7 @@ fn usage(usage: &Usage) -> String {
     )
 }
 
-fn task_lines(task: &AgenticTask, now: Timestamp, lines: &mut Vec<String>) {
+fn task_lines(task: &AgenticTask, all: &[AgenticTask], now: Timestamp, lines: &mut Vec<String>) {
     let status = task.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_default();
     let took = status.started_at.as_ref().map(|started| {
@@ -139,7 +140,18 @@ fn task_lines(task: &AgenticTask, now: Timestamp, lines: &mut Vec<String>) {
     }
     lines.push(line);
     let mut detail = |text: String| lines.push(format!("      {}", plain(&text)));
-    if let Some(waiting) = status.waiting.filter(|_| phase == Phase::Pending) {
+    let phase_of = |name: &str| {
+        let found = all.iter().find(|other| other.name_any() == name);
+        found.map(|found| {
+            found
+                .status
+                .as_ref()
+                .and_then(|status| status.phase)
+                .unwrap_or_default()
+        })
+    };
+    let by_order = waits_for_sibling(task, phase_of);
+    if let Some(waiting) = status.waiting.filter(|_| phase == Phase::Pending && !by_order) {
         match waiting.place {
             Some(place) => detail(format!("waits at place {place}: {}", waiting.reason)),
             None => detail(format!("waits: {}", waiting.reason)),

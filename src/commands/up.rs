@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Global, UpArgs};
 use crate::connect::root;
+use crate::follow;
 use crate::local::{Local, LocalConfig};
 use crate::place::Place;
 use crate::project::{self, Project};
@@ -82,16 +83,21 @@ async fn serve(local: &mut Local, global: &Global, place: &Place, project: &Proj
         place.kubeconfig().display()
     );
     println!("Ready. Commit a task file; Ctrl-C drains, Ctrl-C twice stops at once.");
+    let client = local.client.clone();
+    let live = follow::live(&client, &global.namespace);
+    tokio::pin!(live);
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
     tokio::select! {
         why = local.broken() => bail!("{why}"),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => {}
+        () = &mut live => {}
     }
     println!("Draining: running tasks end first; Ctrl-C again stops at once.");
     tokio::select! {
         () = local.drain() => {}
+        () = &mut live => {}
         _ = interrupt.recv() => println!("Stopping; running tasks go back to the queue."),
         _ = terminate.recv() => {}
     }

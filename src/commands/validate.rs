@@ -34,9 +34,13 @@ pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
                 println!("{error}");
             }
             if errors.is_empty() {
-                println!("{checked} files are valid");
+                println!("{} valid", count(checked, "file is", "files are"));
             } else {
-                println!("{} errors in {checked} files", errors.len());
+                println!(
+                    "{} in {}",
+                    count(errors.len(), "error", "errors"),
+                    count(checked, "file", "files")
+                );
             }
         }
     }
@@ -109,6 +113,10 @@ fn named(root: &Path, global: &Global, given: &[PathBuf]) -> Result<Files> {
         }
     }
     Ok(files)
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn check(files: &Files, folder: &str) -> (usize, Vec<FileError>) {

@@ -111,13 +111,28 @@ impl Up {
 
     /// Waits for a line that begins with `start` and returns it.
     pub fn line(&self, start: &str) -> String {
+        self.line_where(start, |line| line.starts_with(start))
+    }
+
+    /// Waits until each entry of `wanted` was met, in any order, by a line that has all of its words.
+    pub fn lines_with(&self, wanted: &[&[&str]]) {
+        let mut missing = wanted.to_vec();
+        while !missing.is_empty() {
+            let line = self.line_where(&format!("{missing:?}"), |line| {
+                missing.iter().any(|words| words.iter().all(|word| line.contains(word)))
+            });
+            missing.retain(|words| !words.iter().all(|word| line.contains(word)));
+        }
+    }
+
+    fn line_where(&self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
         loop {
             match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line.starts_with(start) => return line,
+                Ok(line) if is_it(&line) => return line,
                 Ok(_) => {}
                 Err(error) => {
                     panic!(
-                        "no line {start:?}: {error}; errors: {}",
+                        "no line {what:?}: {error}; errors: {}",
                         std::fs::read_to_string(&self.errors).unwrap()
                     )
                 }

@@ -38,6 +38,25 @@ fn what_init_writes_is_valid_and_fits_the_language() {
 }
 
 #[test]
+fn a_python_gate_runs_the_runner_that_finds_the_tests() {
+    for (test, command) in [
+        ("def test_add():\n    assert True\n", "python3 -m pytest -q"),
+        (
+            "import unittest\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        pass\n",
+            "python3 -m unittest discover",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pyproject.toml"), "[project]\nname = \"x\"\n").unwrap();
+        std::fs::create_dir(folder.path().join("tests")).unwrap();
+        std::fs::write(folder.path().join("tests/test_add.py"), test).unwrap();
+        assert_eq!(call(folder.path(), &["init", "--no-probe"]).code, Some(0));
+        let gate = std::fs::read_to_string(folder.path().join(".foreman/gate.yaml")).unwrap();
+        assert!(gate.contains(command), "{gate}");
+    }
+}
+
+#[test]
 fn init_never_writes_over_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(".foreman").join(name);

@@ -55,6 +55,54 @@ async fn a_committed_task_becomes_a_branch_whose_verdict_names_what_was_tested()
     assert!(log.out.contains("step note passed"), "{log:#?}");
 }
 
+#[test]
+fn up_tells_what_happens_while_it_happens() {
+    let sample = Sample::new();
+    sample.record("note", 1, "note.txt", "done\n");
+    let up = sample.up();
+    up.lines_with(&[&["queue tasks", "main at", "0 task files"]]);
+    up.lines_with(&[&["idle", "nothing to do yet"]]);
+    sample.commit(&[
+        (".foreman/tasks/note.md", "Write the note.\n"),
+        (".foreman/tasks/bad.md", "---\ntitel: x\n---\nx\n"),
+    ]);
+    // The queue's status is written after the work was made, so that the first lines come in any order.
+    up.lines_with(&[
+        &["queue tasks", "2 task files, 1 invalid"],
+        &[".foreman/tasks/bad.md:2:1:", "titel"],
+        &["note", "#1", "coder runs on"],
+        &["note", "#1", "gate GATE-PASS"],
+        &["note", "== Completed after round 1: GATE-PASS, branch foreman/"],
+        &["idle", "1 Completed"],
+    ]);
+    sample.git(&["rm", "--quiet", ".foreman/tasks/note.md"]);
+    sample.git(&["commit", "--quiet", "--message", "Not wanted any more"]);
+    up.lines_with(&[&["note", "removed"]]);
+}
+
+#[test]
+fn an_empty_list_of_workloads_says_what_stands_of_the_queue() {
+    let sample = Sample::new();
+    let up = sample.up();
+    up.lines_with(&[&["idle"]]);
+    let said = sample.call(&["get", "workloads"]);
+    assert!(said.err.contains("commit one below .foreman/tasks"), "{said:#?}");
+    assert_eq!(up.signal("-TERM"), Some(0));
+    let said = sample.call(&["get", "workloads"]);
+    assert!(said.err.contains("run `foreman up`"), "{said:#?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_in_silence() {
+    let sample = Sample::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = crate::foreman::command(&sample.repository());
+    let ended = command.arg("validate").stdout(writer).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    assert_eq!(ended.status.code(), Some(141));
+}
+
 #[tokio::test]
 async fn a_failed_gate_goes_back_to_the_coder_and_show_tells_both_rounds() {
     let sample = Sample::new();

@@ -46,7 +46,7 @@ fn table() -> Vec<Bad> {
         bad(
             "one name twice",
             &[("one.yaml", TASK.as_bytes()), ("two.yaml", TASK.as_bytes())],
-            &["two.yaml:"],
+            &["two.yaml:3:19:"],
             &["same", "one.yaml"],
         ),
         bad(
