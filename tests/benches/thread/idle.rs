@@ -48,8 +48,14 @@ async fn waiting_files() {
         })
         .collect();
     let queue = std::fs::read_to_string(sample.repository().join(".foreman/queue.yaml")).unwrap();
-    files.push((".foreman/queue.yaml".into(), queue.replace("interval: 60s", "interval: 200ms")));
-    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    files.push((
+        ".foreman/queue.yaml".into(),
+        queue.replace("interval: 60s", "interval: 200ms"),
+    ));
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(path, text)| (path.as_str(), text.as_str()))
+        .collect();
     sample.commit(&files);
     let up = sample.up();
     let mut before = up.metrics().await;
@@ -78,7 +84,10 @@ async fn waiting_files() {
         write!(found, "{moved} {what}, ").unwrap();
     }
     write!(found, "{} writes", writes(&after) - writes(&before)).unwrap();
-    say(&format!("{FILES} task files, {} idle ticks", ticks(&after) - ticks(&before)), &found);
+    say(
+        &format!("{FILES} task files, {} idle ticks", ticks(&after) - ticks(&before)),
+        &found,
+    );
     memory(&up);
 }
 
@@ -87,7 +96,9 @@ fn counted(metrics: &str, name: &str, label: &str) -> f64 {
     let series = metrics.lines().filter(|line| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
     });
-    series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    series
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 fn writes(metrics: &str) -> f64 {

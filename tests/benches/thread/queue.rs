@@ -59,7 +59,9 @@ impl Tasks {
 
     /// Commits a change of one file.
     fn change(&mut self, n: usize, text: &str) {
-        let commit = self.bare.commit_files(Some(self.head), &[task(n, text)], "change", &who());
+        let commit = self
+            .bare
+            .commit_files(Some(self.head), &[task(n, text)], "change", &who());
         self.head = commit.unwrap();
         self.bare.set_ref("refs/heads/main", Some(self.head)).unwrap();
     }

@@ -167,7 +167,10 @@ fn issues_or_intent_alone_dispatch_nothing_and_say_what_to_write_instead() {
         assert!(has(&plan, "Stalled") && has(&plan, "NotSupportedYet"), "{field}");
         let status = plan.status.unwrap();
         let message = status.message.unwrap();
-        assert!(message.contains(field) && message.contains("spec.pipeline"), "{message}");
+        assert!(
+            message.contains(field) && message.contains("spec.pipeline"),
+            "{message}"
+        );
         assert_eq!(status.phase, Some(WorkloadPhase::Planning));
     }
     // Written-out steps win over the issues that they name.
