@@ -1,16 +1,18 @@
 //! What becomes of an object on its way into the store: pure functions over JSON.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::{Value, json};
+mod decode;
+
+use serde_json::Value;
 
 use crate::admission::apply::{self, Writer};
 use crate::admission::builtin;
-use crate::admission::error::FieldError;
 use crate::admission::names::{validate_builtin_finalizers, validate_metadata, validate_metadata_update};
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
-use crate::status::{ApiError, Named};
+use crate::status::ApiError;
+
+pub use decode::{REPEATED_IN_YAML, decode, duplicate_field, each_warning};
 
 /// The part of an object that a write is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,128 +104,6 @@ impl View<'_> {
         object["apiVersion"] = self.kind.stored.as_str().into();
         object
     }
-}
-
-/// Reads an object that was sent: checks its identity and types, drops what the schema
-/// does not know, and says what that was.
-pub fn decode(
-    view: View<'_>,
-    mut object: Value,
-    validation: FieldValidation,
-    warnings: &mut Vec<String>,
-) -> Result<Value, ApiError> {
-    let kind = view.kind;
-    let api_version = view.api_version();
-    if !object.is_object() {
-        return Err(unreadable(view, "the body is no object"));
-    }
-    for (at, wanted, words) in [
-        ("apiVersion", api_version.as_str(), "API version"),
-        ("kind", kind.kind.as_str(), "kind"),
-    ] {
-        match object.get(at).and_then(Value::as_str).unwrap_or("") {
-            "" if kind.builtin().is_some() => object[at] = wanted.into(),
-            "" => {
-                let missing = if at == "kind" { "Kind" } else { "apiVersion" };
-                return Err(ApiError::bad_request(format!(
-                    "Object '{missing}' is missing in '{}'",
-                    cut(&object.to_string())
-                )));
-            }
-            found if at == "kind" && found != wanted => {
-                return Err(wrong_kind(view, found, meta_str(&object, "name")));
-            }
-            found if found != wanted => {
-                return Err(ApiError::bad_request(format!(
-                    "the {words} in the data ({found}) does not match the expected {words} ({wanted})"
-                )));
-            }
-            _ => {}
-        }
-    }
-    let unknown = match (&view.served.schema, kind.builtin()) {
-        (Some(schema), _) => {
-            let unknown = schema.prune(&mut object);
-            normalise_metadata(&mut object).map_err(|error| unreadable(view, &error))?;
-            schema.default(&mut object);
-            unknown
-        }
-        (None, Some(rules)) => match rules.normalise {
-            Some(normalise) => {
-                object = normalise(object).map_err(|error| unreadable(view, &error))?;
-                Vec::new()
-            }
-            None => {
-                let unknown = builtin::prune(&api_version, &kind.kind, &mut object);
-                builtin::check_types(&api_version, &kind.kind, &object).map_err(ApiError::bad_request)?;
-                builtin::default(&api_version, &kind.kind, &mut object);
-                unknown
-            }
-        },
-        (None, None) => Vec::new(),
-    };
-    report_unknown(view, &unknown, validation, warnings)?;
-    Ok(object)
-}
-
-fn wrong_kind(view: View<'_>, found: &str, name: &str) -> ApiError {
-    let kind = view.kind;
-    if kind.builtin().is_some() {
-        return ApiError::bad_request(format!(
-            "{found} in version \"{}\" cannot be handled as a {}",
-            view.served.name, kind.kind
-        ));
-    }
-    let named = Named {
-        kind: found,
-        ..kind.named()
-    };
-    let error = FieldError::invalid("kind", found, format!("must be {}", kind.kind));
-    ApiError::invalid(named, name, &[error])
-}
-
-/// Warns of fields that the schema does not know, or refuses them.
-pub fn report_unknown(
-    view: View<'_>,
-    unknown: &[String],
-    validation: FieldValidation,
-    warnings: &mut Vec<String>,
-) -> Result<(), ApiError> {
-    let list = unknown.iter().map(|path| format!("unknown field \"{path}\""));
-    match validation {
-        FieldValidation::Warn => warnings.extend(list),
-        FieldValidation::Strict if !unknown.is_empty() => {
-            let list: Vec<String> = list.collect();
-            return Err(unreadable(view, &format!("strict decoding error: {}", list.join(", "))));
-        }
-        FieldValidation::Ignore | FieldValidation::Strict => {}
-    }
-    Ok(())
-}
-
-fn unreadable(view: View<'_>, error: &str) -> ApiError {
-    let kind = &view.kind.kind;
-    ApiError::bad_request(format!(
-        "{kind} in version \"{}\" cannot be handled as a {kind}: {error}",
-        view.served.name
-    ))
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(256) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-fn normalise_metadata(object: &mut Value) -> Result<(), String> {
-    let metadata = match object.get_mut("metadata") {
-        None | Some(Value::Null) => json!({}),
-        Some(metadata) => metadata.take(),
-    };
-    let typed: ObjectMeta = serde_json::from_value(metadata).map_err(|error| format!("metadata: {error}"))?;
-    object["metadata"] = serde_json::to_value(typed).map_err(|error| error.to_string())?;
-    Ok(())
 }
 
 /// Prepares an object that is made, and checks it; what is wrong but allowed becomes a warning.

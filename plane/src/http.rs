@@ -10,6 +10,7 @@ mod path;
 mod protobuf;
 mod query;
 mod read;
+mod repeated;
 mod review;
 mod watch;
 mod write;
@@ -26,7 +27,7 @@ use serde_json::{Value, json};
 use crate::kinds::Kind;
 use crate::server::Server;
 use crate::server::write::Target;
-use crate::status::ApiError;
+use crate::status::{ApiError, warn};
 
 use path::{ResourcePath, Route};
 use query::Query;
@@ -242,23 +243,5 @@ fn bytes_response(code: StatusCode, bytes: bytes::Bytes) -> Response {
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// Adds one Warning header for each warning.
-fn warn(mut response: Response, warnings: &[String]) -> Response {
-    for warning in warnings {
-        let text: String = warning
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .flat_map(|c| {
-                let escaped = matches!(c, '"' | '\\').then_some('\\');
-                escaped.into_iter().chain(std::iter::once(c))
-            })
-            .collect();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
     response
 }

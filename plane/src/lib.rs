@@ -138,7 +138,7 @@ impl Plane {
         };
         let options = WriteOptions::by("foreman-plane");
         let sent = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let object = admit::decode(target.view(), sent, options.validation, &mut Vec::new())
+        let object = admit::decode(target.view(), sent, &[], options.validation, &mut Vec::new())
             .map_err(|error| PlaneError::Prepare(error.message))?;
         server
             .create(&target, object, &options, Vec::new())

@@ -49,6 +49,8 @@ pub struct ApiError {
     pub message: String,
     /// The `details` of the Status, if any.
     pub details: Option<Value>,
+    /// What the writer is told beside the refusal.
+    pub warnings: Vec<String>,
     plain: bool,
 }
 
@@ -59,8 +61,15 @@ impl ApiError {
             reason,
             message: message.into(),
             details: None,
+            warnings: Vec::new(),
             plain: false,
         }
+    }
+
+    /// Tells the writer of `warnings` too, before those that are told already.
+    pub fn with_warnings(mut self, warnings: Vec<String>) -> ApiError {
+        self.warnings.splice(0..0, warnings);
+        self
     }
 
     fn about(mut self, named: Named<'_>, name: &str) -> ApiError {
@@ -307,8 +316,26 @@ impl IntoResponse for ApiError {
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response
+        warn(response, &self.warnings)
     }
+}
+
+/// Adds one Warning header for each warning.
+pub fn warn(mut response: Response, warnings: &[String]) -> Response {
+    for warning in warnings {
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .flat_map(|c| {
+                let escaped = matches!(c, '"' | '\\').then_some('\\');
+                escaped.into_iter().chain(std::iter::once(c))
+            })
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
 }
 
 #[cfg(test)]

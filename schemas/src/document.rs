@@ -3,11 +3,12 @@
 //! Scalars are read by the core schema of YAML 1.2, as JSON knows them. Depth and size are bounded, so
 //! that neither nesting nor aliases can exhaust memory or stack.
 
-use std::collections::{BTreeMap, HashMap};
+mod reader;
+mod scalar;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
+use self::reader::Reader;
 use crate::file_error::{FileError, MAX_ERRORS, quote};
 
 /// Deepest nesting of a document.
@@ -149,269 +150,17 @@ impl Node {
 ///
 /// Returns the documents that could be read and everything that is wrong; documents without content are left out.
 pub fn read(path: &str, text: &str, lines_before: usize) -> (Vec<Node>, Vec<FileError>) {
-    let mut reader = Reader {
-        path,
-        lines_before,
-        documents: Vec::new(),
-        errors: Vec::new(),
-        open: Vec::new(),
-        anchors: BTreeMap::new(),
-        nodes: 0,
-    };
-    let mut parser = Parser::new_from_str(text);
-    while let Some(event) = parser.next_event() {
-        let read = match event {
-            Ok((event, span)) => reader.event(event, span),
-            Err(error) => {
-                let at = reader.place(error.marker().line(), error.marker().col());
-                Err(FileError::new(
-                    path,
-                    at,
-                    format!("the YAML cannot be read: {}", error.info()),
-                ))
-            }
-        };
-        if let Err(error) = read {
-            reader.errors.push(error);
-            break;
-        }
-    }
+    let mut reader = Reader::new(path, lines_before);
+    reader.read(text);
     reader.errors.truncate(MAX_ERRORS);
     (reader.documents, reader.errors)
 }
 
-/// A list or map that is being read.
-struct Open {
-    at: Place,
-    anchor: usize,
-    items: Vec<Node>,
-    entries: Vec<Entry>,
-    /// Line of each key.
-    seen: HashMap<String, usize>,
-    /// `None` for a list, `Some(None)` for a map that expects a key, `Some(Some(_))` for one that expects a value.
-    key: Option<Option<(String, Place)>>,
-}
-
-struct Reader<'a> {
-    path: &'a str,
-    lines_before: usize,
-    documents: Vec<Node>,
-    errors: Vec<FileError>,
-    open: Vec<Open>,
-    anchors: BTreeMap<usize, Node>,
-    nodes: usize,
-}
-
-impl Reader<'_> {
-    fn place(&self, line: usize, column: usize) -> Place {
-        Place {
-            line: line.max(1) + self.lines_before,
-            column: column + 1,
-        }
-    }
-
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), FileError> {
-        let at = self.place(span.start.line(), span.start.col());
-        match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                let value = scalar(&text, style, tag.as_deref()).ok_or_else(|| self.bad_tag(at))?;
-                self.value(
-                    Node {
-                        at,
-                        content: Content::Scalar(value),
-                    },
-                    anchor,
-                    Some(&text),
-                    1,
-                )
-            }
-            Event::SequenceStart(..) | Event::MappingStart(..) if self.open.len() >= MAX_DEPTH => {
-                Err(self.too_deep(at))
-            }
-            Event::SequenceStart(_, Some(tag)) | Event::MappingStart(_, Some(tag)) if !tag.is_yaml_core_schema() => {
-                Err(self.bad_tag(at))
-            }
-            Event::SequenceStart(anchor, _) => {
-                self.open(at, anchor, None);
-                Ok(())
-            }
-            Event::MappingStart(anchor, _) => {
-                self.open(at, anchor, Some(None));
-                Ok(())
-            }
-            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(open) => {
-                    let content = if open.key.is_some() {
-                        Content::Map(open.entries)
-                    } else {
-                        Content::List(open.items)
-                    };
-                    self.value(Node { at: open.at, content }, open.anchor, None, 1)
-                }
-                None => Ok(()),
-            },
-            Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                Some(node) => {
-                    let node = Node { at, ..node.clone() };
-                    if self.open.len() + node.depth() > MAX_DEPTH {
-                        return Err(self.too_deep(at));
-                    }
-                    let key = match &node.content {
-                        Content::Scalar(Value::String(text)) => Some(text.clone()),
-                        _ => None,
-                    };
-                    let size = node.count();
-                    self.value(node, 0, key.as_deref(), size)
-                }
-                None => Err(FileError::new(self.path, at, "an alias inside its own anchor").expected("a value")),
-            },
-            Event::DocumentEnd => {
-                self.anchors.clear();
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn open(&mut self, at: Place, anchor: usize, key: Option<Option<(String, Place)>>) {
-        self.open.push(Open {
-            at,
-            anchor,
-            items: Vec::new(),
-            entries: Vec::new(),
-            seen: HashMap::new(),
-            key,
-        });
-    }
-
-    fn too_deep(&self, at: Place) -> FileError {
-        FileError::new(self.path, at, "the YAML is nested too deeply").expected(format!("at most {MAX_DEPTH} levels"))
-    }
-
-    fn bad_tag(&self, at: Place) -> FileError {
-        FileError::new(self.path, at, "a value with a tag that does not fit it")
-            .expected("plain YAML")
-            .suggestion("remove the tag")
-    }
-
-    /// Takes a finished value: as a document, a list's item, a map's key or a key's value. An alias counts with all
-    /// that it stands for (`size`).
-    fn value(&mut self, node: Node, anchor: usize, key_text: Option<&str>, size: usize) -> Result<(), FileError> {
-        self.nodes += size;
-        if self.nodes > MAX_NODES {
-            return Err(FileError::new(self.path, node.at, "the YAML has too many values")
-                .expected(format!("at most {MAX_NODES}, aliases written out")));
-        }
-        if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        let at = node.at;
-        let Some(open) = self.open.last_mut() else {
-            if !node.is_null() {
-                self.documents.push(node);
-            }
-            return Ok(());
-        };
-        match &mut open.key {
-            None => open.items.push(node),
-            Some(slot @ None) => {
-                let Some(key) = key_text else {
-                    return Err(FileError::new(self.path, at, format!("{} as a key", node.describe()))
-                        .expected("a string as the key"));
-                };
-                *slot = Some((key.to_owned(), at));
-            }
-            Some(slot) => {
-                let Some((key, key_at)) = slot.take() else {
-                    return Ok(());
-                };
-                if let Some(first) = open.seen.get(&key) {
-                    let message = format!("the key {} occurs twice", quote(&key));
-                    let advice = format!("it is first given on line {first}; remove one of them");
-                    self.errors
-                        .push(FileError::new(self.path, key_at, message).suggestion(advice));
-                } else {
-                    open.seen.insert(key.clone(), key_at.line);
-                    open.entries.push(Entry {
-                        key,
-                        at: key_at,
-                        value: node,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads a scalar; `None` where a tag does not fit it.
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Option<Value> {
-    let plain = if style == ScalarStyle::Plain {
-        resolve(text)
-    } else {
-        Value::String(text.to_owned())
-    };
-    let Some(tag) = tag else { return Some(plain) };
-    if tag.handle == "!" && tag.suffix.is_empty() {
-        return Some(Value::String(text.to_owned()));
-    }
-    if !tag.is_yaml_core_schema() {
-        return None;
-    }
-    match (tag.suffix.as_str(), resolve(text)) {
-        ("str", _) => Some(Value::String(text.to_owned())),
-        ("null", Value::Null) => Some(Value::Null),
-        ("bool", value @ Value::Bool(_)) => Some(value),
-        ("int", Value::Number(number)) if !number.is_f64() => Some(Value::Number(number)),
-        ("float", value @ Value::Number(_)) => Some(value),
-        _ => None,
-    }
-}
-
-/// Reads a plain scalar by the core schema of YAML 1.2. Digits after a leading zero stay text, as they are no number
-/// in JSON.
-fn resolve(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
-    }
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let radix = |digits: &str, radix| i64::from_str_radix(digits, radix).ok().map(Number::from);
-    let number = if let Some(digits) = text.strip_prefix("0x") {
-        radix(digits, 16)
-    } else if let Some(digits) = text.strip_prefix("0o") {
-        radix(digits, 8)
-    } else if unsigned.starts_with('0') && unsigned[1..].starts_with(|c: char| c.is_ascii_digit()) {
-        None
-    } else if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        let digits = text.strip_prefix('+').unwrap_or(text);
-        digits
-            .parse::<i64>()
-            .map(Number::from)
-            .or_else(|_| digits.parse::<u64>().map(Number::from))
-            .ok()
-    } else {
-        decimal(unsigned)
-            .then(|| text.parse::<f64>().ok())
-            .flatten()
-            .and_then(Number::from_f64)
-    };
-    number.map_or_else(|| Value::String(text.to_owned()), Value::Number)
-}
-
-/// Says whether a text is a decimal with a point or an exponent: `1.5`, `.5`, `1e3`.
-fn decimal(unsigned: &str) -> bool {
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
-        None => (unsigned, None),
-    };
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
-    let mantissa_fits =
-        (digits(whole) && (fraction.is_empty() || digits(fraction))) || (whole.is_empty() && digits(fraction));
-    mantissa_fits && exponent.is_none_or(digits)
+/// Returns line and text of each key of a YAML text that its map has already, as far as the text can be read.
+pub fn repeated_keys(text: &str) -> Vec<(usize, String)> {
+    let mut reader = Reader::new("", 0);
+    reader.read(text);
+    reader.repeated
 }
 
 #[cfg(test)]
@@ -487,6 +236,13 @@ mod tests {
         let error = error("a: 1\nb: 2\na: 3\n");
         assert_eq!((error.line, error.column), (3, 1));
         assert!(error.to_string().contains("first given on line 1"), "{error}");
+    }
+
+    #[test]
+    fn keys_given_again_are_listed_with_their_lines() {
+        let keys = repeated_keys("a: 1\nb: {c: 1,\n  c: 2}\na: 3\na: 4\n");
+        let keys: Vec<(usize, &str)> = keys.iter().map(|(line, key)| (*line, key.as_str())).collect();
+        assert_eq!(keys, [(3, "c"), (4, "a"), (5, "a")]);
     }
 
     #[test]

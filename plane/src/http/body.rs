@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderMap, header};
 use serde_json::Value;
 
-use super::protobuf;
+use super::{protobuf, repeated};
 use crate::server::BODY_LIMIT;
 use crate::status::ApiError;
 
@@ -35,19 +35,37 @@ pub async fn read(body: Body) -> Result<bytes::Bytes, ApiError> {
     })
 }
 
+/// An object that was sent.
+pub struct Sent {
+    /// The object.
+    pub object: Value,
+    /// What its text gave more than once, in words.
+    pub repeated: Vec<String>,
+}
+
 /// Reads a body as its media type says: JSON, YAML, or protobuf of some built-in kinds.
-pub async fn object(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+pub async fn object(headers: &HeaderMap, body: Body) -> Result<Sent, ApiError> {
     let kind = content_type(headers);
-    match kind {
-        "" | "application/json" | "*/*" => parse_json(&read(body).await?),
-        "application/yaml" => parse_yaml(&read(body).await?),
-        protobuf::MEDIA => protobuf::parse(&read(body).await?).map_err(|error| match error {
-            // The client is told to use JSON: nothing that it sent may be lost.
-            protobuf::Unreadable::Unknown => ApiError::unsupported_media(&["application/json", "application/yaml"]),
-            protobuf::Unreadable::Malformed => ApiError::bad_request("the body is no Kubernetes protobuf message"),
-        }),
-        _ => Err(ApiError::unsupported_media(&["application/json", "application/yaml"])),
-    }
+    let (object, repeated) = match kind {
+        "" | "application/json" | "*/*" => {
+            let bytes = read(body).await?;
+            (parse_json(&bytes)?, repeated::in_json(&bytes))
+        }
+        "application/yaml" => {
+            let bytes = read(body).await?;
+            (parse_yaml(&bytes)?, repeated::in_yaml(&bytes))
+        }
+        protobuf::MEDIA => {
+            let parsed = protobuf::parse(&read(body).await?).map_err(|error| match error {
+                // The client is told to use JSON: nothing that it sent may be lost.
+                protobuf::Unreadable::Unknown => ApiError::unsupported_media(&["application/json", "application/yaml"]),
+                protobuf::Unreadable::Malformed => ApiError::bad_request("the body is no Kubernetes protobuf message"),
+            })?;
+            (parsed, Vec::new())
+        }
+        _ => return Err(ApiError::unsupported_media(&["application/json", "application/yaml"])),
+    };
+    Ok(Sent { object, repeated })
 }
 
 /// Parses JSON.

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::response::Response;
 use serde_json::Value;
 
-use super::{Call, body};
+use super::{Call, body, repeated};
 use crate::admission::apply::{self, ApplyError, Writer};
 use crate::admission::error::{FieldError, patch_undecodable_status};
 use crate::admission::gofmt;
@@ -36,7 +36,11 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
     let bytes = body::read(sent).await?;
     if media == APPLY {
         let patch = body::parse_yaml(&bytes)?;
-        return apply_patch(call, patch, options).await;
+        let twice = match options.validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => repeated::in_yaml(&bytes),
+        };
+        return apply_patch(call, patch, &twice, options).await;
     }
     if call.query.get("force").is_some() {
         return Err(ApiError::options(
@@ -45,6 +49,14 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
         ));
     }
     let patch = body::parse_json(&bytes)?;
+    let twice: Vec<String> = match (options.validation, media == MEDIA[0]) {
+        (FieldValidation::Ignore, _) => Vec::new(),
+        (_, false) => repeated::in_json(&bytes),
+        (_, true) => repeated::in_json(&bytes)
+            .into_iter()
+            .map(|said| format!("json patch {said}"))
+            .collect(),
+    };
     let name = call.name.clone().unwrap_or_default();
     let target = &call.target;
     let view = target.view();
@@ -74,7 +86,7 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
         } else {
             gofmt::json(&patched)
         };
-        admit::decode(view, patched, options.validation, warnings).map_err(|error| {
+        admit::decode(view, patched, &twice, options.validation, warnings).map_err(|error| {
             // What is wrong with the result is told as wrong with the patch.
             let told = format!(" cannot be handled as a {}: ", view.kind.kind);
             match error.message.split_once(&told) {
@@ -101,7 +113,12 @@ fn apply_error(error: ApplyError) -> ApiError {
     }
 }
 
-async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Result<Response, ApiError> {
+async fn apply_patch(
+    call: Call,
+    patch: Value,
+    twice: &[String],
+    mut options: WriteOptions,
+) -> Result<Response, ApiError> {
     if call.query.get("fieldManager").is_none() {
         return Err(ApiError::options(
             "PatchOptions",
@@ -131,7 +148,13 @@ async fn apply_patch(call: Call, patch: Value, mut options: WriteOptions) -> Res
         if meta_str(&merged, "name").is_empty() {
             meta_mut(&mut merged).insert("name".into(), name.as_str().into());
         }
-        admit::decode(view, merged, FieldValidation::Ignore, warnings)
+        if let Some(first) = twice.first().filter(|_| options.validation == FieldValidation::Strict) {
+            return Err(ApiError::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {first}"
+            )));
+        }
+        warnings.extend(twice.iter().flat_map(|text| admit::each_warning(text)));
+        admit::decode(view, merged, &[], FieldValidation::Ignore, warnings)
     };
     for _ in 0..8 {
         let updated = call

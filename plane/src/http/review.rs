@@ -15,7 +15,13 @@ pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
     let validation = field_validation(&call.query, "CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
-    let mut answer = admit::decode(call.target.view(), sent, validation, &mut warnings)?;
+    let mut answer = admit::decode(
+        call.target.view(),
+        sent.object,
+        &sent.repeated,
+        validation,
+        &mut warnings,
+    )?;
     answer["status"] = if call.kind().kind == "SelfSubjectRulesReview" {
         json!({
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],

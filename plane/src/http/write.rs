@@ -1,7 +1,7 @@
 //! Creating, replacing and deleting objects.
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -91,16 +91,15 @@ pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
     let options = call.write_options("CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
-    let object = admit::decode(call.target.view(), sent, options.validation, &mut warnings)?;
-    let made = call
-        .server
-        .create(&call.target, object, &options, warnings.clone())
-        .await;
-    match made {
-        Ok(outcome) => call.answer(&outcome),
-        // What was dropped is told beside what is refused.
-        Err(error) => Ok(warn(error.into_response(), &warnings)),
-    }
+    let object = admit::decode(
+        call.target.view(),
+        sent.object,
+        &sent.repeated,
+        options.validation,
+        &mut warnings,
+    )?;
+    let made = call.server.create(&call.target, object, &options, warnings).await?;
+    call.answer(&made)
 }
 
 /// Answers an update.
@@ -110,11 +109,13 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     let sent = body::object(&call.headers, sent).await?;
     let view = call.target.view();
     let mut warnings = Vec::new();
-    let object = admit::decode(view, sent, options.validation, &mut warnings)?;
+    let object = admit::decode(view, sent.object, &sent.repeated, options.validation, &mut warnings)?;
     let builtin = view.kind.builtin();
     if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
         // An object that is not there is told first.
-        call.server.entry(view.kind, &call.target.namespace, &name)?;
+        if let Err(error) = call.server.entry(view.kind, &call.target.namespace, &name) {
+            return Err(error.with_warnings(warnings));
+        }
         // Here kube-apiserver names the resource where else it names the kind.
         let named = Named {
             kind: &view.kind.plural,
@@ -128,11 +129,15 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
                 0,
                 "must be specified for an update",
             )],
-        ));
+        )
+        .with_warnings(warnings));
     }
     let updated = call
         .server
-        .update(&call.target, &name, call.part(), &options, &|_, _| Ok(object.clone()))
+        .update(&call.target, &name, call.part(), &options, &|_, told| {
+            told.extend(warnings.iter().cloned());
+            Ok(object.clone())
+        })
         .await;
     let outcome = match updated {
         Err(error)
@@ -148,13 +153,11 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
                 )));
             }
             meta_mut(&mut object).remove("resourceVersion");
-            call.server
-                .create(&call.target, object, &options, warnings.clone())
-                .await?
+            call.server.create(&call.target, object, &options, warnings).await?
         }
         other => other?,
     };
-    call.answer(&Outcome { warnings, ..outcome })
+    call.answer(&outcome)
 }
 
 /// Answers the `finalize` subresource of namespaces.
@@ -162,7 +165,7 @@ pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
     let options = call.write_options("UpdateOptions")?;
     let name = call.name.clone().unwrap_or_default();
     let sent = body::object(&call.headers, sent).await?;
-    let keep = sent["spec"]["finalizers"].clone();
+    let keep = sent.object["spec"]["finalizers"].clone();
     let outcome = call.server.finalize(&call.target, &name, &keep, &options).await?;
     call.answer(&outcome)
 }

@@ -135,8 +135,11 @@ impl Server {
                 &stamp,
                 &options.manager,
                 &mut warnings,
-            )?;
-            let made = view.to_stored(made);
+            );
+            let made = match made {
+                Ok(made) => view.to_stored(made),
+                Err(error) => return Err(error.with_warnings(warnings)),
+            };
             let key = kind.key(&target.namespace, &name);
             if options.dry_run {
                 if self.store.get(&key).is_some() {
@@ -202,8 +205,12 @@ impl Server {
             let stored = parse(&entry.bytes);
             let live = view.from_stored(stored);
             let mut warnings = Vec::new();
-            let new = change(&live, &mut warnings)?;
-            let new = admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings)?;
+            let changed = change(&live, &mut warnings)
+                .and_then(|new| admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings));
+            let new = match changed {
+                Ok(new) => new,
+                Err(error) => return Err(error.with_warnings(warnings)),
+            };
             if same(&live, &new) {
                 return Ok(Outcome::of(&entry, warnings));
             }

@@ -1,8 +1,11 @@
 //! CEL rules: `x-kubernetes-validations`.
 
-use kube_cel::cel::{ExecutionError, Program, Value as Cel};
+pub(super) mod bounded;
+
+use kube_cel::cel::{ExecutionError, Value as Cel};
 use serde_json::Value;
 
+use self::bounded::{Bounded, Spent};
 use super::celvalue::{aligned, convert, optional, with_scope};
 use super::correlate;
 use super::node::Node;
@@ -12,9 +15,9 @@ use crate::admission::error::{ErrorKind, FieldError};
 #[derive(Debug)]
 pub struct Rule {
     pub(super) text: String,
-    pub(super) program: Program,
+    pub(super) program: Bounded,
     message: String,
-    message_program: Option<Program>,
+    message_program: Option<Bounded>,
     reason: String,
     field_path: String,
     pub(super) optional_old: bool,
@@ -33,9 +36,8 @@ impl Rule {
             )));
         }
         let compile = |source: &str, key: &str| {
-            Program::compile(source).map_err(|error| {
-                let error = error.to_string();
-                let words = format!("compilation failed: {}", error.trim());
+            Bounded::compile(source).map_err(|error| {
+                let words = format!("compilation failed: {error}");
                 Box::new(FieldError::invalid(format!("{path}.{key}"), rule.clone(), words))
             })
         };
@@ -73,7 +75,7 @@ impl Rule {
                 "message must be specified if rule contains line breaks",
             )));
         }
-        let transition = program.references().has_variable("oldSelf");
+        let transition = program.uses("oldSelf");
         Ok(Rule {
             field_path: normal_path(&get("fieldPath")),
             optional_old: rule.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or_default(),
@@ -136,6 +138,8 @@ struct Found {
     errors: Vec<FieldError>,
     /// Failures in what did not change.
     forgiven: Vec<FieldError>,
+    /// Set once too much was spent: no rule is run any more.
+    stopped: bool,
 }
 
 /// A value and the old one it correlates with.
@@ -181,6 +185,7 @@ pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>, warnings: 
     let mut found = Found::default();
     let current = old.map(|old| Pair { node: root, new, old });
     let ratchet = Ratchet { current, parent: None };
+    bounded::begin_object();
     walk(root, new, old, ratchet, "", true, &mut found);
     warnings.extend(found.forgiven.iter().map(ToString::to_string));
     found.errors
@@ -195,7 +200,7 @@ fn walk<'a>(
     resource: bool,
     found: &mut Found,
 ) {
-    if new.is_null() || !node.has_rules() {
+    if new.is_null() || !node.has_rules() || found.stopped {
         return;
     }
     let old = old.filter(|o| !o.is_null());
@@ -283,11 +288,21 @@ fn evaluate(
                 scope.add_variable_from_value("oldSelf", before.clone());
             }
             let shown = Value::from(node.kind.as_str());
-            match rule.program.execute(&scope) {
+            let result = match rule.program.execute(&scope) {
+                Ok(result) => result,
+                Err(spent) => {
+                    found.stopped = true;
+                    found
+                        .errors
+                        .push(FieldError::invalid(path, shown, spent_words(spent, rule.words())));
+                    return;
+                }
+            };
+            match result {
                 Ok(Cel::Bool(true)) => {}
                 Ok(Cel::Bool(false)) => {
                     let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
-                        Some(Ok(Cel::String(text))) if !text.trim().is_empty() && !text.contains('\n') => {
+                        Some(Ok(Ok(Cel::String(text)))) if !text.trim().is_empty() && !text.contains('\n') => {
                             text.trim().to_owned()
                         }
                         _ => rule.default_message(),
@@ -323,6 +338,17 @@ fn evaluate(
             }
         }
     });
+}
+
+fn spent_words(spent: Spent, words: &str) -> String {
+    match spent {
+        Spent::Rule => {
+            format!("no further validation rules will be run due to call cost exceeds limit for rule: {words}")
+        }
+        Spent::Object => {
+            "validation failed due to running out of cost budget, no further validation rules will be run".to_owned()
+        }
+    }
 }
 
 fn failure(error: &ExecutionError, words: &str) -> String {

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use kube_cel::cel::Program;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
 use super::celvalue::escape;
@@ -65,7 +64,7 @@ fn node(at: &Node, path: &str, resource: bool, errors: &mut Vec<FieldError>) {
             Known::Node(at, resource)
         };
         scope.insert("oldSelf".to_owned(), old);
-        if let Err(wrong) = program(&rule.program, &scope) {
+        if let Err(wrong) = infer(rule.program.expression(), &scope) {
             errors.push(FieldError::invalid(
                 format!("{path}.x-kubernetes-validations[{i}].rule"),
                 rule.text.as_str(),
@@ -87,10 +86,6 @@ fn node(at: &Node, path: &str, resource: bool, errors: &mut Vec<FieldError>) {
             errors,
         );
     }
-}
-
-fn program(program: &Program, scope: &Scope<'_>) -> Result<(), String> {
-    infer(program.expression(), scope).map(|_| ())
 }
 
 fn select<'a>(operand: Known<'a>, field: &str) -> Result<Known<'a>, String> {

@@ -10,12 +10,17 @@ use kube_cel::cel::objects::{Key, Map, OptionalValue};
 use kube_cel::cel::{Context, Program, Value as Cel};
 use serde_json::Value;
 
+use super::cel::bounded;
 use super::format;
 use super::node::{Additional, ListType, Node};
 
 thread_local! {
     /// The functions of Kubernetes' CEL, registered once per thread.
-    static BASE: Context<'static> = Context::default().with_all();
+    static BASE: Context<'static> = {
+        let mut base = Context::default().with_all();
+        bounded::register(&mut base);
+        base
+    };
     static TIMESTAMP: RefCell<Option<Program>> = RefCell::new(Program::compile("timestamp(text)").ok());
     static DURATION: RefCell<Option<Program>> = RefCell::new(Program::compile("duration(text)").ok());
 }
