@@ -148,7 +148,11 @@ impl Up {
         self.state.join("kubeconfig")
     }
 
-    /// Reads the operator's counters.
+    /// Reads the operator's counters, which the benchmarks count.
+    #[cfg_attr(
+        test,
+        allow(dead_code, reason = "the benchmarks count, the tests read what is shown")
+    )]
     pub async fn metrics(&self) -> String {
         let answer = reqwest::get(format!("{}/metrics", self.evidence)).await.unwrap();
         answer.text().await.unwrap()
