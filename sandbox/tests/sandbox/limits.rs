@@ -17,9 +17,11 @@ fn all_ways() -> Vec<Sandbox> {
         .collect()
 }
 
-/// `tail` keeps a line in memory until it ends, and then until somebody reads it.
+/// `tail` keeps a line in memory until it ends, and then until somebody reads it. It grows slowly enough for a monitor
+/// on a busy machine.
 fn hog(mebibytes: u64) -> String {
-    format!("head -c {} /dev/zero | tail -n 1 | sleep 20", mebibytes * MIB)
+    let step = mebibytes * MIB / 20;
+    format!("(for step in $(seq 20); do head -c {step} /dev/zero; sleep 0.1; done) | tail -n 1 | sleep 20")
 }
 
 #[test]
@@ -163,6 +165,7 @@ fn a_gibibyte_of_output_leaves_memory_bounded_and_its_last_line() {
         assert!(written.ends_with("\nthe true last line\n"));
         assert!(written.len() as u64 <= 4 * MIB + 100, "{}", written.len());
     }
+    // Other tests of this process take some of it.
     let grown = own_peak() - before;
-    assert!(grown < 32 * MIB, "grew by {} MiB", grown / MIB);
+    assert!(grown < 96 * MIB, "grew by {} MiB", grown / MIB);
 }
