@@ -14,8 +14,11 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Objects by path, and what was written of claims and Leases, in order.
+type Kept = (BTreeMap<String, Value>, Vec<String>);
+
+/// An API that keeps objects.
 #[derive(Clone, Default)]
-struct Api(Arc<Mutex<(BTreeMap<String, Value>, Vec<String>)>>);
+struct Api(Arc<Mutex<Kept>>);
 
 fn merge(into: &mut Value, patch: Value) {
     match patch {
