@@ -2,4 +2,6 @@
 
 mod disk_full;
 mod kubectl;
+mod presets;
 mod sshd;
+mod static_gate;
