@@ -34,23 +34,28 @@ const SPOOL: usize = 8 * 1024 * 1024;
 
 /// Builds the client that all exchanges of a process share.
 pub(super) fn build_client(settings: &Settings) -> std::result::Result<Client, String> {
-    let mut builder = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(settings.timeouts.connect)
-        .timeout(None)
-        .user_agent(AGENT)
-        .referer(false);
+    let builder = || {
+        Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(settings.timeouts.connect)
+            .timeout(None)
+            .user_agent(AGENT)
+            .referer(false)
+    };
+    let mut certificates = Vec::new();
     if let Some(path) = &settings.ca_bundle {
         let refuse = |what: String| format!("the CA bundle {} cannot be used: {what}", path.display());
         let pem = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| refuse(chain(&e)))?;
+        certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| refuse(chain(&e)))?;
         if certificates.is_empty() {
             return Err(refuse("it holds no certificate".into()));
         }
-        builder = builder.tls_certs_merge(certificates);
     }
-    builder
+    // A root without a store of certificates trusts those of the bundle alone, and no https server without one.
+    builder()
+        .tls_certs_merge(certificates.clone())
         .build()
+        .or_else(|_| builder().tls_certs_only(certificates).build())
         .map_err(|e| format!("the HTTP client cannot be built: {}", chain(&e)))
 }
 

@@ -136,9 +136,8 @@ impl Pod {
             command = command.env(&variable.name, variable.value.as_ref().unwrap());
         }
         // The other backend shows the host's root, which is not empty.
-        let sandbox = sandbox::Sandbox::with_backend(sandbox::Backend::Namespaces)
-            .expect("an empty root needs user namespaces")
-            .with_helper(crate::foreman::program());
+        let sandbox = sandbox::Sandbox::detect_with_helper(crate::foreman::program()).unwrap();
+        assert_eq!(sandbox.backend(), sandbox::Backend::Namespaces);
         let outcome = sandbox.run_blocking(command, sandbox::Output::captured_together());
         let printed = format!("{:?} {:?}\n{}", outcome.reason, outcome.message, outcome.stdout.text());
         (outcome.exit.code(), printed, std::fs::read(message).unwrap())
