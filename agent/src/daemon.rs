@@ -6,8 +6,11 @@ mod carry_out;
 pub mod claim;
 mod desk;
 mod finish;
+#[cfg(test)]
+mod giving_back;
 pub mod lease;
 pub mod registration;
+mod workspace;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -97,6 +100,10 @@ async fn leave(shutdown: &Shutdown, patience: Duration) {
 
 async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<(), Error> {
     let config = Arc::new(config);
+    let (folder, keep) = (config.workspace_dir.clone(), config.keep_workspace);
+    let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep)).await;
+    let opened = opened.unwrap_or_else(|error| Err((config.workspace_dir.clone(), error.into())));
+    let _workspace = opened.map_err(|(path, source)| Error::Workspace { path, source })?;
     let services = services(&config, &client)?;
     let executor: Arc<dyn Executor> = match config.mode {
         Mode::Stub => Arc::new(Stub {
@@ -233,14 +240,7 @@ async fn give_back_rest(client: &Client, desk: &Desk) {
     }
 }
 
-#[cfg(test)]
-mod giving_back;
-
 fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
-    for folder in ["mirrors", "work", "evidence", "gate-cache"] {
-        let path = config.workspace_dir.join(folder);
-        std::fs::create_dir_all(&path).map_err(|source| Error::Workspace { path, source })?;
-    }
     let mut http = reqwest::Client::builder()
         .timeout(Duration::from_secs(60))
         .redirect(reqwest::redirect::Policy::none());

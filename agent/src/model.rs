@@ -4,6 +4,7 @@
 //! OpenAI-compatible kind, [`replay::Replay`] plays a recorded session. [`probe`] asks a server what
 //! it can do, so that the loop uses the best protocol that really works there.
 
+pub mod http;
 pub mod openai;
 pub mod probe;
 pub mod replay;

@@ -193,7 +193,7 @@ pub enum ModelProvider {
     /// In the house.
     #[default]
     Local,
-    /// Behind a proxy to a cloud.
+    /// Behind a proxy to a cloud; `providerConfig.baseURL` names it, whatever a node is told of local servers.
     CloudProxy,
 }
 

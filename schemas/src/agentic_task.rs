@@ -30,7 +30,8 @@ use crate::shared::{
     printcolumn = r#"{"name":"Kind","type":"string","jsonPath":".spec.kind"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.assignedNode"}"#,
     printcolumn = r#"{"name":"Verdict","type":"string","jsonPath":".status.verdict"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Waiting","type":"string","jsonPath":".status.waiting.reason","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgenticTaskSpec {

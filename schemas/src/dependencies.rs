@@ -69,6 +69,7 @@ impl TaskFacts {
         match (self.phase, self.verdict, self.failure_reason) {
             (Phase::Failed, Some(verdict), Some(reason)) => format!("Failed / {} ({verdict})", reason.as_str()),
             (Phase::Failed, None, Some(reason)) => format!("Failed / {}", reason.as_str()),
+            (Phase::Succeeded, Some(verdict), _) => verdict.to_string(),
             (phase, Some(verdict), _) => format!("{} / {verdict}", phase.as_str()),
             (phase, None, _) => phase.as_str().to_owned(),
         }

@@ -30,7 +30,7 @@ use crate::shared::conditions_schema;
 pub struct FleetNodeSpec {
     /// Name of the machine.
     pub node_name: String,
-    /// Roles that the node takes.
+    /// Roles that the node takes; without any it takes every role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<Vec<String>>,
     /// Address in a tailnet.

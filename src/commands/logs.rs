@@ -79,12 +79,20 @@ async fn pick(connection: &Connection, args: &LogsArgs) -> Result<AgenticTask> {
         Target::Task(task) => return Ok(*task),
         Target::Workload(workload) => workload,
     };
+    let run = workload.spec.run.unwrap_or(1);
     loop {
         let tasks = tasks_of(connection, &workload).await?;
         let begun = |task: &&AgenticTask| task.status.as_ref().is_some_and(|status| status.epoch.unwrap_or(0) > 0);
         let wanted = |task: &&AgenticTask| (task.spec.kind == TaskKind::Verify) == args.gate;
         if let Some(task) = tasks.iter().filter(wanted).rfind(begun) {
-            return Ok(task.clone());
+            let of = task.spec.run.unwrap_or(1);
+            if of >= run {
+                return Ok(task.clone());
+            }
+            if !args.follow {
+                eprintln!("run {run} has not come to this yet; this is from run {of}");
+                return Ok(task.clone());
+            }
         }
         if !args.follow {
             bail!(

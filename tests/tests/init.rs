@@ -43,7 +43,7 @@ fn a_python_gate_runs_the_runner_that_finds_the_tests() {
         ("def test_add():\n    assert True\n", "python3 -m pytest -q"),
         (
             "import unittest\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        pass\n",
-            "python3 -m unittest discover",
+            "unittest.main(",
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();

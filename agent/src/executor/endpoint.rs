@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
 use kube::ResourceExt;
 use kube::api::Api;
-use schemas::agent::AgentSpec;
+use schemas::agent::{AgentSpec, ModelProvider};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::LocalRef;
 use schemas::{Agent, AgenticTask};
@@ -35,14 +35,15 @@ pub struct Asked {
     pub protocol: Protocol,
 }
 
-/// Returns the base URL that an Agent's references resolve to, overrides applied.
+/// Returns the base URL that an Agent's references resolve to, with the node's overrides, which are for models in the
+/// house: a proxy to a cloud is asked where the Agent says.
 pub fn base_url(agent: &Agent, config: &Config) -> Option<String> {
     let own = agent
         .spec
         .provider_config
         .as_ref()
         .and_then(|provider| provider.base_url.clone());
-    if own.as_deref().is_some_and(|url| url.starts_with(REPLAY)) {
+    if own.as_deref().is_some_and(|url| url.starts_with(REPLAY)) || agent.spec.provider == ModelProvider::CloudProxy {
         return own;
     }
     if let Some(url) = &config.inference_base_url {
@@ -243,6 +244,21 @@ mod tests {
         assert_eq!(limits(&spec(4), idle), (Duration::from_secs(4), Duration::from_secs(4)));
         assert_eq!(limits(&spec(600), idle), (Duration::from_secs(600), idle));
         assert_eq!(limits(&spec(99_999), idle).0, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_node_overrides_local_servers_and_no_proxy_to_a_cloud() {
+        let config = crate::config::tests::parse(&["--inference-base-url-override", "http://gpu:8080/v1"]);
+        let asked = |provider: &str| {
+            let agent: Agent = serde_json::from_value(serde_json::json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": "a" },
+                "spec": { "role": "coder", "provider": provider, "providerConfig": { "baseURL": "http://proxy/v1" } }
+            }))
+            .unwrap();
+            base_url(&agent, &config).unwrap()
+        };
+        assert_eq!(asked("local"), "http://gpu:8080/v1");
+        assert_eq!(asked("cloud-proxy"), "http://proxy/v1");
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Shell for SandboxShell {
             let mut child = self
                 .sandbox
                 .spawn(command, output)
-                .map_err(|error| ShellError::Sandbox(crate::model::openai::chain(&error)))?;
+                .map_err(|error| ShellError::Sandbox(crate::model::http::chain(&error)))?;
             let outcome = tokio::select! {
                 biased;
                 () = cancel.cancelled() => {

@@ -1,7 +1,7 @@
 //! What is wrong with an Agent, and what of it nothing acts on yet. Pure.
 
 use schemas::Agent;
-use schemas::agent::{AgentRole, ExecutionMode};
+use schemas::agent::{AgentRole, ExecutionMode, ModelProvider};
 
 /// Tools of the list that are built.
 const BUILT: [&str; 9] = [
@@ -62,11 +62,12 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
         .provider_config
         .as_ref()
         .is_some_and(|config| config.base_url.is_none())
-        && spec
-            .inference_service_ref
-            .as_ref()
-            .and_then(|service| service.named())
-            .is_none()
+        && (spec.provider == ModelProvider::CloudProxy
+            || spec
+                .inference_service_ref
+                .as_ref()
+                .and_then(|service| service.named())
+                .is_none())
     {
         found
             .problems
@@ -152,6 +153,19 @@ mod tests {
             "{coder:?}"
         );
         assert!(found(json!({ "role": "verifier", "tools": ["submit_result"] })).problems[0].contains("run_gate_job"));
+    }
+
+    #[test]
+    fn a_proxy_to_a_cloud_is_named_by_its_address() {
+        let with = |provider: &str| {
+            found(json!({
+                "role": "coder", "tools": ["read_file"], "provider": provider,
+                "inferenceServiceRef": { "name": "s" }, "providerConfig": { "model": "m" }
+            }))
+            .problems
+        };
+        assert_eq!(with("local"), Vec::<String>::new());
+        assert!(with("cloud-proxy")[0].contains("baseURL"), "{:?}", with("cloud-proxy"));
     }
 
     #[test]

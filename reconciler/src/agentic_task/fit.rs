@@ -72,7 +72,7 @@ fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
         .roles
         .iter()
         .flatten()
-        .filter(|role| !node.roles.contains(*role))
+        .filter(|role| !node.takes(role))
         .map(String::as_str)
         .collect();
     if !lacking.is_empty() {
@@ -146,6 +146,7 @@ mod tests {
     use super::*;
     use schemas::fleet_node::{Capability, NodePhase};
     use schemas::shared::RequiredCapability;
+    use std::collections::BTreeSet;
 
     fn node() -> Node {
         Node {
@@ -196,6 +197,17 @@ mod tests {
         assert_eq!(
             required(|r| r.node_selector = Some([("zone".to_owned(), "b".to_owned())].into())),
             "without label zone=b"
+        );
+        let every = Node {
+            roles: BTreeSet::new(),
+            ..node()
+        };
+        let mut needs = Needs::default();
+        needs.required.roles = Some(vec!["verifier".into()]);
+        assert_eq!(
+            mismatch(&needs, &every),
+            None,
+            "a node that names no role takes every role"
         );
         let closed = Node {
             phase: NodePhase::Draining,

@@ -57,7 +57,7 @@ pub struct Needs {
 pub struct Node {
     /// What it offers.
     pub capability: Capability,
-    /// Roles that it takes.
+    /// Roles that it takes; empty where it takes every role.
     pub roles: BTreeSet<String>,
     /// Labels of the FleetNode.
     pub labels: BTreeMap<String, String>,
@@ -72,6 +72,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Says whether it takes a role.
+    pub fn takes(&self, role: &str) -> bool {
+        self.roles.is_empty() || self.roles.contains(role)
+    }
+
     /// Says whether one more task of a sort has room.
     ///
     /// Verifiers have places of their own, as many as there are slots. An agent that does not say its slots does one
@@ -400,17 +405,17 @@ impl Index {
             {
                 None => {
                     return Standing::Held(format!(
-                        "waits for Agent {name:?}, which does not exist in namespace {:?}",
+                        "Agent {name:?} does not exist in namespace {:?}",
                         key.namespace
                     ));
                 }
                 Some(Err(error)) => {
-                    return Standing::Held(format!("waits for Agent {name:?}, which cannot be read: {error}"));
+                    return Standing::Held(format!("Agent {name:?} cannot be read: {error}"));
                 }
                 Some(Ok(agent)) => {
                     let found = validate::validate(agent, &|profile: &str| self.profiles.contains(profile));
                     if let Some(problem) = found.problems.first() {
-                        return Standing::Held(format!("waits for Agent {name:?} to be valid: {problem}"));
+                        return Standing::Held(format!("Agent {name:?} is not valid: {problem}"));
                     }
                 }
             }

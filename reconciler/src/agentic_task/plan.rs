@@ -216,7 +216,7 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         Ok(DependencyState::Skip(reason)) => return end(EndReason::Skipped, reason, "skipped"),
         Ok(DependencyState::Waiting(reason)) => Standing::Held(reason),
         Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => {
-            Standing::Held("waits until its Workload pins the base".to_owned())
+            Standing::Held("its Workload has not pinned the base yet".to_owned())
         }
         Ok(DependencyState::Ready) => index.place(key, object),
     };
@@ -410,11 +410,11 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
                 >= *limit
         }) {
             format!(
-                "waits for Agent {:?}, which runs at most {limit} at once",
+                "Agent {:?} runs at most {limit} at once",
                 class.agent.as_deref().unwrap_or_default()
             )
         } else {
-            "waits for a free slot on a node that fits".to_owned()
+            "no slot is free on a node that fits".to_owned()
         };
         for (place, (_, key)) in index.classes.get(&class).into_iter().flatten().enumerate() {
             if steps.len() >= budget {

@@ -145,7 +145,14 @@ impl<'a> Chain<'a> {
         }
         let limit = rounds.unwrap_or(if cause.review { i64::MAX } else { 1 });
         if self.round >= limit {
-            return Some((gate, format!("{} of {limit} rounds are spent", self.round)));
+            return Some((
+                gate,
+                format!(
+                    "{} of {limit} rounds {} spent",
+                    self.round,
+                    if limit == 1 { "is" } else { "are" }
+                ),
+            ));
         }
         let reviews = spec.max_review_iterations.unwrap_or(DEFAULT_REVIEW_ITERATIONS);
         if cause.review && self.reviews >= reviews {
@@ -195,7 +202,7 @@ impl<'a> Chain<'a> {
             },
             (Some(cause), Some(Some((reason, why)))) => {
                 let word = cause.task.facts.verdict;
-                let message = format!("{} ended {} and {why}", cause.task.name, cause.task.facts.describe());
+                let message = format!("{}; {why}", cause.task.describe_end());
                 judged(
                     ChainEnd::Badly {
                         verdict: word,

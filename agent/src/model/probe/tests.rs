@@ -5,6 +5,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use serde_json::json;
 
 /// Serves JSON at paths; everything else is 404.
 async fn serve(answers: Vec<(&'static str, Value)>, chat: fn(Value) -> axum::response::Response) -> (u16, String) {

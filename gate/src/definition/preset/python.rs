@@ -28,6 +28,10 @@ const INSTALL: &str = "\"$(python3 -c 'import sys; print(sys.executable)')\" -m 
 const FROM_PROJECT: &str = "import tomllib; p=tomllib.load(open('pyproject.toml','rb')).get('project',{}); \
      e=p.get('optional-dependencies',{}); \
      print('\\n'.join(p.get('dependencies',[])+[d for n in ('test','tests','testing','dev') for d in e.get(n,[])]))";
+/// `python3 -m unittest discover`, which before Python 3.12 succeeds where it finds no test at all.
+const UNITTEST: &str = "python3 -c \"import sys, unittest; \
+     r = unittest.main(None, argv=['unittest', 'discover'], exit=False).result; \
+     sys.exit('no tests were found' if r.testsRun == 0 else not r.wasSuccessful())\"";
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let files: Vec<&str> = REQUIREMENTS.iter().copied().filter(|path| tree.exists(path)).collect();
@@ -49,7 +53,7 @@ pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let test = if wanted.contains("pytest") {
         "python3 -m pytest -q"
     } else {
-        "python3 -m unittest discover"
+        UNITTEST
     };
     Parts {
         prepare: command.map(|command| prepare(&command, HOSTS, KEY)),

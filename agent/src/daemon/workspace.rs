@@ -1,0 +1,81 @@
+//! The agent's folder on disk.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// Folders in it.
+const FOLDERS: [&str; 4] = ["mirrors", "work", "evidence", "gate-cache"];
+
+/// A workspace folder in use; an agent holds it for its whole life.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    /// Held by the first agent that uses the folder.
+    _lock: Option<File>,
+}
+
+/// Makes the folders and removes the work trees that an agent left there which was killed, unless they are to be kept.
+///
+/// Nothing is removed beside another agent that works in the same folder.
+pub(super) fn open(folder: &Path, keep: bool) -> Result<Workspace, (PathBuf, std::io::Error)> {
+    for name in FOLDERS {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).map_err(|error| (path, error))?;
+    }
+    let path = folder.join("agent.lock");
+    let lock = File::create(&path).map_err(|error| (path.clone(), error))?;
+    let lock = match lock.try_lock() {
+        Ok(()) => Some(lock),
+        Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Error(error)) => return Err((path, error)),
+    };
+    if lock.is_some() && !keep {
+        clear(&folder.join("work"));
+    }
+    Ok(Workspace { _lock: lock })
+}
+
+fn clear(work: &Path) {
+    let left = std::fs::read_dir(work).into_iter().flatten().flatten();
+    for entry in left {
+        let path = entry.path();
+        match git::remove_tree(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "removed a work tree that was left"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "failed to remove a work tree that was left"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn leave(folder: &Path) -> PathBuf {
+        let tree = folder.join("work/uid-1/tree");
+        std::fs::create_dir_all(&tree).unwrap();
+        std::fs::write(tree.join("file"), "x").unwrap();
+        tree
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_removed_at_the_next_start_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = leave(folder.path());
+        let first = open(folder.path(), true).unwrap();
+        assert!(tree.exists(), "kept when asked to");
+        drop(open(folder.path(), false).unwrap());
+        assert!(tree.exists(), "kept while another agent works there");
+        drop(first);
+        open(folder.path(), false).unwrap();
+        assert!(!tree.exists());
+        assert!(folder.path().join("work").exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("mirrors"), "a file").unwrap();
+        let (path, _) = open(folder.path(), false).unwrap_err();
+        assert_eq!(path, folder.path().join("mirrors"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The end of a coder's work: commit, protected paths, push, and what is said of it.
+
+use gate::protected::{ChangedPath, EntryNow, Protected};
+use git::{CommitLimits, EntryKind, Identity, WorkTree};
+use schemas::agentic_task::FailureReason;
+use schemas::shared::{DiffStat, Usage, Verdict};
+use serde_json::json;
+
+use super::ground::Ground;
+use super::push::{identity, push};
+use crate::coder::{self as machine, End};
+use crate::executor::Run;
+use crate::outcome::Outcome;
+
+/// Bytes of a diff that are kept as evidence.
+const DIFF_BYTES: usize = 4 << 20;
+
+pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, end: End) -> Result<Outcome, Outcome> {
+    let mut outcome = outcome_of(&end);
+    if end.is_cancelled() {
+        return Ok(outcome);
+    }
+    let message = git::compose_message(&message(ground, &end), Some(&ground.claim), sign_off(run).as_ref());
+    let committed = ground
+        .git
+        .commit_all(
+            work_tree,
+            ground.start,
+            message,
+            identity(run, false),
+            identity(run, true),
+            CommitLimits::default(),
+        )
+        .await
+        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to commit: {error}")))?;
+    let Some(commit) = committed else {
+        if outcome.verdict == Some(Verdict::Go) && ground.start == ground.base {
+            outcome.extra("outcome", json!("EMPTY-DIFF"));
+        }
+        if ground.start != ground.base {
+            outcome.head_sha = Some(ground.start.to_string());
+        }
+        return Ok(outcome);
+    };
+    let (base, repository) = (ground.base, work_tree.repository().clone());
+    let (changes, diff) = ground
+        .git
+        .run(move |_| {
+            Ok((
+                repository.changed_paths(Some(base), Some(commit), "")?,
+                repository.diff(Some(base), commit, DIFF_BYTES)?,
+            ))
+        })
+        .await
+        .map_err(|error| {
+            Outcome::failed(
+                FailureReason::InfrastructureError,
+                format!("failed to compare with the base: {error}"),
+            )
+        })?;
+    let _ = run.spool.write("diff", diff.text.as_bytes());
+    outcome.diff_stat = Some(DiffStat {
+        files: diff.files.len() as i64,
+        insertions: diff.insertions as i64,
+        deletions: diff.deletions as i64,
+    });
+    let changed: Vec<ChangedPath> = changes.iter().map(changed_path).collect();
+    let rules: Vec<String> = ground
+        .gate
+        .as_ref()
+        .map(|gate| gate.protected.clone())
+        .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
+    let protected = Protected::new(rules.iter().map(String::as_str))
+        .map_err(|error| Outcome::failed(FailureReason::GateError, error.to_string()))?;
+    let violations = protected.violations(&changed);
+    if !violations.is_empty() {
+        let paths: Vec<&str> = violations.iter().map(|violation| violation.path.as_str()).collect();
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.failure = Some(FailureReason::ConstraintViolated);
+        outcome.summary = crate::outcome::shorten(
+            &format!(
+                "refused before the push: the change touches protected paths: {}",
+                paths.join(", ")
+            ),
+            280,
+        );
+        outcome.extra("refused", json!(paths.iter().take(20).collect::<Vec<_>>()));
+        return Ok(outcome);
+    }
+    if outcome.verdict == Some(Verdict::NoGo) {
+        return Ok(outcome);
+    }
+    match push(ground, work_tree.repository(), commit).await {
+        Ok(()) => {
+            outcome.head_sha = Some(commit.to_string());
+            Ok(outcome)
+        }
+        Err(rejected) => Err(Outcome {
+            verdict: Some(Verdict::Incomplete),
+            failure: rejected.failure,
+            summary: rejected.summary,
+            ..outcome
+        }),
+    }
+}
+
+fn changed_path(change: &git::Change) -> ChangedPath {
+    let now = match &change.new {
+        None => EntryNow::Gone,
+        Some((EntryKind::Symlink, _)) => EntryNow::Symlink,
+        Some((EntryKind::Submodule, _)) => EntryNow::Submodule,
+        Some(_) => EntryNow::File,
+    };
+    ChangedPath {
+        path: change.path.to_vec(),
+        now,
+    }
+}
+
+fn sign_off(run: &Run) -> Option<Identity> {
+    run.services.config.identities.sign_off.then(|| identity(run, true))
+}
+
+fn message(ground: &Ground, end: &End) -> String {
+    let own = end.commit_message.trim();
+    if !own.is_empty() {
+        return own.to_owned();
+    }
+    let title = ground
+        .workload
+        .as_ref()
+        .and_then(|workload| workload.spec.title.clone());
+    match end.verdict {
+        machine::Verdict::Go => title.unwrap_or_else(|| end.summary.clone()),
+        _ => format!("Unfinished: {}", title.unwrap_or_else(|| ground.stem.clone())),
+    }
+}
+
+fn outcome_of(end: &End) -> Outcome {
+    let verdict = match end.verdict {
+        machine::Verdict::Go => Verdict::Go,
+        machine::Verdict::NoGo => Verdict::NoGo,
+        machine::Verdict::Incomplete => Verdict::Incomplete,
+    };
+    let mut outcome = Outcome::ended(verdict, end.summary.clone());
+    outcome.failure = end
+        .failure_reason
+        .and_then(|reason| serde_json::from_value(json!(reason.as_str())).ok());
+    if end.failure_reason.is_some() && outcome.failure.is_none() {
+        outcome.failure = Some(FailureReason::InfrastructureError);
+    }
+    outcome.replay = end.replay;
+    outcome.usage = Some(Usage {
+        prompt_tokens: end.usage.prompt as i64,
+        cached_prompt_tokens: end.usage.cached as i64,
+        completion_tokens: end.usage.completion as i64,
+        turns: i64::from(end.turns),
+        tool_calls: i64::from(end.tool_calls),
+        estimated: end.usage.estimated,
+    });
+    outcome.result.insert("extra".into(), json!(end.extra));
+    outcome.extra("ending", json!(end.ending));
+    outcome
+}
