@@ -24,9 +24,9 @@ struct Arguments {
     /// Namespaces to serve, separated by commas; none means all.
     #[arg(long, env = "FOREMAN_NAMESPACE", default_value = "")]
     namespace: String,
-    /// Namespace of the Leases; by default that of the client.
-    #[arg(long, env = "POD_NAMESPACE")]
-    lease_namespace: Option<String>,
+    /// Namespace of the Leases, those of the nodes too: the one that agents are given as --foreman-namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "foreman-system")]
+    lease_namespace: String,
     /// Folder for mirrors.
     #[arg(long, env = "FOREMAN_STATE_DIR", default_value = "/var/lib/foreman")]
     state_dir: PathBuf,
@@ -95,9 +95,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let client = client(&arguments).await?;
     let mut config = Config::new(client, &arguments.state_dir);
     config.namespaces = schemas::names::comma_list(&arguments.namespace).unwrap_or_default();
-    if let Some(namespace) = arguments.lease_namespace {
-        config.lease_namespace = namespace;
-    }
+    config.lease_namespace = arguments.lease_namespace;
     let mut git = git::Settings {
         ca_bundle: arguments.ca_bundle,
         file_roots: arguments.git_file_root,
