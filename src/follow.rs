@@ -38,6 +38,8 @@ pub struct Follower {
     tasks: HashMap<String, Said>,
     /// Workloads by UID: run, and what was said of it.
     workloads: HashMap<String, (i64, String)>,
+    /// Short names of the Workloads that were seen, by name.
+    titles: HashMap<String, String>,
     queues: HashMap<String, String>,
     invalid: HashSet<(String, String)>,
     /// Reasons to wait that were said since the last rest: many tasks wait for one thing.
@@ -58,6 +60,7 @@ impl Follower {
         Self {
             tasks: HashMap::new(),
             workloads: HashMap::new(),
+            titles: HashMap::new(),
             queues: HashMap::new(),
             invalid: HashSet::new(),
             waits: HashSet::new(),
@@ -94,7 +97,17 @@ impl Follower {
             Phase::Failed => status.failure_reason != Some(FailureReason::UpstreamFailed),
             _ => true,
         };
-        told.then(|| Line::new(subject(task), describe(task)))
+        told.then(|| Line::new(self.subject(task), describe(task)))
+    }
+
+    /// Names a task by its Workload, as the Workload's own lines do, and its round.
+    fn subject(&self, task: &AgenticTask) -> String {
+        let of = task.labels().get(labels::WORKLOAD);
+        let short = match of.and_then(|name| self.titles.get(name)) {
+            Some(title) => title.clone(),
+            None => without_hash(of.unwrap_or(&task.name_any())).to_owned(),
+        };
+        format!("{short} #{}", task.spec.round.unwrap_or(1))
     }
 
     fn phase_of(&self, name: &str) -> Option<Phase> {
@@ -120,6 +133,7 @@ impl Follower {
         let status = workload.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
         let uid = workload.uid().unwrap_or_default();
+        self.titles.insert(workload.name_any(), title(workload));
         self.stand(uid.clone(), phase.is_terminal(), phase.as_str());
         let text = if phase.is_terminal() {
             end_of(workload)
@@ -177,6 +191,7 @@ impl Follower {
     fn workload_gone(&mut self, workload: &Workload) -> Option<Line> {
         let uid = workload.uid().unwrap_or_default();
         self.workloads.remove(&uid);
+        self.titles.remove(&workload.name_any());
         self.leave(&uid).then(|| Line::new(title(workload), "removed".into()))
     }
 
@@ -282,26 +297,21 @@ pub fn title(workload: &Workload) -> String {
         .and_then(|path| path.rsplit('/').next())
         .and_then(|file| file.rsplit_once('.'))
         .map(|(stem, _)| stem.to_owned());
-    stem.unwrap_or_else(|| workload.name_any())
+    stem.unwrap_or_else(|| without_hash(&workload.name_any()).to_owned())
 }
 
-fn subject(task: &AgenticTask) -> String {
-    let whole = task
-        .labels()
-        .get(labels::WORKLOAD)
-        .cloned()
-        .unwrap_or_else(|| task.name_any());
-    let short = whole
-        .rsplit_once('-')
-        .filter(|(_, hash)| hash.len() == 8)
-        .map_or(whole.as_str(), |(stem, _)| stem);
-    format!("{short} #{}", task.spec.round.unwrap_or(1))
+/// Drops the hash that makes a name unlike all others.
+fn without_hash(name: &str) -> &str {
+    name.rsplit_once('-')
+        .filter(|(_, hash)| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map_or(name, |(stem, _)| stem)
 }
 
 fn describe(task: &AgenticTask) -> String {
     let status = task.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_default();
     let step = match task.spec.kind {
+        TaskKind::Freeform if task.spec.agent_ref.is_none() => "task",
         TaskKind::IssueFix | TaskKind::Freeform => "coder",
         TaskKind::Verify => "gate",
         other => other.as_str(),
@@ -520,6 +530,22 @@ mod tests {
         assert_eq!(follower.task(&waits("dependency code is Running"), false), None);
         follower.task(&task("code", "issue-fix", "Succeeded", json!({})), false);
         assert!(follower.task(&waits("waits for Agent x"), false).is_some());
+    }
+
+    #[test]
+    fn a_task_and_its_workload_are_called_by_one_name() {
+        let mut follower = Follower::new(false);
+        let mut of_a_file = workload("note", "Dispatched");
+        of_a_file
+            .annotations_mut()
+            .insert(labels::SOURCE_PATH.into(), "tasks/take-notes.md".into());
+        let code = task("code", "issue-fix", "Running", json!({}));
+        assert_eq!(follower.task(&code, false).unwrap().subject, "note #1");
+        follower.workload(&of_a_file, false);
+        let code = task("code", "issue-fix", "Succeeded", json!({}));
+        assert_eq!(follower.task(&code, false).unwrap().subject, "take-notes #1");
+        of_a_file.status = workload("note", "Completed").status;
+        assert_eq!(follower.workload(&of_a_file, false).unwrap().subject, "take-notes");
     }
 
     #[test]

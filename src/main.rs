@@ -8,6 +8,7 @@ mod follow;
 mod local;
 mod place;
 mod project;
+mod signals;
 mod table;
 mod target;
 mod transcript;
@@ -39,7 +40,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match cli.command {
+                // Its 1 says that the gate failed.
+                Command::Run(_) => ExitCode::from(commands::run::ERROR),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
