@@ -27,6 +27,9 @@ struct Arguments {
     /// Namespace of the Leases; by default that of the client.
     #[arg(long, env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
+    /// Namespace of gate Jobs; by default those of their tasks.
+    #[arg(long)]
+    jobs_namespace: Option<String>,
     /// Folder for mirrors.
     #[arg(long, env = "FOREMAN_STATE_DIR", default_value = "/var/lib/foreman")]
     state_dir: PathBuf,
@@ -98,6 +101,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(namespace) = arguments.lease_namespace {
         config.lease_namespace = namespace;
     }
+    config.jobs_namespace = arguments.jobs_namespace.filter(|namespace| !namespace.is_empty());
     let mut git = git::Settings {
         ca_bundle: arguments.ca_bundle,
         file_roots: arguments.git_file_root,
