@@ -44,7 +44,7 @@ fn every_value_stands_in_the_schema_and_every_value_that_is_used_exists() {
     let values = schemas::yaml::parse_value(&values).unwrap();
     let schema: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(chart("values.schema.json")).unwrap()).unwrap();
-    check(&values, &schema, "");
+    check(&values, &schema, &schema, "");
     let used = regex::Regex::new(r"\.Values\.([A-Za-z.]+)").unwrap();
     for entry in std::fs::read_dir(chart("templates")).unwrap() {
         let path = entry.unwrap().path();
@@ -63,14 +63,29 @@ fn every_value_stands_in_the_schema_and_every_value_that_is_used_exists() {
     }
 }
 
-fn check(values: &serde_json::Value, schema: &serde_json::Value, at: &str) {
+fn check(values: &serde_json::Value, schema: &serde_json::Value, whole: &serde_json::Value, at: &str) {
+    if let Some(target) = schema["$ref"].as_str() {
+        let target = whole.pointer(target.trim_start_matches('#'));
+        return check(
+            values,
+            target.unwrap_or_else(|| panic!("{at}: nothing is at {schema}")),
+            whole,
+            at,
+        );
+    }
     let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object()) else {
         return;
     };
     for (name, value) in values {
         let known = properties.get(name);
         assert!(known.is_some(), "values.schema.json does not know {at}{name}");
-        check(value, &known.unwrap().clone(), &format!("{at}{name}."));
+        check(value, &known.unwrap().clone(), whole, &format!("{at}{name}."));
+    }
+    for name in properties.keys().filter(|name| *name != "global") {
+        assert!(
+            values.contains_key(name),
+            "values.yaml lacks {at}{name}, which values.schema.json knows"
+        );
     }
 }
 
