@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::chart_admission::{gate_objects, refusal};
+use super::admission::{gate_objects, refusal};
 use super::cluster::{Cluster, Release};
 
 fn fleet_node(name: &str) -> Value {

@@ -61,10 +61,15 @@ impl Cluster {
     }
 
     /// Tries until `done` holds: what the API server knows of roles and policies follows its store.
-    pub fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub fn until(&self, what: &str, done: impl FnMut() -> bool) {
+        self.until_or(what, done, String::new);
+    }
+
+    /// As `until`, and tells what `told` says where it fails.
+    pub fn until_or(&self, what: &str, mut done: impl FnMut() -> bool, told: impl Fn() -> String) {
         let end = Instant::now() + LIMIT;
         while !done() {
-            assert!(Instant::now() < end, "{what} did not come about");
+            assert!(Instant::now() < end, "{what} did not come about\n{}", told());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -115,34 +120,36 @@ impl Release {
         let namespace = format!("{name}-system");
         let rendered = template_as(name, &namespace, arguments);
         assert_eq!(rendered.code, Some(0), "{}", rendered.err);
-        for space in more.iter().chain([&namespace.as_str()]) {
-            cluster.run(&["create", "namespace", space], "");
-        }
-        let objects = parse(&rendered.out);
-        let of = |crd: bool| -> String {
-            let some = objects
-                .iter()
-                .filter(|object| (object["kind"] == "CustomResourceDefinition") == crd);
-            some.map(|object| format!("{object}\n---\n")).collect()
-        };
-        // The kinds are everybody's: they stay, and another test may apply them at this moment.
-        let crds = of(true);
-        if !crds.is_empty() {
-            cluster.run(
-                &["apply", "--server-side", "--force-conflicts", "--filename", "-"],
-                &crds,
-            );
-            cluster.run(&["wait", "--for=condition=Established", "--filename", "-"], &crds);
-        }
-        cluster.run(&["apply", "--server-side", "--filename", "-"], &of(false));
-        Self {
+        let release = Self {
             jobs: format!("{namespace}-jobs"),
             more: more.iter().map(|space| (*space).to_owned()).collect(),
+            objects: parse(&rendered.out),
             cluster,
             name: name.to_owned(),
             namespace,
-            objects,
-        }
+        };
+        release.install();
+        release
+    }
+
+    fn install(&self) {
+        let spaces = self.more.iter().chain([&self.namespace]);
+        spaces.for_each(|space| drop(self.cluster.run(&["create", "namespace", space], "")));
+        let of = |crd: bool| {
+            let some = self
+                .objects
+                .iter()
+                .filter(|object| (object["kind"] == "CustomResourceDefinition") == crd);
+            json!({ "apiVersion": "v1", "kind": "List", "items": some.collect::<Vec<_>>() }).to_string()
+        };
+        // The kinds are everybody's: they stay, and another test may apply them at this moment.
+        let crds = of(true);
+        let words = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
+        self.cluster.run(&words, &crds);
+        let established = ["wait", "--for=condition=Established", "--filename", "-"];
+        self.cluster.run(&established, &crds);
+        self.cluster
+            .run(&["apply", "--server-side", "--filename", "-"], &of(false));
     }
 
     /// Names a service account of the release as the API server does.

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use super::chart_render::{POOLS, values};
 use super::cluster::Cluster;
 use super::helm::{needed, template};
+use super::render::{POOLS, values};
 
 /// Turns a definition of OpenAPI into a JSON Schema that knows every field it does not name as wrong.
 fn strict(schema: &Value) -> Value {
@@ -66,8 +66,11 @@ fn write_schemas(cluster: &Cluster, folder: &Path) -> usize {
     let text = cluster.run(&["get", "--raw", "/openapi/v2"], "");
     let served: Value = serde_json::from_str(&text).unwrap();
     let definitions = served["definitions"].as_object().unwrap();
-    let file =
-        |group: &str, version: &str, kind: &str| folder.join(format!("{}_{group}_{version}.json", kind.to_lowercase()));
+    // kubeconform calls the group of the core kinds by their version.
+    let file = |group: &str, version: &str, kind: &str| {
+        let group = if group.is_empty() { version } else { group };
+        folder.join(format!("{}_{group}_{version}.json", kind.to_lowercase()))
+    };
     let mut written = 0;
     for (name, definition) in definitions {
         for kind in definition["x-kubernetes-group-version-kind"]

@@ -4,9 +4,18 @@ use super::helm::template;
 
 /// Values, and what the refusal must say.
 const REFUSED: &[(&str, &[&str])] = &[
-    ("operator.image.repository=", &["/operator/image/repository", "length"]),
-    ("agent.image.repository=", &["/agent/image/repository", "length"]),
-    ("gate.image.repository=", &["/gate/image/repository", "length"]),
+    (
+        "operator.image.repository=",
+        &["/operator/image/repository", "minLength: got 0, want 1"],
+    ),
+    (
+        "agent.image.repository=",
+        &["/agent/image/repository", "minLength: got 0, want 1"],
+    ),
+    (
+        "gate.image.repository=",
+        &["/gate/image/repository", "minLength: got 0, want 1"],
+    ),
     ("agent.mode=fast", &["/agent/mode", "stub", "native"]),
     ("agents.gpu.mode=fast", &["/agents/gpu/mode", "stub", "native"]),
     ("agents.GPU_1.mode=stub", &["agents.GPU_1", "lower case"]),

@@ -1,7 +1,7 @@
 //! Who may do what, asked of a real API server.
 
-use super::chart_render::values;
 use super::cluster::Release;
+use super::render::values;
 
 /// Where a question is asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
