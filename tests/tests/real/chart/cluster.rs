@@ -89,6 +89,7 @@ impl Cluster {
         Cluster { kubeconfig, home }
     }
 
+    /// Deletes namespaces; what is in them goes later.
     pub fn delete_namespaces(&self, names: &[&str]) {
         for name in names {
             let _ = self.call(&["delete", "namespace", name, "--wait=false", "--ignore-not-found"], "");
@@ -213,6 +214,11 @@ impl Drop for Release {
                     .call(&["delete", kind, name, "--ignore-not-found", "--wait=false"], "");
             }
         }
+        // Where no kubelet runs, nobody else would end them, and their namespace would never go.
+        let now = ["delete", "pods", "--all", "--force", "--grace-period=0", "--namespace"];
+        let _ = self
+            .cluster
+            .call(&[now.as_slice(), &[self.namespace.as_str()]].concat(), "");
         self.cluster.delete_namespaces(&[&self.namespace, &self.jobs]);
         for space in &self.more {
             self.cluster.delete_namespaces(&[space]);

@@ -95,7 +95,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     (
         "networkPolicies.fetchPorts={70000}",
-        &["/networkPolicies/fetchPorts/0", "65535"],
+        &["/networkPolicies/fetchPorts/0", "want 65,535"],
     ),
     (
         "networkPolicies.additionalEgressCIDRs={everywhere}",

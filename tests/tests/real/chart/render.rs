@@ -70,6 +70,15 @@ fn the_published_commands_install_and_change_a_release() {
         assert_eq!(said.code, Some(0), "helm {words:?}: {}", said.err);
         said.out
     };
+    // What an earlier run left may still be going.
+    let spaces = ["foreman-system", "foreman-system-jobs"];
+    cluster.delete_namespaces(&spaces);
+    for space in spaces {
+        cluster.run(
+            &["wait", "--for=delete", "--timeout=120s", &format!("namespace/{space}")],
+            "",
+        );
+    }
     // Other tests of this tier may have made the kinds, which belong to no release then.
     let notes = call(&[
         "upgrade",
@@ -130,7 +139,7 @@ fn the_published_commands_install_and_change_a_release() {
     call(&["uninstall", "foreman", "-n", "foreman-system"]);
     cluster.get(&["crd", "agentictasks.foreman.llmkube.dev"]);
     cluster.get(&["pvc", "foreman-evidence", "--namespace", "foreman-system"]);
-    cluster.delete_namespaces(&["foreman-system"]);
+    cluster.delete_namespaces(&["foreman-system", "foreman-system-jobs"]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn what_is_rendered_fits_the_schemas_of_this_version_of_the_api() {
     let queues =
         json!([{ "name": "team", "spec": { "git": { "url": "https://git.example.com/t", "interval": "30s" } } }]);
     let queues = format!("taskQueues={queues}");
-    let forges = json!([{ "name": "hub", "spec": { "type": "Forgejo", "url": "https://git.example.com" } }]);
+    let forges = json!([{ "name": "hub", "spec": { "type": "forgejo", "url": "https://git.example.com" } }]);
     let forges = format!("forges={forges}");
     let pem = "caBundle=-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----";
     let matrix: Vec<Vec<&str>> = vec![
