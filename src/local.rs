@@ -381,6 +381,8 @@ fn agent_config(
         keep_workspace: false,
         gate_cache_pvc: Some("foreman-gate-cache".into()),
         git_secret: None,
+        gate_image: None,
+        gate_service_account: None,
         git: git_settings(config)?,
         ca_bundle: config.access.ca_bundle.clone(),
         evidence_url: Some(evidence_url.to_owned()),

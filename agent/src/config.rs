@@ -139,6 +139,15 @@ pub struct Flags {
     /// Key of that Secret.
     #[arg(long, default_value = "token")]
     pub coder_git_secret_key: String,
+    /// Image whose program fetches and judges in gate Jobs; empty means the one of this release.
+    #[arg(long, default_value = "")]
+    pub gate_image: String,
+    /// Service account of gate Jobs; empty means their namespace's default. Its token is not mounted.
+    #[arg(long, default_value = "")]
+    pub gate_service_account: String,
+    /// Token for clones and pushes below a URL, as `URL=FILE`; may be repeated.
+    #[arg(long)]
+    pub git_token: Vec<String>,
     /// File with Git credentials, one `https://user:password@host/path` a line, or `ssh://git@host/path key=FILE`.
     #[arg(long)]
     pub git_credentials: Option<PathBuf>,
@@ -246,6 +255,10 @@ pub struct Config {
     pub gate_cache_pvc: Option<String>,
     /// Secret and key with the clone credential of gate Jobs.
     pub git_secret: Option<(String, String)>,
+    /// Image of the gate's program; none means the one of this release.
+    pub gate_image: Option<String>,
+    /// Service account of gate Jobs.
+    pub gate_service_account: Option<String>,
     /// Git settings: credentials, CA bundle, roots of `file://`.
     pub git: git::Settings,
     /// PEM bundle of certificate authorities.
@@ -308,11 +321,14 @@ impl Flags {
                 tracing::info!(flag, "this flag is accepted and has no effect yet");
             }
         }
-        let git = git_settings(
+        let mut git = git_settings(
             self.git_credentials.as_deref(),
             self.ca_bundle.clone(),
             self.file_roots.clone(),
         )?;
+        for token in &self.git_token {
+            git.credentials.push(git_token(token)?);
+        }
         let sign_off = filled(self.commit_committer_email.clone()).is_some();
         let author_email = self.commit_author_email.clone();
         Ok(Config {
@@ -349,6 +365,8 @@ impl Flags {
             keep_workspace: self.keep_workspace,
             gate_cache_pvc: filled(self.gate_cache_pvc),
             git_secret: filled(self.coder_git_secret).map(|name| (name, self.coder_git_secret_key)),
+            gate_image: filled(self.gate_image),
+            gate_service_account: filled(self.gate_service_account),
             git,
             ca_bundle: self.ca_bundle,
             evidence_url: filled(self.evidence_url).map(|url| url.trim_end_matches('/').to_owned()),
@@ -358,6 +376,22 @@ impl Flags {
             sandbox_backend: None,
         })
     }
+}
+
+/// Reads the token that `URL=FILE` names; what the file holds is never shown.
+fn git_token(text: &str) -> Result<git::Credential, String> {
+    let wrong = |why: String| format!("failed to read --git-token: {why}");
+    let (url, file) = text
+        .rsplit_once('=')
+        .filter(|(url, file)| !url.is_empty() && !file.is_empty())
+        .ok_or_else(|| wrong("expected URL=FILE".into()))?;
+    let token = std::fs::read_to_string(file).map_err(|error| wrong(format!("{file}: {error}")))?;
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(wrong(format!("{file} is empty; put the token into it")));
+    }
+    git::Credential::new(url, git::CredentialKind::Token(token.to_owned().into()))
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// Reads a credentials file into Git settings.
@@ -435,6 +469,27 @@ pub(crate) mod tests {
         assert_eq!(config.roles, None);
         assert_eq!(config.capability.installed_models, None);
         assert_eq!(config.task_namespace, None);
+    }
+
+    #[test]
+    fn a_token_is_bound_to_its_url_and_a_missing_or_empty_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "s3cret\n").unwrap();
+        let given = |url: &str| git_token(&format!("{url}={}", file.display()));
+        let credential = given("https://git.example/team").unwrap();
+        assert_eq!(credential.prefix().to_string(), "https://git.example/team");
+        assert_eq!(credential.kind(), &git::CredentialKind::Token("s3cret".into()));
+        for (wrong, named) in [
+            ("https://git.example".to_owned(), "URL=FILE"),
+            (format!("={}", file.display()), "URL=FILE"),
+            ("https://git.example=/nowhere/token".to_owned(), "/nowhere/token"),
+        ] {
+            let error = git_token(&wrong).unwrap_err();
+            assert!(error.contains(named) && !error.contains("s3cret"), "{error}");
+        }
+        std::fs::write(&file, "\n").unwrap();
+        assert!(given("https://git.example").unwrap_err().contains("is empty"));
     }
 
     #[test]

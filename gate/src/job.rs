@@ -87,6 +87,8 @@ pub struct GateRequest {
     /// Secret with clone credentials: keys `username` and `password`, or `token`, or `ssh-privatekey` and
     /// `known_hosts`.
     pub credentials_secret: Option<String>,
+    /// Key of that Secret that holds a token; unset means all of the keys above.
+    pub credentials_key: Option<String>,
     /// ConfigMap and its key with PEM certificates that the fetch trusts.
     pub ca_bundle: Option<(String, String)>,
     /// Where the cache lies; unset means that nothing is prepared.

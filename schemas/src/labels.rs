@@ -24,6 +24,8 @@ pub const TASK_UID: &str = "foreman.llmkube.dev/task-uid";
 pub const TASK: &str = "foreman.llmkube.dev/task";
 /// Label: epoch of the claim that a Job or Pod works for.
 pub const EPOCH: &str = "foreman.llmkube.dev/epoch";
+/// Label: FleetNode whose agent made a Job.
+pub const NODE: &str = "foreman.llmkube.dev/node";
 /// Annotation: id of a request to cancel; echoed in status.
 pub const CANCEL: &str = "foreman.llmkube.dev/cancel";
 /// Annotation: id of a request to run again; echoed in status.

@@ -1,7 +1,7 @@
 //! The integration tests, in one binary: the `foreman` command on real repositories.
 //!
 //! A test of the tools tier is marked `#[ignore = "needs …"]` and lies below `tools`; `cargo xtask test --tools` runs
-//! it, and it fails where its tool is missing.
+//! it, and it fails where its tool is missing. What needs real servers lies below `real`: `cargo xtask test --real`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chaos;
@@ -15,6 +15,7 @@ mod idle;
 mod init;
 mod processes;
 mod queue;
+mod real;
 mod sample;
 mod stage;
 mod tasks_repo;
@@ -47,4 +48,6 @@ fn no_file_of_tests_is_forgotten() {
     assert_eq!(files, listed, "files beside runner.rs, and modules that it lists");
     let (files, listed) = modules(&folder.join("tools"), &folder.join("tools.rs"));
     assert_eq!(files, listed, "files in tools/, and modules that tools.rs lists");
+    let (files, listed) = modules(&folder.join("real"), &folder.join("real.rs"));
+    assert_eq!(files, listed, "files in real/, and modules that real.rs lists");
 }

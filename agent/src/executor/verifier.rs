@@ -1,5 +1,6 @@
 //! The role verifier: a gate Job, its verdict, its log.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{AsyncReadExt, StreamExt};
@@ -14,6 +15,7 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use schemas::agentic_task::{FailureReason, Phase};
+use schemas::labels;
 use schemas::shared::Verdict as Published;
 use serde_json::json;
 
@@ -81,7 +83,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             epoch: run.held.claim.epoch,
             attempt,
             namespace: namespace.clone(),
-            labels: Default::default(),
+            labels: BTreeMap::from([(labels::NODE.to_owned(), config.node_name.clone())]),
             repository: question.repository.to_string(),
             branch: question.branch.clone(),
             head_sha: question.head.to_string(),
@@ -93,15 +95,20 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
                 .map(|root| root.display().to_string())
                 .collect(),
             credentials_secret: config.git_secret.as_ref().map(|(name, _)| name.clone()),
+            credentials_key: config
+                .git_secret
+                .as_ref()
+                .map(|(_, key)| key.clone())
+                .filter(|key| key != "token"),
             ca_bundle: None,
             cache: config
                 .gate_cache_pvc
                 .clone()
                 .zip(key.clone())
                 .map(|(claim, key)| CacheMount { claim, key }),
-            service_account: None,
+            service_account: config.gate_service_account.clone(),
             runtime_class: None,
-            program_image: None,
+            program_image: config.gate_image.clone(),
             ttl_seconds: TTL_SECONDS,
             user: USER,
         };

@@ -204,6 +204,13 @@ fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec
             name: "credentials".to_owned(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(secret.clone()),
+                items: request.credentials_key.as_ref().map(|key| {
+                    vec![KeyToPath {
+                        key: key.clone(),
+                        path: "token".to_owned(),
+                        mode: None,
+                    }]
+                }),
                 default_mode: Some(0o440),
                 ..SecretVolumeSource::default()
             }),

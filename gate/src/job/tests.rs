@@ -41,6 +41,7 @@ fn request() -> GateRequest {
         base_sha: "b".repeat(40),
         file_roots: vec!["/srv/git".into()],
         credentials_secret: Some("clone".into()),
+        credentials_key: None,
         ca_bundle: Some(("ca".into(), "bundle.pem".into())),
         cache: Some(CacheMount {
             claim: "foreman-gate-cache".into(),
@@ -128,6 +129,22 @@ fn jobs_are_bounded_and_found_by_label() {
         .clone()
         .unwrap();
     assert_eq!((limits["cpu"].0.as_str(), limits["memory"].0.as_str()), ("4", "8Gi"));
+}
+
+#[test]
+fn a_key_that_is_named_is_shown_as_the_token_and_no_other_key_is() {
+    let mut request = request();
+    request.credentials_key = Some("GITHUB_TOKEN".into());
+    let objects = build_job(&gate(), &request).unwrap();
+    for job in both(&objects) {
+        let volumes = pod(job).volumes.as_ref().unwrap();
+        let secret = volumes.iter().find_map(|volume| volume.secret.as_ref()).unwrap();
+        let items = secret.items.as_ref().unwrap();
+        assert_eq!(
+            items.iter().map(|item| (&*item.key, &*item.path)).collect::<Vec<_>>(),
+            [("GITHUB_TOKEN", "token")]
+        );
+    }
 }
 
 #[test]

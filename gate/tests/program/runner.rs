@@ -130,6 +130,7 @@ impl Bench {
             base_sha: self.base.to_string(),
             file_roots: roots,
             credentials_secret: None,
+            credentials_key: None,
             ca_bundle: None,
             cache: self.cache.clone().map(|key| CacheMount {
                 claim: "cache".into(),

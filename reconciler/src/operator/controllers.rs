@@ -37,6 +37,7 @@ pub(super) struct Controllers {
     pub(super) evidence: Option<Evidence>,
     pub(super) evidence_keep: Duration,
     pub(super) namespaces: Vec<String>,
+    pub(super) jobs_namespace: Option<String>,
     pub(super) client: Client,
     metrics: Arc<Metrics>,
 }
@@ -130,6 +131,7 @@ impl Controllers {
             evidence,
             evidence_keep: config.evidence_keep,
             namespaces: config.namespaces.clone(),
+            jobs_namespace: config.jobs_namespace.clone(),
             client: counted(config.client.clone(), metrics.clone(), "sweep"),
             metrics: metrics.clone(),
         }

@@ -36,14 +36,18 @@ impl Controllers {
     }
 
     async fn sweep_jobs(&self) -> Result<(), kube::Error> {
-        let apis: Vec<Api<Job>> = if self.namespaces.is_empty() {
-            vec![Api::all(self.client.clone())]
-        } else {
-            self.namespaces
-                .iter()
-                .map(|namespace| Api::namespaced(self.client.clone(), namespace))
-                .collect()
+        // Where Jobs have a namespace of their own, no other one may be looked at.
+        let spaces = match &self.jobs_namespace {
+            Some(namespace) => std::slice::from_ref(namespace),
+            None => &self.namespaces[..],
         };
+        let mut apis: Vec<Api<Job>> = spaces
+            .iter()
+            .map(|namespace| Api::namespaced(self.client.clone(), namespace))
+            .collect();
+        if apis.is_empty() {
+            apis.push(Api::all(self.client.clone()));
+        }
         for api in apis {
             for job in api.list(&ListParams::default().labels(labels::TASK_UID)).await? {
                 let uid = job.labels().get(labels::TASK_UID).cloned().unwrap_or_default();

@@ -73,6 +73,7 @@ impl Pod {
             base_sha: commit("HEAD~1"),
             file_roots: Vec::new(),
             credentials_secret: None,
+            credentials_key: None,
             ca_bundle: None,
             cache: None,
             service_account: None,

@@ -1,0 +1,11 @@
+//! The chart on a real API server, through a real Helm.
+
+mod accounts;
+mod admission;
+mod agents;
+mod cluster;
+mod helm;
+mod rbac;
+mod refusals;
+mod render;
+mod schemas_of_api;

@@ -1,0 +1,449 @@
+//! What a Job in the Jobs' namespace may be, and which objects are refused when they are written.
+
+use std::collections::BTreeMap;
+
+use gate::cache::CacheKey;
+use gate::definition::{ResolvedGate, ResolvedPrepare, ResolvedResources, ResolvedStep, Source};
+use gate::job::{CacheMount, GateObjects, GateRequest, build_job};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, Release};
+
+/// Builds the objects of a gate as an agent on `node` does.
+pub fn gate_objects(release: &Release, node: &str, task: &str) -> GateObjects {
+    let gate = ResolvedGate {
+        image: "docker.io/library/rust:1".into(),
+        prepare: Some(ResolvedPrepare {
+            command: "cargo fetch".into(),
+            allow_hosts: vec!["index.crates.io".into()],
+            timeout_seconds: 600,
+            cache_key: vec!["Cargo.lock".into()],
+        }),
+        steps: vec![ResolvedStep {
+            name: "test".into(),
+            command: "cargo test".into(),
+            timeout_seconds: 600,
+            advisory: false,
+        }],
+        protected: vec![".foreman/**".into()],
+        resources: ResolvedResources::default(),
+        deadline_seconds: 1800,
+        on_base_move: schemas::gate_definition::OnBaseMove::Keep,
+        source: Source::File,
+    };
+    let request = GateRequest {
+        task_name: task.into(),
+        task_uid: "0b0c9f0e-3a52-4b7d-9d2e-0c6d3c2b1a00".into(),
+        epoch: 1,
+        attempt: 1,
+        namespace: release.jobs.clone(),
+        labels: BTreeMap::from([(schemas::labels::NODE.to_owned(), node.to_owned())]),
+        repository: "https://git.example.com/team/repo".into(),
+        branch: "foreman/work".into(),
+        head_sha: "a".repeat(40),
+        base_sha: "b".repeat(40),
+        file_roots: Vec::new(),
+        credentials_secret: Some("clone".into()),
+        credentials_key: None,
+        ca_bundle: None,
+        cache: Some(CacheMount {
+            claim: format!("{}-gate-cache", release.name),
+            key: CacheKey {
+                repository: "0".repeat(16),
+                key: "1".repeat(32),
+            },
+        }),
+        service_account: Some("foreman-gate".into()),
+        runtime_class: None,
+        program_image: Some("example/gate:1".into()),
+        ttl_seconds: 3600,
+        user: 65532,
+    };
+    build_job(&gate, &request).unwrap()
+}
+
+/// Tries to create an object without keeping it; returns the refusal.
+pub fn refusal(cluster: &Cluster, object: &Value) -> Option<String> {
+    let said = cluster.call(&["create", "--dry-run=server", "--filename", "-"], &object.to_string());
+    (said.code != Some(0)).then_some(said.err)
+}
+
+/// A change of a Job's Pod, and what the refusal must say.
+type Change = (fn(&mut Value), &'static str);
+
+const REFUSED: &[Change] = &[
+    (
+        |job| push(job, "/volumes", json!({ "name": "x", "hostPath": { "path": "/etc" } })),
+        "no other volumes",
+    ),
+    (
+        |job| {
+            let token = json!({ "serviceAccountToken": { "path": "token" } });
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "projected": { "sources": [token] } }),
+            );
+        },
+        "no other volumes",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "projected": { "sources": [{ "secret": { "name": "other" } }] } }),
+            )
+        },
+        "no other volumes",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "nfs": { "server": "nas", "path": "/" } }),
+            )
+        },
+        "no other volumes",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "csi": { "driver": "secrets-store.csi.k8s.io" } }),
+            )
+        },
+        "no other volumes",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "secret": { "secretName": "other" } }),
+            )
+        },
+        "no other Secrets",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/volumes",
+                json!({ "name": "x", "persistentVolumeClaim": { "claimName": "data" } }),
+            )
+        },
+        "no other claims",
+    ),
+    (
+        |job| {
+            push(
+                job,
+                "/containers/0/volumeMounts",
+                json!({ "name": "credentials", "mountPath": "/c" }),
+            )
+        },
+        "never by the one that runs",
+    ),
+    (
+        |job| {
+            let from = json!({ "secretKeyRef": { "name": "clone", "key": "token" } });
+            push(job, "/containers/0/env", json!({ "name": "T", "valueFrom": from }));
+        },
+        "no variables from Secrets",
+    ),
+    (
+        |job| {
+            put(
+                job,
+                "/initContainers/0",
+                "envFrom",
+                json!([{ "secretRef": { "name": "clone" } }]),
+            )
+        },
+        "no variables from Secrets",
+    ),
+    (
+        |job| put(job, "", "serviceAccountName", json!("builder")),
+        "no other service account",
+    ),
+    (
+        |job| put(job, "", "automountServiceAccountToken", json!(true)),
+        "automountServiceAccountToken",
+    ),
+    (
+        |job| put(job, "", "automountServiceAccountToken", Value::Null),
+        "automountServiceAccountToken",
+    ),
+    (
+        |job| put(job, "", "imagePullSecrets", json!([{ "name": "clone" }])),
+        "no other pull secrets",
+    ),
+    (|job| put(job, "", "hostNetwork", json!(true)), "shares no network"),
+    (|job| put(job, "", "hostPID", json!(true)), "shares no network"),
+    (|job| put(job, "", "hostIPC", json!(true)), "shares no network"),
+    (
+        |job| put(job, "", "nodeName", json!("control-plane")),
+        "placed by the scheduler",
+    ),
+    (
+        |job| {
+            job["spec"].as_object_mut().unwrap().remove("activeDeadlineSeconds");
+        },
+        "a deadline",
+    ),
+    (
+        |job| {
+            job["spec"].as_object_mut().unwrap().remove("ttlSecondsAfterFinished");
+        },
+        "a deadline",
+    ),
+    (|job| job["spec"]["parallelism"] = json!(50), "one Pod"),
+    (|job| job["spec"]["completions"] = json!(50), "one Pod"),
+    (
+        |job| {
+            let labels = job["metadata"]["labels"].as_object_mut().unwrap();
+            labels.remove(schemas::labels::TASK_UID);
+        },
+        "names its task",
+    ),
+];
+
+fn pod(job: &mut Value) -> &mut Value {
+    &mut job["spec"]["template"]["spec"]
+}
+
+fn push(job: &mut Value, at: &str, item: Value) {
+    pod(job).pointer_mut(at).unwrap().as_array_mut().unwrap().push(item);
+}
+
+fn put(job: &mut Value, at: &str, name: &str, item: Value) {
+    pod(job).pointer_mut(at).unwrap()[name] = item;
+}
+
+#[test]
+#[ignore = "needs a real kube-apiserver"]
+fn a_job_mounts_nothing_but_what_a_gate_needs() {
+    let release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
+    let objects = gate_objects(&release, "node-a", "fix-login-verify");
+    let job = serde_json::to_value(&objects.job).unwrap();
+    let host = {
+        let mut job = job.clone();
+        (REFUSED[0].0)(&mut job);
+        job
+    };
+    release
+        .cluster
+        .until("the policy", || refusal(&release.cluster, &host).is_some());
+    // What an agent really makes is taken, also under Pod Security `restricted`.
+    for object in [
+        serde_json::to_value(&objects.config_map).unwrap(),
+        serde_json::to_value(objects.prepare_job.as_ref().unwrap()).unwrap(),
+        job.clone(),
+    ] {
+        assert_eq!(refusal(&release.cluster, &object), None, "{object}");
+        let said = release
+            .cluster
+            .call(&["create", "--dry-run=server", "--filename", "-"], &object.to_string());
+        assert!(!said.err.contains("would violate PodSecurity"), "{}", said.err);
+    }
+    for (index, (change, words)) in REFUSED.iter().enumerate() {
+        let mut wrong = job.clone();
+        change(&mut wrong);
+        let refused = refusal(&release.cluster, &wrong);
+        let refused = refused.unwrap_or_else(|| panic!("case {index} ({words}) is not refused"));
+        assert!(refused.contains(words), "case {index}: {words:?} is not in {refused}");
+    }
+    // Elsewhere Jobs are nobody's business here.
+    let mut elsewhere = host;
+    elsewhere["metadata"]["namespace"] = json!(release.namespace);
+    assert_eq!(refusal(&release.cluster, &elsewhere), None);
+}
+
+#[test]
+#[ignore = "needs a real kube-apiserver"]
+fn a_job_of_a_coder_may_hold_the_credential_itself() {
+    let release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
+    let mut job = serde_json::to_value(gate_objects(&release, "node-a", "fix-login-code").job).unwrap();
+    push(
+        &mut job,
+        "/containers/0/volumeMounts",
+        json!({ "name": "credentials", "mountPath": "/c" }),
+    );
+    release
+        .cluster
+        .until("the policy", || refusal(&release.cluster, &job).is_some());
+    put(&mut job, "", "serviceAccountName", json!("foreman-coder"));
+    assert_eq!(refusal(&release.cluster, &job), None);
+}
+
+/// Manifests in the shapes that are published: none of them may be refused.
+const PUBLISHED: &str = "\
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: AgenticTask
+metadata: {name: verifier-smoke, namespace: default}
+spec:
+  kind: freeform
+  requiredCapability: {roles: [verifier]}
+  timeoutSeconds: 60
+  payload: {prompt: hello}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: AgenticTask
+metadata: {name: gate-503, namespace: default}
+spec:
+  kind: verify
+  priority: 50
+  timeoutSeconds: 3900
+  agentRef: {name: gate}
+  dependsOn:
+    - {name: code-503, namespace: default}
+  payload: {repo: team/repo, issue: 503, branch: foreman/issue-503}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: AgenticTask
+metadata: {name: gate-504, namespace: default}
+spec:
+  kind: verify
+  agentRef: {name: gate}
+  dependsOn: [code-504]
+  payload: {repo: \"ssh://git@git.example.com/team/repo\", branch: foreman/issue-504}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Agent
+metadata: {name: gate, namespace: default}
+spec:
+  role: verifier
+  tools: [run_gate_job]
+  requiredCapability: {roles: [verifier]}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Agent
+metadata: {name: cloud-reviewer, namespace: default}
+spec:
+  role: reviewer
+  provider: cloud-proxy
+  providerConfig:
+    baseURL: http://proxy.lan:4000/v1
+    model: big
+    apiKeySecretRef: {name: proxy-key, key: token}
+  temperature: \"0.2\"
+  tools: [read_file, grep, bash, submit_result]
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Workload
+metadata: {name: linter-fix-503, namespace: default}
+spec:
+  intent: one explicit pipeline
+  repo: team/repo
+  pipeline:
+    - name: code-503
+      kind: issue-fix
+      agentRef: {name: coder}
+      payload: {repo: team/repo, issue: 503, branch: foreman/issue-503, prompt: fix it}
+      timeoutSeconds: 1800
+    - name: verify-503
+      kind: verify
+      agentRef: {name: gate}
+      dependsOn: [code-503]
+      payload: {repo: team/repo, issue: 503, branch: foreman/issue-503}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: Workload
+metadata: {name: batch, namespace: default}
+spec:
+  intent: fix the listed issues
+  repo: team/repo
+  issues: [641, 642]
+  coderAgentRef: {name: coder}
+  verifierAgentRef: {name: gate}
+  reviewerAgentRefs: [{name: reviewer}]
+  escalationReviewerAgentRefs: [{name: big-reviewer}]
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: ModelProfile
+metadata: {name: small}
+spec: {restrictReadsInForcingPhase: true}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: AgentRelease
+metadata: {name: v1}
+spec: {agentKind: foreman-agent, version: 0.2.0}
+---
+apiVersion: foreman.llmkube.dev/v1alpha1
+kind: TaskQueue
+metadata: {name: team, namespace: default}
+spec:
+  git: {url: \"https://git.example.com/tasks.git\"}
+";
+
+#[test]
+#[ignore = "needs a real kube-apiserver"]
+fn what_can_never_work_is_refused_and_what_is_published_is_not() {
+    let release = Release::apply(&[]);
+    let task = |payload: Value, waits: Value| {
+        json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": "own", "namespace": "default" },
+            "spec": { "kind": "freeform", "payload": payload, "dependsOn": waits },
+        })
+    };
+    let workload = |pipeline: Value| {
+        json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload",
+            "metadata": { "name": "own", "namespace": "default" },
+            "spec": { "intent": "x", "pipeline": pipeline },
+        })
+    };
+    let step = |name: &str, after: Value| json!({ "name": name, "kind": "verify", "agentRef": { "name": "v" }, "payload": {}, "dependsOn": after });
+    let secret = task(json!({ "repo": "https://me:s3cret@git.example.com/r" }), json!([]));
+    release
+        .cluster
+        .until("the policy", || refusal(&release.cluster, &secret).is_some());
+    for document in PUBLISHED.split("---\n") {
+        let object = schemas::yaml::parse_value(document).unwrap();
+        assert_eq!(refusal(&release.cluster, &object), None, "{document}");
+    }
+    for (object, words) in [
+        (secret, "put it into a Secret"),
+        (
+            task(json!({ "repo": "https://ghp_token@github.com/o/r" }), json!([])),
+            "put it into a Secret",
+        ),
+        (task(json!({}), json!(["own"])), "depends on itself"),
+        (
+            task(json!({}), json!([{ "name": "own", "namespace": "default" }])),
+            "depends on itself",
+        ),
+        (
+            workload(json!([step("a", json!([])), step("a", json!([]))])),
+            "two steps",
+        ),
+        (workload(json!([step("a", json!(["a"]))])), "depends on itself"),
+        (
+            json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "TaskQueue",
+                "metadata": { "name": "own", "namespace": "default" },
+                "spec": { "git": { "url": "https://u:p@git.example.com/t" } },
+            }),
+            "put it into a Secret",
+        ),
+        (
+            json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent",
+                "metadata": { "name": "own", "namespace": "default" },
+                "spec": { "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": "https://u:p@m.example/v1" } },
+            }),
+            "put it into a Secret",
+        ),
+    ] {
+        let refused = refusal(&release.cluster, &object).unwrap_or_else(|| panic!("{object} is not refused"));
+        assert!(refused.contains(words), "{words:?} is not in {refused}");
+        assert!(
+            !refused.contains("s3cret") && !refused.contains("ghp_token"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,487 @@
+//! The chart through a real Helm: what values make of it.
+
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use super::helm::{arguments, chart, find, helm, names, objects, parse, template};
+
+/// Values in the shape of the published chart's own test of pools.
+pub const POOLS: &str = "\
+agents:
+  default:
+    enabled: true
+    replicaCount: 3
+    roles: [worker, coder, verifier]
+    gitRemoteURL: \"\"
+  fork:
+    replicaCount: 1
+    roles: [coder-fork]
+    gitRemoteURL: https://git.example.com/fork/repo
+    commitAuthorName: Fork Bot
+    commitAuthorEmail: fork@example.com
+    githubToken: {secretName: fork-token, secretKey: GITHUB_TOKEN}
+    coderGitSecret: fork-credentials
+    coderGitSecretKey: token
+    gateCache: {enabled: false}
+    accelerator: vulkan
+  inherits:
+    replicaCount: 5
+    roles: [worker]
+  disabled:
+    enabled: false
+    roles: [worker]
+";
+
+/// Writes values to a file that lives as long as what is returned.
+pub fn values(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+#[ignore = "needs a real helm"]
+fn the_chart_passes_lint_with_every_set_of_values() {
+    let (_folder, pools) = values(POOLS);
+    for more in [
+        vec![],
+        vec!["--values", &pools],
+        vec!["--set", "operator.enabled=false,agent.enabled=false"],
+    ] {
+        let chart = chart();
+        let mut all = vec!["lint", "--strict", chart.to_str().unwrap()];
+        all.extend(more);
+        let said = helm(None, &all);
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        assert!(said.out.contains("0 chart(s) failed"), "{}", said.out);
+    }
+}
+
+#[test]
+#[ignore = "needs a real helm"]
+fn the_published_commands_install_and_change_a_release() {
+    let cluster = Cluster::new();
+    let chart = chart();
+    let chart = chart.to_str().unwrap();
+    let call = |words: &[&str]| {
+        let said = helm(Some(cluster.kubeconfig()), words);
+        assert_eq!(said.code, Some(0), "helm {words:?}: {}", said.err);
+        said.out
+    };
+    // What an earlier run left may still be going.
+    let spaces = ["foreman-system", "foreman-system-jobs"];
+    cluster.delete_namespaces(&spaces);
+    for space in spaces {
+        cluster.run(
+            &["wait", "--for=delete", "--timeout=120s", &format!("namespace/{space}")],
+            "",
+        );
+    }
+    // Other tests of this tier may have made the kinds, which belong to no release then.
+    let notes = call(&[
+        "upgrade",
+        "--install",
+        "foreman",
+        chart,
+        "--namespace",
+        "foreman-system",
+        "--create-namespace",
+        "--set",
+        "agent.mode=native",
+        "--set",
+        "agent.roles={worker,verifier}",
+        "--take-ownership",
+    ]);
+    for command in [
+        "kubectl -n foreman-system rollout status deployment",
+        "kubectl -n foreman-system logs -l app.kubernetes.io/component=operator -f",
+        "kubectl get fleetnodes",
+    ] {
+        assert!(notes.contains(command), "{notes}");
+    }
+    let agent = || {
+        let found = cluster.get(&["deployment", "foreman-agent", "--namespace", "foreman-system"]);
+        arguments(&[found], "foreman-agent")
+    };
+    let first = agent();
+    assert!(first.contains(&"--agent-mode=native".to_owned()), "{first:?}");
+    assert!(first.contains(&"--roles=worker,verifier".to_owned()), "{first:?}");
+    call(&[
+        "upgrade",
+        "--reuse-values",
+        "foreman",
+        chart,
+        "-n",
+        "foreman-system",
+        "--set",
+        "agent.mode=stub",
+    ]);
+    let second = agent();
+    assert!(second.contains(&"--agent-mode=stub".to_owned()), "{second:?}");
+    assert!(second.contains(&"--roles=worker,verifier".to_owned()), "{second:?}");
+    // A queue of the values is made once the API serves its kind.
+    let queue = json!([{ "name": "team", "spec": { "git": { "url": "https://git.example.com/tasks" } } }]);
+    call(&[
+        "upgrade",
+        "--reuse-values",
+        "foreman",
+        chart,
+        "-n",
+        "foreman-system",
+        "--set-json",
+        &format!("taskQueues={queue}"),
+    ]);
+    let made = cluster.get(&["taskqueue", "team", "--namespace", "foreman-system"]);
+    assert_eq!(made["spec"]["git"]["url"], "https://git.example.com/tasks");
+    // The kinds, and with them everybody's work, outlive the release.
+    call(&["uninstall", "foreman", "-n", "foreman-system"]);
+    cluster.get(&["crd", "agentictasks.foreman.llmkube.dev"]);
+    cluster.get(&["pvc", "foreman-evidence", "--namespace", "foreman-system"]);
+    cluster.delete_namespaces(&["foreman-system", "foreman-system-jobs"]);
+}
+
+#[test]
+#[ignore = "needs a real helm"]
+fn every_pool_has_its_own_deployment_account_and_cache() {
+    let (_folder, file) = values(POOLS);
+    let all = objects(&["--values", &file, "--set", "coder.gitCredentialsSecret=clone"]);
+    let mut deployments = names(&all, "Deployment");
+    deployments.sort();
+    assert_eq!(
+        deployments,
+        [
+            "foreman-default-agent",
+            "foreman-fork-agent",
+            "foreman-inherits-agent",
+            "foreman-operator"
+        ]
+    );
+    let mut claims = names(&all, "PersistentVolumeClaim");
+    claims.sort();
+    assert_eq!(
+        claims,
+        [
+            "foreman-default-gate-cache",
+            "foreman-evidence",
+            "foreman-inherits-gate-cache"
+        ]
+    );
+    let fork = arguments(&all, "foreman-fork-agent");
+    for argument in [
+        "--roles=coder-fork",
+        "--git-remote-url=https://git.example.com/fork/repo",
+        "--commit-author-name=Fork Bot",
+        "--commit-author-email=fork@example.com",
+        "--coder-git-secret=fork-credentials",
+        "--coder-git-secret-key=token",
+        "--accelerator=vulkan",
+        "--git-token=https://github.com=/etc/foreman/token/token",
+    ] {
+        assert!(fork.contains(&argument.to_owned()), "{argument}: {fork:?}");
+    }
+    assert!(
+        !fork.iter().any(|argument| argument.starts_with("--gate-cache-pvc")),
+        "{fork:?}"
+    );
+    let inherits = arguments(&all, "foreman-inherits-agent");
+    assert!(
+        inherits.contains(&"--coder-git-secret=clone".to_owned()),
+        "{inherits:?}"
+    );
+    let deployment = find(&all, "Deployment", "foreman-inherits-agent");
+    assert_eq!(deployment["spec"]["replicas"], 5);
+    assert_eq!(
+        deployment["spec"]["template"]["spec"]["serviceAccountName"],
+        "foreman-inherits-agent"
+    );
+    let selectors: Vec<&Value> = all
+        .iter()
+        .filter(|object| object["kind"] == "Deployment")
+        .map(|object| &object["spec"]["selector"]["matchLabels"])
+        .collect();
+    for (index, one) in selectors.iter().enumerate() {
+        for other in &selectors[index + 1..] {
+            let within = |a: &Value, b: &Value| {
+                a.as_object()
+                    .unwrap()
+                    .iter()
+                    .all(|(key, value)| b.get(key) == Some(value))
+            };
+            assert!(!within(one, other) && !within(other, one), "{one} and {other} overlap");
+        }
+    }
+}
+
+/// Values, and what must stand in the rendering because of them.
+const CHANGES: &[(&str, &str)] = &[
+    (
+        "operator.image.registry=reg.example:5000",
+        "image: \"reg.example:5000/ghcr.io/foreman-ci/foreman-operator:",
+    ),
+    ("operator.image.tag=v9", "foreman-operator:v9\""),
+    (
+        "operator.image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "foreman-operator@sha256:aaaa",
+    ),
+    ("operator.image.pullPolicy=Never", "imagePullPolicy: Never"),
+    ("operator.logLevel=debug", "value: \"debug\""),
+    ("operator.leaderElection.enabled=false", "--leader-elect=false"),
+    ("operator.metrics.port=9999", "port: 9999"),
+    ("operator.metrics.serviceMonitor.enabled=true", "kind: ServiceMonitor"),
+    ("operator.watchNamespaces={one,two}", "--namespace=one,two"),
+    (
+        "operator.gitRemoteURL=https://git.example",
+        "--git-remote-url=https://git.example",
+    ),
+    ("operator.taskTTLSeconds=3600", "--task-ttl-seconds=3600"),
+    (
+        "operator.gitCredentials.secretName=git",
+        "--git-credentials=/etc/foreman/git/credentials",
+    ),
+    ("operator.podLabels.team=a", "team: a"),
+    ("operator.podAnnotations.note=b", "note: b"),
+    ("operator.nodeSelector.disk=ssd", "disk: ssd"),
+    ("operator.tolerations[0].operator=Exists", "tolerations:"),
+    (
+        "operator.env[0].name=HTTPS_PROXY,operator.env[0].value=http://proxy",
+        "name: HTTPS_PROXY",
+    ),
+    (
+        "operator.securityContext.readOnlyRootFilesystem=false",
+        "readOnlyRootFilesystem: false",
+    ),
+    ("operator.podSecurityContext.runAsUser=1234", "runAsUser: 1234"),
+    ("operator.resources.limits.memory=1Gi", "memory: 1Gi"),
+    ("operator.serviceAccount.annotations.role=x", "role: x"),
+    ("operator.serviceAccount.name=mine", "serviceAccountName: mine"),
+    (
+        "operator.secrets[0].namespace=team,operator.secrets[0].name=git",
+        "name: foreman-operator-secret-git",
+    ),
+    ("evidence.keepDays=7", "--evidence-keep-days=7"),
+    ("evidence.readAny=true", "--evidence-read-any"),
+    ("evidence.storage=77Gi", "storage: 77Gi"),
+    ("evidence.storageClass=fast", "storageClassName: fast"),
+    ("evidence.accessModes={ReadWriteMany}", "- ReadWriteMany"),
+    ("agent.mode=native", "--agent-mode=native"),
+    ("agent.roles={worker,verifier}", "--roles=worker,verifier"),
+    ("agent.nodeLabels.zone=a", "--node-labels=zone=a"),
+    ("agent.fleetNodeName=studio", "value: \"studio\""),
+    ("agent.taskNamespace=team", "--task-namespace=team"),
+    ("agent.logLevel=trace", "value: \"trace\""),
+    ("agent.heartbeatInterval=11s", "--heartbeat-interval=11s"),
+    ("agent.taskPollInterval=12s", "--task-poll-interval=12s"),
+    ("agent.stubSleep=13s", "--stub-sleep=13s"),
+    ("agent.slots=14", "--slots=14"),
+    ("agent.accelerator=cuda", "--accelerator=cuda"),
+    ("agent.installedModels={a,b}", "--installed-models=a,b"),
+    ("agent.maxContextTokens=131072", "--max-context-tokens=131072"),
+    ("agent.tokensPerSecond=42", "--tokens-per-second=42"),
+    ("agent.totalRAMGB=128", "--total-ram-gb=128"),
+    (
+        "agent.inferenceBaseURLOverride=http://gpu:8080/v1",
+        "--inference-base-url-override=http://gpu:8080/v1",
+    ),
+    (
+        "agent.inferenceBaseURLHostOverride=gpu",
+        "--inference-base-url-host-override=gpu",
+    ),
+    ("agent.workspaceDir=/data", "mountPath: \"/data\""),
+    ("agent.keepWorkspace=true", "--keep-workspace=true"),
+    (
+        "agent.gitRemoteURL=https://git.example",
+        "--git-remote-url=https://git.example",
+    ),
+    ("agent.commitAuthorName=Bot", "--commit-author-name=Bot"),
+    (
+        "agent.commitAuthorEmail=bot@example.com",
+        "--commit-author-email=bot@example.com",
+    ),
+    (
+        "agent.commitCommitterEmail=c@example.com,agent.commitCommitterName=C",
+        "--commit-committer-name=C",
+    ),
+    (
+        "agent.gitCredentials.secretName=git",
+        "--git-credentials=/etc/foreman/git/credentials",
+    ),
+    (
+        "agent.githubToken.secretName=hub",
+        "--git-token=https://github.com=/etc/foreman/token/token",
+    ),
+    ("agent.coderGitSecret=clone", "--coder-git-secret=clone"),
+    (
+        "agent.secrets[0].namespace=team,agent.secrets[0].name=key",
+        "name: foreman-agent-secret-key",
+    ),
+    ("agent.gateCache.size=33Gi", "storage: 33Gi"),
+    ("agent.gateCache.storageClass=slow", "storageClassName: slow"),
+    ("agent.gateCache.name=shared", "--gate-cache-pvc=shared"),
+    ("agent.gateCache.annotations.backup=no-thanks", "backup: no-thanks"),
+    ("agent.replicaCount=3", "replicas: 3"),
+    ("agent.image.repository=example/agent", "image: \"example/agent:"),
+    ("agent.affinity.nodeAffinity.x=y", "nodeAffinity:"),
+    ("hostAgents.studio.taskNamespace=team", "name: foreman-host-studio"),
+    ("gate.image.repository=example/gate", "--gate-image=example/gate:"),
+    ("gate.serviceAccount.name=judge", "--gate-service-account=judge"),
+    ("coder.serviceAccount.name=writer", "name: writer"),
+    (
+        "coder.gitCredentialsSecret=clone,coder.gitCredentialsSecretKey=pass",
+        "--coder-git-secret-key=pass",
+    ),
+    ("imagePullSecrets[0].name=pull", "- name: pull"),
+    (
+        "networkPolicies.enabled=true",
+        "name: foreman-operator\n  namespace: foreman-system",
+    ),
+    (
+        "networkPolicies.enabled=true,networkPolicies.additionalEgressCIDRs={10.9.0.0/16}",
+        "cidr: \"10.9.0.0/16\"",
+    ),
+    ("networkPolicies.fetchPorts={3000}", "port: 3000"),
+    ("webhook.failurePolicy=Ignore", "failurePolicy: Ignore"),
+    ("admissionPolicies.failurePolicy=Ignore", "failurePolicy: Ignore"),
+    ("admissionPolicies.jobSecrets={extra}", "[\"extra\"]"),
+    ("jobsNamespace=elsewhere", "--jobs-namespace=elsewhere"),
+    ("namespace=other", "--jobs-namespace=other-jobs"),
+    ("nameOverride=forge", "name: foreman-forge-operator"),
+    ("fullnameOverride=fm", "name: fm-operator"),
+];
+
+/// Values, and what must be gone because of them.
+const REMOVALS: &[(&str, &str)] = &[
+    ("agent.gateCache.enabled=false", "gate-cache"),
+    ("agent.enabled=false", "name: foreman-agent"),
+    ("operator.enabled=false", "kind: Service\n"),
+    ("operator.metrics.enabled=false", "foreman-operator-metrics"),
+    (
+        "operator.serviceAccount.create=false,operator.serviceAccount.name=x",
+        "kind: ServiceAccount\nmetadata:\n  name: x",
+    ),
+    ("createJobsNamespace=false", "kind: Namespace"),
+    ("crds.install=false", "kind: CustomResourceDefinition"),
+    ("webhook.enabled=false", "foreman-specs"),
+    ("admissionPolicies.enabled=false", "foreman-jobs.foreman-system"),
+    ("networkPolicies.jobs=false", "kind: NetworkPolicy"),
+    (
+        "gate.serviceAccount.create=false",
+        "kind: ServiceAccount\nmetadata:\n  name: foreman-gate",
+    ),
+    (
+        "coder.serviceAccount.create=false",
+        "kind: ServiceAccount\nmetadata:\n  name: foreman-coder",
+    ),
+    ("coder.enabled=false", "foreman-coder\""),
+];
+
+#[test]
+#[ignore = "needs a real helm"]
+fn every_value_changes_what_is_rendered() {
+    let plain = template(&[]);
+    assert_eq!(plain.code, Some(0), "{}", plain.err);
+    for (set, wanted) in CHANGES {
+        let said = template(&["--set", set]);
+        assert_eq!(said.code, Some(0), "{set}: {}", said.err);
+        assert!(said.out.contains(wanted), "{set} does not lead to {wanted:?}");
+        assert!(said.out != plain.out, "{set} changes nothing");
+        parse(&said.out);
+    }
+    for (set, gone) in REMOVALS {
+        let said = template(&["--set", set]);
+        assert_eq!(said.code, Some(0), "{set}: {}", said.err);
+        assert!(!said.out.contains(gone), "{set} leaves {gone:?}");
+        assert!(said.out != plain.out, "{set} changes nothing");
+        parse(&said.out);
+    }
+}
+
+/// Returns the Pod templates of all Deployments by name.
+fn templates(objects: &[Value]) -> std::collections::BTreeMap<String, Value> {
+    names(objects, "Deployment")
+        .into_iter()
+        .map(|name| {
+            let template = find(objects, "Deployment", &name)["spec"]["template"].clone();
+            (name, template)
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs a real helm"]
+fn a_change_rolls_exactly_those_who_use_it() {
+    let (_folder, file) = values(POOLS);
+    let pem = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----";
+    let other = "-----BEGIN CERTIFICATE-----\\nBBBB\\n-----END CERTIFICATE-----";
+    let base = ["--values", &file, "--set", &format!("caBundle={pem}")].map(str::to_owned);
+    let all = ["default", "fork", "inherits"].map(|pool| format!("foreman-{pool}-agent"));
+    let operator = "foreman-operator".to_owned();
+    let everyone: Vec<String> = all.iter().cloned().chain([operator.clone()]).collect();
+    let table: Vec<(String, Vec<String>)> = vec![
+        (format!("caBundle={other}"), everyone.clone()),
+        ("operator.logLevel=debug".into(), vec![operator.clone()]),
+        ("evidence.keepDays=3".into(), vec![operator.clone()]),
+        ("agents.fork.mode=native".into(), vec![all[1].clone()]),
+        ("agent.heartbeatInterval=10s".into(), all.to_vec()),
+        ("gate.image.tag=v2".into(), all.to_vec()),
+        ("agents.default.gateCache.size=30Gi".into(), vec![]),
+        ("admissionPolicies.jobSecrets={more}".into(), vec![]),
+        ("networkPolicies.enabled=true".into(), vec![]),
+        ("operator.metrics.port=9000".into(), vec![]),
+        ("hostAgents.studio.taskNamespace=team".into(), vec![]),
+    ];
+    let render = |more: &[&str]| {
+        let mut words: Vec<&str> = base.iter().map(String::as_str).collect();
+        words.extend(more);
+        templates(&objects(&words))
+    };
+    let before = render(&[]);
+    for (set, rolled) in table {
+        let after = render(&["--set", &set]);
+        let mut changed: Vec<&String> = before
+            .iter()
+            .filter(|(name, template)| after.get(*name) != Some(*template))
+            .map(|(name, _)| name)
+            .collect();
+        changed.sort();
+        let mut rolled: Vec<&String> = rolled.iter().collect();
+        rolled.sort();
+        assert_eq!(changed, rolled, "{set}");
+    }
+}
+
+#[test]
+#[ignore = "needs a real helm"]
+fn no_rule_has_a_wildcard_and_no_role_for_all_namespaces_reads_secrets() {
+    let (_folder, file) = values(POOLS);
+    for more in [
+        vec![],
+        vec![
+            "--values",
+            file.as_str(),
+            "--set",
+            "hostAgents.studio.taskNamespace=team",
+        ],
+    ] {
+        let all = objects(&more);
+        let roles = all
+            .iter()
+            .filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")));
+        let mut seen = 0;
+        for role in roles {
+            for rule in role["rules"].as_array().unwrap() {
+                seen += 1;
+                let text = rule.to_string();
+                assert!(!text.contains('*'), "{}: {text}", role["metadata"]["name"]);
+                let secrets = rule["resources"].as_array().unwrap().contains(&json!("secrets"));
+                assert!(
+                    !(secrets && role["kind"] == "ClusterRole"),
+                    "{}: {text}",
+                    role["metadata"]["name"]
+                );
+            }
+        }
+        assert!(seen > 15, "{seen} rules");
+    }
+}
