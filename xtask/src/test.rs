@@ -22,7 +22,7 @@ pub fn run(root: &Path, filter: Option<&str>) -> Result<()> {
 /// Runs the tests that need more tools, and fails where none was run.
 pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let kubectl = real::path(root, real::Program::Kubectl)?;
+    let kubectl = real::path(root, real::Program::Kubectl, real::Which::Found)?;
     println!("kubectl: {}", kubectl.display());
     let gate = static_gate::build(root, &static_gate::Build { dev: true })?;
     println!(
