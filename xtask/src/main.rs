@@ -33,6 +33,9 @@ enum Command {
         /// Runs the tier that needs tools instead (kubectl, sshd, Go, Node.js, Python); a missing tool is a failure.
         #[arg(long)]
         tools: bool,
+        /// Runs the tier that needs a real control plane instead: builds, starts and stops one.
+        #[arg(long, conflicts_with = "tools")]
+        real: bool,
         /// Runs only tests whose name contains this.
         filter: Option<String>,
     },
@@ -56,8 +59,11 @@ fn main() -> Result<()> {
         .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
-        Command::Test { tools: false, filter } => test::run(root, filter.as_deref()),
-        Command::Test { tools: true, filter } => test::run_tools(root, filter.as_deref()),
+        Command::Test { tools, real, filter } => match (tools, real) {
+            (false, false) => test::run(root, filter.as_deref()),
+            (true, _) => test::run_tools(root, filter.as_deref()),
+            (false, true) => test::run_real(root, filter.as_deref()),
+        },
         Command::Ci => process::run(process::command(root, root.join(".ci/run"))),
         Command::Real(what) => real::run(root, what),
         Command::StaticGate(how) => {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use state::State;
+use tier::Tier;
 
 mod api;
 mod build;
@@ -17,10 +19,8 @@ mod server;
 mod state;
 mod tier;
 
-pub use build::{Which, path};
+pub use build::{Which, path, paths};
 pub use program::Program;
-pub use state::State;
-pub use tier::Tier;
 
 /// What to do with the real programs.
 #[derive(Subcommand)]
@@ -114,6 +114,37 @@ pub fn run(root: &Path, command: Real) -> Result<()> {
 fn print_path(root: &Path, program: Program) -> Result<()> {
     println!("{}", path(root, program, Which::Found)?.display());
     Ok(())
+}
+
+/// Servers that run while tests do.
+pub struct Servers {
+    state: State,
+    started: tier::Up,
+}
+
+impl Servers {
+    /// Starts tier api in this checkout's own folder, where it does not run.
+    pub fn up(root: &Path) -> Result<Servers> {
+        let state = State::open(root, None)?;
+        let started = tier::up(root, &state, Tier::Api, How::default())?;
+        if started == tier::Up::Already {
+            println!("tier api was up before, and stays so");
+        }
+        Ok(Servers { state, started })
+    }
+
+    /// Returns the administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.state.kubeconfig()
+    }
+
+    /// Stops the servers, where they were started for the tests.
+    pub fn down(self) -> Result<()> {
+        match self.started {
+            tier::Up::Started => tier::down(&self.state),
+            tier::Up::Already => Ok(()),
+        }
+    }
 }
 
 /// Returns the folder of built programs and of servers' state, outside the repository.
