@@ -217,7 +217,10 @@ mod tests {
             phase: NodePhase::Draining,
             ..node()
         };
-        assert_eq!(mismatch(&Needs::default(), &closed).unwrap(), "not Ready");
+        assert_eq!(
+            mismatch(&Needs::default(), &closed).unwrap(),
+            "that ends what it has and takes nothing new"
+        );
         let dead = Node { alive: false, ..node() };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
     }
