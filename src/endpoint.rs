@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use agent::model::{Protocol, Secret};
 use agent::model::probe::{ProbeReport, ProbeSettings, discover_local, probe};
+use agent::model::{Protocol, Secret};
 
 /// A model server that was named or found.
 #[derive(Clone, Debug)]

@@ -125,7 +125,11 @@ fn passed(steps: &[StepReport]) -> String {
         return format!("{} passed", count(good.len()));
     }
     let bad: Vec<&str> = bad.iter().map(|step| step.name.as_str()).collect();
-    format!("{} passed; advisory only: {} did not", count(good.len()), bad.join(", "))
+    format!(
+        "{} passed; advisory only: {} did not",
+        count(good.len()),
+        bad.join(", ")
+    )
 }
 
 /// Judges the end of a gate's Job.
