@@ -24,6 +24,20 @@ impl Target {
             Self::Task(task) => task.name_any(),
         }
     }
+
+    /// Returns the phase that it ended in, if it did.
+    pub fn over(&self) -> Option<&'static str> {
+        match self {
+            Self::Workload(workload) => {
+                let phase = workload.status.as_ref()?.phase?;
+                phase.is_terminal().then(|| phase.as_str())
+            }
+            Self::Task(task) => {
+                let phase = task.status.as_ref()?.phase?;
+                phase.is_terminal().then(|| phase.as_str())
+            }
+        }
+    }
 }
 
 /// Finds a Workload or AgenticTask by name, by the path of its file with or without its ending, or by a prefix that only one has.

@@ -311,7 +311,10 @@ fn check(request: &GateRequest) -> Result<(), JobError> {
         .repository
         .split_once("://")
         .is_some_and(|(scheme, rest)| scheme != "ssh" && rest.split('/').next().unwrap_or_default().contains('@'));
-    if userinfo || request.repository.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    // A folder of this host may be called anything that a person calls one.
+    let is_local = request.repository.starts_with("file://");
+    let odd = |c: char| c.is_control() || !is_local && c.is_whitespace();
+    if userinfo || request.repository.chars().any(odd) {
         return invalid("repository", "(hidden)", "a URL without user name, password and spaces");
     }
     if let Some(cache) = &request.cache

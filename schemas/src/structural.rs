@@ -159,7 +159,7 @@ impl<'a> Checker<'a> {
             ("array", Content::List(items)) => return self.check_list(node, items, schema, what),
             (_, Content::Scalar(value)) if scalar_fits(value, schema) => self.check_scalar(node, value, schema, what),
             _ => {
-                let mut error = FileError::new(self.path, node.at, format!("{what} is {}", node.describe()))
+                let mut error = FileError::new(self.path, node.at, format!("{} is {}", named(what), node.describe()))
                     .expected(expectation(schema));
                 if let Some(advice) = advice(node, schema) {
                     error = error.suggestion(advice);
@@ -182,7 +182,8 @@ impl<'a> Checker<'a> {
             return self.check(node, choice, what);
         }
         let expected = choices.iter().map(expectation).collect::<Vec<_>>().join(", or ");
-        let error = FileError::new(self.path, node.at, format!("{what} is {}", node.describe())).expected(expected);
+        let error =
+            FileError::new(self.path, node.at, format!("{} is {}", named(what), node.describe())).expected(expected);
         self.errors.push(error);
         node.to_value()
     }
@@ -315,8 +316,8 @@ impl<'a> Checker<'a> {
         if good {
             return;
         }
-        let mut error =
-            FileError::new(self.path, node.at, format!("{what} is {}", node.describe())).expected(expectation(schema));
+        let mut error = FileError::new(self.path, node.at, format!("{} is {}", named(what), node.describe()))
+            .expected(expectation(schema));
         let words = schema
             .get("enum")
             .and_then(Value::as_array)
@@ -328,6 +329,11 @@ impl<'a> Checker<'a> {
         }
         self.errors.push(error);
     }
+}
+
+/// Returns the path of a value in words: at the top it has none.
+fn named(what: &str) -> &str {
+    if what.is_empty() { "the document" } else { what }
 }
 
 fn join(what: &str, key: &str) -> String {
@@ -390,6 +396,7 @@ pub fn expectation(schema: &Value) -> String {
             bound("minLength"),
             bound("maxLength"),
         ) {
+            (Some(pattern), ..) if pattern.contains("(ms|s|m|h)") => "a time span such as 90s, 30m or 1h30m".to_owned(),
             (Some(pattern), ..) => format!("a string that matches {pattern}"),
             (None, None, Some(most)) => format!("a string of at most {most} characters"),
             (None, Some(1), Some(most)) => format!("a string of 1 to {most} characters"),
@@ -443,9 +450,9 @@ fn advice(node: &Node, schema: &Value) -> Option<String> {
     };
     match (schema.get("type").and_then(Value::as_str)?, value) {
         ("string", Value::Number(_) | Value::Bool(_)) => Some(format!("put it in quotes: \"{value}\"")),
-        ("integer" | "number", Value::String(text)) if text.parse::<f64>().is_ok() => {
-            Some("remove the quotes".to_owned())
-        }
+        // A whole number that is too large for one is read as text as well, and had no quotes.
+        ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => Some("remove the quotes".to_owned()),
+        ("number", Value::String(text)) if text.parse::<f64>().is_ok() => Some("remove the quotes".to_owned()),
         ("boolean", Value::String(text)) => match text.to_ascii_lowercase().as_str() {
             "yes" | "on" | "y" | "true" => Some("write true".to_owned()),
             "no" | "off" | "n" | "false" => Some("write false".to_owned()),

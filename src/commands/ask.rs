@@ -35,6 +35,12 @@ pub async fn run(connection: &Connection, wanted: &str, request: Request) -> Res
     let target = find(connection, wanted).await?;
     let id = format!("{}-{}", jiff::Timestamp::now().as_millisecond(), std::process::id());
     let name = target.name();
+    if request == Request::Cancel
+        && let Some(phase) = target.over()
+    {
+        println!("{name}: it is over already ({phase}); nothing was running");
+        return Ok(());
+    }
     match &target {
         Target::Workload(_) => annotate::<Workload>(connection, &name, request, &id).await?,
         Target::Task(task) => {

@@ -23,6 +23,11 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
         Some(local) if local.head.is_none() => {
             println!("Warning    the repository has no commit yet; commit before `foreman up`")
         }
+        Some(local) if local.bare => println!(
+            "Warning    {} is a bare repository: queue and agents are read from here, gate and task files only from commits; \
+             run `foreman init` in a clone as well and push what it writes",
+            root.display()
+        ),
         Some(_) => {}
     }
     let server = if args.no_probe {
@@ -46,6 +51,7 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
     let (language, gate) = build_gate(&root);
     match language {
         Some(language) => println!("Language   {language}"),
+        None if root.join(gate::definition::GATE_FILE).exists() => {}
         None => println!("Warning    no language was recognised; write the steps of {FOLDER}/gate.yaml yourself"),
     }
     let files = [

@@ -319,3 +319,14 @@ fn names_differ_by_task_epoch_try_and_kind() {
         }
     }
 }
+
+#[test]
+fn a_local_repository_may_lie_below_a_folder_with_spaces() {
+    let mut request = request();
+    request.repository = "file:///srv/git/mein Projekt".into();
+    let objects = build_job(&gate(), &request).unwrap();
+    let shown = serde_json::to_value(&objects.job).unwrap().to_string();
+    assert!(shown.contains("\"/srv/git/mein Projekt\""), "{shown}");
+    request.repository = "https://git.example/mein Projekt".into();
+    assert!(build_job(&gate(), &request).is_err());
+}

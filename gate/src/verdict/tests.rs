@@ -370,3 +370,22 @@ fn the_generator_reaches_passes() {
         .count();
     assert!(passes > 0, "the property above would hold of nothing");
 }
+
+#[test]
+fn what_passed_is_counted_and_an_advisory_failure_is_named() {
+    let pass = |steps| Verdict::Pass { report: report(steps) };
+    let test = || step("test", StepOutcome::Pass, Some(0));
+    assert_eq!(pass(vec![test()]).summary(), "1 step passed");
+    assert_eq!(
+        pass(vec![test(), step("build", StepOutcome::Pass, Some(0))]).summary(),
+        "2 steps passed"
+    );
+    let format = StepReport {
+        advisory: true,
+        ..step("format", StepOutcome::Fail, Some(1))
+    };
+    assert_eq!(
+        pass(vec![format, test()]).summary(),
+        "1 step passed; advisory only: format did not"
+    );
+}

@@ -66,7 +66,7 @@ fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
     }
     if !node.is_open() {
         let why = match node.phase {
-            NodePhase::Draining => "that ends what it has and takes nothing new",
+            NodePhase::Draining => "draining",
             _ => "not Ready",
         };
         return Some(why.to_owned());

@@ -111,7 +111,7 @@ fn front_matter_is_checked_as_strictly_as_manifests() {
         "t/a.md:4:1: unknown key \"baseBranch\" here; did you mean \"base\"?",
         "t/a.md:5:7: gate is the string \"rusty\"; expected one of go, python, rust, node, generic; did you mean \"rust\"?",
         "t/a.md:6:10: unknown key \"round\" in budget; did you mean \"rounds\"?",
-        "t/a.md:7:10: timeout is the string \"soon\"; expected a string that matches",
+        "t/a.md:7:10: timeout is the string \"soon\"; expected a time span such as",
         "t/a.md:8:1: unknown key \"prompt\" here; write the prompt below the front matter",
         "t/a.md:9:12: reviewers is a map; expected a string that is not empty, or a list of strings that are not empty",
     ];
@@ -390,4 +390,24 @@ proptest! {
         checker.check(&nodes[0], crate::structural::spec_of("Workload").unwrap(), "spec");
         prop_assert_eq!(checker.into_errors(), Vec::new());
     }
+}
+
+#[test]
+fn the_readmes_example_of_a_task_file_is_one() {
+    let readme = include_str!("../../../README.md");
+    let section = readme.split("## Task files").nth(1).unwrap();
+    let lines = section.lines().skip_while(|line| !line.starts_with("    ---"));
+    let example: String = lines
+        .map_while(|line| line.strip_prefix("    "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(example.ends_with("for it.\n"), "{example}");
+    parse("tasks/a.md", example.as_bytes()).unwrap();
+}
+
+#[test]
+fn front_matter_that_is_no_map_and_a_number_that_is_too_large_say_what_they_are() {
+    assert!(errors("t/a.md", "---\n- a\n---\nx\n")[0].contains("the document is a list; expected a map"));
+    let large = &errors("t/a.md", "---\nbudget: {rounds: 99999999999999999999}\n---\nx\n")[0];
+    assert!(!large.contains("quotes"), "it has none: {large}");
 }
