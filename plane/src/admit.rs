@@ -10,7 +10,7 @@ use crate::admission::names::{validate_builtin_finalizers, validate_metadata, va
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{finalizers, meta_mut, meta_str, time};
-use crate::status::ApiError;
+use crate::status::{ApiError, Named};
 
 pub use decode::{REPEATED_IN_YAML, decode, duplicate_field, each_warning};
 
@@ -102,6 +102,11 @@ impl View<'_> {
         }
         let mut object = object;
         object["apiVersion"] = self.kind.stored.as_str().into();
+        // What only this version knows is not stored.
+        let stored = self.kind.versions.iter().find(|served| self.kind.api_version(served) == self.kind.stored);
+        if let Some(schema) = stored.and_then(|served| served.schema.as_ref()) {
+            schema.prune(&mut object);
+        }
         object
     }
 }
@@ -118,7 +123,7 @@ pub fn create(
     let kind = view.kind;
     place(&mut object, kind, namespace)?;
     if !meta_str(&object, "resourceVersion").is_empty() {
-        return Err(ApiError::bad_request(
+        return Err(ApiError::cannot_apply(
             "resourceVersion should not be set on objects to be created",
         ));
     }
@@ -128,7 +133,6 @@ pub fn create(
         "selfLink",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
-        "generation",
     ] {
         metadata.remove(gone);
     }
@@ -164,7 +168,7 @@ fn place(object: &mut Value, kind: &Kind, namespace: &str) -> Result<(), ApiErro
             ));
         }
         meta_mut(object).insert("namespace".into(), namespace.into());
-    } else if found.is_empty() {
+    } else {
         meta_mut(object).remove("namespace");
     }
     Ok(())
@@ -194,6 +198,9 @@ fn check(
             };
             errors = found;
             warnings.extend(forgiven);
+            if errors.is_empty() {
+                warnings.extend(odd_finalizers(new, old));
+            }
         }
         (None, Some(rules)) => {
             errors.extend(validate_builtin_finalizers(metadata));
@@ -209,7 +216,31 @@ fn check(
     if errors.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(kind.named(), meta_str(new, "name"), &errors))
+    // Both groups of events share the rules, and the name in errors.
+    let named = match kind.prefix.as_str() {
+        "core/events/" => Named {
+            group: "",
+            ..kind.named()
+        },
+        _ => kind.named(),
+    };
+    Err(ApiError::invalid(named, meta_str(new, "name"), &errors))
+}
+
+/// Warns of finalizers that another writer may use for something else.
+fn odd_finalizers(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let known = old.map(finalizers).unwrap_or_default();
+    finalizers(new)
+        .into_iter()
+        .filter(|name| !known.contains(name) && !name.contains('/'))
+        .filter(|name| !matches!(*name, "orphan" | "foregroundDeletion" | "kubernetes"))
+        .map(|name| {
+            let path = if name.contains('.') { " including a path (/)" } else { "" };
+            format!(
+                "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
+            )
+        })
+        .collect()
 }
 
 fn track(view: View<'_>, before: Option<&Value>, after: &mut Value, part: Part, stamp: &Stamp, manager: &Manager) {

@@ -61,6 +61,8 @@ struct Collector {
     seen: Version,
     /// Keys of namespaces, CRDs and claims that are being deleted.
     emptying: BTreeSet<Arc<str>>,
+    /// Whether a definition went, whose names another one may wait for.
+    freed: bool,
 }
 
 impl Collector {
@@ -69,6 +71,7 @@ impl Collector {
             graph: Graph::default(),
             seen: 0,
             emptying: BTreeSet::new(),
+            freed: true,
         };
         collector.reload(server);
         collector
@@ -77,6 +80,7 @@ impl Collector {
     /// Reads everything.
     fn reload(&mut self, server: &Server) {
         self.graph = Graph::default();
+        self.freed = true;
         self.emptying.clear();
         if let Ok(listing) = server.store.list("", None, None) {
             self.seen = listing.version;
@@ -90,6 +94,7 @@ impl Collector {
         if key.starts_with(EVENT_KEYS) {
             return;
         }
+        self.freed |= key.starts_with(crd::PREFIX);
         let meta: Option<Meta> = entry.map(|entry| meta_of(&entry.bytes));
         if [NAMESPACES, CLAIMS, crd::PREFIX]
             .iter()
@@ -143,6 +148,10 @@ impl Collector {
                 }
             }
         }
+        if std::mem::take(&mut self.freed) && !give_names(server).await {
+            self.freed = true;
+            failed = true;
+        }
         for key in self.emptying.clone() {
             let emptied = if key.starts_with(NAMESPACES) {
                 empty_namespace(server, &key).await
@@ -160,6 +169,29 @@ impl Collector {
         }
         failed
     }
+}
+
+/// Gives definitions the names that have become free; tells whether that worked.
+async fn give_names(server: &Server) -> bool {
+    let entries = server.store.list(crd::PREFIX, None, None);
+    let entries = entries.map(|listing| listing.entries).unwrap_or_default();
+    let mut done = true;
+    for entry in entries.iter().filter(|entry| crd::waits_for_names(&parse(&entry.bytes))) {
+        let Ok((target, name)) = target(server, &entry.key) else {
+            continue;
+        };
+        let options = WriteOptions::by(MANAGER);
+        let given = server
+            .update(&target, &name, Part::Status, &options, &|live, _| Ok(live.clone()))
+            .await;
+        if let Err(error) = given
+            && error.code != 404
+        {
+            tracing::warn!(%name, message = %error.message, "failed to give a definition its names");
+            done = false;
+        }
+    }
+    done
 }
 
 /// Finds the kind of a key, in its stored version.

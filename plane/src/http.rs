@@ -113,14 +113,13 @@ fn concat_platform() -> String {
 
 fn find(server: Arc<Server>, path: ResourcePath, query: &str, headers: HeaderMap) -> Result<Call, ApiError> {
     let kinds = server.catalog.kinds();
-    let kind = kinds
-        .resource(&path.group, &path.resource)
-        .ok_or_else(ApiError::unknown_path)?;
+    let unknown = || discovery::unknown(&kinds, &path.group);
+    let kind = kinds.resource(&path.group, &path.resource).ok_or_else(unknown)?;
     let version = kind
         .versions
         .iter()
         .position(|served| served.name == path.version)
-        .ok_or_else(ApiError::unknown_path)?;
+        .ok_or_else(unknown)?;
     let scoped = path.namespace.is_some();
     // A namespaced object is reached through its namespace only, any other never.
     if (kind.namespaced && path.name.is_some() && !scoped) || (!kind.namespaced && scoped) {
@@ -185,6 +184,10 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
             }
             return write::finalize(call, body).await;
         }
+        Some(_) if call.kind().builtin().is_none() => {
+            let name = call.name.as_deref().unwrap_or("");
+            return Err(ApiError::not_found(call.kind().named(), name));
+        }
         Some(_) => return Err(ApiError::no_such_resource()),
     }
     if !stored {
@@ -194,10 +197,12 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
         }
         return review::review(call, body).await;
     }
-    let watch = call.query.flag("watch");
+    let custom = call.kind().builtin().is_none();
     let named = call.name.is_some();
+    // One object is got, whatever else is said; it is watched by a selector.
+    let watch = call.query.flag("watch") && !named;
     match method {
-        Method::GET | Method::HEAD if named && !watch => {
+        Method::GET | Method::HEAD if named => {
             call.count("get");
             read::get(&call)
         }
@@ -221,6 +226,13 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
             call.count("patch");
             patch::patch(call, body).await
         }
+        Method::DELETE if custom && call.subresource.is_some() => {
+            Err(ApiError::not_supported(call.kind().named(), "delete"))
+        }
+        Method::POST if custom && call.subresource.is_some() => {
+            Err(ApiError::not_supported(call.kind().named(), "create"))
+        }
+        Method::PUT | Method::PATCH if custom => Err(ApiError::bad_request("name must be provided")),
         Method::DELETE if call.subresource.is_some() => Err(ApiError::method_not_allowed()),
         Method::DELETE if named => {
             call.count("delete");

@@ -272,6 +272,7 @@ async fn observe_pod(
             if pod.metadata.deletion_timestamp.is_some() {
                 match world.running.get(&uid) {
                     Some(cancel) => cancel.cancel(),
+                    None if is_another_nodes(desk, &pod) => {}
                     None => forget(desk, &pod).await,
                 }
             } else if !is_over(&pod) && !world.running.contains_key(&uid) && bind(desk, &pod).await {
@@ -286,6 +287,12 @@ async fn observe_pod(
             owner.into_iter().collect()
         }
     }
+}
+
+/// Says whether a Pod is bound to another node, which alone may say that it has ended.
+fn is_another_nodes(desk: &Desk, pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    node.is_some_and(|node| !node.is_empty() && node != desk.config.node)
 }
 
 async fn forget(desk: &Desk, pod: &Pod) {
@@ -306,6 +313,15 @@ async fn bind(desk: &Desk, pod: &Pod) -> bool {
         .filter(|name| !name.is_empty())
     {
         Some(name) => name == desk.config.node,
+        // Another scheduler binds it.
+        None if pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.scheduler_name.as_deref())
+            .is_some_and(|name| name != "default-scheduler") =>
+        {
+            false
+        }
         None => {
             let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
             let patch = json!({ "metadata": { "uid": pod.uid() }, "spec": { "nodeName": desk.config.node } });

@@ -44,6 +44,8 @@ pub struct Server {
     /// How often watches that asked for it are sent a bookmark.
     pub bookmark_every: Duration,
     pod_logs: RwLock<Option<Arc<dyn PodLogs>>>,
+    /// Held while a definition is given its names.
+    naming: tokio::sync::Mutex<()>,
 }
 
 impl Server {
@@ -57,6 +59,7 @@ impl Server {
             git_version,
             bookmark_every,
             pod_logs: RwLock::new(None),
+            naming: tokio::sync::Mutex::new(()),
         }
     }
 

@@ -98,7 +98,10 @@ impl ApiError {
 
     /// A subresource or verb target that a served kind does not have.
     pub fn no_such_resource() -> ApiError {
-        ApiError::new(404, "NotFound", "the server could not find the requested resource")
+        ApiError {
+            details: Some(json!({})),
+            ..ApiError::new(404, "NotFound", "the server could not find the requested resource")
+        }
     }
 
     /// An object that exists already.
@@ -198,11 +201,31 @@ impl ApiError {
 
     /// A verb that the resource does not have.
     pub fn method_not_allowed() -> ApiError {
-        ApiError::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )
+        ApiError {
+            details: Some(json!({})),
+            ..ApiError::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            )
+        }
+    }
+
+    /// A verb that a subresource of a custom kind does not have.
+    pub fn not_supported(named: Named<'_>, verb: &str) -> ApiError {
+        let mut details = Map::new();
+        if !named.group.is_empty() {
+            details.insert("group".into(), named.group.into());
+        }
+        details.insert("kind".into(), named.plural.into());
+        ApiError {
+            details: Some(Value::Object(details)),
+            ..ApiError::new(
+                405,
+                "MethodNotAllowed",
+                format!("{verb} is not supported on resources of kind \"{}\"", named.resource()),
+            )
+        }
     }
 
     /// An Accept header that cannot be served.
@@ -254,6 +277,16 @@ impl ApiError {
             kind: options,
         };
         ApiError::invalid(named, "", &[error])
+    }
+
+    /// The same for several errors.
+    pub fn all_options(options: &str, errors: &[FieldError]) -> ApiError {
+        let named = Named {
+            group: "meta.k8s.io",
+            plural: "",
+            kind: options,
+        };
+        ApiError::invalid(named, "", errors)
     }
 
     /// A failure of the server itself.

@@ -40,7 +40,7 @@ pub fn check_types(api_version: &str, kind: &str, object: &Value) -> Result<(), 
 pub fn default(api_version: &str, kind: &str, object: &mut Value) {
     if let Some(schema) = definitions::name_of(api_version, kind).and_then(definitions::get) {
         decode::normalize(schema, object, true);
-        defaults::fill(kind, object);
+        defaults::fill(api_version, kind, object);
     }
 }
 
@@ -55,7 +55,8 @@ pub fn validate(api_version: &str, kind: &str, new: &Value, old: Option<&Value>)
         ("batch/v1", "Job") => validate::job(new, old),
         ("v1", "PersistentVolumeClaim") => validate::claim(new, old),
         ("coordination.k8s.io/v1", "Lease") => validate::lease(new),
-        ("v1", "Event") => validate::event(new),
+        ("v1", "Event") => validate::event::core(new, old),
+        ("events.k8s.io/v1", "Event") => validate::event::new(new, old),
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => crd::validate(new, old),
         _ => Vec::new(),
     }

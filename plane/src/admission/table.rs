@@ -163,7 +163,11 @@ impl Columns {
                     }
                     IncludeObject::Object => (*object).clone(),
                 };
-                json!({"cells": self.cells(object, now), "object": shown})
+                let mut row = json!({"cells": self.cells(object, now), "object": shown});
+                if let Some(ended) = builtin::completion(object) {
+                    row["conditions"] = json!([ended]);
+                }
+                row
             })
             .collect();
         let mut shown = Map::new();

@@ -159,7 +159,7 @@ impl TypeInfo {
         let found: &'static TypeInfo = Box::leak(Box::new(TypeInfo {
             root,
             resets,
-            blank: blank(kind),
+            blank: blank(api_version, kind),
         }));
         cache.insert(name, found);
         Some(found)
@@ -170,7 +170,15 @@ impl TypeInfo {
     /// `status`: whether the CRD version has a status subresource, which keeps the
     /// object's own writers out of `status`.
     pub fn from_structural(schema: &Structural, status: bool) -> TypeInfo {
-        let mut root = from_node(schema.root());
+        let mut root = match from_node(schema.root()) {
+            Type::Map(map) => Type::Map(map),
+            // Nothing is said of the fields, but metadata are what they are everywhere.
+            _ => Type::Map(MapType {
+                fields: BTreeMap::new(),
+                element: Some(Box::new(Type::Any)),
+                atomic: false,
+            }),
+        };
         if let Type::Map(map) = &mut root {
             for key in ["apiVersion", "kind"] {
                 map.fields.insert(key.to_owned(), Type::Scalar(Scalar::Text));
@@ -199,8 +207,12 @@ impl TypeInfo {
 }
 
 /// Structures that every object of a built-in kind has, so that nobody owns them.
-fn blank(kind: &str) -> Value {
+fn blank(api_version: &str, kind: &str) -> Value {
     match kind {
+        "Event" if api_version != "v1" => json!({
+            "metadata": {}, "regarding": {}, "deprecatedSource": {}, "eventTime": null,
+            "deprecatedFirstTimestamp": null, "deprecatedLastTimestamp": null,
+        }),
         "Pod" => json!({"metadata": {}, "spec": {"containers": null}, "status": {}}),
         "Job" => {
             json!({"metadata": {}, "spec": {"template": {"metadata": {}, "spec": {"containers": null}}}, "status": {}})

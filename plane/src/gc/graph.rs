@@ -179,7 +179,8 @@ impl Graph {
                     actions.push(Action::Delete {
                         key: Arc::clone(&dependent.key),
                         uid: dependent.meta.uid.clone(),
-                        foreground: blocks,
+                        // Only what has dependents of its own waits for them.
+                        foreground: self.dependents_of(&dependent.meta.uid).next().is_some(),
                     });
                 }
             }

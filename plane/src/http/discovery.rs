@@ -21,6 +21,17 @@ const VERBS: [&str; 8] = [
     "update",
     "watch",
 ];
+/// The same, in the order in which kube-apiserver tells them of custom kinds.
+const CUSTOM_VERBS: [&str; 8] = [
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// Answers `/api`.
@@ -61,6 +72,16 @@ pub fn group(server: &Server, group: &str) -> Result<Response, ApiError> {
     answer["kind"] = "APIGroup".into();
     answer["apiVersion"] = "v1".into();
     Ok(json_response(&answer))
+}
+
+/// Refuses a path: below a group of built-in kinds with a Status, elsewhere in plain text.
+pub fn unknown(kinds: &Kinds, group: &str) -> ApiError {
+    let built_in = |kinds: &[Arc<Kind>]| kinds.iter().any(|kind| kind.builtin().is_some());
+    if kinds.group(group).is_some_and(built_in) {
+        ApiError::no_such_resource()
+    } else {
+        ApiError::unknown_path()
+    }
 }
 
 fn describe_group(group: &str, kinds: &[Arc<Kind>]) -> Value {
@@ -104,7 +125,7 @@ pub fn resources(server: &Server, group: &str, version: &str) -> Result<Response
         }
     }
     if !found {
-        return Err(ApiError::unknown_path());
+        return Err(unknown(&kinds, group));
     }
     Ok(json_response(&json!({
         "kind": "APIResourceList",
@@ -127,7 +148,8 @@ fn with_optional(mut entry: Value, kind: &Kind) -> Value {
 fn verbs(kind: &Kind) -> &'static [&'static str] {
     match kind.builtin() {
         Some(builtin) if !builtin.stored => &VERBS[..1],
-        _ => &VERBS,
+        Some(_) => &VERBS,
+        None => &CUSTOM_VERBS,
     }
 }
 

@@ -8,13 +8,15 @@ use serde_json::Value;
 use super::Call;
 use crate::object::{meta_str, parse};
 use crate::pod_logs::{LogError, LogRequest};
-use crate::status::ApiError;
+use crate::admission::error::FieldError;
+use crate::status::{ApiError, Named};
 
 /// Answers with a container's log.
 pub async fn log(call: Call) -> Result<Response, ApiError> {
     let name = call.name.clone().unwrap_or_default();
     let entry = call.server.entry(call.kind(), &call.target.namespace, &name)?;
     let pod = parse(&entry.bytes);
+    let limits = limits(&call, &name)?;
     let container = container(&pod, &name, call.query.get("container"))?;
     let since_time = call.query.get("sinceTime").map(str::to_owned);
     if let Some(text) = &since_time
@@ -31,9 +33,9 @@ pub async fn log(call: Call) -> Result<Response, ApiError> {
         follow: call.query.flag("follow"),
         previous: call.query.flag("previous"),
         timestamps: call.query.flag("timestamps"),
-        tail_lines: call.query.number("tailLines")?,
-        since_seconds: call.query.number("sinceSeconds")?,
-        limit_bytes: call.query.number("limitBytes")?,
+        tail_lines: limits[0],
+        since_seconds: limits[1],
+        limit_bytes: limits[2],
         since_time,
         container,
     };
@@ -53,6 +55,33 @@ pub async fn log(call: Call) -> Result<Response, ApiError> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
+}
+
+/// Reads how much of a log is asked for: lines, seconds, bytes.
+fn limits(call: &Call, pod: &str) -> Result<[Option<u64>; 3], ApiError> {
+    let mut wrong = Vec::new();
+    let mut read = |name: &str, least: i64| -> Result<Option<u64>, ApiError> {
+        let given = call.query.integer(name)?;
+        if let Some(number) = given.filter(|number| *number < least) {
+            let words = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            wrong.push(FieldError::invalid(name, number, words));
+        }
+        Ok(given.and_then(|number| u64::try_from(number).ok()))
+    };
+    let limits = [read("tailLines", 0)?, read("sinceSeconds", 1)?, read("limitBytes", 1)?];
+    if limits[1].is_some() && call.query.get("sinceTime").is_some() {
+        let words = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        wrong.push(FieldError::forbidden("[]", words));
+    }
+    if wrong.is_empty() {
+        return Ok(limits);
+    }
+    let named = Named {
+        group: "",
+        plural: "",
+        kind: "PodLogOptions",
+    };
+    Err(ApiError::invalid(named, pod, &wrong))
 }
 
 /// Picks the container: the one that is named, or the only one.
@@ -76,15 +105,9 @@ fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, Api
     }
     match main.as_slice() {
         [only] => Ok((*only).to_owned()),
-        many => {
-            let mut message = format!(
-                "a container name must be specified for pod {name}, choose one of: [{}]",
-                many.join(" ")
-            );
-            if !first.is_empty() {
-                message.push_str(&format!(" or one of the init containers: [{}]", first.join(" ")));
-            }
-            Err(ApiError::bad_request(message))
-        }
+        many => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {name}, choose one of: [{}]",
+            [first.as_slice(), many].concat().join(" ")
+        ))),
     }
 }

@@ -167,12 +167,13 @@ async fn apply_patch(
             Err(error) if error.code == 404 && part == Part::Main => {}
             other => return call.answer(&other?),
         }
-        if !meta_str(&applied, "uid").is_empty() || !meta_str(&applied, "resourceVersion").is_empty() {
-            return Err(ApiError::conflict_because(
-                view.kind.named(),
-                &name,
-                "uid mismatch: the provided object specified uid or resourceVersion, and no existing object was found",
-            ));
+        let uid = meta_str(&applied, "uid");
+        if !uid.is_empty() {
+            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(ApiError::conflict_because(view.kind.named(), &name, &why));
+        }
+        if !meta_str(&applied, "resourceVersion").is_empty() {
+            return Err(ApiError::conflict(view.kind.named(), &name));
         }
         let mut warnings = Vec::new();
         let object = merge(None, &mut warnings)?;
@@ -209,6 +210,11 @@ fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError>
         )));
     }
     let namespace = meta_str(&patch, "namespace").to_owned();
+    if found.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     if view.kind.namespaced && !namespace.is_empty() && namespace != call.target.namespace {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",

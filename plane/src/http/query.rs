@@ -29,14 +29,30 @@ impl Query {
             .is_some_and(|(_, value)| !matches!(value.as_str(), "false" | "0"))
     }
 
-    /// Returns a parameter that is a number.
-    pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+    /// Returns a parameter that is a whole number.
+    pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         self.get(name)
             .map(|text| {
                 text.parse().map_err(|_| {
-                    ApiError::bad_request(format!(
-                        "{name}: Invalid value: \"{text}\": must be a whole number, not negative"
-                    ))
+                    ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+                })
+            })
+            .transpose()
+    }
+
+    /// Returns a parameter that is a number; a negative one counts as none.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        Ok(self.integer(name)?.and_then(|number| u64::try_from(number).ok()))
+    }
+
+    /// Returns the version that is asked for, or what is wrong with it.
+    pub fn version(&self) -> Result<Option<u64>, String> {
+        self.get("resourceVersion")
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    format!(
+                        "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                    )
                 })
             })
             .transpose()
@@ -46,12 +62,16 @@ impl Query {
     /// kind of the request's options in errors.
     pub fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
         let mut dry = false;
-        for (_, value) in self.0.iter().filter(|(key, _)| key == "dryRun") {
-            match value.as_str() {
+        let given = self.0.iter().filter(|(key, _)| key == "dryRun");
+        let given: Vec<&str> = given.map(|(_, value)| value.as_str()).filter(|text| !text.is_empty()).collect();
+        for value in &given {
+            match *value {
                 "All" => dry = true,
-                "" => {}
-                other => {
-                    return Err(ApiError::options(options, unsupported("dryRun", other, &["All"])));
+                _ => {
+                    return Err(ApiError::options(
+                        options,
+                        unsupported("dryRun", serde_json::json!(given), &["All"]),
+                    ));
                 }
             }
         }
@@ -71,7 +91,9 @@ mod tests {
         assert_eq!(query.get("labelSelector"), Some("a=b"));
         assert_eq!(query.get("x"), None);
         assert_eq!(query.number("limit").unwrap(), Some(5));
-        assert_eq!(query.number("timeoutSeconds").unwrap_err().code, 400);
+        assert_eq!(query.integer("timeoutSeconds").unwrap(), Some(-1));
+        assert_eq!(query.number("timeoutSeconds").unwrap(), None);
+        assert_eq!(query.number("labelSelector").unwrap_err().code, 400);
         assert!(Query::parse("dryRun=All").dry_run("CreateOptions").unwrap());
         assert!(Query::parse("dryRun=Some").dry_run("CreateOptions").is_err());
     }

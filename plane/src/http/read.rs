@@ -13,11 +13,12 @@ use serde_json::{Map, Value, json};
 
 use super::negotiate::{self, Form};
 use super::{Call, bytes_response};
+use crate::admission::error::FieldError;
 use crate::admission::selector::{FieldSelector, LabelSelector};
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
 use crate::object::{meta_of, parse, time};
-use crate::status::ApiError;
+use crate::status::{ApiError, unsupported};
 use crate::storage::{Entry, Listing, Version};
 
 /// Bodies larger than this are sent in pieces of about this size.
@@ -97,7 +98,7 @@ pub fn include_object(call: &Call) -> Result<IncludeObject, ApiError> {
     let text = call.query.get("includeObject").unwrap_or("");
     IncludeObject::parse(text).ok_or_else(|| {
         ApiError::bad_request(format!(
-            "includeObject: Unsupported value: \"{text}\": supported values: \"None\", \"Metadata\", \"Object\""
+            "Unable to convert to Table as requested: includeObject: Invalid value: {text:?}: must be 'Metadata', 'Object', 'None', or empty"
         ))
     })
 }
@@ -137,7 +138,7 @@ pub fn deprecate(view: View<'_>, response: &mut Response) {
 /// Answers a get.
 pub fn get(call: &Call) -> Result<Response, ApiError> {
     let name = call.name.as_deref().unwrap_or("");
-    if let Some(version) = call.query.number("resourceVersion")? {
+    if let Some(version) = call.query.version().map_err(ApiError::cannot_apply)? {
         refuse_future(version, call.server.store.version())?;
     }
     let entry = call.server.entry(call.kind(), &call.target.namespace, name)?;
@@ -147,7 +148,9 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
 /// Refuses a version that has not been reached.
 pub fn refuse_future(asked: Version, current: Version) -> Result<(), ApiError> {
     if asked > current {
-        let mut error = ApiError::timeout(format!("Too large resource version: {asked}, current: {current}"));
+        let mut error = ApiError::timeout(format!(
+            "Timeout: Too large resource version: {asked}, current: {current}"
+        ));
         error.details = Some(json!({
             "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
             "retryAfterSeconds": 1,
@@ -175,7 +178,11 @@ impl Continue {
             .decode(text.trim_end_matches('='))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+            .ok_or_else(|| {
+                ApiError::bad_request(
+                    "invalid continue token: continue key is not valid: it is none that this server gave",
+                )
+            })
     }
 }
 
@@ -189,6 +196,7 @@ struct Page {
 /// Answers a list.
 pub fn list(call: &Call) -> Result<Response, ApiError> {
     let form = negotiate::form(call.accept())?;
+    call.query.integer("timeoutSeconds")?;
     let selection = Selection::of(call)?;
     let page = page(call, &selection)?;
     let view = call.target.view();
@@ -196,7 +204,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
     metadata.insert("resourceVersion".into(), page.version.to_string().into());
     if let Some(next) = &page.next {
         metadata.insert("continue".into(), next.as_str().into());
-    } else if call.kind().builtin().is_none() {
+    } else if call.kind().builtin().is_none() && form != Form::Partial {
         // Lists of custom kinds always have the field.
         metadata.insert("continue".into(), "".into());
     }
@@ -243,7 +251,12 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
             } else {
                 let target = call.target.clone();
                 stream_list(head, items, move |out, bytes| {
-                    out.extend_from_slice(&shown(target.view(), &bytes));
+                    let view = target.view();
+                    let mut object = view.from_stored(parse(&bytes));
+                    if view.kind.builtin().is_some() {
+                        without_type(&mut object);
+                    }
+                    out.extend_from_slice(object.to_string().as_bytes());
                 })
             }
         }
@@ -259,6 +272,14 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
     };
     deprecate(view, &mut response);
     Ok(response)
+}
+
+/// Takes off an object what a list of built-in objects says of them all.
+pub fn without_type(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
 }
 
 fn list_head(kind: &str, api_version: &str, metadata: &Value) -> String {
@@ -344,13 +365,15 @@ fn listing(call: &Call) -> Result<Listing, ApiError> {
     let store = &call.server.store;
     let prefix = call.kind().prefix_of(call.namespace.as_deref());
     let rule = call.query.get("resourceVersionMatch");
-    let asked = call.query.number("resourceVersion")?;
+    let wrong = wrong_options(call);
+    if !wrong.is_empty() {
+        return Err(ApiError::all_options("ListOptions", &wrong));
+    }
+    let asked = call
+        .query
+        .version()
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
     if let Some(token) = call.query.get("continue") {
-        if rule.is_some() {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch is forbidden when continue is provided",
-            ));
-        }
         if asked.is_some_and(|version| version != 0) {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
@@ -367,32 +390,39 @@ fn listing(call: &Call) -> Result<Listing, ApiError> {
             })?;
         return Ok(listing);
     }
-    let at = match (rule, asked) {
-        (Some("NotOlderThan" | "Exact"), None) => {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        (Some("Exact"), Some(0)) => {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
-        (Some("Exact"), Some(version)) => {
-            refuse_future(version, store.version())?;
-            Some(version)
-        }
-        (None | Some("NotOlderThan"), version) => {
-            refuse_future(version.unwrap_or(0), store.version())?;
-            None
-        }
-        (Some(other), _) => {
-            return Err(ApiError::bad_request(format!(
-                "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
-            )));
-        }
-    };
+    refuse_future(asked.unwrap_or(0), store.version())?;
+    let at = asked.filter(|_| rule == Some("Exact"));
     Ok(store.list(&prefix, None, at)?)
+}
+
+/// Says what is wrong with the options of a list.
+fn wrong_options(call: &Call) -> Vec<FieldError> {
+    const MATCH: &str = "resourceVersionMatch";
+    let query = &call.query;
+    let version = query.get("resourceVersion");
+    let mut wrong = Vec::new();
+    if let Some(rule) = query.get(MATCH) {
+        if version.is_none() {
+            let words = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            wrong.push(FieldError::forbidden(MATCH, words));
+        }
+        if query.get("continue").is_some() {
+            let words = "resourceVersionMatch is forbidden when continue is provided";
+            wrong.push(FieldError::forbidden(MATCH, words));
+        }
+        if !matches!(rule, "Exact" | "NotOlderThan") {
+            wrong.push(unsupported(MATCH, rule, &["Exact", "NotOlderThan", ""]));
+        }
+        if rule == "Exact" && version == Some("0") {
+            let words = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            wrong.push(FieldError::forbidden(MATCH, words));
+        }
+    }
+    if query.get("sendInitialEvents").is_some() {
+        let words = "sendInitialEvents is forbidden for list";
+        wrong.push(FieldError::forbidden("sendInitialEvents", words));
+    }
+    wrong
 }
 
 /// Lists the names of the objects that a request means, for a deletion of all of them.

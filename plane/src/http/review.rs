@@ -8,7 +8,8 @@ use serde_json::json;
 use super::write::field_validation;
 use super::{Call, body, bytes_response, warn};
 use crate::admit;
-use crate::status::ApiError;
+use crate::admission::error::FieldError;
+use crate::status::{ApiError, Named};
 
 /// Answers a review.
 pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
@@ -22,6 +23,20 @@ pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
         validation,
         &mut warnings,
     )?;
+    let given = |field: &str| !answer["spec"][field].is_null();
+    if call.kind().kind == "SelfSubjectAccessReview" && given("resourceAttributes") == given("nonResourceAttributes") {
+        let wrong = FieldError::invalid(
+            "spec.resourceAttributes",
+            answer["spec"]["resourceAttributes"].clone(),
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        );
+        let named = Named {
+            group: "authorization.k8s.io",
+            plural: "",
+            kind: "",
+        };
+        return Err(ApiError::invalid(named, "", &[wrong]));
+    }
     answer["status"] = if call.kind().kind == "SelfSubjectRulesReview" {
         json!({
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],

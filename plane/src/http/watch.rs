@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use super::Call;
 use super::negotiate::{self, Form};
 use super::read::{Selection, deprecate, include_object, partial, shown};
+use crate::admission::error::FieldError;
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
-use crate::kinds::{Origin, split_key};
+use crate::kinds::Origin;
 use crate::object::{parse, time};
 use crate::server::Server;
 use crate::server::write::Target;
-use crate::status::ApiError;
+use crate::status::{ApiError, unsupported};
 use crate::storage::{Change, Entry, Version};
 
 /// A watch that names no end is ended after this long, at least.
@@ -45,8 +46,6 @@ struct Watch {
     server: Arc<Server>,
     target: Target,
     prefix: String,
-    /// The only object that is watched, if the path names one.
-    name: Option<String>,
     selection: Selection,
     form: Form,
     include: IncludeObject,
@@ -66,11 +65,7 @@ struct Watch {
 pub fn watch(call: Call) -> Result<Response, ApiError> {
     let form = negotiate::form(call.accept())?;
     let selection = Selection::of(&call)?;
-    // A cluster-scoped object lies in the namespace without a name.
-    let prefix = match &call.name {
-        Some(_) => call.kind().prefix_of(Some(&call.target.namespace)),
-        None => call.kind().prefix_of(call.namespace.as_deref()),
-    };
+    let prefix = call.kind().prefix_of(call.namespace.as_deref());
     let start = start(&call)?;
     let include = include_object(&call)?;
     let lifetime = match call.query.number("timeoutSeconds")? {
@@ -88,7 +83,6 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         target: call.target.clone(),
         server: Arc::clone(&call.server),
         prefix,
-        name: call.name.clone(),
         selection,
         form,
         include,
@@ -123,22 +117,27 @@ fn start(call: &Call) -> Result<Start, ApiError> {
     let query = &call.query;
     let rule = query.get("resourceVersionMatch");
     let initial = query.get("sendInitialEvents").is_some();
-    let version = query.number("resourceVersion")?;
+    let mut wrong = Vec::new();
+    if initial && rule != Some("NotOlderThan") {
+        let words = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        wrong.push(FieldError::forbidden("resourceVersionMatch", words));
+    }
+    if !initial && rule.is_some() {
+        let words = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        wrong.push(FieldError::forbidden("resourceVersionMatch", words));
+    }
+    if let Some(rule) = rule.filter(|rule| *rule != "NotOlderThan") {
+        wrong.push(unsupported("resourceVersionMatch", rule, &["NotOlderThan"]));
+    }
+    if !wrong.is_empty() {
+        return Err(ApiError::all_options("ListOptions", &wrong));
+    }
+    let version = query.version().map_err(ApiError::cannot_apply)?;
     if !initial {
-        if rule.is_some() {
-            return Err(ApiError::bad_request(
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
         return Ok(match version {
             None | Some(0) => Start::Now { mark: false },
             Some(version) => Start::After(version),
         });
-    }
-    if rule != Some("NotOlderThan") {
-        return Err(ApiError::bad_request(
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
     }
     if query.flag("sendInitialEvents") {
         super::read::refuse_future(version.unwrap_or(0), call.server.store.version())?;
@@ -158,8 +157,7 @@ impl Watch {
     }
 
     fn meant(&self, entry: &Entry) -> bool {
-        let named = |name: &String| split_key(&entry.key).1 == name;
-        self.name.as_ref().is_none_or(named) && self.selection.matches(self.view(), &entry.bytes)
+        self.selection.matches(self.view(), &entry.bytes)
     }
 
     /// Queues everything that there is as added.

@@ -6,7 +6,7 @@ use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::query::Query;
-use super::read::{meant, respond, shown};
+use super::read::{meant, respond, shown, without_type};
 use super::{Call, body, bytes_response, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
@@ -37,19 +37,25 @@ impl Call {
             dry_run: self.query.dry_run(options)?,
             validation: field_validation(&self.query, options)?,
             manager: Manager {
-                name: self.manager()?,
+                name: self.manager(options)?,
                 settled: false,
             },
         })
     }
 
     /// Names the field manager: as asked, else the first part of the User-Agent.
-    fn manager(&self) -> Result<String, ApiError> {
+    fn manager(&self, options: &str) -> Result<String, ApiError> {
         if let Some(name) = self.query.get("fieldManager") {
-            if name.chars().count() > 128 || name.chars().any(char::is_control) {
-                return Err(ApiError::bad_request(
-                    "fieldManager: Invalid value: must be at most 128 printable characters",
-                ));
+            let mut wrong = Vec::new();
+            if name.len() > 128 {
+                wrong.push(FieldError::too_long("fieldManager", 128));
+            }
+            if let Some(at) = name.chars().position(char::is_control) {
+                let words = format!("should only contain printable characters; the one at {at} is none");
+                wrong.push(FieldError::invalid("fieldManager", name, words));
+            }
+            if !wrong.is_empty() {
+                return Err(ApiError::all_options(options, &wrong));
             }
             return Ok(name.to_owned());
         }
@@ -180,31 +186,26 @@ fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> 
         (None, Some(true)) | (Some("Orphan"), None) => Some(Propagation::Orphan),
         (None, Some(false)) | (Some("Background"), None) => Some(Propagation::Background),
         (Some("Foreground"), None) => Some(Propagation::Foreground),
-        (Some(_), Some(_)) => {
-            return Err(ApiError::bad_request(
-                "DeleteOptions: orphanDependents and propagationPolicy cannot be both set",
-            ));
+        (Some(given), Some(_)) => {
+            let words = "orphanDependents and deletionPropagation cannot be both set";
+            let wrong = FieldError::invalid("propagationPolicy", given, words);
+            return Err(ApiError::options("DeleteOptions", wrong));
         }
         (Some(other), None) => {
-            return Err(ApiError::bad_request(format!(
-                "DeleteOptions.propagationPolicy: Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\""
-            )));
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            return Err(ApiError::options("DeleteOptions", unsupported("propagationPolicy", other, &known)));
         }
     };
-    let dry = sent["dryRun"]
-        .as_array()
-        .is_some_and(|list| list.iter().any(|value| value == "All"));
+    let asked = sent["dryRun"].as_array().map_or(&[][..], Vec::as_slice);
+    if asked.iter().any(|value| value != "All") {
+        let wrong = unsupported("dryRun", json!(asked), &["All"]);
+        return Err(ApiError::options("DeleteOptions", wrong));
+    }
+    let dry = !asked.is_empty();
     let grace = match sent["gracePeriodSeconds"].as_i64() {
         Some(seconds) => Some(seconds),
-        None => query
-            .number("gracePeriodSeconds")?
-            .map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
+        None => query.integer("gracePeriodSeconds")?,
     };
-    if grace.is_some_and(|seconds| seconds < 0) {
-        return Err(ApiError::bad_request(
-            "DeleteOptions.gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
-        ));
-    }
     Ok(DeleteOptions {
         uid: text(&sent["preconditions"]["uid"]),
         version: text(&sent["preconditions"]["resourceVersion"]),
@@ -272,17 +273,26 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
             Ok(Deleted::Gone(bytes) | Deleted::Waiting(bytes)) => {
-                items.push(parse(&shown(view, &bytes)));
+                let mut item = parse(&shown(view, &bytes));
+                if view.kind.builtin().is_some() {
+                    without_type(&mut item);
+                }
+                items.push(item);
             }
             // Somebody else was faster.
             Err(error) if error.code == 404 => {}
             Err(error) => return Err(error),
         }
     }
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if view.kind.builtin().is_none() {
+        // Lists of custom kinds always have the field.
+        metadata["continue"] = "".into();
+    }
     let list = json!({
         "kind": view.kind.list_kind,
         "apiVersion": view.kind.api_version(view.served),
-        "metadata": {"resourceVersion": version.to_string()},
+        "metadata": metadata,
         "items": items,
     });
     Ok(bytes_response(StatusCode::OK, list.to_string().into()))

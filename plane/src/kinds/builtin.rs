@@ -4,7 +4,6 @@ use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use k8s_openapi::api::authorization::v1::SelfSubjectRulesReview;
-use k8s_openapi::api::events::v1::Event as EventsEvent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -176,8 +175,6 @@ pub static BUILTINS: [Builtin; 12] = [
         short_names: &["ev"],
         create_on_update: true,
         selectable: event::SELECTABLE_NEW,
-        normalise: Some(normalise::<EventsEvent>),
-        validate: event::validate_new,
         ..PLAIN
     },
     Builtin {
@@ -189,8 +186,8 @@ pub static BUILTINS: [Builtin; 12] = [
         namespaced: false,
         status: true,
         generation: true,
-        create: crd::settle,
-        update: crd::settle,
+        create: crd::note_stored,
+        update: crd::note_stored,
         validate: crd::validate,
         ..PLAIN
     },

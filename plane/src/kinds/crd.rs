@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions: their own rules, and the kinds that they define.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -18,16 +19,13 @@ pub const PREFIX: &str = "apiextensions.k8s.io/customresourcedefinitions/";
 /// The finalizer that keeps a CRD until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Accepts the names and establishes the kind, at once.
-pub fn settle(crd: &mut Value, stamp: &Stamp) {
-    let now = time(stamp.now);
-    let names = crd["spec"]["names"].clone();
+/// Notes in which versions objects may be stored.
+pub fn note_stored(crd: &mut Value, _: &Stamp) {
     let storage: Vec<Value> = versions(crd)
         .filter(|version| version["storage"] == Value::Bool(true))
         .map(|version| version["name"].clone())
         .collect();
     let status = map_mut(crd, "status");
-    status.insert("acceptedNames".into(), names);
     let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
     if let Value::Array(stored) = stored {
         for name in storage {
@@ -38,18 +36,114 @@ pub fn settle(crd: &mut Value, stamp: &Stamp) {
     } else {
         *stored = Value::Array(storage);
     }
-    condition(
-        status,
-        ("NamesAccepted", true),
-        ("NoConflicts", "no conflicts found"),
-        &now,
-    );
-    condition(
-        status,
-        ("Established", true),
-        ("InitialNamesAccepted", "the initial names have been accepted"),
-        &now,
-    );
+}
+
+/// The names that other definitions of a group were given.
+#[derive(Debug, Default)]
+pub struct Taken {
+    resources: BTreeSet<String>,
+    kinds: BTreeSet<String>,
+}
+
+impl Taken {
+    /// Collects the accepted names of `others` in the group of `crd`.
+    pub fn of(crd: &Value, others: impl Iterator<Item = Value>) -> Taken {
+        let mut taken = Taken::default();
+        for other in others {
+            if other["spec"]["group"] != crd["spec"]["group"] || meta_str(&other, "name") == meta_str(crd, "name") {
+                continue;
+            }
+            let names = &other["status"]["acceptedNames"];
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            taken.resources.extend(text(&names["plural"]));
+            taken.resources.extend(text(&names["singular"]));
+            let short = names["shortNames"].as_array().into_iter().flatten();
+            taken.resources.extend(short.filter_map(text));
+            taken.kinds.extend(text(&names["kind"]));
+            taken.kinds.extend(text(&names["listKind"]));
+        }
+        taken
+    }
+}
+
+/// Accepts the names that no other definition has, and establishes the kind when it has all of them.
+pub fn settle(crd: &mut Value, taken: &Taken, stamp: &Stamp) {
+    let now = time(stamp.now);
+    let asked = crd["spec"]["names"].clone();
+    let status = map_mut(crd, "status");
+    let before = status.get("acceptedNames").cloned().unwrap_or_default();
+    let mut given = before.as_object().cloned().unwrap_or_default();
+    let mut conflict = None;
+    let used = |name: &Value, set: &BTreeSet<String>| {
+        let name = name.as_str().unwrap_or_default();
+        set.contains(name).then(|| format!("{name:?} is already in use"))
+    };
+    let rows = [
+        ("plural", "PluralConflict", &taken.resources),
+        ("singular", "SingularConflict", &taken.resources),
+        ("shortNames", "ShortNamesConflict", &taken.resources),
+        ("kind", "KindConflict", &taken.kinds),
+        ("listKind", "ListKindConflict", &taken.kinds),
+    ];
+    for (field, reason, set) in rows {
+        let (new, old) = (&asked[field], &before[field]);
+        let wrong: Vec<String> = if new == old {
+            Vec::new()
+        } else if let Some(list) = new.as_array() {
+            let own = |name: &Value| old.as_array().is_some_and(|old| old.contains(name));
+            list.iter().filter(|name| !own(name)).filter_map(|name| used(name, set)).collect()
+        } else {
+            used(new, set).into_iter().collect()
+        };
+        match wrong.as_slice() {
+            [] if new.is_null() => {
+                given.remove(field);
+            }
+            [] => {
+                given.insert(field.to_owned(), new.clone());
+            }
+            [one] => conflict = Some((reason, one.clone())),
+            several => conflict = Some((reason, format!("[{}]", several.join(", ")))),
+        }
+    }
+    for field in ["plural", "kind"] {
+        given.entry(field).or_insert_with(|| "".into());
+    }
+    match asked.get("categories") {
+        Some(categories) => given.insert("categories".into(), categories.clone()),
+        None => given.remove("categories"),
+    };
+    status.insert("acceptedNames".into(), Value::Object(given));
+    let accepted = conflict.is_none();
+    let (reason, message) = conflict.unwrap_or_else(|| ("NoConflicts", "no conflicts found".to_owned()));
+    condition(status, ("NamesAccepted", accepted), (reason, &message), &now);
+    if accepted {
+        condition(
+            status,
+            ("Established", true),
+            ("InitialNamesAccepted", "the initial names have been accepted"),
+            &now,
+        );
+    } else if !has_condition(status, "Established") {
+        condition(
+            status,
+            ("Established", false),
+            ("NotAccepted", "not all names are accepted"),
+            &now,
+        );
+    }
+}
+
+fn has_condition(status: &Map<String, Value>, kind: &str) -> bool {
+    let list = status.get("conditions").and_then(Value::as_array);
+    list.is_some_and(|list| list.iter().any(|known| known["type"] == kind))
+}
+
+/// Tells whether a definition waits for a name that another one has.
+pub fn waits_for_names(crd: &Value) -> bool {
+    let list = crd["status"]["conditions"].as_array().into_iter().flatten();
+    list.into_iter()
+        .any(|known| known["type"] == "NamesAccepted" && known["status"] == "False")
 }
 
 /// Notes that the CRD is being deleted.
@@ -76,7 +170,10 @@ fn condition(status: &mut Map<String, Value>, (kind, holds): (&str, bool), (reas
     };
     let new = json!({"type": kind, "status": says, "lastTransitionTime": now, "reason": reason, "message": message});
     match list.iter_mut().find(|known| known["type"] == kind) {
-        Some(known) if known["status"] == says => {}
+        Some(known) if known["status"] == says => {
+            known["reason"] = reason.into();
+            known["message"] = message.into();
+        }
         Some(known) => *known = new,
         None => list.push(new),
     }
@@ -123,9 +220,14 @@ pub fn compile(crd: &Value) -> Option<Kind> {
     let group = text(&spec["group"])?;
     let kind = text(&names["kind"])?;
     let plural = text(&names["plural"])?;
+    let mut current: Vec<&str> = versions(crd)
+        .filter(|version| version["served"] == Value::Bool(true) && version["deprecated"] != Value::Bool(true))
+        .filter_map(|version| version["name"].as_str())
+        .collect();
+    current.sort_by_key(|name| std::cmp::Reverse(version_rank(name)));
     let mut served: Vec<Served> = versions(crd)
         .filter(|version| version["served"] == Value::Bool(true))
-        .filter_map(|version| build_version(&group, &kind, version))
+        .filter_map(|version| build_version(&group, &kind, version, &current))
         .collect();
     served.sort_by_key(|version| std::cmp::Reverse(version_rank(&version.name)));
     let storage = versions(crd).find(|version| version["storage"] == Value::Bool(true))?;
@@ -149,7 +251,8 @@ pub fn compile(crd: &Value) -> Option<Kind> {
     })
 }
 
-fn build_version(group: &str, kind: &str, version: &Value) -> Option<Served> {
+/// Builds one version; `current` are the names of those that are not deprecated, the preferred one first.
+fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> Option<Served> {
     let name = version["name"].as_str()?.to_owned();
     let raw = &version["schema"]["openAPIV3Schema"];
     let schema = match Structural::from_openapi(raw) {
@@ -163,7 +266,16 @@ fn build_version(group: &str, kind: &str, version: &Value) -> Option<Served> {
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
         version["deprecationWarning"]
             .as_str()
-            .map_or_else(|| format!("{group}/{name} {kind} is deprecated"), str::to_owned)
+            .map_or_else(
+                || {
+                    let words = format!("{group}/{name} {kind} is deprecated");
+                    match current.iter().find(|other| version_rank(other) > version_rank(&name)) {
+                        Some(newer) => format!("{words}; use {group}/{newer} {kind}"),
+                        None => words,
+                    }
+                },
+                str::to_owned,
+            )
     });
     Some(Served {
         status,
@@ -214,7 +326,8 @@ mod tests {
     fn an_accepted_definition_serves_its_versions_at_once() {
         let mut crd = crd();
         assert!(compile(&crd).is_none(), "not established yet");
-        settle(&mut crd, &stamp());
+        note_stored(&mut crd, &stamp());
+        settle(&mut crd, &Taken::default(), &stamp());
         let kind = compile(&crd).unwrap();
         assert_eq!(kind.singular, "thing");
         assert_eq!(kind.list_kind, "ThingList");
@@ -223,6 +336,24 @@ mod tests {
         assert_eq!(names, ["v1", "v1alpha1"]);
         assert!(kind.versions[0].status && !kind.versions[1].status);
         assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
+    }
+
+    #[test]
+    fn a_name_that_another_definition_has_is_not_accepted_until_it_is_free() {
+        let mut first = crd();
+        settle(&mut first, &Taken::default(), &stamp());
+        let mut second = crd();
+        second["metadata"]["name"] = json!("others.example.com");
+        second["spec"]["names"] = json!({"plural": "others", "kind": "Thing", "singular": "other", "listKind": "OtherList"});
+        let taken = Taken::of(&second, [first].into_iter());
+        settle(&mut second, &taken, &stamp());
+        assert!(waits_for_names(&second) && compile(&second).is_none());
+        let condition = &second["status"]["conditions"][0];
+        assert_eq!(condition["reason"], "KindConflict");
+        assert_eq!(condition["message"], "\"Thing\" is already in use");
+        assert_eq!(second["status"]["acceptedNames"]["kind"], "");
+        settle(&mut second, &Taken::default(), &stamp());
+        assert!(!waits_for_names(&second) && compile(&second).is_some());
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use crate::admission::error::FieldError;
-
 /// What field selectors may use on core events.
 pub const SELECTABLE: &[&str] = &[
     "involvedObject.kind",
@@ -61,55 +59,34 @@ fn rename(event: Value, api_version: &str, new_name: impl Fn(&str) -> Option<&'s
 
 /// Turns an event of events.k8s.io into the stored form.
 pub fn to_core(event: Value) -> Value {
-    rename(event, "v1", |key| {
+    let mut event = rename(event, "v1", |key| {
         RENAMED.iter().find(|row| row.1 == key).map(|row| row.0)
-    })
+    });
+    // The core form always has these.
+    for key in ["reportingComponent", "reportingInstance"] {
+        if event[key].is_null() {
+            event[key] = "".into();
+        }
+    }
+    if event["source"].is_null() {
+        event["source"] = Value::Object(Map::new());
+    }
+    event
 }
 
 /// Turns a stored event into the form of events.k8s.io.
 pub fn from_core(event: Value) -> Value {
-    rename(event, "events.k8s.io/v1", |key| {
+    let mut event = rename(event, "events.k8s.io/v1", |key| {
         RENAMED.iter().find(|row| row.0 == key).map(|row| row.1)
-    })
-}
-
-fn validate_namespace(new: &Value, field: &str) -> Vec<FieldError> {
-    let own = crate::object::meta_str(new, "namespace");
-    let about = new[field]["namespace"].as_str().unwrap_or("");
-    if about != own && !(about.is_empty() && own == "default") {
-        return vec![FieldError::invalid(
-            format!("{field}.namespace"),
-            about,
-            "does not match event.namespace",
-        )];
-    }
-    Vec::new()
-}
-
-/// Checks an event of events.k8s.io.
-pub fn validate_new(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut problems = validate_namespace(new, "regarding");
-    if old.is_none() {
-        for field in ["reportingController", "reportingInstance", "action", "reason"] {
-            if new[field].as_str().unwrap_or("").is_empty() {
-                problems.push(FieldError::required(field, ""));
+    });
+    if let Some(fields) = event.as_object_mut() {
+        for key in ["reportingController", "reportingInstance"] {
+            if fields.get(key).is_some_and(|value| value == "") {
+                fields.remove(key);
             }
         }
-        if new["eventTime"].is_null() {
-            problems.push(FieldError::required("eventTime", ""));
-        }
-        if new["note"].as_str().unwrap_or("").len() > 1024 {
-            problems.push(FieldError::invalid("note", "", "can have at most 1024 characters"));
-        }
     }
-    if !matches!(new["type"].as_str(), Some("Normal" | "Warning")) {
-        problems.push(FieldError::invalid(
-            "type",
-            new["type"].clone(),
-            "has invalid value: must be Normal or Warning",
-        ));
-    }
-    problems
+    event
 }
 
 #[cfg(test)]
@@ -119,7 +96,8 @@ mod tests {
 
     #[test]
     fn both_forms_of_an_event_say_the_same() {
-        let core = json!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "a"}, "message": "m", "count": 2, "type": "Normal"});
+        let core = json!({"apiVersion": "v1", "kind": "Event", "involvedObject": {"name": "a"}, "message": "m", "count": 2, "type": "Normal",
+            "reportingComponent": "", "reportingInstance": "", "source": {}});
         let new = from_core(core.clone());
         assert_eq!(new["note"], "m");
         assert_eq!(new["regarding"]["name"], "a");

@@ -17,6 +17,8 @@ pub fn create(job: &mut Value, stamp: &Stamp) {
         return;
     }
     let name = meta_str(job, "name").to_owned();
+    // Labels that are the template's stay so.
+    let shared = job["metadata"]["labels"] == job["spec"]["template"]["metadata"]["labels"];
     let template = &mut job["spec"]["template"];
     let labels = crate::object::meta_mut(template)
         .entry("labels")
@@ -37,6 +39,7 @@ pub fn create(job: &mut Value, stamp: &Stamp) {
         .get("labels")
         .and_then(Value::as_object)
         .is_none_or(serde_json::Map::is_empty)
+        || shared
     {
         own.insert("labels".into(), labels);
     }

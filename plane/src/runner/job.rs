@@ -74,10 +74,18 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
             .filter_map(|pod| pod.metadata.name.clone())
             .collect();
         status.active = None;
+        status.ready = Some(0);
+        status.terminating = Some(pods.iter().filter(|pod| is_terminating(pod)).count() as i32);
+        status.uncounted_terminated_pods.get_or_insert_default();
         condition(&mut status, "Suspended", "True", "JobSuspended", "Job suspended", now);
         plan.status = (job.status.as_ref() != Some(&status)).then_some(status);
         return plan;
     }
+    if is_suspended(&status) {
+        condition(&mut status, "Suspended", "False", "JobResumed", "Job resumed", now);
+        status.start_time = Some(Time(now));
+    }
+    status.uncounted_terminated_pods.get_or_insert_default();
     let started = status.start_time.get_or_insert(Time(now)).0;
     let active: Vec<&Pod> = pods.iter().filter(is_active).collect();
     let failed = pods.iter().filter(|pod| phase(pod) == "Failed").count() as i32;
@@ -161,6 +169,11 @@ fn after_the_end(job: &Job, now: Timestamp) -> Plan {
     }
 }
 
+fn is_suspended(status: &JobStatus) -> bool {
+    let conditions = status.conditions.iter().flatten();
+    conditions.into_iter().any(|c| c.type_ == "Suspended" && c.status == "True")
+}
+
 fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
@@ -230,6 +243,7 @@ pub fn build_pod(job: &Job, suffix: &str) -> Pod {
     let short: String = name.chars().take(57).collect();
     Pod {
         metadata: ObjectMeta {
+            generate_name: Some(format!("{name}-")),
             name: Some(format!("{}-{suffix}", short.trim_end_matches(['-', '.']))),
             namespace: job.metadata.namespace.clone(),
             labels: Some(labels),

@@ -12,7 +12,7 @@ use crate::admit::has_content_finalizers;
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, crd, pod};
 use crate::object::{finalizers, map_mut, meta_mut, meta_str, parse, time, to_document};
-use crate::status::ApiError;
+use crate::status::{ApiError, Named};
 use crate::storage::{CommitError, Expect, Write};
 
 /// The finalizer of a foreground deletion.
@@ -73,7 +73,7 @@ impl Server {
             let step = plan(kind, &object, options, &self.stamp());
             if options.dry_run {
                 return Ok(match step {
-                    Step::Remove => Deleted::Gone(entry.bytes.clone()),
+                    Step::Remove => Deleted::Gone(last_sight(kind, &object, &entry.bytes, &self.stamp())),
                     Step::Mark(new) => Deleted::Waiting(Bytes::from(new.to_string())),
                     Step::Nothing => Deleted::Waiting(entry.bytes.clone()),
                 });
@@ -99,7 +99,7 @@ impl Server {
                     let last = changes.first().and_then(|change| change.after.clone());
                     return Ok(match last {
                         Some(marked) => Deleted::Waiting(marked.bytes.clone()),
-                        None => Deleted::Gone(entry.bytes.clone()),
+                        None => Deleted::Gone(last_sight(kind, &object, &entry.bytes, &self.stamp())),
                     });
                 }
                 Err(CommitError::Precondition { .. }) => {}
@@ -110,14 +110,21 @@ impl Server {
 }
 
 fn check(kind: &Kind, object: &Value, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+    // Here kube-apiserver names the kind where else it names the resource.
+    let named = Named {
+        plural: &kind.kind,
+        ..kind.named()
+    };
     let uid = meta_str(object, "uid");
     if let Some(wanted) = &options.uid
         && wanted != uid
     {
         return Err(ApiError::conflict_because(
-            kind.named(),
+            named,
             name,
-            &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"),
+            &format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+            ),
         ));
     }
     if kind.prefix == "core/namespaces/" && matches!(name, "default" | "kube-system") {
@@ -132,7 +139,7 @@ fn check(kind: &Kind, object: &Value, name: &str, options: &DeleteOptions) -> Re
         && wanted != version
     {
         return Err(ApiError::conflict_because(
-            kind.named(),
+            named,
             name,
             &format!(
                 "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
@@ -175,14 +182,19 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
             metadata.insert("finalizers".into(), json!(after));
         }
     }
+    // Namespaces and definitions are marked in a way of their own.
+    let emptied = kind.prefix == crd::PREFIX || kind.prefix == "core/namespaces/";
     let granted = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
     if !marked || granted.is_some_and(|granted| grace < granted) {
         let at = end_of_grace(stamp.now, grace);
         metadata.insert("deletionTimestamp".into(), time(at).into());
-        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if !emptied {
+            metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+        }
     }
     if !marked {
-        if let Some(generation) = object["metadata"]["generation"].as_i64() {
+        if !emptied
+            && let Some(generation) = object["metadata"]["generation"].as_i64() {
             metadata.insert("generation".into(), (generation + 1).into());
         }
         if has_content_finalizers(kind, object) {
@@ -193,6 +205,24 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
         }
     }
     if new == *object { Step::Nothing } else { Step::Mark(new) }
+}
+
+/// Returns an object that is gone as the one who deleted it is shown it: of a Pod, that it was given no time.
+fn last_sight(kind: &Kind, object: &Value, bytes: &Bytes, stamp: &Stamp) -> Bytes {
+    if kind.prefix != "core/pods/" {
+        return bytes.clone();
+    }
+    let mut object = object.clone();
+    let generation = object["metadata"]["generation"].as_i64();
+    let metadata = meta_mut(&mut object);
+    metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
+    if !metadata.contains_key("deletionTimestamp") {
+        metadata.insert("deletionTimestamp".into(), time(stamp.now).into());
+        if let Some(generation) = generation {
+            metadata.insert("generation".into(), (generation + 1).into());
+        }
+    }
+    Bytes::from(object.to_string())
 }
 
 fn end_of_grace(now: Timestamp, grace: i64) -> Timestamp {
@@ -207,8 +237,8 @@ fn grace_of(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
     let asked = options
         .grace
         .or_else(|| object["spec"]["terminationGracePeriodSeconds"].as_i64())
-        .unwrap_or(30)
-        .clamp(0, 86_400);
+        .unwrap_or(30);
+    let asked = if asked < 0 { 1 } else { asked.min(86_400) };
     match object["metadata"]["deletionGracePeriodSeconds"].as_i64() {
         Some(granted) => asked.min(granted),
         None => asked,

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
-use crate::kinds::{Kind, Origin};
-use crate::object::{meta_mut, meta_str, parse, same, to_document};
+use crate::kinds::{Kind, Origin, crd};
+use crate::object::{meta_mut, meta_of, meta_str, parse, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
 
@@ -90,7 +90,7 @@ impl Target {
 }
 
 fn is_crd(kind: &Kind) -> bool {
-    kind.prefix == crate::kinds::crd::PREFIX
+    kind.prefix == crd::PREFIX
 }
 
 impl Server {
@@ -105,12 +105,11 @@ impl Server {
         let kind = &target.kind;
         let view = target.view();
         if matches!(kind.origin, Origin::Custom { terminating: true, .. }) {
-            let mut error = ApiError::method_not_allowed();
-            error.message = format!(
-                "create not allowed while custom resource definition is terminating: {}.{}",
-                kind.plural, kind.group
-            );
-            return Err(error);
+            return Err(ApiError::forbidden(
+                kind.named(),
+                meta_str(&object, "name"),
+                "create not allowed while custom resource definition is terminating",
+            ));
         }
         let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;
@@ -136,8 +135,16 @@ impl Server {
                 &options.manager,
                 &mut warnings,
             );
+            // Definitions are written one after the other, so that no two are given one name.
+            let naming = if is_crd(kind) { Some(self.naming.lock().await) } else { None };
             let made = match made {
-                Ok(made) => view.to_stored(made),
+                Ok(mut made) => {
+                    if is_crd(kind) && !options.dry_run {
+                        let taken = self.other_names(&made);
+                        crd::settle(&mut made, &taken, &stamp);
+                    }
+                    view.to_stored(made)
+                }
                 Err(error) => return Err(error.with_warnings(warnings)),
             };
             let key = kind.key(&target.namespace, &name);
@@ -157,7 +164,9 @@ impl Server {
                 expect: Expect::Absent,
             }];
             writes.extend(guard);
-            match self.store.commit(writes).await {
+            let committed = self.store.commit(writes).await;
+            drop(naming);
+            match committed {
                 Ok(changes) => {
                     if is_crd(kind) {
                         self.catalog.refresh(&self.store);
@@ -174,7 +183,7 @@ impl Server {
                 Err(CommitError::Precondition { key: failed, .. }) if failed == key => {
                     names += 1;
                     if !generated || names >= NAMES {
-                        return Err(ApiError::already_exists(kind.named(), &name));
+                        return Err(self.taken(kind, &key, &name));
                     }
                 }
                 // The namespace changed in between: look at it again.
@@ -185,6 +194,24 @@ impl Server {
         Err(ApiError::timeout(
             "the namespace kept changing while an object was made in it; try again",
         ))
+    }
+
+    /// Returns the names that other definitions of a definition's group were given.
+    fn other_names(&self, new: &Value) -> crd::Taken {
+        let others = self.store.list(crd::PREFIX, None, None);
+        let others = others.map(|listing| listing.entries).unwrap_or_default();
+        let others = others.iter().map(|entry| parse(&entry.bytes));
+        crd::Taken::of(new, others)
+    }
+
+    /// Says that a name is taken, and whether its object is going.
+    fn taken(&self, kind: &Kind, key: &str, name: &str) -> ApiError {
+        let mut error = ApiError::already_exists(kind.named(), name);
+        let going = |entry: Arc<Entry>| meta_of(&entry.bytes).deletion_timestamp.is_some();
+        if self.store.get(key).is_some_and(going) {
+            error.message = format!("object is being deleted: {}", error.message);
+        }
+        error
     }
 
     /// Changes an object: `change` is given the object as it stands, in the version of
@@ -207,8 +234,15 @@ impl Server {
             let mut warnings = Vec::new();
             let changed = change(&live, &mut warnings)
                 .and_then(|new| admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings));
+            let naming = if is_crd(kind) { Some(self.naming.lock().await) } else { None };
             let new = match changed {
-                Ok(new) => new,
+                Ok(mut new) => {
+                    if is_crd(kind) {
+                        let taken = self.other_names(&new);
+                        crd::settle(&mut new, &taken, &self.stamp());
+                    }
+                    new
+                }
                 Err(error) => return Err(error.with_warnings(warnings)),
             };
             if same(&live, &new) {
@@ -236,7 +270,9 @@ impl Server {
                     expect: Expect::Version(entry.version),
                 }
             };
-            match self.store.commit(vec![write]).await {
+            let committed = self.store.commit(vec![write]).await;
+            drop(naming);
+            match committed {
                 Ok(changes) => {
                     if is_crd(kind) {
                         self.catalog.refresh(&self.store);
@@ -268,7 +304,12 @@ impl Server {
     ) -> Result<Outcome, ApiError> {
         self.update(target, name, Part::Finalize, options, &|live, _| {
             let mut new = live.clone();
-            new["spec"]["finalizers"] = keep.clone();
+            if let Some(spec) = new["spec"].as_object_mut() {
+                match keep.as_array() {
+                    Some(list) if !list.is_empty() => spec.insert("finalizers".into(), keep.clone()),
+                    _ => spec.remove("finalizers"),
+                };
+            }
             Ok(new)
         })
         .await

@@ -14,7 +14,7 @@ use crate::fixture::{read_body, warning_text};
 use crate::script::{ALIASES, Case, Step};
 
 /// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -133,6 +133,26 @@ impl Side {
         while self.get(path).await?.code != 200 {
             patience(start, path)?;
             tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Makes so many changes that what was before is forgotten.
+    pub async fn age(&self, changes: usize) -> Result<(), Failure> {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ageing"}});
+        self.post("/api/v1/namespaces/default/configmaps", &map).await?;
+        for count in 0..changes {
+            let request = Request {
+                method: "PATCH".into(),
+                path: "/api/v1/namespaces/default/configmaps/ageing".into(),
+                media: Some("application/merge-patch+json".into()),
+                accept: "application/json".into(),
+                body: json!({"data": {"count": count.to_string()}}).to_string().into_bytes(),
+            };
+            let answer = self.ask(&request).await?;
+            if answer.code != 200 {
+                return Err(format!("a change was refused: {}", answer.body).into());
+            }
         }
         Ok(())
     }

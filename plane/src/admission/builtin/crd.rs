@@ -113,7 +113,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
             }
         }
         for key in ["plural", "kind"] {
-            if names.get(key) != old["spec"]["names"].get(key) && key == "plural" {
+            if names.get(key) != old["spec"]["names"].get(key) && (key == "plural" || established(old)) {
                 errors.push(FieldError::invalid(
                     format!("spec.names.{key}"),
                     text(names, key),
@@ -136,6 +136,12 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+fn established(crd: &Value) -> bool {
+    let list = crd["status"]["conditions"].as_array().into_iter().flatten();
+    list.into_iter()
+        .any(|known| known["type"] == "Established" && known["status"] == "True")
 }
 
 fn check_names(names: &Value, errors: &mut Vec<FieldError>) {
@@ -203,6 +209,10 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
         let wrong = names::dns1035_label(name);
         if !wrong.is_empty() {
             errors.push(FieldError::invalid(format!("{path}.name"), name, wrong.join(",")));
+            if i == 0 {
+                // The first version has an older place, too.
+                errors.push(FieldError::invalid("spec.version", name, wrong.join(",")));
+            }
         }
         if !seen.insert(name) {
             errors.push(FieldError::invalid(

@@ -221,8 +221,10 @@ fn check_at(schema: &Value, name: Option<&str>, value: &Value, owner: &str, path
             if text.parse::<jiff::Timestamp>().is_ok() {
                 Ok(())
             } else {
+                let micro = name.is_some_and(|n| n.ends_with(".MicroTime"));
+                let fraction = if micro { ".000000" } else { "" };
                 Err(format!(
-                    "parsing time {0} as \"2006-01-02T15:04:05Z07:00\": cannot parse {0} as \"2006\"",
+                    "parsing time {0} as \"2006-01-02T15:04:05{fraction}Z07:00\": cannot parse {0} as \"2006\"",
                     super::super::gofmt::quote(text)
                 ))
             }

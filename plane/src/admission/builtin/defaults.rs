@@ -30,7 +30,7 @@ fn made<'a>(map: &'a mut Object, key: &str) -> Option<&'a mut Object> {
 }
 
 /// Fills in the defaults of a kind.
-pub(super) fn fill(kind: &str, value: &mut Value) {
+pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
     let Some(root) = value.as_object_mut() else {
         return;
     };
@@ -59,6 +59,12 @@ pub(super) fn fill(kind: &str, value: &mut Value) {
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
             }
+        }
+        "Event" if api_version != "v1" => {
+            for key in ["eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"] {
+                set(root, key, Value::Null);
+            }
+            set(root, "deprecatedSource", json!({}));
         }
         "Event" => {
             for key in ["eventTime", "firstTimestamp", "lastTimestamp"] {
@@ -134,6 +140,7 @@ fn job(root: &mut Object) {
     }
     set(spec, "backoffLimit", json!(6));
     set(spec, "completionMode", json!("NonIndexed"));
+    set(spec, "manualSelector", json!(false));
     set(spec, "suspend", json!(false));
     let replacement = if spec.get("podFailurePolicy").is_some() {
         "Failed"
@@ -211,6 +218,10 @@ fn condition_times(status: &mut Object) {
 
 fn pod_status(status: &mut Object) {
     condition_times(status);
+    let address = status.get("podIP").cloned().filter(|address| address != "");
+    if let Some(address) = address.filter(|_| !status.contains_key("podIPs")) {
+        status.insert("podIPs".to_owned(), json!([{"ip": address}]));
+    }
     for key in [
         "initContainerStatuses",
         "containerStatuses",

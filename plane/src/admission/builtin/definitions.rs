@@ -10,6 +10,7 @@ use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::events::v1::Event as EventsEvent;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ListMeta, Status};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -21,7 +22,7 @@ pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 pub const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// The kinds served: group version, kind, definition.
-const KINDS: [(&str, &str, &str); 10] = [
+const KINDS: [(&str, &str, &str); 11] = [
     ("v1", "ConfigMap", "io.k8s.api.core.v1.ConfigMap"),
     ("v1", "Event", "io.k8s.api.core.v1.Event"),
     ("v1", "Namespace", "io.k8s.api.core.v1.Namespace"),
@@ -32,6 +33,7 @@ const KINDS: [(&str, &str, &str); 10] = [
     ),
     ("v1", "Pod", "io.k8s.api.core.v1.Pod"),
     ("v1", "Secret", "io.k8s.api.core.v1.Secret"),
+    ("events.k8s.io/v1", "Event", "io.k8s.api.events.v1.Event"),
     ("batch/v1", "Job", "io.k8s.api.batch.v1.Job"),
     ("coordination.k8s.io/v1", "Lease", "io.k8s.api.coordination.v1.Lease"),
     (
@@ -75,6 +77,7 @@ fn build() -> BTreeMap<String, Value> {
     let mut generator: SchemaGenerator = SchemaSettings::draft07().into_generator();
     generator.subschema_for::<ConfigMap>();
     generator.subschema_for::<Event>();
+    generator.subschema_for::<EventsEvent>();
     generator.subschema_for::<Namespace>();
     generator.subschema_for::<PersistentVolumeClaim>();
     generator.subschema_for::<Pod>();

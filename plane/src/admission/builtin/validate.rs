@@ -1,5 +1,6 @@
 //! Validation of the built-in kinds.
 
+pub(super) mod event;
 pub(super) mod pod;
 
 use serde_json::Value;
@@ -113,7 +114,13 @@ pub(super) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match text(new, "type") {
         "kubernetes.io/tls" => needs(&["tls.crt", "tls.key"], &mut errors),
         "kubernetes.io/ssh-auth" => needs(&["ssh-privatekey"], &mut errors),
-        "kubernetes.io/dockerconfigjson" => needs(&[".dockerconfigjson"], &mut errors),
+        "kubernetes.io/dockerconfigjson" => {
+            needs(&[".dockerconfigjson"], &mut errors);
+            if let Some(wrong) = no_json(&new["data"][".dockerconfigjson"]) {
+                let (path, hidden) = ("data[.dockerconfigjson]", "<secret contents redacted>");
+                errors.push(FieldError::invalid(path, hidden, wrong));
+            }
+        }
         _ => {}
     }
     if let Some(old) = old {
@@ -123,6 +130,14 @@ pub(super) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         immutable(new, old, &["data"], &mut errors);
     }
     errors
+}
+
+/// Says where data that should be JSON are none, without showing them.
+fn no_json(data: &Value) -> Option<String> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(data.as_str()?).ok()?;
+    let error = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).err()?;
+    Some(format!("not JSON at line {} column {}", error.line(), error.column()))
 }
 
 /// Validates a Job.
@@ -281,31 +296,6 @@ pub(super) fn lease(new: &Value) -> Vec<FieldError> {
             "spec.leaseTransitions",
             count,
             "must be greater than or equal to 0",
-        ));
-    }
-    errors
-}
-
-/// Validates an Event: it lives where its object does.
-pub(super) fn event(new: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let (namespace, about) = (
-        text(&new["metadata"], "namespace"),
-        text(&new["involvedObject"], "namespace"),
-    );
-    if about.is_empty() {
-        if !namespace.is_empty() && namespace != "default" {
-            errors.push(FieldError::invalid(
-                "involvedObject.namespace",
-                "",
-                "does not match event.namespace",
-            ));
-        }
-    } else if about != namespace {
-        errors.push(FieldError::invalid(
-            "involvedObject.namespace",
-            about,
-            "does not match event.namespace",
         ));
     }
     errors

@@ -20,6 +20,14 @@ fn mask_trailing_dash(name: &str) -> String {
     }
 }
 
+fn path_segment(name: &str) -> Vec<String> {
+    if matches!(name, "." | "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    let found = ["/", "%"].into_iter().filter(|part| name.contains(part));
+    found.map(|part| format!("may not contain '{part}'")).collect()
+}
+
 /// What names a kind's objects may bear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameRule {
@@ -27,15 +35,17 @@ pub enum NameRule {
     Subdomain,
     /// RFC 1123 labels: Namespace.
     Label,
+    /// What may stand in a path: Event.
+    Segment,
 }
 
 impl NameRule {
     /// Returns the rule for a kind.
     pub fn of(kind: &str) -> Self {
-        if kind == "Namespace" {
-            Self::Label
-        } else {
-            Self::Subdomain
+        match kind {
+            "Namespace" => Self::Label,
+            "Event" => Self::Segment,
+            _ => Self::Subdomain,
         }
     }
 
@@ -44,6 +54,7 @@ impl NameRule {
         match self {
             Self::Subdomain => dns1123_subdomain(name),
             Self::Label => dns1123_label(name),
+            Self::Segment => path_segment(name),
         }
     }
 }

@@ -6,6 +6,19 @@ use super::Column;
 use super::age::{age, between};
 
 /// Returns the columns of a built-in kind.
+/// Says of a Pod that has ended that it has.
+pub(super) fn completion(object: &Value) -> Option<Value> {
+    if object["kind"] != "Pod" || object["apiVersion"] != "v1" {
+        return None;
+    }
+    let (reason, message) = match text(&object["status"]["phase"]) {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(serde_json::json!({"type": "Completed", "status": "True", "reason": reason, "message": message}))
+}
+
 pub(super) fn columns(api_version: &str, kind: &str) -> Option<Vec<Column>> {
     let text = |name, about| Column::new(name, "string", 0, about);
     let wide = |name, about| Column::new(name, "string", 1, about);

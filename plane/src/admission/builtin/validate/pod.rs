@@ -173,6 +173,17 @@ fn volumes(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<St
     names
 }
 
+fn plain(quantity: &Value) -> String {
+    quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned)
+}
+
+fn amount(quantity: &Value) -> Option<f64> {
+    match quantity {
+        Value::Null => None,
+        given => crate::runner::quantity::cpus(&plain(given)),
+    }
+}
+
 fn container(container: &Value, path: &str, volumes: &HashSet<String>, errors: &mut Vec<FieldError>) {
     let name = text(container, "name");
     if name.is_empty() {
@@ -206,6 +217,20 @@ fn container(container: &Value, path: &str, volumes: &HashSet<String>, errors: &
         path,
         errors,
     );
+    let resources = &container["resources"];
+    for (name, limit) in super::entries(resources, "limits") {
+        let asked = &resources["requests"][&name];
+        let (Some(most), Some(least)) = (amount(&limit), amount(asked)) else {
+            continue;
+        };
+        if least > most {
+            errors.push(FieldError::invalid(
+                format!("{path}.resources.requests"),
+                plain(asked),
+                format!("must be less than or equal to {name} limit of {}", plain(&limit)),
+            ));
+        }
+    }
     for (i, port) in list(container, "ports").iter().enumerate() {
         let at = format!("{path}.ports[{i}]");
         match port.get("containerPort").and_then(Value::as_i64).unwrap_or_default() {

@@ -1,0 +1,90 @@
+//! Validation of Events, in the words of the group through which they came.
+
+use serde_json::Value;
+
+use super::text;
+use crate::admission::error::FieldError;
+use crate::admission::names;
+
+/// Validates an Event of the core group.
+pub(in crate::admission::builtin) fn core(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    if old.is_some() {
+        return Vec::new();
+    }
+    legacy(
+        new,
+        &new["involvedObject"],
+        text(new, "reportingComponent"),
+        "reportingComponent",
+        text(new, "message"),
+    )
+}
+
+/// Validates an Event of events.k8s.io.
+pub(in crate::admission::builtin) fn new(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    if old.is_some() {
+        return Vec::new();
+    }
+    let mut errors = legacy(
+        new,
+        &new["regarding"],
+        text(new, "reportingController"),
+        "reportingController",
+        text(new, "note"),
+    );
+    if new["eventTime"].is_null() {
+        errors.push(FieldError::required("eventTime", ""));
+    }
+    let kind = text(new, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
+    }
+    for (field, path) in [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+    ] {
+        if !new[field].is_null() {
+            errors.push(FieldError::invalid(path, "", "needs to be unset"));
+        }
+    }
+    errors
+}
+
+/// What both groups ask: an event of the older form lives where its object does, one of the newer form says who
+/// reports what.
+fn legacy(new: &Value, about: &Value, reporter: &str, reporter_at: &str, message: &str) -> Vec<FieldError> {
+    const AT: &str = "involvedObject.namespace";
+    const ELSEWHERE: &str = "does not match event.namespace";
+    let mut errors = Vec::new();
+    let own = text(&new["metadata"], "namespace");
+    let namespace = text(about, "namespace");
+    if new["eventTime"].is_null() {
+        let nowhere = namespace.is_empty() && !matches!(own, "" | "default");
+        if nowhere || (!namespace.is_empty() && namespace != own) {
+            errors.push(FieldError::invalid(AT, namespace, ELSEWHERE));
+        }
+        return errors;
+    }
+    if namespace.is_empty() && !matches!(own, "default" | "kube-system") {
+        errors.push(FieldError::invalid(AT, namespace, ELSEWHERE));
+    }
+    if reporter.is_empty() {
+        errors.push(FieldError::required(reporter_at, ""));
+    }
+    for wrong in names::qualified_name(reporter) {
+        errors.push(FieldError::invalid(reporter_at, reporter, wrong));
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        let value = text(new, field);
+        if value.is_empty() {
+            errors.push(FieldError::required(field, ""));
+        } else if value.len() > 128 {
+            errors.push(FieldError::invalid(field, "", "can have at most 128 characters"));
+        }
+    }
+    if message.len() > 1024 {
+        errors.push(FieldError::invalid("message", "", "can have at most 1024 characters"));
+    }
+    errors
+}
