@@ -22,26 +22,29 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Heading of what every command takes.
+const GLOBAL: &str = "Global options";
+
 /// What every command takes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Global {
     /// Work in this folder instead of the current one.
-    #[arg(long, short = 'C', global = true, value_name = "DIR")]
+    #[arg(long, short = 'C', global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub directory: Option<PathBuf>,
     /// Folder of the local state; unset means one per repository under the user's state folder.
-    #[arg(long, global = true, value_name = "DIR", env = "FOREMAN_STATE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR", env = "FOREMAN_STATE")]
     pub state: Option<PathBuf>,
     /// Use the cluster of this kubeconfig instead of the local state.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Context of that kubeconfig.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub context: Option<String>,
     /// Namespace.
-    #[arg(long, short, global = true, default_value = "default")]
+    #[arg(long, short, global = true, help_heading = GLOBAL, default_value = "default")]
     pub namespace: String,
     /// Say more; twice for everything.
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 

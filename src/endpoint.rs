@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use agent::model::Secret;
 use agent::model::probe::{ProbeReport, ProbeSettings, discover_local, probe};
+use agent::model::{Protocol, Secret};
 
 /// A model server that was named or found.
 #[derive(Clone, Debug)]
@@ -68,11 +68,15 @@ pub fn describe(server: &Server) -> String {
                 None => "unknown".into(),
             };
             format!(
-                "{} at {}, model {}, window {window}, tool calls {:?}",
+                "{} at {}, model {}, window {window}, tool calls {}",
                 report.kind,
                 server.base_url,
                 server.model.as_deref().unwrap_or("none"),
-                report.protocol
+                match report.protocol {
+                    Protocol::Native => "native",
+                    Protocol::JsonSchema => "as JSON",
+                    Protocol::Text => "as text",
+                }
             )
         }
     }

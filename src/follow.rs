@@ -34,14 +34,20 @@ type Said = (Phase, Option<Verdict>, String);
 
 /// Turns each change of a queue, a task or a Workload into lines, once.
 pub struct Follower {
-    tasks: HashMap<String, (String, Said)>,
-    workloads: HashMap<String, String>,
+    /// Tasks by name.
+    tasks: HashMap<String, Said>,
+    /// Workloads by UID: run, and what was said of it.
+    workloads: HashMap<String, (i64, String)>,
+    /// Short names of the Workloads that were seen, by name.
+    titles: HashMap<String, String>,
     queues: HashMap<String, String>,
     invalid: HashSet<(String, String)>,
     /// Reasons to wait that were said since the last rest: many tasks wait for one thing.
     waits: HashSet<String>,
     /// What is there, by UID: whether it is over, in which word.
-    standing: HashMap<String, (bool, String)>,
+    standing: HashMap<String, (bool, &'static str)>,
+    /// How many of them are not over.
+    open: usize,
     /// Whether what was over before the start is left out.
     skips_past: bool,
     listed: [bool; 3],
@@ -54,10 +60,12 @@ impl Follower {
         Self {
             tasks: HashMap::new(),
             workloads: HashMap::new(),
+            titles: HashMap::new(),
             queues: HashMap::new(),
             invalid: HashSet::new(),
             waits: HashSet::new(),
             standing: HashMap::new(),
+            open: 0,
             skips_past,
             listed: [false; 3],
             rests: false,
@@ -68,37 +76,56 @@ impl Follower {
     pub fn task(&mut self, task: &AgenticTask, past: bool) -> Option<Line> {
         let status = task.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
-        let uid = task.uid().unwrap_or_default();
         if !task.labels().contains_key(labels::WORKLOAD) {
-            let word = phase.as_str().to_owned();
-            self.standing.insert(uid.clone(), (phase.is_terminal(), word));
+            self.stand(task.uid().unwrap_or_default(), phase.is_terminal(), phase.as_str());
         }
         let waiting = status.waiting.as_ref().filter(|_| phase == Phase::Pending);
         let reason = waiting.map(|waiting| waiting.reason.clone()).unwrap_or_default();
         let now = (phase, status.verdict, reason.clone());
-        let before = self.tasks.insert(uid, (task.name_any(), now.clone()));
-        if before.as_ref().is_some_and(|(_, before)| *before == now) || past && self.skips_past && phase.is_terminal() {
+        let before = self.tasks.insert(task.name_any(), now.clone());
+        if before.as_ref().is_some_and(|before| *before == now) || past && self.skips_past && phase.is_terminal() {
             return None;
         }
         let told = match phase {
             Phase::Pending if waiting.is_some() => {
                 !waits_for_sibling(task, |name| self.phase_of(name)) && self.waits.insert(reason)
             }
-            Phase::Pending => before.is_some_and(|(_, (phase, ..))| phase != Phase::Pending),
+            Phase::Pending => before.is_some_and(|(phase, ..)| phase != Phase::Pending),
             Phase::Scheduled => false,
             Phase::Running => task.spec.kind != TaskKind::Verify,
             // The line of what failed said it.
             Phase::Failed => status.failure_reason != Some(FailureReason::UpstreamFailed),
             _ => true,
         };
-        told.then(|| Line::new(subject(task), describe(task)))
+        told.then(|| Line::new(self.subject(task), describe(task)))
+    }
+
+    /// Names a task by its Workload, as the Workload's own lines do, and its round.
+    fn subject(&self, task: &AgenticTask) -> String {
+        let of = task.labels().get(labels::WORKLOAD);
+        let short = match of.and_then(|name| self.titles.get(name)) {
+            Some(title) => title.clone(),
+            None => without_hash(of.unwrap_or(&task.name_any())).to_owned(),
+        };
+        format!("{short} #{}", task.spec.round.unwrap_or(1))
     }
 
     fn phase_of(&self, name: &str) -> Option<Phase> {
-        self.tasks
-            .values()
-            .find(|(known, _)| known == name)
-            .map(|(_, (phase, ..))| *phase)
+        self.tasks.get(name).map(|(phase, ..)| *phase)
+    }
+
+    /// Notes that an object stands there, and whether it is over.
+    fn stand(&mut self, uid: String, over: bool, word: &'static str) {
+        self.open += usize::from(!over);
+        let before = self.standing.insert(uid, (over, word));
+        self.open -= usize::from(before.is_some_and(|(over, _)| !over));
+    }
+
+    /// Notes that an object is gone; says whether it was known.
+    fn leave(&mut self, uid: &str) -> bool {
+        let before = self.standing.remove(uid);
+        self.open -= usize::from(before.is_some_and(|(over, _)| !over));
+        before.is_some()
     }
 
     /// Takes a Workload as it is now.
@@ -106,8 +133,8 @@ impl Follower {
         let status = workload.status.clone().unwrap_or_default();
         let phase = status.phase.unwrap_or_default();
         let uid = workload.uid().unwrap_or_default();
-        self.standing
-            .insert(uid.clone(), (phase.is_terminal(), phase.as_str().to_owned()));
+        self.titles.insert(workload.name_any(), title(workload));
+        self.stand(uid.clone(), phase.is_terminal(), phase.as_str());
         let text = if phase.is_terminal() {
             end_of(workload)
         } else {
@@ -116,11 +143,11 @@ impl Follower {
             });
             format!("waits: {}", stuck?.message)
         };
-        let key = format!("{uid}/{}", status.run.unwrap_or(1));
+        let now = (status.run.unwrap_or(1), text.clone());
         let new = self
             .workloads
-            .insert(key, text.clone())
-            .is_none_or(|before| before != text);
+            .insert(uid, now.clone())
+            .is_none_or(|before| before != now);
         let told = new && !(past && self.skips_past && phase.is_terminal());
         told.then(|| Line::new(title(workload), text))
     }
@@ -154,17 +181,23 @@ impl Follower {
         lines
     }
 
-    /// Takes a Workload or task that is gone.
-    fn gone(&mut self, object: &impl ResourceExt) -> bool {
-        let uid = object.uid().unwrap_or_default();
-        self.tasks.remove(&uid);
-        self.workloads.retain(|key, _| !key.starts_with(&uid));
-        self.standing.remove(&uid).is_some()
+    /// Takes a task that is gone.
+    fn task_gone(&mut self, task: &AgenticTask) {
+        self.tasks.remove(&task.name_any());
+        self.leave(&task.uid().unwrap_or_default());
+    }
+
+    /// Takes a Workload that is gone.
+    fn workload_gone(&mut self, workload: &Workload) -> Option<Line> {
+        let uid = workload.uid().unwrap_or_default();
+        self.workloads.remove(&uid);
+        self.titles.remove(&workload.name_any());
+        self.leave(&uid).then(|| Line::new(title(workload), "removed".into()))
     }
 
     /// Says what there is, once after the last work has ended.
     fn rest(&mut self) -> Option<Line> {
-        let rests = self.listed == [true; 3] && self.standing.values().all(|(over, _)| *over);
+        let rests = self.listed == [true; 3] && self.open == 0;
         let begins = rests && !self.rests;
         self.rests = rests;
         if !begins {
@@ -173,7 +206,7 @@ impl Follower {
         self.waits.clear();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (_, word) in self.standing.values() {
-            *counts.entry(word).or_default() += 1;
+            *counts.entry(*word).or_default() += 1;
         }
         let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
         let text = if counts.is_empty() {
@@ -264,26 +297,21 @@ pub fn title(workload: &Workload) -> String {
         .and_then(|path| path.rsplit('/').next())
         .and_then(|file| file.rsplit_once('.'))
         .map(|(stem, _)| stem.to_owned());
-    stem.unwrap_or_else(|| workload.name_any())
+    stem.unwrap_or_else(|| without_hash(&workload.name_any()).to_owned())
 }
 
-fn subject(task: &AgenticTask) -> String {
-    let whole = task
-        .labels()
-        .get(labels::WORKLOAD)
-        .cloned()
-        .unwrap_or_else(|| task.name_any());
-    let short = whole
-        .rsplit_once('-')
-        .filter(|(_, hash)| hash.len() == 8)
-        .map_or(whole.as_str(), |(stem, _)| stem);
-    format!("{short} #{}", task.spec.round.unwrap_or(1))
+/// Drops the hash that makes a name unlike all others.
+fn without_hash(name: &str) -> &str {
+    name.rsplit_once('-')
+        .filter(|(_, hash)| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map_or(name, |(stem, _)| stem)
 }
 
 fn describe(task: &AgenticTask) -> String {
     let status = task.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_default();
     let step = match task.spec.kind {
+        TaskKind::Freeform if task.spec.agent_ref.is_none() => "task",
         TaskKind::IssueFix | TaskKind::Freeform => "coder",
         TaskKind::Verify => "gate",
         other => other.as_str(),
@@ -330,7 +358,7 @@ where
 
 /// Tells everything that happens in a namespace, with the time of day, for as long as it is polled.
 pub async fn live(client: &kube::Client, namespace: &str) {
-    let never = |_: &HashMap<String, Workload>| false;
+    let never = |_: &Workload, _: bool| false;
     follow(client, namespace, None, Follower::new(true), Stamp::Clock, never).await;
 }
 
@@ -340,17 +368,29 @@ pub async fn until(
     namespace: &str,
     only: Option<&str>,
     limit: Duration,
-    done: impl FnMut(&HashMap<String, Workload>) -> bool,
+    mut done: impl FnMut(&HashMap<String, Workload>) -> bool,
 ) -> anyhow::Result<HashMap<String, Workload>> {
     let stamp = Stamp::Since(Instant::now());
-    let followed = follow(client, namespace, only, Follower::new(false), stamp, done);
+    let mut seen = HashMap::new();
+    let each = |workload: &Workload, is_there: bool| {
+        if is_there {
+            seen.insert(workload.name_any(), workload.clone());
+        } else {
+            seen.remove(&workload.name_any());
+        }
+        done(&seen)
+    };
+    let followed = follow(client, namespace, only, Follower::new(false), stamp, each);
     tokio::time::timeout(limit, followed).await.map_err(|_| {
         anyhow::anyhow!(
             "gave up after {} s; `foreman show` tells how far each task came",
             limit.as_secs()
         )
-    })
+    })?;
+    Ok(seen)
 }
+
+/// Follows until `each`, which is given every Workload and whether it is there, says that it is enough.
 
 async fn follow(
     client: &kube::Client,
@@ -358,9 +398,8 @@ async fn follow(
     only: Option<&str>,
     mut follower: Follower,
     stamp: Stamp,
-    mut done: impl FnMut(&HashMap<String, Workload>) -> bool,
-) -> HashMap<String, Workload> {
-    let mut seen: HashMap<String, Workload> = HashMap::new();
+    mut each: impl FnMut(&Workload, bool) -> bool,
+) {
     let mut of_tasks = watcher::Config::default();
     let mut of_workloads = watcher::Config::default();
     if let Some(name) = only {
@@ -395,7 +434,7 @@ async fn follow(
                         None
                     }
                     Ok(Event::Delete(task)) => {
-                        follower.gone(&task);
+                        follower.task_gone(&task);
                         None
                     }
                     Ok(Event::Init) => None,
@@ -407,19 +446,24 @@ async fn follow(
                 line.iter().for_each(|line| line.print(stamp));
             }
             Some(event) = workloads.next() => {
+                let mut enough = false;
                 let line = match event {
-                    Ok(Event::Apply(workload)) => keep(&mut seen, &workload, follower.workload(&workload, false)),
+                    Ok(Event::Apply(workload)) => {
+                        enough = each(&workload, true);
+                        follower.workload(&workload, false)
+                    }
                     Ok(Event::InitApply(workload)) => {
+                        enough = each(&workload, true);
                         let past = !follower.listed[2];
-                        keep(&mut seen, &workload, follower.workload(&workload, past))
+                        follower.workload(&workload, past)
                     }
                     Ok(Event::InitDone) => {
                         follower.listed[2] = true;
                         None
                     }
                     Ok(Event::Delete(workload)) => {
-                        seen.remove(&workload.name_any());
-                        follower.gone(&workload).then(|| Line::new(title(&workload), "removed".into()))
+                        enough = each(&workload, false);
+                        follower.workload_gone(&workload)
                     }
                     Ok(Event::Init) => None,
                     Err(error) => {
@@ -428,8 +472,8 @@ async fn follow(
                     }
                 };
                 line.iter().for_each(|line| line.print(stamp));
-                if done(&seen) {
-                    return seen;
+                if enough {
+                    return;
                 }
             }
         }
@@ -437,11 +481,6 @@ async fn follow(
             follower.rest().iter().for_each(|line| line.print(stamp));
         }
     }
-}
-
-fn keep(seen: &mut HashMap<String, Workload>, workload: &Workload, line: Option<Line>) -> Option<Line> {
-    seen.insert(workload.name_any(), workload.clone());
-    line
 }
 
 #[cfg(test)]
@@ -491,6 +530,22 @@ mod tests {
         assert_eq!(follower.task(&waits("dependency code is Running"), false), None);
         follower.task(&task("code", "issue-fix", "Succeeded", json!({})), false);
         assert!(follower.task(&waits("waits for Agent x"), false).is_some());
+    }
+
+    #[test]
+    fn a_task_and_its_workload_are_called_by_one_name() {
+        let mut follower = Follower::new(false);
+        let mut of_a_file = workload("note", "Dispatched");
+        of_a_file
+            .annotations_mut()
+            .insert(labels::SOURCE_PATH.into(), "tasks/take-notes.md".into());
+        let code = task("code", "issue-fix", "Running", json!({}));
+        assert_eq!(follower.task(&code, false).unwrap().subject, "note #1");
+        follower.workload(&of_a_file, false);
+        let code = task("code", "issue-fix", "Succeeded", json!({}));
+        assert_eq!(follower.task(&code, false).unwrap().subject, "take-notes #1");
+        of_a_file.status = workload("note", "Completed").status;
+        assert_eq!(follower.workload(&of_a_file, false).unwrap().subject, "take-notes");
     }
 
     #[test]

@@ -41,6 +41,11 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
+/// Writes a number of things: `1 file`, `2 files`.
+pub fn count(number: i64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Drops control characters from text that somebody else wrote.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

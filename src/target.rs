@@ -26,7 +26,7 @@ impl Target {
     }
 }
 
-/// Finds a Workload or AgenticTask by name, by the path of its file, or by a prefix that only one has.
+/// Finds a Workload or AgenticTask by name, by the path of its file with or without its ending, or by a prefix that only one has.
 pub async fn find(connection: &Connection, wanted: &str) -> Result<Target> {
     let workloads: Api<Workload> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let tasks: Api<AgenticTask> = Api::namespaced(connection.client.clone(), &connection.namespace);
@@ -52,13 +52,17 @@ pub async fn find(connection: &Connection, wanted: &str) -> Result<Target> {
     {
         return Ok(Target::Task(Box::new(found.clone())));
     }
-    let mut close: Vec<Target> = Vec::new();
-    close.extend(
-        workloads
-            .into_iter()
-            .filter(|w| w.name_any().starts_with(wanted))
-            .map(|w| Target::Workload(Box::new(w))),
-    );
+    // What `up` and `run` print: the stem of the file's name.
+    let stems = workloads.iter().filter(|workload| is_stem(*workload, wanted));
+    let mut close: Vec<Target> = stems.map(|w| Target::Workload(Box::new(w.clone()))).collect();
+    if close.is_empty() {
+        close.extend(
+            workloads
+                .into_iter()
+                .filter(|w| w.name_any().starts_with(wanted))
+                .map(|w| Target::Workload(Box::new(w))),
+        );
+    }
     if close.is_empty() {
         close.extend(
             tasks
@@ -86,7 +90,18 @@ fn is_path(object: &impl ResourceExt, wanted: &str) -> bool {
     object
         .annotations()
         .get(labels::SOURCE_PATH)
-        .is_some_and(|path| path == wanted || path.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('/')))
+        .is_some_and(|path| ends_in(path, wanted))
+}
+
+fn is_stem(object: &impl ResourceExt, wanted: &str) -> bool {
+    let path = object.annotations().get(labels::SOURCE_PATH);
+    path.and_then(|path| path.rsplit_once('.'))
+        .is_some_and(|(stem, _)| ends_in(stem, wanted))
+}
+
+/// Says whether the last parts of a path are `wanted`.
+fn ends_in(path: &str, wanted: &str) -> bool {
+    path == wanted || path.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('/'))
 }
 
 /// Returns the AgenticTasks of a Workload, in the order in which they were made.
@@ -112,4 +127,17 @@ pub async fn tasks_of(connection: &Connection, workload: &Workload) -> Result<Ve
         )
     });
     Ok(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_meant_by_its_path_its_last_parts_and_its_stem() {
+        assert!(ends_in(".foreman/tasks/a/fix.md", "fix.md"));
+        assert!(ends_in(".foreman/tasks/a/fix.md", "a/fix.md"));
+        assert!(ends_in(".foreman/tasks/a/fix", "fix"));
+        assert!(!ends_in(".foreman/tasks/a/prefix", "fix"), "only whole parts count");
+    }
 }

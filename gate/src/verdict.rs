@@ -10,7 +10,7 @@ pub use outcome::{ContainerEnd, JobEnd, JobOutcome, Terminated};
 
 use crate::binding::Binding;
 use crate::definition::GateError;
-use crate::report::{EXIT_ERROR, EXIT_FAIL, EXIT_PASS, EXIT_REFUSED, Outcome, Report, StepOutcome};
+use crate::report::{EXIT_ERROR, EXIT_FAIL, EXIT_PASS, EXIT_REFUSED, Outcome, Report, StepOutcome, StepReport};
 use crate::tail;
 
 /// What a gate's Job proved.
@@ -105,7 +105,7 @@ impl Verdict {
     /// Describes the verdict in one line, reason first.
     pub fn summary(&self) -> String {
         match self {
-            Self::Pass { report } => format!("{} steps passed", report.steps.len()),
+            Self::Pass { report } => passed(&report.steps),
             Self::Fail { cause, .. } => match cause {
                 FailCause::Step { name, exit_code } => format!("step {name} failed with exit code {exit_code}"),
                 FailCause::Timeout { name } => format!("step {name} overran its timeout"),
@@ -115,6 +115,21 @@ impl Verdict {
             Self::Error(failure) => format!("{}: {}", failure.reason, failure.detail),
         }
     }
+}
+
+/// Says how many steps passed, and which did not and need not.
+fn passed(steps: &[StepReport]) -> String {
+    let (good, bad): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.outcome == StepOutcome::Pass);
+    let count = |number: usize| format!("{number} step{}", if number == 1 { "" } else { "s" });
+    if bad.is_empty() {
+        return format!("{} passed", count(good.len()));
+    }
+    let bad: Vec<&str> = bad.iter().map(|step| step.name.as_str()).collect();
+    format!(
+        "{} passed; advisory only: {} did not",
+        count(good.len()),
+        bad.join(", ")
+    )
 }
 
 /// Judges the end of a gate's Job.

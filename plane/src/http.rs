@@ -238,6 +238,14 @@ fn json_response(value: &Value) -> Response {
     bytes_response(StatusCode::OK, value.to_string().into())
 }
 
+fn typed_response(media: &'static str, bytes: Vec<u8>) -> Response {
+    let mut response = bytes_response(StatusCode::OK, bytes.into());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
 fn bytes_response(code: StatusCode, bytes: bytes::Bytes) -> Response {
     let mut response = (code, Body::from(bytes)).into_response();
     response

@@ -26,7 +26,7 @@ use index::Index;
 /// Between two rounds of telling waiting tasks where they stand.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Waiting tasks that are told in one round.
-const TELL_AT_ONCE: usize = 20;
+const TELL_AT_ONCE: usize = 200;
 /// Before a task whose write did not happen is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 

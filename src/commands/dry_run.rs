@@ -10,14 +10,14 @@ use schemas::task_file::{self, TaskDocument, run_key};
 use schemas::task_file::{QueueContext, TaskObject, resolve};
 use schemas::{Workload, labels};
 
-use crate::cli::Global;
+use crate::cli::{AccessArgs, Global};
 use crate::connect;
 use crate::place::Place;
 use crate::project::Project;
 use crate::table::{plain, render};
 
 /// Prints what one tick would do.
-pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<ExitCode> {
+pub async fn run(global: &Global, place: &Place, project: &Project, access: &AccessArgs) -> Result<ExitCode> {
     let Some(queue) = &project.queue else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -28,10 +28,8 @@ pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<Ex
     let roots = url.local_path().into_iter().collect();
     let git = git::Git::new(
         place.state.join("operator/mirrors"),
-        git::Settings {
-            file_roots: roots,
-            ..git::Settings::default()
-        },
+        agent::config::git_settings(access.git_credentials.as_deref(), access.ca_bundle.clone(), roots)
+            .map_err(anyhow::Error::msg)?,
     );
     let branch = source.branch.clone().unwrap_or_else(|| "main".into());
     place.create()?;
@@ -64,6 +62,10 @@ pub async fn run(global: &Global, place: &Place, project: &Project) -> Result<Ex
     let revision = format!("{branch}@sha1:{tip}");
     let rows = plan(project, &files, &known, &revision, &global.namespace);
     println!("{} of {} at {}", source.path, url, &tip.to_string()[..12]);
+    if rows.is_empty() {
+        println!("There are no task files; commit one below {}.", source.path);
+        return Ok(ExitCode::SUCCESS);
+    }
     print!("{}", render(&["FILE", "WOULD", "WHY"], &rows));
     Ok(ExitCode::SUCCESS)
 }

@@ -19,7 +19,7 @@ use crate::table::{age, plain, render};
 
 /// How a kind is shown in a table.
 trait Row {
-    /// Column heads; those after `narrow()` are shown with `-o wide` only.
+    /// Column heads; those after `narrow()` are shown with `-o wide` only, and MESSAGE as the last of all.
     fn head() -> &'static [&'static str];
     /// Number of columns without `-o wide`.
     fn narrow() -> usize;
@@ -368,11 +368,18 @@ fn format<K: Row + Serialize>(items: &[K], args: &GetArgs) -> Result<String> {
             } else {
                 K::narrow()
             };
+            // A message may be long: what stands behind it would be out of sight.
+            let mut order: Vec<usize> = (0..width).collect();
+            order.sort_by_key(|column| K::head()[*column] == "MESSAGE");
+            let head: Vec<&str> = order.iter().map(|column| K::head()[*column]).collect();
             let rows: Vec<Vec<String>> = items
                 .iter()
-                .map(|item| item.cells(now).into_iter().take(width).collect())
+                .map(|item| {
+                    let cells = item.cells(now);
+                    order.iter().map(|column| cells[*column].clone()).collect()
+                })
                 .collect();
-            render(&K::head()[..width], &rows)
+            render(&head, &rows)
         }
         Format::Json | Format::Yaml => {
             let value = match (items, &args.name) {

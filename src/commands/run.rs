@@ -18,7 +18,11 @@ use crate::connect::{self, root};
 use crate::local::{Local, LocalConfig};
 use crate::place::{Holder, Place};
 use crate::project::{self, Project};
+use crate::signals::Signals;
 use crate::{endpoint, follow};
+
+/// Exit code of work that came to no verdict.
+pub const ERROR: u8 = 2;
 
 /// Rounds of a piece of work that does not say.
 const ROUNDS: i64 = 3;
@@ -95,12 +99,13 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
 }
 
 async fn alone(local: &mut Local, global: &Global, project: &Project, workload: &Workload) -> Result<Workload> {
+    let mut signals = Signals::listen()?;
     local.accept(&global.namespace, project).await?;
     let client = local.client.clone();
     tokio::select! {
         ended = work(&client, &global.namespace, workload) => ended,
         why = local.broken() => bail!("{why}"),
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; the work goes on with the next `foreman up`, or end it with `foreman cancel {}`", workload.name_any()),
+        _ = signals.next() => bail!("interrupted; the work goes on with the next `foreman up`, or end it with `foreman cancel {}`", workload.name_any()),
     }
 }
 
@@ -230,7 +235,7 @@ pub fn exit_code(status: &WorkloadStatus) -> u8 {
             ),
         ) => 3,
         (_, Some(Verdict::NoGo), None) => 3,
-        _ => 2,
+        _ => ERROR,
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::{ReportFormat, ShowArgs};
 use crate::connect::Connection;
 use crate::follow::waits_for_sibling;
-use crate::table::{plain, span};
+use crate::table::{count, plain, span};
 use crate::target::{Target, find, tasks_of};
 
 /// Shows what happened to a task.
@@ -99,18 +99,23 @@ fn head(workload: &Workload, lines: &mut Vec<String>) {
 }
 
 fn diff(stat: &DiffStat) -> String {
-    format!("{} files, +{} -{}", stat.files, stat.insertions, stat.deletions)
+    format!(
+        "{}, +{} -{}",
+        count(stat.files, "file", "files"),
+        stat.insertions,
+        stat.deletions
+    )
 }
 
 fn usage(usage: &Usage) -> String {
     format!(
-        "{}{} in ({} cached), {} out, {} turns, {} tool calls",
+        "{}{} in ({} cached), {} out, {}, {}",
         if usage.estimated { "about " } else { "" },
         usage.prompt_tokens,
         usage.cached_prompt_tokens,
         usage.completion_tokens,
-        usage.turns,
-        usage.tool_calls
+        count(usage.turns, "turn", "turns"),
+        count(usage.tool_calls, "tool call", "tool calls")
     )
 }
 
@@ -169,10 +174,16 @@ fn task_lines(task: &AgenticTask, all: &[AgenticTask], now: Timestamp, lines: &m
         detail("a recorded session was replayed; no model was asked".into());
     }
     if let Some(lost) = status.lost_claims.filter(|lost| *lost > 0) {
-        detail(format!("{lost} claims were lost to agents that went away"));
+        detail(format!(
+            "{} lost to agents that went away",
+            count(lost, "claim", "claims")
+        ));
     }
     if let Some(tries) = status.gate_tries.filter(|tries| *tries > 0) {
-        detail(format!("{tries} tries of the gate ended in GATE-ERROR"));
+        detail(format!(
+            "{} of the gate ended in GATE-ERROR",
+            count(tries, "try", "tries")
+        ));
     }
     if let Some(sha) = &status.commit_sha {
         detail(match &status.diff_stat {

@@ -1,9 +1,9 @@
 //! `foreman up`: serves a repository until Ctrl-C.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Result, bail};
 
 use crate::cli::{Global, UpArgs};
 use crate::connect::root;
@@ -11,6 +11,7 @@ use crate::follow;
 use crate::local::{Local, LocalConfig};
 use crate::place::Place;
 use crate::project::{self, Project};
+use crate::signals::{Asked, Signals};
 
 /// Serves the repository.
 pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
@@ -27,7 +28,7 @@ pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
     }
     let place = Place::new(&root, global.state.as_deref())?;
     if args.dry_run {
-        return super::dry_run::run(global, &place, &project).await;
+        return super::dry_run::run(global, &place, &project, &args.access).await;
     }
     let lock = place.lock_for_server()?;
     let config = LocalConfig {
@@ -47,6 +48,7 @@ pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
 }
 
 async fn serve(local: &mut Local, global: &Global, place: &Place, project: &Project) -> Result<()> {
+    let mut signals = Signals::listen()?;
     let changed = local.accept(&global.namespace, project).await?;
     let queue = project.queue.as_ref().and_then(|queue| queue.spec.git.as_ref());
     if let Some(git) = queue {
@@ -86,20 +88,27 @@ async fn serve(local: &mut Local, global: &Global, place: &Place, project: &Proj
     let client = local.client.clone();
     let live = follow::live(&client, &global.namespace);
     tokio::pin!(live);
-    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
-    tokio::select! {
+    let asked = tokio::select! {
         why = local.broken() => bail!("{why}"),
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => {}
-        () = &mut live => {}
+        asked = signals.next() => asked,
+        () = &mut live => Asked::Drain,
+    };
+    if asked == Asked::Drain {
+        say("Draining: running tasks end first; Ctrl-C again stops at once.");
+        tokio::select! {
+            () = local.drain() => {
+                say("Drained; what is not done yet goes on with the next `foreman up`.");
+                return Ok(());
+            }
+            () = &mut live => {}
+            _ = signals.next() => {}
+        }
     }
-    println!("Draining: running tasks end first; Ctrl-C again stops at once.");
-    tokio::select! {
-        () = local.drain() => {}
-        () = &mut live => {}
-        _ = interrupt.recv() => println!("Stopping; running tasks go back to the queue."),
-        _ = terminate.recv() => {}
-    }
+    say("Stopping; running tasks go back to the queue.");
     Ok(())
+}
+
+/// Prints a line. The terminal may be gone, which must not keep anything from its end.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

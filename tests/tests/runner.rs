@@ -1,7 +1,8 @@
 //! The integration tests, in one binary: the `foreman` command on real repositories.
 //!
 //! A test of the tools tier is marked `#[ignore = "needs …"]` and lies below `tools`; `cargo xtask test --tools` runs
-//! it, and it fails where its tool is missing. What needs real servers lies below `real`: `cargo xtask test --real`.
+//! it, and it fails where its tool is missing. One that needs a real control plane is marked likewise and lies below
+//! `real`; `cargo xtask test --real` runs it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chaos;
@@ -46,8 +47,8 @@ fn no_file_of_tests_is_forgotten() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let (files, listed) = modules(&folder, &folder.join("runner.rs"));
     assert_eq!(files, listed, "files beside runner.rs, and modules that it lists");
-    let (files, listed) = modules(&folder.join("tools"), &folder.join("tools.rs"));
-    assert_eq!(files, listed, "files in tools/, and modules that tools.rs lists");
-    let (files, listed) = modules(&folder.join("real"), &folder.join("real.rs"));
-    assert_eq!(files, listed, "files in real/, and modules that real.rs lists");
+    for tier in ["tools", "real"] {
+        let (files, listed) = modules(&folder.join(tier), &folder.join(format!("{tier}.rs")));
+        assert_eq!(files, listed, "files in {tier}/, and modules that {tier}.rs lists");
+    }
 }

@@ -33,16 +33,17 @@ enum Command {
         /// Runs the tier that needs tools instead (kubectl, sshd, Go, Node.js, Python); a missing tool is a failure.
         #[arg(long)]
         tools: bool,
+        /// Runs the tier that needs a real control plane instead: builds, starts and stops one.
+        #[arg(long, conflicts_with = "tools")]
+        real: bool,
         /// Runs only tests whose name contains this.
         filter: Option<String>,
     },
     /// Runs every check that a change must pass, as `.ci/run` does.
     Ci,
-    /// Finds or builds a real program that tests speak to, and prints its path.
-    Real {
-        #[command(subcommand)]
-        program: real::Program,
-    },
+    /// Finds or builds real programs that tests speak to, and starts and stops a real control plane of them.
+    #[command(subcommand)]
+    Real(real::Real),
     /// Builds `foreman-gate` so that it runs in any image, checks that it does not ask for a library, and prints its path.
     StaticGate(static_gate::Build),
     /// Measures speed and memory beside a peer in the same run, in a release build.
@@ -58,13 +59,13 @@ fn main() -> Result<()> {
         .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
-        Command::Test { tools: false, filter } => test::run(root, filter.as_deref()),
-        Command::Test { tools: true, filter } => test::run_tools(root, filter.as_deref()),
+        Command::Test { tools, real, filter } => match (tools, real) {
+            (false, false) => test::run(root, filter.as_deref()),
+            (true, _) => test::run_tools(root, filter.as_deref()),
+            (false, true) => test::run_real(root, filter.as_deref()),
+        },
         Command::Ci => process::run(process::command(root, root.join(".ci/run"))),
-        Command::Real { program } => {
-            println!("{}", real::path(root, program)?.display());
-            Ok(())
-        }
+        Command::Real(what) => real::run(root, what),
         Command::StaticGate(how) => {
             let built = static_gate::build(root, &how)?;
             println!("{} ({:.1} MB)", built.path.display(), built.bytes as f64 / 1e6);

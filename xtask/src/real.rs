@@ -1,27 +1,153 @@
-//! `cargo xtask real`: real programs that tests speak to, found or built from pinned sources.
+//! `cargo xtask real`: real programs that tests speak to, found or built from pinned sources, and a real control plane of
+//! them that is started and stopped again.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use state::State;
+use tier::Tier;
 
-mod kubectl;
+mod api;
+mod build;
+mod go;
+mod ledger;
+mod pki;
+mod ports;
+mod program;
+mod server;
+mod state;
+mod tier;
 
-/// A real program.
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub enum Program {
-    /// The Kubernetes command line: the one on PATH if it is new enough, else built from its Go module.
+pub use build::{Which, path, paths};
+pub use program::Program;
+
+/// What to do with the real programs.
+#[derive(Subcommand)]
+pub enum Real {
+    /// Starts a real control plane of its own; builds what it needs the first time.
+    Up {
+        /// How much of a cluster.
+        #[arg(long, value_enum, default_value_t = Tier::Api)]
+        tier: Tier,
+        #[command(flatten)]
+        how: How,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Stops what `up` started, also after a crash, and deletes its data; logs stay.
+    Down {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Says of each process whether it runs; fails where one does not.
+    Status {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Prints the path of the administrator's kubeconfig.
+    Kubeconfig {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Builds programs without starting them: those named, or all.
+    Build {
+        /// The programs.
+        programs: Vec<Program>,
+    },
+    /// Prints the path of kubectl: the one on PATH if it is new enough, else built.
     Kubectl,
+    /// Prints the path of Helm, built at the pinned version.
+    Helm,
+    /// Prints the path of kubeconform, built at the pinned version.
+    Kubeconform,
 }
 
-/// Returns where the program is; builds it where it is not.
-pub fn path(root: &Path, program: Program) -> Result<PathBuf> {
-    match program {
-        Program::Kubectl => kubectl::path(root),
+/// How the servers run.
+#[derive(Args, Clone, Copy, Default)]
+pub struct How {
+    /// Lets etcd wait for the disk at every write, as in production; without it etcd runs with `--unsafe-no-fsync`, which
+    /// is for tests only.
+    #[arg(long)]
+    pub durable: bool,
+}
+
+/// Where the state of the servers is.
+#[derive(Args)]
+pub struct At {
+    /// The folder of the servers' state; by default one of this checkout's own, in the cache.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+/// Does what the command line says.
+pub fn run(root: &Path, command: Real) -> Result<()> {
+    let state = |at: At| State::open(root, at.state.as_deref());
+    match command {
+        Real::Up { tier, how, at } => {
+            let state = state(at)?;
+            if tier::up(root, &state, tier, how)? == tier::Up::Already {
+                println!("tier {tier} is up already, in {}", state.folder().display());
+            }
+            println!("kubeconfig: {}", state.kubeconfig()?.display());
+            Ok(())
+        }
+        Real::Down { at } => tier::down(&state(at)?),
+        Real::Status { at } => tier::status(&state(at)?),
+        Real::Kubeconfig { at } => {
+            println!("{}", state(at)?.kubeconfig()?.display());
+            Ok(())
+        }
+        Real::Build { programs } => {
+            let programs = if programs.is_empty() { Program::all() } else { programs };
+            for path in build::paths(root, &programs, Which::Pinned)? {
+                println!("{}", path.display());
+            }
+            Ok(())
+        }
+        Real::Kubectl => print_path(root, Program::Kubectl),
+        Real::Helm => print_path(root, Program::Helm),
+        Real::Kubeconform => print_path(root, Program::Kubeconform),
     }
 }
 
-/// Returns the folder that built programs are kept in, outside the repository.
+fn print_path(root: &Path, program: Program) -> Result<()> {
+    println!("{}", path(root, program, Which::Found)?.display());
+    Ok(())
+}
+
+/// Servers that run while tests do.
+pub struct Servers {
+    state: State,
+    started: tier::Up,
+}
+
+impl Servers {
+    /// Starts tier api in this checkout's own folder, where it does not run.
+    pub fn up(root: &Path) -> Result<Servers> {
+        let state = State::open(root, None)?;
+        let started = tier::up(root, &state, Tier::Api, How::default())?;
+        if started == tier::Up::Already {
+            println!("tier api was up before, and stays so");
+        }
+        Ok(Servers { state, started })
+    }
+
+    /// Returns the administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.state.kubeconfig()
+    }
+
+    /// Stops the servers, where they were started for the tests.
+    pub fn down(self) -> Result<()> {
+        match self.started {
+            tier::Up::Started => tier::down(&self.state),
+            tier::Up::Already => Ok(()),
+        }
+    }
+}
+
+/// Returns the folder of built programs and of servers' state, outside the repository.
 fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

@@ -1,15 +1,23 @@
-//! `cargo xtask test`: the tests in two tiers.
+//! `cargo xtask test`: the tests in three tiers.
 //!
 //! A test of the tools tier is marked `#[ignore = "needs …"]`. It is left out by `cargo xtask test`, and
-//! `cargo xtask test --tools` runs nothing else; it never skips itself, so that a missing tool is a failed test.
+//! `cargo xtask test --tools` runs nothing else. A test that needs a real control plane is marked likewise and lies in a
+//! module named `real`; `cargo xtask test --real` starts one and runs nothing else. No test skips itself, so that a
+//! missing tool is a failed test.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, real, static_gate};
+use crate::real::{self, Program, Which};
+use crate::{process, static_gate};
+
+/// The module whose ignored tests need a real control plane.
+const REAL: &str = "real";
+/// A test of this name is the process that another test starts and kills.
+const CHILD: &str = "child";
 
 /// Runs every test that needs only Rust, Git and a C compiler.
 pub fn run(root: &Path, filter: Option<&str>) -> Result<()> {
@@ -22,7 +30,8 @@ pub fn run(root: &Path, filter: Option<&str>) -> Result<()> {
 /// Runs the tests that need more tools, and fails where none was run.
 pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let kubectl = real::path(root, real::Program::Kubectl)?;
+    let chosen = chosen(root, |name| !is_in(name, REAL) && matches(name, filter))?;
+    let kubectl = real::path(root, Program::Kubectl, Which::Found)?;
     println!("kubectl: {}", kubectl.display());
     let gate = static_gate::build(root, &static_gate::Build { dev: true })?;
     println!(
@@ -30,18 +39,47 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
         gate.path.display(),
         gate.bytes as f64 / 1e6
     );
-    let mut command = process::cargo(
-        root,
-        &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"],
-    );
-    command.args(filter);
-    // A test named `child` is the process that another test starts and kills.
-    command.args(["--", "--ignored", "--skip", "::child"]);
+    let mut command = ignored(root);
     command
+        .arg("--exact")
+        .args(chosen)
         .env("FOREMAN_KUBECTL", kubectl)
-        .env("FOREMAN_STATIC_GATE", gate.path)
-        .stdout(Stdio::piped());
-    let mut running = command.spawn().context("failed to start cargo test")?;
+        .env("FOREMAN_STATIC_GATE", gate.path);
+    run_counted(command, "tests that need tools")
+}
+
+/// Runs the tests that need a real control plane, and fails where none was run. Stops the servers where it started them.
+pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
+    build(root)?;
+    let chosen = chosen(root, |name| is_in(name, REAL) && matches(name, filter))?;
+    let mut command = ignored(root);
+    command.arg("--exact").args(chosen);
+    let named = [
+        (Program::Kubectl, "FOREMAN_KUBECTL"),
+        (Program::Helm, "FOREMAN_HELM"),
+        (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
+    ];
+    let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
+    for ((program, variable), path) in named.iter().zip(paths) {
+        println!("{}: {}", program.name(), path.display());
+        command.env(variable, path);
+    }
+    let servers = real::Servers::up(root)?;
+    command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?);
+    let ran = run_counted(command, "tests that need a real control plane");
+    // What a test did wrong comes first, but a server that goes on is an error of its own.
+    match (ran, servers.down()) {
+        (Err(error), Err(stopping)) => Err(error.context(format!("{stopping:#}"))),
+        (ran, stopped) => ran.and(stopped),
+    }
+}
+
+/// Runs `cargo test`, prints what it prints, and fails where it fails or ran nothing.
+fn run_counted(mut command: Command, what: &str) -> Result<()> {
+    let mut running = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to start cargo test")?;
     let output = running.stdout.take().context("cargo test has no output")?;
     let mut ran = 0;
     for line in BufReader::new(output).lines() {
@@ -51,12 +89,12 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     }
     let status = running.wait().context("failed to wait for cargo test")?;
     if !status.success() {
-        bail!("the tier of tests that need tools failed: {status}");
+        bail!("the {what} failed: {status}");
     }
     if ran == 0 {
-        bail!("the tier of tests that need tools ran none");
+        bail!("none of the {what} ran");
     }
-    println!("{ran} tests that need tools passed");
+    println!("{ran} {what} passed");
     Ok(())
 }
 
@@ -67,6 +105,58 @@ fn build(root: &Path) -> Result<()> {
         root,
         &["build", "--workspace", "--bins", "--tests", "--examples"],
     ))
+}
+
+/// Prepares a run of ignored tests.
+fn ignored(root: &Path) -> Command {
+    process::cargo(
+        root,
+        &[
+            "test",
+            "--workspace",
+            "--no-fail-fast",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--",
+            "--ignored",
+        ],
+    )
+}
+
+/// Asks the test programs for the names of their ignored tests, and returns the wanted ones.
+fn chosen(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let mut command = ignored(root);
+    command.args(["--list", "--format", "terse"]);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to start cargo test")?;
+    if !output.status.success() {
+        bail!("failed to list the ignored tests: {}", output.status);
+    }
+    let text = String::from_utf8(output.stdout).context("failed to read the names of the ignored tests")?;
+    let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    let chosen: Vec<String> = names
+        .filter(|name| name.rsplit("::").next() != Some(CHILD) && wanted(name))
+        .map(str::to_owned)
+        .collect();
+    if chosen.is_empty() {
+        // Without names everything would run.
+        bail!("there is no such test; `#[ignore = \"needs …\"]` marks those that need more than Rust and Git");
+    }
+    Ok(chosen)
+}
+
+/// Returns whether a test lies in a module of this name.
+fn is_in(test: &str, module: &str) -> bool {
+    let mut parts = test.rsplit("::");
+    parts.next();
+    parts.any(|part| part == module)
+}
+
+fn matches(test: &str, filter: Option<&str>) -> bool {
+    filter.is_none_or(|filter| test.contains(filter))
 }
 
 /// Reads the number of passed tests from a test binary's last line.
@@ -86,5 +176,20 @@ mod tests {
         assert_eq!(passed(line), Some(12));
         assert_eq!(passed("test result: FAILED. 3 passed; 1 failed; 0 ignored"), Some(3));
         assert_eq!(passed("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn a_test_belongs_to_the_real_tier_by_its_module_and_not_by_its_name() {
+        assert!(is_in("real::crds::established", REAL));
+        assert!(is_in("queue::real::scale", REAL));
+        assert!(!is_in("tools::kubectl::real", REAL));
+        assert!(!is_in("surreal::x", REAL));
+    }
+
+    #[test]
+    fn a_filter_narrows_a_tier_and_does_not_widen_it() {
+        assert!(matches("real::crds::x", None));
+        assert!(matches("real::crds::x", Some("crds")));
+        assert!(!matches("real::crds::x", Some("chart")));
     }
 }

@@ -252,7 +252,7 @@ mod tests {
         let asked = |provider: &str| {
             let agent: Agent = serde_json::from_value(serde_json::json!({
                 "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": "a" },
-                "spec": { "role": "coder", "provider": provider, "providerConfig": { "baseURL": "http://proxy/v1" } }
+                "spec": { "role": "coder", "tools": [], "provider": provider, "providerConfig": { "baseURL": "http://proxy/v1" } }
             }))
             .unwrap();
             base_url(&agent, &config).unwrap()

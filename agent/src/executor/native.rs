@@ -6,9 +6,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use schemas::Agent;
 use schemas::agent::AgentRole;
 use schemas::agentic_task::{FailureReason, TaskKind};
+use schemas::{Agent, AgenticTask};
 
 use super::{Executor, Run, coder, endpoint, verifier};
 use crate::capability::Served;
@@ -36,6 +36,15 @@ impl Executor for Native {
 
 async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
     let kind = run.task.spec.kind;
+    if asks_for_nothing(&run.task, run.agent.as_ref()) {
+        return Ok(Outcome {
+            summary: format!(
+                "node {} took the task; it names no repository and no coder, so that nothing was to be done",
+                run.services.config.node_name
+            ),
+            ..Outcome::default()
+        });
+    }
     let Some(agent) = &run.agent else {
         return match kind {
             TaskKind::Verify => verifier::run(run).await,
@@ -73,6 +82,14 @@ async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
             ),
         )),
     }
+}
+
+/// Says whether a task only asks whether a node takes it, as the published smoke test of a verifier does.
+fn asks_for_nothing(task: &AgenticTask, agent: Option<&Agent>) -> bool {
+    let repo = task.spec.payload.repo.as_deref().unwrap_or_default();
+    task.spec.kind == TaskKind::Freeform
+        && repo.trim().is_empty()
+        && agent.is_none_or(|agent| agent.spec.is_deterministic() && agent.spec.role != AgentRole::Coder)
 }
 
 /// Opens the sandbox that this node's commands run in; a stub node needs none.
@@ -121,4 +138,46 @@ pub async fn served(client: &Client, config: &Config) -> Served {
     }
     served.models.truncate(100);
     served
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_freeform_task_without_repository_and_coder_asks_for_nothing() {
+        let task = |kind: &str, payload: serde_json::Value| -> AgenticTask {
+            serde_json::from_value(json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask", "metadata": { "name": "smoke" },
+                "spec": { "kind": kind, "requiredCapability": { "roles": ["verifier"] }, "payload": payload },
+            }))
+            .unwrap()
+        };
+        let agent = |role: &str, provider: serde_json::Value| -> Agent {
+            serde_json::from_value(json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": role },
+                "spec": { "role": role, "tools": ["submit_result"], "providerConfig": provider },
+            }))
+            .unwrap()
+        };
+        let smoke = task("freeform", json!({ "prompt": "Say that you are there." }));
+        assert!(asks_for_nothing(&smoke, None));
+        assert!(asks_for_nothing(&smoke, Some(&agent("verifier", json!(null)))));
+        let coder = agent("coder", json!({ "baseURL": "http://127.0.0.1:1/v1", "model": "m" }));
+        assert!(
+            !asks_for_nothing(&smoke, Some(&coder)),
+            "a coder was named: its work cannot be left out"
+        );
+        assert!(
+            !asks_for_nothing(&smoke, Some(&agent("coder", json!(null)))),
+            "one that lacks its model"
+        );
+        assert!(!asks_for_nothing(&task("freeform", json!({ "repo": "/r" })), None));
+        assert!(
+            !asks_for_nothing(&task("verify", json!({})), None),
+            "a gate was asked for"
+        );
+    }
 }

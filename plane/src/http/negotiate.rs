@@ -57,6 +57,13 @@ pub fn form(accept: &str) -> Result<Form, ApiError> {
     Err(ApiError::not_acceptable())
 }
 
+/// Says whether the first choice is OpenAPI version 2 as protobuf, under either of its two names.
+pub fn openapi_protobuf(accept: &str) -> bool {
+    media(accept).next().is_some_and(|media| {
+        media.kind.starts_with("application/com.github.proto-openapi.spec.v2") && media.kind.ends_with("+protobuf")
+    })
+}
+
 /// Checks that JSON is accepted.
 pub fn json(accept: &str) -> Result<(), ApiError> {
     if media(accept).any(|media| is_json(media.kind)) {

@@ -134,9 +134,14 @@ impl Carrier {
         };
         let pod = self.pod.clone();
         let made = sources.clone();
-        let volumes = tokio::task::spawn_blocking(move || volumes::place(&pod, &roots, &made))
-            .await
-            .map_err(|error| error.to_string())??;
+        let volumes = tokio::task::spawn_blocking(move || {
+            // A Pod without volumes needs the folder as well: termination messages lie in it.
+            std::fs::create_dir_all(&roots.pod)
+                .map_err(|error| format!("failed to make the folder {}: {error}", roots.pod.display()))?;
+            volumes::place(&pod, &roots, &made)
+        })
+        .await
+        .map_err(|error| error.to_string())??;
         Ok(Ground {
             sources,
             volumes,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::fleet_node::Accelerator;
+use schemas::fleet_node::{Accelerator, NodePhase};
 use schemas::shared::WantedAccelerator;
 
 use super::index::{Needs, Node, Use};
@@ -65,7 +65,11 @@ fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
         return Some("not heard of".to_owned());
     }
     if !node.is_open() {
-        return Some("not Ready".to_owned());
+        let why = match node.phase {
+            NodePhase::Draining => "that ends what it has and takes nothing new",
+            _ => "not Ready",
+        };
+        return Some(why.to_owned());
     }
     let required = &needs.required;
     let lacking: Vec<&str> = required
@@ -213,7 +217,10 @@ mod tests {
             phase: NodePhase::Draining,
             ..node()
         };
-        assert_eq!(mismatch(&Needs::default(), &closed).unwrap(), "not Ready");
+        assert_eq!(
+            mismatch(&Needs::default(), &closed).unwrap(),
+            "that ends what it has and takes nothing new"
+        );
         let dead = Node { alive: false, ..node() };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
     }

@@ -379,20 +379,13 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
             });
         }
     };
-    let held: Vec<(Key, String)> = index
-        .standing
-        .iter()
-        .filter_map(|(key, standing)| match standing {
-            Standing::Held(reason) => Some((key.clone(), reason.clone())),
-            Standing::Queued(..) => None,
-        })
-        .collect();
-    for (key, reason) in held {
+    for (key, standing) in &index.standing {
         if steps.len() >= budget {
             return steps;
         }
-        if let Some(task) = index.tasks.get(&key) {
-            say(&key, task, Waiting { place: None, reason }, &mut steps);
+        if let (Standing::Held(reason), Some(task)) = (standing, index.tasks.get(key)) {
+            let reason = reason.clone();
+            say(key, task, Waiting { place: None, reason }, &mut steps);
         }
     }
     let classes: Vec<Class> = index.classes.keys().cloned().collect();

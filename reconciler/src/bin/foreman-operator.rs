@@ -24,9 +24,9 @@ struct Arguments {
     /// Namespaces to serve, separated by commas; none means all.
     #[arg(long, env = "FOREMAN_NAMESPACE", default_value = "")]
     namespace: String,
-    /// Namespace of the Leases; by default that of the client.
-    #[arg(long, env = "POD_NAMESPACE")]
-    lease_namespace: Option<String>,
+    /// Namespace of the Leases, those of the nodes too: the one that agents are given as --foreman-namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "foreman-system")]
+    lease_namespace: String,
     /// Namespace of gate Jobs; by default those of their tasks.
     #[arg(long)]
     jobs_namespace: Option<String>,
@@ -98,9 +98,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let client = client(&arguments).await?;
     let mut config = Config::new(client, &arguments.state_dir);
     config.namespaces = schemas::names::comma_list(&arguments.namespace).unwrap_or_default();
-    if let Some(namespace) = arguments.lease_namespace {
-        config.lease_namespace = namespace;
-    }
+    config.lease_namespace = arguments.lease_namespace;
     config.jobs_namespace = arguments.jobs_namespace.filter(|namespace| !namespace.is_empty());
     let mut git = git::Settings {
         ca_bundle: arguments.ca_bundle,

@@ -196,7 +196,7 @@ impl Controllers {
         }));
         tracing::info!(controller = "Workload", "Starting workers");
         let (ctx, metrics) = (self.workload.clone(), self.metrics.clone());
-        running.spawn(drive(self.workload_work.clone(), 8, term.clone(), move |key| {
+        running.spawn(drive(self.workload_work.clone(), 16, term.clone(), move |key| {
             count("Workload", metrics.clone(), workload::reconcile(ctx.clone(), key))
         }));
         tracing::info!(controller = "TaskQueue", "Starting workers");

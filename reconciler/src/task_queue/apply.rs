@@ -4,6 +4,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemas::names;
+use serde_json::Value;
 
 use super::plan::{Plan, Write};
 use super::{Context, Error};
@@ -75,10 +76,15 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Outcome, Er
     Ok(all)
 }
 
+/// Reads back what the plan wrote.
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
 async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error> {
     match write {
-        Write::Workload(key, object) => ctx.writer.apply(&ctx.workloads, &key, object).await,
-        Write::Task(key, object) => ctx.writer.apply(&ctx.tasks, &key, object).await,
+        Write::Workload(key, text) => ctx.writer.apply(&ctx.workloads, &key, parsed(&text)).await,
+        Write::Task(key, text) => ctx.writer.apply(&ctx.tasks, &key, parsed(&text)).await,
         Write::Delete("Workload", key, uid) => ctx
             .writer
             .delete(&ctx.workloads, &key, &uid)
