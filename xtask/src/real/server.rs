@@ -74,7 +74,7 @@ mod tests {
             arguments: vec!["-c".to_owned(), script.to_owned()],
         };
         let recorded = server.start(&state, 0).unwrap();
-        assert_eq!(ledger::read(&state).unwrap(), [recorded.clone()]);
+        assert_eq!(ledger::read(&state).unwrap(), std::slice::from_ref(&recorded));
         let log = loop {
             let log = std::fs::read_to_string(state.log("probe")).unwrap();
             if log.contains("begun") {
