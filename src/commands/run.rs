@@ -164,6 +164,9 @@ fn verifier(project: &Project) -> Option<String> {
         .map(ResourceExt::name_any)
 }
 
+/// Priority of work that somebody watches: it goes before what a queue still has to do.
+const WATCHED: i64 = 1000;
+
 fn build_workload(args: &RunArgs, repo: &str, base: &str, coder: &str, verifier: Option<&str>) -> Workload {
     let stamp = jiff::Timestamp::now().as_millisecond();
     let hash = names::sha256_hex(format!("{stamp} {} {}", std::process::id(), args.prompt));
@@ -213,6 +216,7 @@ fn build_workload(args: &RunArgs, repo: &str, base: &str, coder: &str, verifier:
             ..Budget::default()
         }),
         pipeline: Some(pipeline),
+        priority: Some(WATCHED),
         ..WorkloadSpec::default()
     };
     Workload::new(&name, spec)

@@ -26,7 +26,7 @@ pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
             root.display()
         );
     }
-    let (checked, errors) = check(&files, &tasks_folder(&root));
+    let (checked, errors) = check(&files, &tasks_folder(&root), args.files.is_empty());
     match args.output {
         ReportFormat::Json => println!("{}", serde_json::to_string_pretty(&errors)?),
         ReportFormat::Text => {
@@ -119,7 +119,8 @@ fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-fn check(files: &Files, folder: &str) -> (usize, Vec<FileError>) {
+/// Checks files; of all of them (`whole`) also that what they depend on is there.
+fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
     let mut errors = Vec::new();
     let mut tasks: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
     for (shown, path) in files {
@@ -157,9 +158,25 @@ fn check(files: &Files, folder: &str) -> (usize, Vec<FileError>) {
             },
         }
     }
-    errors.extend(schemas::queue_set::check(&tasks, folder, "offline").errors);
+    let set = schemas::queue_set::check(&tasks, folder, "offline");
+    errors.extend(set.errors);
+    if whole {
+        for (path, others) in &set.missing {
+            let absent = others.iter().filter(|other| !files.contains_key(*other));
+            errors.extend(absent.map(|other| no_such_file(path, other, &tasks)));
+        }
+    }
     errors.sort_by(|a, b| (&a.path, a.line, a.column).cmp(&(&b.path, b.line, b.column)));
     (files.len(), errors)
+}
+
+fn no_such_file(path: &str, other: &str, tasks: &BTreeMap<String, Vec<TaskDocument>>) -> FileError {
+    let message = format!("`depends` names {other}, and there is no such task file: the work would wait for it");
+    let error = FileError::new(path, schemas::document::START, message).expected("a task file of this queue");
+    match schemas::file_error::closest(other, tasks.keys().filter(|known| *known != path).map(String::as_str)) {
+        Some(known) => error.suggestion(known),
+        None => error,
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +196,7 @@ mod tests {
         .unwrap();
         std::fs::write(root.join(".foreman/tasks/good.md"), "Do it.\n").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", root.join(".foreman/tasks/link.md")).unwrap();
-        let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks");
+        let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks", true);
         assert_eq!(checked, 3);
         let gate: Vec<&FileError> = errors
             .iter()
@@ -196,5 +213,27 @@ mod tests {
                 .any(|error| error.path.ends_with("link.md") && error.message.contains("link"))
         );
         assert!(errors.iter().all(|error| !error.path.ends_with("good.md")));
+    }
+
+    #[test]
+    fn a_dependency_without_a_file_is_told_when_all_files_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join(".foreman/tasks")).unwrap();
+        std::fs::write(root.join(".foreman/tasks/parser.md"), "Do it.\n").unwrap();
+        std::fs::write(
+            root.join(".foreman/tasks/tests.md"),
+            "---\ndepends: [parsr.md]\n---\nTest it.\n",
+        )
+        .unwrap();
+        let files = everything(root).unwrap();
+        let (_, errors) = check(&files, ".foreman/tasks", true);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let text = errors[0].to_string();
+        assert!(
+            text.contains("parsr.md") && text.contains(".foreman/tasks/parser.md"),
+            "{text}"
+        );
+        assert_eq!(check(&files, ".foreman/tasks", false).1, Vec::new());
     }
 }

@@ -208,7 +208,12 @@ mod real {
             assert!(outcomes.len() >= LEAST, "only {} cases were played", outcomes.len());
             for (place, limit) in limits.iter().enumerate() {
                 let sure = limit.only_if.is_none();
-                assert!(!sure || met.contains(&place), "{}: {}: its limit was not met", limit.group, limit.case);
+                assert!(
+                    !sure || met.contains(&place),
+                    "{}: {}: its limit was not met",
+                    limit.group,
+                    limit.case
+                );
             }
         }
     }

@@ -132,10 +132,7 @@ fn an_unsatisfiable_task_holds_nobody_up_and_says_why() {
     };
     let told = told(&waits);
     assert_eq!(told["big"], "Some(1) no node fits: 1 node with less than 512 GiB RAM");
-    assert!(
-        told["orphan"].contains("Agent \"nobody\" does not exist"),
-        "{told:?}"
-    );
+    assert!(told["orphan"].contains("Agent \"nobody\" does not exist"), "{told:?}");
 }
 
 #[test]
