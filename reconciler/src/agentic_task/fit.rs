@@ -219,7 +219,7 @@ mod tests {
         };
         assert_eq!(
             mismatch(&Needs::default(), &closed).unwrap(),
-            "that ends what it has and takes nothing new"
+            "draining"
         );
         let dead = Node { alive: false, ..node() };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
