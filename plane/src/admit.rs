@@ -103,7 +103,11 @@ impl View<'_> {
         let mut object = object;
         object["apiVersion"] = self.kind.stored.as_str().into();
         // What only this version knows is not stored.
-        let stored = self.kind.versions.iter().find(|served| self.kind.api_version(served) == self.kind.stored);
+        let stored = self
+            .kind
+            .versions
+            .iter()
+            .find(|served| self.kind.api_version(served) == self.kind.stored);
         if let Some(schema) = stored.and_then(|served| served.schema.as_ref()) {
             schema.prune(&mut object);
         }

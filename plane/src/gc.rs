@@ -176,7 +176,10 @@ async fn give_names(server: &Server) -> bool {
     let entries = server.store.list(crd::PREFIX, None, None);
     let entries = entries.map(|listing| listing.entries).unwrap_or_default();
     let mut done = true;
-    for entry in entries.iter().filter(|entry| crd::waits_for_names(&parse(&entry.bytes))) {
+    for entry in entries
+        .iter()
+        .filter(|entry| crd::waits_for_names(&parse(&entry.bytes)))
+    {
         let Ok((target, name)) = target(server, &entry.key) else {
             continue;
         };

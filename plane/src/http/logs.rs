@@ -6,9 +6,9 @@ use http::{HeaderValue, header};
 use serde_json::Value;
 
 use super::Call;
+use crate::admission::error::FieldError;
 use crate::object::{meta_str, parse};
 use crate::pod_logs::{LogError, LogRequest};
-use crate::admission::error::FieldError;
 use crate::status::{ApiError, Named};
 
 /// Answers with a container's log.
@@ -63,7 +63,11 @@ fn limits(call: &Call, pod: &str) -> Result<[Option<u64>; 3], ApiError> {
     let mut read = |name: &str, least: i64| -> Result<Option<u64>, ApiError> {
         let given = call.query.integer(name)?;
         if let Some(number) = given.filter(|number| *number < least) {
-            let words = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            let words = if least == 0 {
+                "must be greater than or equal to 0"
+            } else {
+                "must be greater than 0"
+            };
             wrong.push(FieldError::invalid(name, number, words));
         }
         Ok(given.and_then(|number| u64::try_from(number).ok()))

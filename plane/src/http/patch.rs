@@ -169,7 +169,8 @@ async fn apply_patch(
         }
         let uid = meta_str(&applied, "uid");
         if !uid.is_empty() {
-            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(ApiError::conflict_because(view.kind.named(), &name, &why));
         }
         if !meta_str(&applied, "resourceVersion").is_empty() {

@@ -33,9 +33,8 @@ impl Query {
     pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         self.get(name)
             .map(|text| {
-                text.parse().map_err(|_| {
-                    ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-                })
+                text.parse()
+                    .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
             })
             .transpose()
     }
@@ -63,7 +62,10 @@ impl Query {
     pub fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
         let mut dry = false;
         let given = self.0.iter().filter(|(key, _)| key == "dryRun");
-        let given: Vec<&str> = given.map(|(_, value)| value.as_str()).filter(|text| !text.is_empty()).collect();
+        let given: Vec<&str> = given
+            .map(|(_, value)| value.as_str())
+            .filter(|text| !text.is_empty())
+            .collect();
         for value in &given {
             match *value {
                 "All" => dry = true,

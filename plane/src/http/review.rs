@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::write::field_validation;
 use super::{Call, body, bytes_response, warn};
-use crate::admit;
 use crate::admission::error::FieldError;
+use crate::admit;
 use crate::status::{ApiError, Named};
 
 /// Answers a review.

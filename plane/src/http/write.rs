@@ -193,7 +193,10 @@ fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> 
         }
         (Some(other), None) => {
             let known = ["Foreground", "Background", "Orphan", "nil"];
-            return Err(ApiError::options("DeleteOptions", unsupported("propagationPolicy", other, &known)));
+            return Err(ApiError::options(
+                "DeleteOptions",
+                unsupported("propagationPolicy", other, &known),
+            ));
         }
     };
     let asked = sent["dryRun"].as_array().map_or(&[][..], Vec::as_slice);

@@ -91,7 +91,10 @@ pub fn settle(crd: &mut Value, taken: &Taken, stamp: &Stamp) {
             Vec::new()
         } else if let Some(list) = new.as_array() {
             let own = |name: &Value| old.as_array().is_some_and(|old| old.contains(name));
-            list.iter().filter(|name| !own(name)).filter_map(|name| used(name, set)).collect()
+            list.iter()
+                .filter(|name| !own(name))
+                .filter_map(|name| used(name, set))
+                .collect()
         } else {
             used(new, set).into_iter().collect()
         };
@@ -264,18 +267,16 @@ fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> 
     };
     let status = !version["subresources"]["status"].is_null();
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
-        version["deprecationWarning"]
-            .as_str()
-            .map_or_else(
-                || {
-                    let words = format!("{group}/{name} {kind} is deprecated");
-                    match current.iter().find(|other| version_rank(other) > version_rank(&name)) {
-                        Some(newer) => format!("{words}; use {group}/{newer} {kind}"),
-                        None => words,
-                    }
-                },
-                str::to_owned,
-            )
+        version["deprecationWarning"].as_str().map_or_else(
+            || {
+                let words = format!("{group}/{name} {kind} is deprecated");
+                match current.iter().find(|other| version_rank(other) > version_rank(&name)) {
+                    Some(newer) => format!("{words}; use {group}/{newer} {kind}"),
+                    None => words,
+                }
+            },
+            str::to_owned,
+        )
     });
     Some(Served {
         status,
@@ -344,7 +345,8 @@ mod tests {
         settle(&mut first, &Taken::default(), &stamp());
         let mut second = crd();
         second["metadata"]["name"] = json!("others.example.com");
-        second["spec"]["names"] = json!({"plural": "others", "kind": "Thing", "singular": "other", "listKind": "OtherList"});
+        second["spec"]["names"] =
+            json!({"plural": "others", "kind": "Thing", "singular": "other", "listKind": "OtherList"});
         let taken = Taken::of(&second, [first].into_iter());
         settle(&mut second, &taken, &stamp());
         assert!(waits_for_names(&second) && compile(&second).is_none());

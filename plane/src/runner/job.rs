@@ -171,7 +171,9 @@ fn after_the_end(job: &Job, now: Timestamp) -> Plan {
 
 fn is_suspended(status: &JobStatus) -> bool {
     let conditions = status.conditions.iter().flatten();
-    conditions.into_iter().any(|c| c.type_ == "Suspended" && c.status == "True")
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "Suspended" && c.status == "True")
 }
 
 fn is_terminating(pod: &Pod) -> bool {

@@ -193,8 +193,7 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
         }
     }
     if !marked {
-        if !emptied
-            && let Some(generation) = object["metadata"]["generation"].as_i64() {
+        if !emptied && let Some(generation) = object["metadata"]["generation"].as_i64() {
             metadata.insert("generation".into(), (generation + 1).into());
         }
         if has_content_finalizers(kind, object) {

@@ -136,7 +136,11 @@ impl Server {
                 &mut warnings,
             );
             // Definitions are written one after the other, so that no two are given one name.
-            let naming = if is_crd(kind) { Some(self.naming.lock().await) } else { None };
+            let naming = if is_crd(kind) {
+                Some(self.naming.lock().await)
+            } else {
+                None
+            };
             let made = match made {
                 Ok(mut made) => {
                     if is_crd(kind) && !options.dry_run {
@@ -234,7 +238,11 @@ impl Server {
             let mut warnings = Vec::new();
             let changed = change(&live, &mut warnings)
                 .and_then(|new| admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings));
-            let naming = if is_crd(kind) { Some(self.naming.lock().await) } else { None };
+            let naming = if is_crd(kind) {
+                Some(self.naming.lock().await)
+            } else {
+                None
+            };
             let new = match changed {
                 Ok(mut new) => {
                     if is_crd(kind) {

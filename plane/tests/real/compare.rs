@@ -46,7 +46,11 @@ pub fn seen(answer: &Answer, step: &Step) -> Seen {
         edit(&mut response.body, &path.split('/').collect::<Vec<_>>(), None);
     }
     for path in &step.mask {
-        edit(&mut response.body, &path.split('/').collect::<Vec<_>>(), Some("<masked>"));
+        edit(
+            &mut response.body,
+            &path.split('/').collect::<Vec<_>>(),
+            Some("<masked>"),
+        );
     }
     for pattern in &step.forget {
         forget(&mut response.body, &Regex::new(pattern).unwrap());
@@ -57,7 +61,11 @@ pub fn seen(answer: &Answer, step: &Step) -> Seen {
     }
     Seen {
         code: response.code,
-        media: if step.status_only { String::new() } else { answer.media.clone() },
+        media: if step.status_only {
+            String::new()
+        } else {
+            answer.media.clone()
+        },
         warnings: response.warnings,
         body: response.body,
     }
@@ -116,7 +124,10 @@ fn without_plugins(spec: &mut serde_json::Map<String, Value>) {
     if spec.get("priority").is_some_and(|value| *value == 0) {
         spec.remove("priority");
     }
-    if spec.get("preemptionPolicy").is_some_and(|value| value == "PreemptLowerPriority") {
+    if spec
+        .get("preemptionPolicy")
+        .is_some_and(|value| value == "PreemptLowerPriority")
+    {
         spec.remove("preemptionPolicy");
     }
     if let Some(Value::Array(list)) = spec.get_mut("tolerations") {
@@ -207,7 +218,10 @@ pub fn difference(wanted: &Seen, found: &Seen) -> String {
     for (sign, lines, others) in [('-', &wanted, &found), ('+', &found, &wanted)] {
         let mut left = others.clone();
         for line in lines {
-            match left.iter().position(|other| other.trim_end_matches(',') == line.trim_end_matches(',')) {
+            match left
+                .iter()
+                .position(|other| other.trim_end_matches(',') == line.trim_end_matches(','))
+            {
                 Some(place) => {
                     left.remove(place);
                 }

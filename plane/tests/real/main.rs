@@ -74,7 +74,9 @@ mod real {
             }
         };
         for (at, ((step, wanted), found)) in case.steps.iter().zip(&wanted).zip(&found).enumerate() {
-            let (Some(wanted), Some(found)) = (wanted, found) else { continue };
+            let (Some(wanted), Some(found)) = (wanted, found) else {
+                continue;
+            };
             outcome.answers += 1;
             let (wanted, found) = (seen(wanted, step), seen(found, step));
             let limit = limits.iter().position(|limit| {
@@ -143,13 +145,19 @@ mod real {
         let limits = limits();
         for limit in &limits {
             let named = all.iter().any(|case| {
-                case.group == limit.group && case.name == limit.case && limit.step >= 1 && limit.step <= case.steps.len()
+                case.group == limit.group
+                    && case.name == limit.case
+                    && limit.step >= 1
+                    && limit.step <= case.steps.len()
             });
             assert!(named, "no case {:?} with a step {} for a limit", limit.case, limit.step);
         }
         let chosen: Vec<&Case> = all
             .iter()
-            .filter(|case| only.as_ref().is_none_or(|part| format!("{}: {}", case.group, case.name).contains(part)))
+            .filter(|case| {
+                only.as_ref()
+                    .is_none_or(|part| format!("{}: {}", case.group, case.name).contains(part))
+            })
             .collect();
         let ready = tokio::join!(prepare(&real), prepare(&own));
         ready.0.unwrap();
@@ -190,13 +198,22 @@ mod real {
             println!("{name:<16} {cases:>6} {answers:>8} {wrong:>6}");
         }
         let answers: usize = outcomes.iter().map(|(_, outcome)| outcome.answers).sum();
-        println!("{} cases, {answers} answers compared, {} limits", outcomes.len(), met.len());
+        println!(
+            "{} cases, {answers} answers compared, {} limits",
+            outcomes.len(),
+            met.len()
+        );
         assert_eq!(wrong, 0, "the answers above differ");
         if only.is_none() {
             assert!(outcomes.len() >= LEAST, "only {} cases were played", outcomes.len());
             for (place, limit) in limits.iter().enumerate() {
                 let sure = limit.only_if.is_none();
-                assert!(!sure || met.contains(&place), "{}: {}: its limit was not met", limit.group, limit.case);
+                assert!(
+                    !sure || met.contains(&place),
+                    "{}: {}: its limit was not met",
+                    limit.group,
+                    limit.case
+                );
             }
         }
     }
@@ -207,8 +224,17 @@ mod real {
         assert!(all.len() >= LEAST, "{} cases", all.len());
         let mut names = std::collections::BTreeSet::new();
         for case in &all {
-            assert!(names.insert((&case.group, &case.name)), "{}: {} twice", case.group, case.name);
-            assert!(case.steps.iter().any(|step| !step.setup), "{} compares nothing", case.name);
+            assert!(
+                names.insert((&case.group, &case.name)),
+                "{}: {} twice",
+                case.group,
+                case.name
+            );
+            assert!(
+                case.steps.iter().any(|step| !step.setup),
+                "{} compares nothing",
+                case.name
+            );
         }
         limits();
     }

@@ -85,7 +85,10 @@ impl Side {
         if let Some(media) = &request.media {
             builder = builder.header("content-type", media);
         }
-        Ok(self.client.send(builder.body(Body::from(request.body.clone()))?).await?)
+        Ok(self
+            .client
+            .send(builder.body(Body::from(request.body.clone()))?)
+            .await?)
     }
 
     async fn ask(&self, request: &Request) -> Result<Answer, Failure> {
@@ -208,7 +211,8 @@ fn opened(answer: &http::Response<Body>) -> Answer {
 pub async fn prepare(side: &Side) -> Result<(), Failure> {
     let names = side.names(0);
     let crd: Value = serde_json::from_str(&fill(include_str!("gadgets.json"), &names))?;
-    side.define(&crd, &format!("/apis/{}/v1/gadgets", names["gadgets"])).await?;
+    side.define(&crd, &format!("/apis/{}/v1/gadgets", names["gadgets"]))
+        .await?;
     Ok(())
 }
 
@@ -237,7 +241,8 @@ pub async fn play(case: &Case, side: &Side) -> Result<Vec<Option<Answer>>, Failu
             return Err(format!("step {} {}: {} {}", at + 1, step.told(), answer.code, answer.body).into());
         }
         for (name, path) in &step.keep {
-            let value = find(&answer.body, path).ok_or_else(|| format!("step {}: no {path}: {}", at + 1, answer.body))?;
+            let value =
+                find(&answer.body, path).ok_or_else(|| format!("step {}: no {path}: {}", at + 1, answer.body))?;
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             names.insert(name.clone(), text);
         }
@@ -254,7 +259,8 @@ async fn take(
 ) -> Result<Answer, Failure> {
     if let Some(version) = &step.define {
         let crd = definition(version, names)?;
-        side.define(&crd, &format!("/apis/{}/v1/things", names["group"])).await?;
+        side.define(&crd, &format!("/apis/{}/v1/things", names["group"]))
+            .await?;
         return Ok(Answer {
             code: 201,
             media: String::new(),
@@ -357,9 +363,9 @@ fn fill(text: &str, names: &Names) -> String {
     // Longer names first: `$gadgets` is no `$g`.
     let mut ordered: Vec<_> = names.iter().collect();
     ordered.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
-    ordered
-        .into_iter()
-        .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${name}"), value))
+    ordered.into_iter().fold(text.to_owned(), |text, (name, value)| {
+        text.replace(&format!("${name}"), value)
+    })
 }
 
 fn fill_value(value: &Value, names: &Names) -> Value {

@@ -27,11 +27,26 @@ pub const ALIASES: &[(&str, &str, &str, &str)] = &[
     ("cm", "/api/v1/namespaces/$ns/configmaps", "v1", "ConfigMap"),
     ("secret", "/api/v1/namespaces/$ns/secrets", "v1", "Secret"),
     ("pod", "/api/v1/namespaces/$ns/pods", "v1", "Pod"),
-    ("pvc", "/api/v1/namespaces/$ns/persistentvolumeclaims", "v1", "PersistentVolumeClaim"),
+    (
+        "pvc",
+        "/api/v1/namespaces/$ns/persistentvolumeclaims",
+        "v1",
+        "PersistentVolumeClaim",
+    ),
     ("event", "/api/v1/namespaces/$ns/events", "v1", "Event"),
-    ("newevent", "/apis/events.k8s.io/v1/namespaces/$ns/events", "events.k8s.io/v1", "Event"),
+    (
+        "newevent",
+        "/apis/events.k8s.io/v1/namespaces/$ns/events",
+        "events.k8s.io/v1",
+        "Event",
+    ),
     ("job", "/apis/batch/v1/namespaces/$ns/jobs", "batch/v1", "Job"),
-    ("lease", "/apis/coordination.k8s.io/v1/namespaces/$ns/leases", "coordination.k8s.io/v1", "Lease"),
+    (
+        "lease",
+        "/apis/coordination.k8s.io/v1/namespaces/$ns/leases",
+        "coordination.k8s.io/v1",
+        "Lease",
+    ),
     ("ns", "/api/v1/namespaces", "v1", "Namespace"),
     (
         "crd",
@@ -39,7 +54,12 @@ pub const ALIASES: &[(&str, &str, &str, &str)] = &[
         "apiextensions.k8s.io/v1",
         "CustomResourceDefinition",
     ),
-    ("gadget", "/apis/$gadgets/v1/namespaces/$ns/gadgets", "$gadgets/v1", "Gadget"),
+    (
+        "gadget",
+        "/apis/$gadgets/v1/namespaces/$ns/gadgets",
+        "$gadgets/v1",
+        "Gadget",
+    ),
     ("thing", "/apis/$group/v1/namespaces/$ns/things", "$group/v1", "Thing"),
 ];
 
@@ -149,8 +169,7 @@ pub fn cases() -> Vec<Case> {
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         let value = schemas::yaml::parse_value(&text).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-        let cases: Vec<Case> =
-            serde_json::from_value(value).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+        let cases: Vec<Case> = serde_json::from_value(value).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
         let group = file.file_stem().unwrap().to_string_lossy().into_owned();
         for mut case in cases {
             case.group.clone_from(&group);
