@@ -79,8 +79,8 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
         (
             Method::GET,
             "/api/v1/configmaps?resourceVersionMatch=Exact",
-            400,
-            "BadRequest",
+            422,
+            "Invalid",
         ),
     ];
     for (method, path, code, reason) in rows {
