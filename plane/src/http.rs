@@ -123,7 +123,7 @@ fn find(server: Arc<Server>, path: ResourcePath, query: &str, headers: HeaderMap
     let scoped = path.namespace.is_some();
     // A namespaced object is reached through its namespace only, any other never.
     if (kind.namespaced && path.name.is_some() && !scoped) || (!kind.namespaced && scoped) {
-        return Err(ApiError::unknown_path());
+        return Err(unknown());
     }
     Ok(Call {
         target: Target {

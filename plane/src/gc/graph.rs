@@ -332,7 +332,11 @@ mod tests {
         owner.deletion_timestamp = Some("t".into());
         owner.finalizers = vec![FOREGROUND.into()];
         put(&mut graph, owner);
-        assert_eq!(plan(&mut graph), ["delete of-a first"]);
+        assert_eq!(plan(&mut graph), ["delete of-a"]);
+        put(&mut graph, meta("of-of-a", &["of-a"]));
+        put(&mut graph, meta("of-a", &["a"]));
+        assert_eq!(plan(&mut graph), ["delete of-a first"], "it has a dependent of its own");
+        graph.put(&Arc::from("of-of-a"), None);
         graph.put(&Arc::from("of-a"), None);
         assert_eq!(plan(&mut graph), ["release a foregroundDeletion"]);
     }

@@ -135,7 +135,7 @@ async fn initial_events_end_with_a_bookmark() {
     let f = Fixture::new().await;
     f.post(CMS, config_map("a")).await;
     let path = format!("{CMS}?watch=1&sendInitialEvents=true&allowWatchBookmarks=true");
-    assert_eq!(f.get(&path).await.code, 400);
+    assert_eq!(f.get(&path).await.code, 422);
     let mut events = f.watch(&format!("{path}&resourceVersionMatch=NotOlderThan")).await;
     assert_eq!(events.words().await, "ADDED a");
     let mark = events.next().await.unwrap();
