@@ -391,7 +391,6 @@ pub async fn until(
 }
 
 /// Follows until `each`, which is given every Workload and whether it is there, says that it is enough.
-
 async fn follow(
     client: &kube::Client,
     namespace: &str,

@@ -9,6 +9,8 @@
 //! The scripts are the YAML files in `scripts`; see [`script`] for what stands in them. What the plane answers otherwise
 //! on purpose is listed in `limits.yaml`, with the code and the reason, and a limit that is none any more fails.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod compare;
 #[allow(dead_code, reason = "recordings are for other tests")]
 #[path = "../replay/fixture.rs"]

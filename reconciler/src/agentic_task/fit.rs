@@ -217,10 +217,7 @@ mod tests {
             phase: NodePhase::Draining,
             ..node()
         };
-        assert_eq!(
-            mismatch(&Needs::default(), &closed).unwrap(),
-            "draining"
-        );
+        assert_eq!(mismatch(&Needs::default(), &closed).unwrap(), "draining");
         let dead = Node { alive: false, ..node() };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
     }
