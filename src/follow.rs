@@ -526,7 +526,7 @@ mod tests {
                 .task(&task("code", "issue-fix", "Running", json!({})), false)
                 .is_some()
         );
-        assert_eq!(follower.task(&waits("dependency code is Running"), false), None);
+        assert_eq!(follower.task(&waits("dependency code has not ended"), false), None);
         follower.task(&task("code", "issue-fix", "Succeeded", json!({})), false);
         assert!(follower.task(&waits("waits for Agent x"), false).is_some());
     }

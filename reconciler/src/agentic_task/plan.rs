@@ -19,6 +19,8 @@ use crate::cache::Key;
 pub const CLAIM_TIME: Duration = Duration::from_secs(120);
 /// How long beyond its own time limit a task may be worked on before its claim counts as dead.
 pub const OVERTIME: Duration = Duration::from_secs(120);
+/// Why a task waits whose Workload is about to be brought forward.
+const UNPINNED: &str = "its Workload has not pinned the base yet";
 /// Seconds that a verifier may take: three tries of a gate of thirty minutes.
 const VERIFY_SECONDS: i64 = 3 * 1800;
 
@@ -46,8 +48,8 @@ impl PartialEq for TaskObjectRef {
 /// What happens to a task.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    /// It is seen for the first time: phase Pending.
-    Admit,
+    /// It is seen for the first time: phase Pending, and why it has to wait where that is known.
+    Admit(Option<Waiting>),
     /// A transition of the phase machine.
     Apply {
         /// Event.
@@ -215,16 +217,18 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         }
         Ok(DependencyState::Skip(reason)) => return end(EndReason::Skipped, reason, "skipped"),
         Ok(DependencyState::Waiting(reason)) => Standing::Held(reason),
-        Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => {
-            Standing::Held("its Workload has not pinned the base yet".to_owned())
-        }
+        Ok(DependencyState::Ready) if index.waits_for_base(key, task, object) => Standing::Held(UNPINNED.to_owned()),
         Ok(DependencyState::Ready) => index.place(key, object),
     };
     if status.phase.is_none() {
         pass.steps.push(Step {
             key: key.clone(),
             task: TaskObjectRef(task.clone()),
-            what: What::Admit,
+            what: What::Admit(match standing {
+                // That is over in a moment, and then nobody wants to have read it.
+                Standing::Held(reason) if reason != UNPINNED => Some(Waiting { place: None, reason }),
+                _ => None,
+            }),
         });
         // Its place is taken when the answer to this write comes back.
         return;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemas::agentic_task::{AgenticTaskStatus, FailureReason, Phase};
+use schemas::agentic_task::{AgenticTaskStatus, FailureReason, Phase, Waiting};
 use schemas::phase::{self, EndReason, Event, Illegal, Writer};
 use serde_json::{Map, Value, json};
 
@@ -17,18 +17,16 @@ use crate::writer::status_patch;
 pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Option<Value>, Illegal> {
     let before = task.readable().and_then(|object| object.status.as_ref());
     let mut after = match what {
-        What::Admit => AgenticTaskStatus {
+        What::Admit(waiting) => AgenticTaskStatus {
             phase: Some(Phase::Pending),
             observed_generation: task.meta.generation,
+            waiting: waiting.as_ref().map(shortened),
             ..before.cloned().unwrap_or_default()
         },
-        What::Wait(waiting) => {
-            let mut after = before.cloned().unwrap_or_default();
-            let mut waiting = waiting.clone();
-            waiting.reason = one_line(&waiting.reason, 300);
-            after.waiting = Some(waiting);
-            after
-        }
+        What::Wait(waiting) => AgenticTaskStatus {
+            waiting: Some(shortened(waiting)),
+            ..before.cloned().unwrap_or_default()
+        },
         What::Retry { id, retry } => {
             let mut after = before.cloned().unwrap_or_default();
             let Retry::Answer(answer) = retry else { return Ok(None) };
@@ -52,6 +50,13 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
         after.phase = Some(Phase::Pending);
     }
     Ok(status_patch(before, &after))
+}
+
+fn shortened(waiting: &Waiting) -> Waiting {
+    Waiting {
+        place: waiting.place,
+        reason: one_line(&waiting.reason, 300),
+    }
 }
 
 /// Records what people need to know about a transition.

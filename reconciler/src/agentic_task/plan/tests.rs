@@ -69,7 +69,8 @@ fn add_agent(index: &mut Index, name: &str, spec: Value) {
 /// Task → what happens to it, in words.
 fn told(pass: &Pass) -> BTreeMap<String, String> {
     let word = |what: &What| match what {
-        What::Admit => "admit".to_owned(),
+        What::Admit(None) => "admit".to_owned(),
+        What::Admit(Some(waiting)) => format!("admit: {}", waiting.reason),
         What::Wait(waiting) => format!("{:?} {}", waiting.place, waiting.reason),
         What::Apply {
             event: Event::Assign { node },
@@ -108,6 +109,31 @@ fn a_new_task_is_admitted_first_and_assigned_after() {
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "admit")]));
     put(&mut index, "t", json!({}));
     assert_eq!(told(&plan(&mut index, at(0))), words(&[("t", "-> a")]));
+}
+
+#[test]
+fn what_holds_a_new_task_back_is_told_with_its_admission_and_not_again() {
+    let mut index = Index::default();
+    let waits = |status: serde_json::Value| json!({ "spec": { "dependsOn": ["first"] }, "status": status });
+    put(&mut index, "first", json!({}));
+    put(&mut index, "t", waits(json!({ "phase": null })));
+    assert_eq!(
+        told(&plan(&mut index, at(0))),
+        words(&[("t", "admit: dependency first has not ended")])
+    );
+    let admitted = json!({ "waiting": { "reason": "dependency first has not ended" } });
+    put(&mut index, "t", waits(admitted));
+    plan(&mut index, at(1));
+    let of_t = plan_waits(&mut index, 10)
+        .into_iter()
+        .filter(|step| step.key.name == "t");
+    assert_eq!(of_t.count(), 0);
+    put(&mut index, "first", json!({ "status": { "phase": "Running" } }));
+    plan(&mut index, at(2));
+    assert!(
+        plan_waits(&mut index, 10).is_empty(),
+        "the other one's phase is no news"
+    );
 }
 
 #[test]
