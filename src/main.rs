@@ -23,11 +23,6 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use commands::ask::Request;
 
-/// The API, its clients and the controllers allocate JSON trees all day: this takes less time and memory for them
-/// than the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
     if let Some(args) = called(gate::job::PROGRAM) {

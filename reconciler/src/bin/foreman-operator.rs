@@ -11,10 +11,6 @@ use reconciler::evidence::http::Readers;
 use reconciler::operator::{self, Config};
 use tokio_util::sync::CancellationToken;
 
-/// Watches allocate JSON trees all day: this takes less time and memory for them than the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Reconciles task queues, workloads, tasks and nodes.
 #[derive(Parser, Debug)]
 #[command(name = "foreman-operator", version)]
