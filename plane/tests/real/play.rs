@@ -92,11 +92,20 @@ impl Side {
     }
 
     async fn ask(&self, request: &Request) -> Result<Answer, Failure> {
-        let answer = self.send(request).await?;
-        let mut told = opened(&answer);
-        let bytes = answer.into_body().collect().await?.to_bytes();
-        told.body = read_body(&bytes);
-        Ok(told)
+        let start = Instant::now();
+        loop {
+            let answer = self.send(request).await?;
+            let mut told = opened(&answer);
+            let bytes = answer.into_body().collect().await?.to_bytes();
+            told.body = read_body(&bytes);
+            // kube-apiserver says so of a kind whose definition has just changed, while it takes up the new one.
+            let changes_over = self.real && told.code == 503 && told.body["message"] == "apiserver is shutting down";
+            if !changes_over {
+                return Ok(told);
+            }
+            patience(start, &request.path)?;
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     async fn get(&self, path: &str) -> Result<Answer, Failure> {
