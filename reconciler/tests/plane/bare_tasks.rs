@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::support::{World, node};
+use super::support::{World, node, run_on_n1};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_makes_one_other_task_that_goes_with_the_first() {
@@ -60,14 +60,7 @@ async fn a_claim_that_is_given_back_before_the_lease_is_not_lost() {
     world
         .wait("agentictasks", "an assignment", |t| t["status"]["phase"] == "Scheduled")
         .await;
-    let claim = json!({ "node": "n1", "agent": "n1-process", "epoch": 1, "secretSHA256": "0".repeat(64) });
-    world
-        .patch_status(
-            "agentictasks",
-            "t",
-            json!({ "phase": "Running", "epoch": 1, "claim": claim }),
-        )
-        .await;
+    run_on_n1(&world).await;
     node(&world, "n2", 1).await;
     world.patch_status("agentictasks", "t", json!({ "claim": null })).await;
     world.lease("n1", "").await;

@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{World, agents, node, queue};
+use support::{World, agents, node, queue, run_on_n1};
 
 const TASK: &str = "---\ntitle: Fix it\n---\nPlease fix the bug.\n";
 
@@ -375,14 +375,7 @@ async fn a_dead_nodes_task_runs_elsewhere_and_the_old_claim_is_void() {
         .wait("agentictasks", "an assignment", |t| t["status"]["phase"] == "Scheduled")
         .await;
     assert_eq!(scheduled["status"]["assignedNode"], "n1");
-    let claim = json!({ "node": "n1", "agent": "n1-process", "epoch": 1, "secretSHA256": "0".repeat(64) });
-    world
-        .patch_status(
-            "agentictasks",
-            "t",
-            json!({ "phase": "Running", "epoch": 1, "claim": claim }),
-        )
-        .await;
+    run_on_n1(&world).await;
     node(&world, "n2", 1).await;
     // The agent lets go of its Lease, as one that is killed and replaced by nobody would lose it.
     world.lease("n1", "").await;

@@ -389,6 +389,18 @@ pub async fn agents(world: &World) {
     }
 }
 
+/// Lets the agent of the node `n1` claim the task `t` and run it.
+pub async fn run_on_n1(world: &World) {
+    let claim = json!({ "node": "n1", "agent": "n1-process", "epoch": 1, "secretSHA256": "0".repeat(64) });
+    world
+        .patch_status(
+            "agentictasks",
+            "t",
+            json!({ "phase": "Running", "epoch": 1, "claim": claim }),
+        )
+        .await;
+}
+
 /// Registers a node that holds its Lease.
 pub async fn node(world: &World, name: &str, slots: i64) {
     world
