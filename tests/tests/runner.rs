@@ -7,6 +7,7 @@
 
 mod chaos;
 mod chart;
+mod commands;
 mod demo;
 mod doctor;
 mod dry_run;
@@ -18,6 +19,8 @@ mod processes;
 mod queue;
 mod real;
 mod sample;
+mod served;
+mod site;
 mod stage;
 mod tasks_repo;
 mod tools;
