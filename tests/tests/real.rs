@@ -6,6 +6,7 @@
 
 mod chart;
 mod crds;
+mod kubectl;
 
 use std::path::Path;
 

@@ -15,6 +15,7 @@ mod foreman;
 mod git_server;
 mod idle;
 mod init;
+mod kubectl;
 mod processes;
 mod queue;
 mod real;

@@ -70,26 +70,24 @@ enum By {
 impl Served {
     /// Opens a plane whose state lies in `state`, or takes a turn on the real control plane.
     pub async fn open(state: &Path) -> Self {
-        let served = match real_kubeconfig() {
+        match real_kubeconfig() {
             None => Self::on_plane(state).await,
             Some(kubeconfig) => Self::on_real(kubeconfig).await,
-        };
-        for crd in schemas::crds::all() {
-            define(&served.client, &crd).await;
         }
-        served.forget_nodes().await;
-        served
     }
 
-    async fn on_plane(state: &Path) -> Self {
+    /// Opens a plane whose state lies in `state`.
+    pub async fn on_plane(state: &Path) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let config = PlaneConfig::new(state, "0.1.0").listening(([127, 0, 0, 1], 0).into());
         let plane = Plane::open(config).await.unwrap();
-        Self {
+        let served = Self {
             client: plane.client(),
             namespace: "default".to_owned(),
             by: By::Plane(plane),
-        }
+        };
+        served.define_all().await;
+        served
     }
 
     async fn on_real(kubeconfig: PathBuf) -> Self {
@@ -105,13 +103,22 @@ impl Served {
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
         let mut config = config.unwrap();
         config.default_namespace.clone_from(&namespace);
-        Self {
+        let served = Self {
             client: Client::try_from(config).unwrap(),
             namespace,
             by: By::Real {
                 kubeconfig,
                 _turn: turn,
             },
+        };
+        served.define_all().await;
+        served.forget_nodes().await;
+        served
+    }
+
+    async fn define_all(&self) {
+        for crd in schemas::crds::all() {
+            define(&self.client, &crd).await;
         }
     }
 
