@@ -11,7 +11,9 @@ use tier::Tier;
 mod api;
 mod build;
 mod go;
+mod image;
 mod ledger;
+mod node;
 mod pki;
 mod ports;
 mod program;
@@ -70,6 +72,9 @@ pub struct How {
     /// is for tests only.
     #[arg(long)]
     pub durable: bool,
+    /// Installs the Debian packages that tier node needs and that are missing.
+    #[arg(long)]
+    pub install: bool,
 }
 
 /// Where the state of the servers is.
