@@ -52,6 +52,17 @@ pub enum Real {
         #[command(flatten)]
         at: At,
     },
+    /// Gives archives of images to the node of tier node, as a pull from a registry would.
+    Load {
+        /// The archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Answers questions for the names of Services, for the pods of tier node, which `up` starts.
+    #[command(hide = true)]
+    Names(node::names::Names),
     /// Builds programs without starting them: those named, or all.
     Build {
         /// The programs.
@@ -103,6 +114,11 @@ pub fn run(root: &Path, command: Real) -> Result<()> {
             println!("{}", state(at)?.kubeconfig()?.display());
             Ok(())
         }
+        Real::Load { archives, at } => {
+            let state = state(at)?;
+            archives.iter().try_for_each(|archive| node::import(&state, archive))
+        }
+        Real::Names(names) => names.serve(),
         Real::Build { programs } => {
             let programs = if programs.is_empty() { Program::all() } else { programs };
             for path in build::paths(root, &programs, Which::Pinned)? {
