@@ -11,7 +11,6 @@ use tier::Tier;
 mod api;
 mod build;
 mod go;
-mod image;
 mod ledger;
 mod node;
 mod pki;
@@ -169,7 +168,7 @@ impl Servers {
 }
 
 /// Returns the folder of built programs and of servers' state, outside the repository.
-fn cache() -> Result<PathBuf> {
+pub fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

@@ -8,10 +8,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::image::{self, Content};
 use super::program::Program;
 use super::server::Server;
 use super::state::State;
+use crate::images::archive::{self, Content, Image, Layer};
 use crate::process;
 
 pub mod clean;
@@ -116,11 +116,18 @@ pub fn prepare(state: &State, network: &Network) -> Result<()> {
     process::run(cc).context("failed to build the pause image")?;
     let bytes = std::fs::read(state.file("pause")).context("failed to read the pause program")?;
     let file = Content {
-        path: "pause",
+        path: "pause".to_owned(),
         bytes,
         mode: 0o755,
     };
-    image::write(&state.file("pause.tar"), PAUSE, &["/pause"], &[file])
+    let image = Image {
+        name: PAUSE.to_owned(),
+        layers: vec![Layer::of(&[file])],
+        entrypoint: vec!["/pause".to_owned()],
+        user: None,
+        labels: Default::default(),
+    };
+    archive::write(&state.file("pause.tar"), &[image])
 }
 
 /// Gives an archive of an image to the node.
