@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use state::State;
-use tier::Tier;
 
 mod api;
 mod build;
@@ -22,6 +21,7 @@ mod tier;
 
 pub use build::{Which, path, paths};
 pub use program::Program;
+pub use tier::Tier;
 
 /// What to do with the real programs.
 #[derive(Subcommand)]
@@ -143,12 +143,12 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts tier api in this checkout's own folder, where it does not run.
-    pub fn up(root: &Path) -> Result<Servers> {
+    /// Starts a tier in this checkout's own folder, where it does not run.
+    pub fn up(root: &Path, tier: Tier) -> Result<Servers> {
         let state = State::open(root, None)?;
-        let started = tier::up(root, &state, Tier::Api, How::default())?;
+        let started = tier::up(root, &state, tier, How::default())?;
         if started == tier::Up::Already {
-            println!("tier api was up before, and stays so");
+            println!("tier {tier} was up before, and stays so");
         }
         Ok(Servers { state, started })
     }
@@ -156,6 +156,11 @@ impl Servers {
     /// Returns the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.state.kubeconfig()
+    }
+
+    /// Gives images to the node.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        node::import(&self.state, archive)
     }
 
     /// Stops the servers, where they were started for the tests.

@@ -38,6 +38,13 @@ pub enum Tier {
     Node,
 }
 
+impl Tier {
+    /// Returns whether what needs the other tier can be done on this one.
+    pub fn includes(self, other: Tier) -> bool {
+        self == other || other == Self::Api
+    }
+}
+
 impl std::fmt::Display for Tier {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
@@ -62,7 +69,7 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
     let recorded = ledger::read(state)?;
     if let Some(cluster) = state.cluster()? {
         match ended(&cluster, &recorded)? {
-            None if cluster.tier == tier && cluster.durable == how.durable => return Ok(Up::Already),
+            None if cluster.tier.includes(tier) && cluster.durable == how.durable => return Ok(Up::Already),
             None => bail!(
                 "tier {} is up in {}, {}; run `cargo xtask real down` first",
                 cluster.tier,
