@@ -21,9 +21,10 @@ pub fn run(root: &Path, names: &[String]) -> Result<()> {
         return process::run(command);
     }
     let servers = real::Servers::up_durable(root, "bench")?;
-    command
-        .env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?)
-        .env("FOREMAN_REAL_PROCESSES", servers.processes(&["etcd", "kube-apiserver"])?);
+    command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?).env(
+        "FOREMAN_REAL_PROCESSES",
+        servers.processes(&["etcd", "kube-apiserver"])?,
+    );
     let measured = process::run(command);
     // What went wrong first is what is told, but a server that goes on is an error of its own.
     match (measured, servers.down()) {

@@ -6,16 +6,18 @@
 //! missing tool is a failed test.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::real::{self, Program, Which};
-use crate::{process, static_gate};
+use crate::real::{self, Program, Tier, Which};
+use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
+/// The module, below that one, whose tests need a node that runs pods.
+const NODE: &str = "node";
 /// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all
 /// of the program are of them. Without `FOREMAN_REAL_KUBECONFIG` they speak to a plane of their own.
 const SUITE: [(&str, &[&str]); 2] = [("plane", &[]), ("runner", &["commands", "processes"])];
@@ -55,38 +57,65 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
 /// servers where it started them.
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let chosen = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
-    let mut runs = Vec::new();
+    let tier = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
+    let (node, api): (Vec<_>, Vec<_>) = tier.into_iter().partition(|name| is_in(name, NODE));
+    let mut on_api = Vec::new();
     for (program, modules) in SUITE {
-        let suite = || process::cargo(root, &["test", "--workspace", "--no-fail-fast", "--test", program, "--"]);
+        let suite = || {
+            process::cargo(
+                root,
+                &["test", "--workspace", "--no-fail-fast", "--test", program, "--"],
+            )
+        };
         let belongs = |name: &str| modules.is_empty() || modules.iter().any(|module| is_in(name, module));
-        let chosen = named(suite(), |name| belongs(name) && !is_in(name, REAL) && matches(name, filter))?;
-        runs.push((suite(), chosen));
+        let chosen = named(suite(), |name| {
+            belongs(name) && !is_in(name, REAL) && matches(name, filter)
+        })?;
+        on_api.push((suite(), chosen));
     }
-    runs.push((ignored(root), chosen));
-    runs.retain(|(_, chosen)| !chosen.is_empty());
-    if runs.is_empty() {
+    on_api.push((ignored(root), api));
+    let on_node = vec![(ignored(root), node)];
+    if on_api.iter().chain(&on_node).all(|(_, chosen)| chosen.is_empty()) {
         bail!("there is no such test; those that need a real control plane lie in a module named `{REAL}`");
     }
-    let programs = [
+    let named = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
         (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
     ];
-    let paths = real::paths(root, &programs.map(|(program, _)| program), Which::Pinned)?;
-    for ((program, _), path) in programs.iter().zip(&paths) {
-        println!("{}: {}", program.name(), path.display());
+    let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
+    let programs: Vec<_> = named.iter().map(|(_, variable)| *variable).zip(paths).collect();
+    for (variable, path) in &programs {
+        println!("{variable}: {}", path.display());
     }
-    let servers = real::Servers::up(root)?;
+    // Both run, so that one run shows all that is wrong.
+    let on_api = run_on(root, Tier::Api, on_api, &programs);
+    let on_node = run_on(root, Tier::Node, on_node, &programs);
+    on_api.and(on_node)
+}
+
+/// Runs tests on servers of a tier, where there are such tests: for each command those that it names.
+fn run_on(root: &Path, tier: Tier, mut runs: Vec<(Command, Vec<String>)>, programs: &[(&str, PathBuf)]) -> Result<()> {
+    // Without names everything would run.
+    runs.retain(|(_, chosen)| !chosen.is_empty());
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let archive = match tier {
+        Tier::Node => Some(images::build(root, &images::Build::DEV)?),
+        _ => None,
+    };
+    let servers = real::Servers::up(root, tier)?;
     let kubeconfig = servers.kubeconfig()?;
-    let mut ran = Ok(());
-    for (mut command, chosen) in runs {
-        command.arg("--exact").args(chosen);
+    let mut ran = match &archive {
+        Some(archive) => servers.load(archive),
+        None => Ok(()),
+    };
+    let loaded = ran.is_ok();
+    for (mut command, chosen) in runs.into_iter().filter(|_| loaded) {
+        command.arg("--exact").args(chosen).envs(programs.iter().cloned());
         command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
-        for ((_, variable), path) in programs.iter().zip(&paths) {
-            command.env(variable, path);
-        }
-        let this = run_counted(command, "tests that need a real control plane");
+        let this = run_counted(command, &format!("tests that need tier {tier}"));
         ran = ran.and(this);
     }
     // What a test did wrong comes first, but a server that goes on is an error of its own.

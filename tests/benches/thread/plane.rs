@@ -89,7 +89,10 @@ impl Server {
     }
 
     fn tasks(&self, namespace: &str) -> String {
-        format!("{}/apis/foreman.llmkube.dev/v1alpha1/namespaces/{namespace}/agentictasks", self.url)
+        format!(
+            "{}/apis/foreman.llmkube.dev/v1alpha1/namespaces/{namespace}/agentictasks",
+            self.url
+        )
     }
 
     /// Makes so many tasks with so many clients; returns how many a second.
@@ -331,7 +334,12 @@ async fn compare(plane: &Server, peer: &Server) {
     let (mut own, mut other) = (plane.watch().await, peer.watch().await);
     for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
         let (own, other) = (quantile(&mut own, share), quantile(&mut other, share));
-        times(&format!("from a create's start to its event, {name}"), own, other, Some(3.0));
+        times(
+            &format!("from a create's start to its event, {name}"),
+            own,
+            other,
+            Some(3.0),
+        );
     }
     let (own, other) = (plane.memory(), peer.memory());
     for (what, own, other) in [("at the end", own.0, other.0), ("at most", own.1, other.1)] {
