@@ -99,12 +99,9 @@ pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     let mut ran = Ok(());
     while let Some((tier, ..)) = runs.first() {
         let tier = *tier;
-        let (these, others) = runs.into_iter().partition(|(of, ..)| *of == tier);
+        let (these, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, ..)| *of == tier);
         runs = others;
-        let commands: Vec<Command> = Vec::from_iter(these)
-            .into_iter()
-            .map(|(_, command, _)| command)
-            .collect();
+        let commands = these.into_iter().map(|(_, command, _)| command).collect();
         ran = ran.and(run_on(root, tier, commands));
     }
     ran
