@@ -127,7 +127,7 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         return Ok(Next::Wait);
     };
     let Some(queue) = cached.readable() else {
-        tracing::warn!(queue = %key, error = cached.object.as_ref().err(), "a TaskQueue cannot be read");
+        tracing::warn!(queue = %key, error = cached.unreadable(), "a TaskQueue cannot be read");
         return Ok(Next::Wait);
     };
     let valid = match validate::validate(queue) {
@@ -227,7 +227,7 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     if ctx
         .queues
         .get(key)
-        .is_some_and(|now| now.meta.generation != cached.meta.generation)
+        .is_some_and(|now| now.meta().generation != cached.meta().generation)
     {
         return Ok(Next::After(Duration::from_millis(1)));
     }

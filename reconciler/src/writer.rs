@@ -1,6 +1,7 @@
 //! The one way to change what the API holds: leader-gated, one request per change, lost races as values.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{
@@ -12,6 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::{Cache, Key};
 use crate::leader::Leadership;
+
+/// Longest time that one request may take: a server that went away without a word must not hold work for good.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "foreman-operator";
@@ -37,6 +41,14 @@ pub enum Error {
         /// What the API said.
         source: Box<kube::Error>,
     },
+    /// The API did not answer; whether it happened is not known.
+    #[error("failed to {action} {object}: the API did not answer within {} s", LONGEST.as_secs())]
+    Silence {
+        /// What was being done.
+        action: &'static str,
+        /// The object.
+        object: String,
+    },
 }
 
 impl Error {
@@ -49,6 +61,7 @@ impl Error {
     pub fn category(&self) -> &'static str {
         match self {
             Self::NotLeader { .. } => "not-leader",
+            Self::Silence { .. } => "network",
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) if status.code == 403 => "forbidden",
                 kube::Error::Api(status) if matches!(status.code, 400 | 422) => "invalid",
@@ -130,10 +143,13 @@ impl Writer {
         }
         self.gate("write the status of", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api
-            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        settle(cache, "write the status of", key, sent)
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let sent = within(
+            "write the status of",
+            key,
+            api.patch_status(&key.name, &parameters, &patch),
+        );
+        settle(cache, "write the status of", key, sent.await?)
     }
 
     /// Merges `patch` into an object; it is lost when the object is gone or has another UID.
@@ -144,10 +160,9 @@ impl Writer {
     {
         self.gate("change", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api
-            .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        settle(cache, "change", key, sent)
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let sent = within("change", key, api.patch(&key.name, &parameters, &patch));
+        settle(cache, "change", key, sent.await?)
     }
 
     /// Creates or changes an object by server-side apply. A UID in it must be the object's.
@@ -161,8 +176,9 @@ impl Writer {
         object["apiVersion"] = json!(resource.api_version);
         object["kind"] = json!(resource.kind);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let sent = api.patch(&key.name, &parameters, &Patch::Apply(object)).await;
-        settle(cache, "apply", key, sent)
+        let patch = Patch::Apply(object);
+        let sent = within("apply", key, api.patch(&key.name, &parameters, &patch));
+        settle(cache, "apply", key, sent.await?)
     }
 
     /// Creates an object; it is lost when one of this name is there.
@@ -178,7 +194,7 @@ impl Writer {
         object["metadata"]["name"] = json!(key.name);
         object["metadata"]["namespace"] = json!(key.namespace);
         let sent = match serde_json::from_value::<DynamicObject>(object) {
-            Ok(object) => api.create(&PostParams::default(), &object).await,
+            Ok(object) => within("create", key, api.create(&PostParams::default(), &object)).await?,
             Err(error) => Err(kube::Error::SerdeError(error)),
         };
         settle(cache, "create", key, sent)
@@ -201,7 +217,7 @@ impl Writer {
             preconditions,
             ..DeleteParams::default()
         };
-        match api.delete(&key.name, &parameters).await {
+        match within("delete", key, api.delete(&key.name, &parameters)).await? {
             Ok(answer) => {
                 match answer.left() {
                     // Finalizers or dependents hold it: the watch will say when it is gone.
@@ -221,11 +237,19 @@ impl Writer {
         event.metadata.name = Some(name.to_owned());
         event.metadata.namespace = Some(namespace.to_owned());
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        match api.create(&PostParams::default(), &event).await {
+        match within("record", &key, api.create(&PostParams::default(), &event)).await? {
             Ok(_) => Ok(Outcome::Done),
             Err(error) => settle_error("record", &key, error),
         }
     }
+}
+
+/// Waits for an answer, not for ever.
+async fn within<T>(action: &'static str, key: &Key, sent: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(LONGEST, sent).await.map_err(|_| Error::Silence {
+        action,
+        object: key.to_string(),
+    })
 }
 
 fn settle<K>(

@@ -13,7 +13,7 @@ use crate::text::one_line;
 use crate::writer::{self, Outcome};
 
 /// Writes that are under way at once.
-const CONCURRENT: usize = 16;
+const CONCURRENT: usize = 32;
 /// Events of one revision; the rest stands in the status and in the note.
 const EVENTS: usize = 50;
 

@@ -56,7 +56,7 @@ pub async fn write(
     // No version: the queue's status has one writer, and a spec that moved on brings the queue here again.
     match ctx
         .writer
-        .patch_status(&ctx.queues, &Key::of(&cached.meta), None, patch)
+        .patch_status(&ctx.queues, &Key::of(&cached.meta()), None, patch)
         .await?
     {
         Outcome::Done | Outcome::Lost => Ok(()),
@@ -70,7 +70,7 @@ fn build(
     seen: &Seen,
     served: Option<&str>,
 ) -> TaskQueueStatus {
-    let generation = cached.meta.generation;
+    let generation = cached.meta().generation;
     let now = ctx.clock.now();
     let mut after = queue.status.clone().unwrap_or_default();
     let mut list = after.conditions.take().unwrap_or_default();

@@ -171,9 +171,9 @@ fn reference(task: &TaskObject) -> ObjectReference {
     ObjectReference {
         api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
         kind: Some("AgenticTask".into()),
-        name: task.meta.name.clone(),
-        namespace: task.meta.namespace.clone(),
-        uid: task.meta.uid.clone(),
+        name: task.meta().name.clone(),
+        namespace: task.meta().namespace.clone(),
+        uid: task.meta().uid.clone(),
         ..ObjectReference::default()
     }
 }
@@ -182,13 +182,13 @@ fn reference(task: &TaskObject) -> ObjectReference {
 pub fn truncated(after: &mut WorkloadStatus, observed: &Observed, truncated: bool, now: Timestamp) {
     let mut list = after.conditions.take().unwrap_or_default();
     let said = truncated.then(|| Said::new("Truncated", true, "MaxTasks", "spec.maxTasks cut issues off"));
-    conditions::set_or_clear(&mut list, "Truncated", said, observed.cached.meta.generation, now);
+    conditions::set_or_clear(&mut list, "Truncated", said, observed.cached.meta().generation, now);
     after.conditions = Some(list);
 }
 
 /// Ends the status: phase, message, conditions.
 pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, facts: &Facts, now: Timestamp) {
-    let generation = observed.cached.meta.generation;
+    let generation = observed.cached.meta().generation;
     let mut list = after.conditions.take().unwrap_or_default();
     let line = |text: &str| one_line(text, DESCRIPTION_CHARS);
     // kstatus: Reconciling is progress, Stalled needs a person, Ready is an end, whatever the verdict.
