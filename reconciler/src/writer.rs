@@ -57,6 +57,30 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 422)))
     }
 
+    /// Tells what somebody has to allow, or to change, before this can be written; `None` where trying again is enough.
+    ///
+    /// The API's own words name the account, the verb, the kind and the namespace that an access rule lacks, the quota
+    /// that is used up, or the policy with its message.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Self::Api { action, object, source } = self else {
+            return None;
+        };
+        let kube::Error::Api(status) = &**source else {
+            return None;
+        };
+        let reason = match status.code {
+            403 if status.message.contains("exceeded quota") => "QuotaExceeded",
+            // What an access rule lacks is said in these words; the others are of admission.
+            403 if status.message.contains("cannot ") => "Forbidden",
+            400 | 403 | 422 => "Refused",
+            _ => return None,
+        };
+        Some(Refusal {
+            reason,
+            message: format!("failed to {action} {object}: {}", status.message),
+        })
+    }
+
     /// Names the error as a metric label and an Event reason.
     pub fn category(&self) -> &'static str {
         match self {
@@ -70,6 +94,15 @@ impl Error {
             },
         }
     }
+}
+
+/// A write that nobody but a person can make possible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reason of a condition.
+    pub reason: &'static str,
+    /// What was refused, and why, in the API's own words.
+    pub message: String,
 }
 
 /// What came of a write.
@@ -359,6 +392,35 @@ mod tests {
             } else {
                 merge(map.entry(name.clone()).or_insert(Value::Null), value);
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_a_person_has_to_change() {
+        let error = |code: u16, message: &str| Error::Api {
+            action: "apply",
+            object: "n/t".into(),
+            source: Box::new(kube::Error::Api(Box::new(kube::core::Status {
+                code,
+                message: message.into(),
+                ..kube::core::Status::default()
+            }))),
+        };
+        let table = [
+            (
+                403,
+                "x is forbidden: User \"u\" cannot patch resource \"agentictasks\"",
+                Some("Forbidden"),
+            ),
+            (403, "pods \"x\" is forbidden: exceeded quota: q", Some("QuotaExceeded")),
+            (422, "ValidatingAdmissionPolicy 'p' denied request: no", Some("Refused")),
+            (403, "admission webhook \"w\" denied the request: no", Some("Refused")),
+            (500, "etcdserver: request timed out", None),
+        ];
+        for (code, message, reason) in table {
+            let refusal = error(code, message).refusal();
+            assert_eq!(refusal.as_ref().map(|refusal| refusal.reason), reason, "{message}");
+            assert!(refusal.is_none_or(|refusal| refusal.message == format!("failed to apply n/t: {message}")));
         }
     }
 

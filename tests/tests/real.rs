@@ -6,6 +6,9 @@
 
 mod chart;
 mod crds;
+mod faults;
+mod leader;
+mod site;
 
 use std::path::Path;
 

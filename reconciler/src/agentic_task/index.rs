@@ -177,8 +177,9 @@ pub struct Index {
     worked_since: HashMap<Key, Worked>,
     /// When the work on a task is overdue, soonest first.
     due: BTreeSet<(Duration, Key)>,
-    /// Open nodes with room for one more task of some sort.
-    pub(super) free: BTreeSet<String>,
+    /// Open nodes with room for one more task that holds a model slot, and for one more that holds none.
+    free_slots: BTreeSet<String>,
+    free_places: BTreeSet<String>,
     /// What assignments use that are decided and not answered yet.
     reserved: HashMap<Key, Usage>,
     /// Nodes, agents or limits changed since the last pass.
@@ -413,14 +414,25 @@ impl Index {
         self.supply_changed |= !add;
     }
 
-    /// Keeps `free` true of one node.
+    /// Returns the open nodes with room for one more task of a sort.
+    pub(super) fn free(&self, holds_slot: bool) -> &BTreeSet<String> {
+        if holds_slot {
+            &self.free_slots
+        } else {
+            &self.free_places
+        }
+    }
+
+    /// Keeps [`Index::free`] true of one node.
     fn sort_by_room(&mut self, name: &str) {
         let used = self.node_use.get(name).copied().unwrap_or_default();
-        let has_room = |node: &Node| node.is_open() && (node.has_room(used, true) || node.has_room(used, false));
-        if self.nodes.get(name).is_some_and(has_room) {
-            self.free.insert(name.to_owned());
-        } else {
-            self.free.remove(name);
+        let node = self.nodes.get(name).filter(|node| node.is_open());
+        for (free, holds_slot) in [(&mut self.free_slots, true), (&mut self.free_places, false)] {
+            if node.is_some_and(|node| node.has_room(used, holds_slot)) {
+                free.insert(name.to_owned());
+            } else {
+                free.remove(name);
+            }
         }
     }
 

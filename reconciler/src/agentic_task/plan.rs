@@ -251,13 +251,12 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
 ///
 /// The cost is that of the free nodes and of what is placed, not of all nodes or of all tasks.
 fn assign(index: &mut Index, pass: &mut Pass) {
-    if index.free.is_empty() {
-        return;
-    }
-    // The heads of all classes; a class leaves the heap when nothing of it can start.
+    // The heads of all classes that anything is free for; a class leaves the heap when nothing of it can start.
     let mut heads: BinaryHeap<Reverse<(i64, i64, Key, Class)>> = BinaryHeap::new();
     for (class, members) in &index.classes {
-        if let Some((start, key)) = members.first() {
+        if !index.free(!class.verifies).is_empty()
+            && let Some((start, key)) = members.first()
+        {
             let rank = start.saturating_add(share(index, &class.repo));
             heads.push(Reverse((rank, *start, key.clone(), class.clone())));
         }
@@ -322,12 +321,13 @@ impl Candidates {
     fn new(index: &Index, repo: &str, fitting: &Fitting) -> Self {
         let rated = |name: &String| Some((rate(index, name, repo, fitting)?, Reverse(name.clone())));
         // Whichever is shorter is walked.
-        Self(if index.free.len() <= fitting.nodes.len() {
-            let fits = index.free.iter().filter(|name| fitting.nodes.contains(*name));
+        let free = index.free(fitting.needs.holds_slot);
+        Self(if free.len() <= fitting.nodes.len() {
+            let fits = free.iter().filter(|name| fitting.nodes.contains(*name));
             fits.filter_map(rated).collect()
         } else {
-            let free = fitting.nodes.iter().filter(|name| index.free.contains(*name));
-            free.filter_map(rated).collect()
+            let open = fitting.nodes.iter().filter(|name| free.contains(*name));
+            open.filter_map(rated).collect()
         })
     }
 

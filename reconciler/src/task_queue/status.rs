@@ -17,6 +17,8 @@ pub enum Seen {
     Stalled(Problem),
     /// The repository cannot be read.
     NotFetched(Problem),
+    /// The repository was read, but the API refuses objects that it asks for.
+    Refused(Problem),
     /// Nothing changed; what stands of all files, where it is known.
     Unchanged(Option<Summary>),
     /// A revision was acted on.
@@ -91,6 +93,10 @@ fn build(
                 &mut list,
                 Said::new("Fetched", false, &problem.reason, &problem.message),
             );
+            set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
+        }
+        Seen::Refused(problem) => {
+            conditions::clear(&mut list, "Stalled");
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
         Seen::Unchanged(summary) => {
