@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use schemas::fleet_node::{FleetNodeStatus, NodePhase};
@@ -20,6 +21,9 @@ use crate::clock::{Clock, lock};
 use crate::conditions::{self, Said};
 use crate::writer::{Outcome, Writer, status_patch};
 use liveness::{Judgement, Liveness};
+
+/// Writes that are under way at once.
+const CONCURRENT: usize = 16;
 
 /// What the controller works with.
 pub struct Context {
@@ -78,7 +82,7 @@ impl Watch {
                     let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15))
                         .unwrap_or(15)
                         .max(1);
-                    let version = lease.meta.resource_version.as_deref().unwrap_or_default();
+                    let version = lease.meta().resource_version.as_deref().unwrap_or_default();
                     let good_for = Duration::from_secs(seconds);
                     liveness.lease(node, version, spec.holder_identity.as_deref(), good_for, time.elapsed());
                 }
@@ -100,30 +104,22 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
         let mut wake: Option<Duration> = None;
-        let mut retry = false;
+        let mut lost = Vec::new();
         for node in ctx.nodes.all() {
-            let name = node.meta.name.clone().unwrap_or_default();
+            let name = node.meta().name.clone().unwrap_or_default();
             let judged = lock(&ctx.watch.liveness).judge(&name, at);
-            ctx.scheduler
-                .change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
             wake = [wake, judged.until].into_iter().flatten().min();
             if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
                 tracing::warn!(node = name, because = judged.because, "node is not ready");
-                let version = node.meta.resource_version.as_deref();
-                match ctx
-                    .writer
-                    .patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch)
-                    .await
-                {
-                    Ok(Outcome::Done) => {}
-                    Ok(Outcome::Lost) => retry = true,
-                    Err(error) => {
-                        tracing::warn!(node = name, %error, "the node's phase was not written");
-                        retry = true;
-                    }
-                }
+                lost.push((node, patch));
             }
+            ctx.scheduler
+                .change(|index| index.set_alive(&name, judged.alive, judged.holder));
         }
+        // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
+        let writes = futures::stream::iter(lost).map(|(node, patch)| write(&ctx, node, patch));
+        let retry = writes.buffer_unordered(CONCURRENT).any(|again| async move { again });
+        let retry = retry.await;
         let now = ctx.clock.elapsed();
         let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
         if retry {
@@ -133,6 +129,20 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             () = stop.cancelled() => {}
             () = ctx.watch.changed.notified() => {}
             () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+        }
+    }
+}
+
+/// Writes a node's status; says whether that is to be tried again.
+async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> bool {
+    let version = node.meta().resource_version.as_deref();
+    let key = Key::of(node.meta());
+    match ctx.writer.patch_status(&ctx.nodes, &key, version, patch).await {
+        Ok(Outcome::Done) => false,
+        Ok(Outcome::Lost) => true,
+        Err(error) => {
+            tracing::warn!(node = %key, %error, "the node's phase was not written");
+            true
         }
     }
 }
@@ -153,7 +163,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
     after.phase = Some(NodePhase::NotReady);
     let mut list = after.conditions.take().unwrap_or_default();
     let said = Said::new("Ready", false, "NotHeardOf", judged.because.clone());
-    conditions::set(&mut list, said, node.meta.generation, now);
+    conditions::set(&mut list, said, node.meta().generation, now);
     after.conditions = Some(list);
     status_patch(before, &after)
 }
@@ -161,7 +171,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
 /// Lists the nodes that are alive by what was seen so far.
 pub fn alive(ctx: &Context) -> BTreeSet<String> {
     let at = ctx.clock.elapsed();
-    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
     names
         .filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive)
         .collect()
@@ -198,10 +208,7 @@ mod tests {
                 phase: Some(phase),
                 ..FleetNodeStatus::default()
             });
-            let node = Cached {
-                meta: node.metadata.clone(),
-                object: Ok(node),
-            };
+            let node = Cached::of(node);
             let patch = plan(&node, &judged, Timestamp::UNIX_EPOCH);
             assert_eq!(patch.is_some(), written, "{phase:?} {judged:?}");
         }

@@ -6,8 +6,11 @@
 
 mod chart;
 mod crds;
+mod faults;
 mod kubectl;
+mod leader;
 mod node;
+mod site;
 
 use std::path::Path;
 

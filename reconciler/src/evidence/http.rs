@@ -135,10 +135,10 @@ async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) ->
         return Ok(true);
     }
     // The claim may be newer than the cache.
-    let namespace = known.meta.namespace.clone().unwrap_or_default();
+    let namespace = known.meta().namespace.clone().unwrap_or_default();
     let resource = ApiResource::erase::<AgenticTask>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(serving.client.clone(), &namespace, &resource);
-    let found = api.get_opt(known.meta.name.as_deref().unwrap_or_default()).await?;
+    let found = api.get_opt(known.meta().name.as_deref().unwrap_or_default()).await?;
     let found = found.filter(|task| task.metadata.uid.as_deref() == Some(address.task()));
     Ok(found.is_some_and(|task| is_claim(&task.data, address.epoch(), &hash)))
 }
