@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use schemas::{Agent, AgenticTask, FleetNode, ModelProfile};
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,9 @@ const TELL_AT_ONCE: usize = 200;
 /// Before a task whose write did not happen is looked at again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
+/// How long one pass may take before it counts as stuck.
+const PASS_LIMIT: Duration = Duration::from_secs(1800);
+
 /// What the controller works with.
 pub struct Context {
     /// Writes.
@@ -42,6 +46,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What the scheduler knows.
     pub scheduler: Arc<Scheduler>,
+    /// Who is told of passes that do not end.
+    pub health: Arc<Health>,
 }
 
 /// The index and the call to look at it.
@@ -105,6 +111,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     let mut told_all = false;
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
+        let working = ctx.health.begin("AgenticTask", PASS_LIMIT);
         let pass = ctx.scheduler.read(|index| plan::plan(index, at));
         if !pass.steps.is_empty() {
             told_all = false;
@@ -117,6 +124,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             apply::apply(&ctx, steps).await;
             tell_at = ctx.clock.elapsed() + TELL_EVERY;
         }
+        drop(working);
         let now = ctx.clock.elapsed();
         let tell = (!told_all).then_some(tell_at);
         let wake = [pass.wake, tell]

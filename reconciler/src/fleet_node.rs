@@ -11,6 +11,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use schemas::fleet_node::{FleetNodeStatus, NodePhase};
 use schemas::{FleetNode, labels};
 use serde_json::Value;
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ use crate::clock::{Clock, lock};
 use crate::conditions::{self, Said};
 use crate::writer::{Outcome, Writer, status_patch};
 use liveness::{Judgement, Liveness};
+
+/// How long one round over all nodes may take before it counts as stuck.
+const ROUND_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the controller works with.
 pub struct Context {
@@ -33,6 +37,8 @@ pub struct Context {
     pub scheduler: Arc<Scheduler>,
     /// What is known of all nodes.
     pub watch: Arc<Watch>,
+    /// Who is told of rounds that do not end.
+    pub health: Arc<Health>,
 }
 
 /// What is known of all nodes, and the call to look at it.
@@ -89,6 +95,20 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Says of each node when its last heartbeat was seen, and whether it counts as alive at `at`.
+    pub fn nodes(&self, nodes: &Cache<FleetNode>, at: Duration) -> Vec<(String, Option<Duration>, bool)> {
+        let names = nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+        let liveness = lock(&self.liveness);
+        names
+            .map(|name| {
+                let (seen, alive) = (liveness.last_beat(&name), liveness.judge(&name, at).alive);
+                (name, seen, alive)
+            })
+            .collect()
+    }
+}
+
 fn heartbeat(node: &Cached<FleetNode>) -> Option<Timestamp> {
     let status = node.readable()?.status.as_ref()?;
     status.last_heartbeat_time.as_ref().map(|time| time.0)
@@ -99,6 +119,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "FleetNode", "Starting workers");
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
+        let working = ctx.health.begin("FleetNode", ROUND_LIMIT);
         let mut wake: Option<Duration> = None;
         let mut retry = false;
         for node in ctx.nodes.all() {
@@ -124,6 +145,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
                 }
             }
         }
+        drop(working);
         let now = ctx.clock.elapsed();
         let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
         if retry {
