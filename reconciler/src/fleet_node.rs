@@ -101,7 +101,7 @@ impl Watch {
 impl Watch {
     /// Says of each node when its last heartbeat was seen, and whether it counts as alive at `at`.
     pub fn nodes(&self, nodes: &Cache<FleetNode>, at: Duration) -> Vec<(String, Option<Duration>, bool)> {
-        let names = nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+        let names = nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
         let liveness = lock(&self.liveness);
         names
             .map(|name| {

@@ -41,7 +41,10 @@ async fn a_task_is_listed_shown_cancelled_and_tried_again_on_a_cluster() {
     assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed:#}");
     assert_eq!(listed["items"][0]["status"]["assignedNode"], "node");
     let listed = works(&site, &["get", "nodes"]);
-    assert!(listed.contains("node") && listed.contains("Ready") && listed.contains("task"), "{listed}");
+    assert!(
+        listed.contains("node") && listed.contains("Ready") && listed.contains("task"),
+        "{listed}"
+    );
     let shown = works(&site, &["show", "task"]);
     assert!(shown.contains("task") && shown.contains("Running"), "{shown}");
 

@@ -214,7 +214,10 @@ fn split(text: &str) -> Vec<String> {
 fn plain(text: &str) -> String {
     static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         [
-            (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000( UTC)?)?", "<time>"),
+            (
+                r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000( UTC)?)?",
+                "<time>",
+            ),
             (r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d \+0000", "<time>"),
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>"),
             (r#"(?i)(resource ?version"?:\s*"?)\d+"#, "$1<version>"),
@@ -239,5 +242,8 @@ fn what_is_typed_is_split_as_a_shell_would() {
 #[test]
 fn only_what_differs_from_run_to_run_is_taken_out() {
     let text = "one   2026-01-01T00:00:00Z 3m5s\nresourceVersion: \"17\" model: x17";
-    assert_eq!(plain(text), "one <time> <age>\nresourceVersion: \"<version>\" model: x17");
+    assert_eq!(
+        plain(text),
+        "one <time> <age>\nresourceVersion: \"<version>\" model: x17"
+    );
 }

@@ -205,7 +205,14 @@ const RULES_REVIEW: &[Field] = &[
     ),
 ];
 
-const SELF_REVIEW: &[Field] = &[(1, "metadata", Message(META))];
+const SELF_REVIEW: &[Field] = &[
+    (1, "metadata", Message(META)),
+    (
+        2,
+        "status",
+        Message(&[(1, "userInfo", Message(&[(1, "username", Text), (2, "uid", Text)]))]),
+    ),
+];
 
 /// The kinds that are read.
 const KINDS: [(&str, &str, &[Field]); 7] = [

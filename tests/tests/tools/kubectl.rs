@@ -140,11 +140,18 @@ async fn every_verb_that_a_person_types_does_what_it_should() {
     let folder = tempfile::tempdir().unwrap();
     let plane = Served::on_plane(folder.path()).await;
     let kubectl = Kubectl::new(plane.kubeconfig().await);
-    let printed = tokio::task::spawn_blocking(move || play(&kubectl, Server::Plane, "verbs")).await.unwrap();
+    let printed = tokio::task::spawn_blocking(move || play(&kubectl, Server::Plane, "verbs"))
+        .await
+        .unwrap();
     let wrong: Vec<String> = printed
         .iter()
         .filter(|printed| !printed.missing.is_empty())
-        .map(|printed| format!("kubectl {}\n  lacks {:?} in:\n{}", printed.typed, printed.missing, printed.text))
+        .map(|printed| {
+            format!(
+                "kubectl {}\n  lacks {:?} in:\n{}",
+                printed.typed, printed.missing, printed.text
+            )
+        })
         .collect();
     plane.close().await;
     println!("{} calls of kubectl", printed.len());
@@ -161,10 +168,7 @@ async fn kubectl_follows_what_changes() {
         kubectl.run_with(&["create", "-f", "-"], &agent("coder", "one"));
         kubectl.watched(
             &["get", "agents", "--watch", "--output-watch-events", "-L", "team"],
-            &[
-                &["label", "agent", "extra", "team=a"],
-                &["delete", "agent", "extra"],
-            ],
+            &[&["label", "agent", "extra", "team=a"], &["delete", "agent", "extra"]],
         )
     });
     let lines = lines.await.unwrap();
