@@ -14,6 +14,7 @@ pub mod fleet_node;
 pub mod leader;
 pub mod metrics;
 pub mod operator;
+pub mod probes;
 pub mod reporter;
 pub mod task_queue;
 pub mod text;

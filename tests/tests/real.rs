@@ -6,22 +6,31 @@
 
 mod chart;
 mod crds;
+mod faults;
 mod kubectl;
+mod leader;
 mod node;
+mod site;
 
 use std::path::Path;
 
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Client, ResourceExt};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, ResourceExt};
 
 use crate::foreman::LIMIT;
-pub use crate::served::namespace;
 
 /// Connects to the real API as its administrator.
 pub async fn client() -> Client {
-    let kubeconfig = crate::served::real_kubeconfig()
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let path = std::env::var_os("FOREMAN_REAL_KUBECONFIG")
         .expect("FOREMAN_REAL_KUBECONFIG names a real control plane; run this by `cargo xtask test --real`");
-    crate::served::connect(&kubeconfig).await
+    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    Client::try_from(config.unwrap()).unwrap()
 }
 
 /// Reads the CustomResourceDefinitions as the chart installs them.
@@ -41,8 +50,21 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 
 /// Makes the kinds known to the API and waits until they are served; does no harm where they are.
 pub async fn install_crds(client: &Client) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in crds() {
-        let waited = tokio::time::timeout(LIMIT, crate::served::define(client, &crd)).await;
-        assert!(waited.is_ok(), "{} is not established", crd.name_any());
+        let name = crd.name_any();
+        let params = PatchParams::apply("foreman-tests").force();
+        api.patch(&name, &params, &Patch::Apply(&crd)).await.unwrap();
+        let established = await_condition(api.clone(), &name, conditions::is_crd_established());
+        let waited = tokio::time::timeout(LIMIT, established).await;
+        assert!(matches!(waited, Ok(Ok(_))), "{name} is not established: {waited:?}");
     }
+}
+
+/// Makes a namespace that nobody else uses, and returns its name.
+pub async fn namespace(client: &Client) -> String {
+    let mut namespace = Namespace::default();
+    namespace.metadata.generate_name = Some("test-".to_owned());
+    let api: Api<Namespace> = Api::all(client.clone());
+    api.create(&PostParams::default(), &namespace).await.unwrap().name_any()
 }

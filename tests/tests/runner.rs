@@ -16,6 +16,7 @@ mod git_server;
 mod idle;
 mod init;
 mod kubectl;
+mod operator;
 mod processes;
 mod queue;
 mod real;

@@ -6,7 +6,7 @@
 //! missing tool is a failed test.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +16,8 @@ use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
-/// The module, below that one, whose tests need a node that runs pods.
-const NODE: &str = "node";
+/// The modules, below that one, whose tests need more than a control plane.
+const MORE: [(&str, Tier); 1] = [("node", Tier::Node)];
 /// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all
 /// of the program are of them. Without `FOREMAN_REAL_KUBECONFIG` they speak to a plane of their own.
 const SUITE: [(&str, &[&str]); 2] = [("plane", &[]), ("runner", &["commands", "processes"])];
@@ -57,9 +57,7 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
 /// servers where it started them.
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let tier = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
-    let (node, api): (Vec<_>, Vec<_>) = tier.into_iter().partition(|name| is_in(name, NODE));
-    let mut on_api = Vec::new();
+    let mut runs = Vec::new();
     for (program, modules) in SUITE {
         let suite = || {
             process::cargo(
@@ -71,53 +69,64 @@ pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
         let chosen = named(suite(), |name| {
             belongs(name) && !is_in(name, REAL) && matches(name, filter)
         })?;
-        on_api.push((suite(), chosen));
+        runs.push((Tier::Api, suite(), chosen));
     }
-    on_api.push((ignored(root), api));
-    let on_node = vec![(ignored(root), node)];
-    if on_api.iter().chain(&on_node).all(|(_, chosen)| chosen.is_empty()) {
+    let mut on_api = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
+    for (module, tier) in MORE {
+        let (more, others) = on_api.into_iter().partition(|name| is_in(name, module));
+        on_api = others;
+        runs.push((tier, ignored(root), more));
+    }
+    runs.insert(0, (Tier::Api, ignored(root), on_api));
+    runs.retain(|(_, _, chosen)| !chosen.is_empty());
+    if runs.is_empty() {
         bail!("there is no such test; those that need a real control plane lie in a module named `{REAL}`");
     }
-    let named = [
+    let programs = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
         (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
     ];
-    let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
-    let programs: Vec<_> = named.iter().map(|(_, variable)| *variable).zip(paths).collect();
-    for (variable, path) in &programs {
-        println!("{variable}: {}", path.display());
+    let paths = real::paths(root, &programs.map(|(program, _)| program), Which::Pinned)?;
+    for ((program, _), path) in programs.iter().zip(&paths) {
+        println!("{}: {}", program.name(), path.display());
     }
-    // Both run, so that one run shows all that is wrong.
-    let on_api = run_on(root, Tier::Api, on_api, &programs);
-    let on_node = run_on(root, Tier::Node, on_node, &programs);
-    on_api.and(on_node)
+    for (_, command, chosen) in &mut runs {
+        command.arg("--exact").args(chosen.iter());
+        command.envs(programs.iter().map(|(_, variable)| variable).zip(&paths));
+    }
+    // Every tier runs, so that one run shows all that is wrong.
+    let mut ran = Ok(());
+    while let Some((tier, ..)) = runs.first() {
+        let tier = *tier;
+        let (these, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, ..)| *of == tier);
+        runs = others;
+        let commands = these.into_iter().map(|(_, command, _)| command).collect();
+        ran = ran.and(run_on(root, tier, commands));
+    }
+    ran
 }
 
-/// Runs tests on servers of a tier, where there are such tests: for each command those that it names.
-fn run_on(root: &Path, tier: Tier, mut runs: Vec<(Command, Vec<String>)>, programs: &[(&str, PathBuf)]) -> Result<()> {
-    // Without names everything would run.
-    runs.retain(|(_, chosen)| !chosen.is_empty());
-    if runs.is_empty() {
-        return Ok(());
-    }
+/// Runs tests on servers of a tier.
+fn run_on(root: &Path, tier: Tier, commands: Vec<Command>) -> Result<()> {
     let archive = match tier {
         Tier::Node => Some(images::build(root, &images::Build::DEV)?),
         _ => None,
     };
     let servers = real::Servers::up(root, tier)?;
-    let kubeconfig = servers.kubeconfig()?;
-    let mut ran = match &archive {
-        Some(archive) => servers.load(archive),
-        None => Ok(()),
+    let ran = || {
+        if let Some(archive) = &archive {
+            servers.load(archive)?;
+        }
+        let kubeconfig = servers.kubeconfig()?;
+        let mut ran = Ok(());
+        for mut command in commands {
+            command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
+            ran = ran.and(run_counted(command, &format!("tests that need tier {tier}")));
+        }
+        ran
     };
-    let loaded = ran.is_ok();
-    for (mut command, chosen) in runs.into_iter().filter(|_| loaded) {
-        command.arg("--exact").args(chosen).envs(programs.iter().cloned());
-        command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
-        let this = run_counted(command, &format!("tests that need tier {tier}"));
-        ran = ran.and(this);
-    }
+    let ran = ran();
     // What a test did wrong comes first, but a server that goes on is an error of its own.
     match (ran, servers.down()) {
         (Err(error), Err(stopping)) => Err(error.context(format!("{stopping:#}"))),

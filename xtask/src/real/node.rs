@@ -63,6 +63,11 @@ pub fn check(install: bool) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("tier node needs root: containers, mounts and network namespaces");
     }
+    if clean::another_kubelet() {
+        bail!(
+            "tier node needs a machine without a kubelet: another one runs here; stop it, or its tier with `real down`"
+        );
+    }
     let packages = missing(|program| {
         let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         folders
@@ -269,6 +274,7 @@ pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3], own: &
                 format!("--config={}", file("kubelet.yaml")),
                 format!("--kubeconfig={}", file("kubelet.kubeconfig")),
                 format!("--root-dir={}", file("kubelet")),
+                format!("--cert-dir={}", file("kubelet/pki")),
                 format!("--hostname-override={NODE}"),
                 format!("--node-ip={}", network.node),
             ],
