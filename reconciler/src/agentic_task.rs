@@ -20,6 +20,7 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::{Agent, AgenticTask, FleetNode, ModelProfile};
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// How long writes that are under way may take when the work ends.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// How long one pass may take before it counts as stuck.
+const PASS_LIMIT: Duration = Duration::from_secs(1800);
+
 /// What the controller works with.
 pub struct Context {
     /// Writes.
@@ -59,6 +63,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What the scheduler knows.
     pub scheduler: Arc<Scheduler>,
+    /// Who is told of passes that do not end.
+    pub health: Arc<Health>,
 }
 
 /// The index and the call to look at it.
@@ -125,6 +131,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     let mut failures: HashMap<Key, u32> = HashMap::new();
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
+        let working = ctx.health.begin("AgenticTask", PASS_LIMIT);
         let pass = ctx.scheduler.read(|index| plan::plan(index, at));
         if !pass.steps.is_empty() {
             told_all = false;
@@ -143,6 +150,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             let ctx = ctx.clone();
             flights.push(async move { (apply::write(&ctx, &step).await, step.key) });
         }
+        drop(working);
         let now = ctx.clock.elapsed();
         let tell = (!told_all).then_some(tell_at);
         let wake = [pass.wake, tell]

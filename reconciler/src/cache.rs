@@ -204,6 +204,11 @@ where
         listeners.push(Box::new(listener));
     }
 
+    /// Says whether every object has been listed once.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
     /// Waits until every object has been listed once.
     pub async fn wait_synced(&self) {
         let mut synced = self.synced.subscribe();

@@ -12,6 +12,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use schemas::fleet_node::{FleetNodeStatus, NodePhase};
 use schemas::{FleetNode, labels};
 use serde_json::Value;
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,8 @@ use liveness::{Judgement, Liveness};
 
 /// Writes that are under way at once.
 const CONCURRENT: usize = 16;
+/// How long one round over all nodes may take before it counts as stuck.
+const ROUND_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the controller works with.
 pub struct Context {
@@ -37,6 +40,8 @@ pub struct Context {
     pub scheduler: Arc<Scheduler>,
     /// What is known of all nodes.
     pub watch: Arc<Watch>,
+    /// Who is told of rounds that do not end.
+    pub health: Arc<Health>,
 }
 
 /// What is known of all nodes, and the call to look at it.
@@ -93,6 +98,20 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Says of each node when its last heartbeat was seen, and whether it counts as alive at `at`.
+    pub fn nodes(&self, nodes: &Cache<FleetNode>, at: Duration) -> Vec<(String, Option<Duration>, bool)> {
+        let names = nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
+        let liveness = lock(&self.liveness);
+        names
+            .map(|name| {
+                let (seen, alive) = (liveness.last_beat(&name), liveness.judge(&name, at).alive);
+                (name, seen, alive)
+            })
+            .collect()
+    }
+}
+
 fn heartbeat(node: &Cached<FleetNode>) -> Option<Timestamp> {
     let status = node.readable()?.status.as_ref()?;
     status.last_heartbeat_time.as_ref().map(|time| time.0)
@@ -103,6 +122,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "FleetNode", "Starting workers");
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
+        let working = ctx.health.begin("FleetNode", ROUND_LIMIT);
         let mut wake: Option<Duration> = None;
         let mut lost = Vec::new();
         for node in ctx.nodes.all() {
@@ -118,8 +138,9 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
         }
         // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
         let writes = futures::stream::iter(lost).map(|(node, patch)| write(&ctx, node, patch));
-        let retry = writes.buffer_unordered(CONCURRENT).any(|again| async move { again });
-        let retry = retry.await;
+        let again = writes.buffer_unordered(CONCURRENT);
+        let retry = again.fold(false, |any, again| async move { any || again }).await;
+        drop(working);
         let now = ctx.clock.elapsed();
         let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
         if retry {

@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod leader;
 pub mod metrics;
 pub mod operator;
+pub mod probes;
 pub mod reporter;
 pub mod task_queue;
 pub mod text;

@@ -7,7 +7,9 @@
 mod chart;
 mod crds;
 mod faults;
+mod kubectl;
 mod leader;
+mod node;
 mod site;
 
 use std::path::Path;

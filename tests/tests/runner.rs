@@ -7,6 +7,7 @@
 
 mod chaos;
 mod chart;
+mod commands;
 mod demo;
 mod doctor;
 mod dry_run;
@@ -14,11 +15,14 @@ mod foreman;
 mod git_server;
 mod idle;
 mod init;
+mod kubectl;
 mod operator;
 mod processes;
 mod queue;
 mod real;
 mod sample;
+mod served;
+mod site;
 mod stage;
 mod tasks_repo;
 mod tools;

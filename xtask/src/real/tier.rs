@@ -1,5 +1,6 @@
 //! Starting a tier of real servers, telling of it and stopping it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,10 @@ use super::api::{self, Api, Layout};
 use super::build::{self, Which, tail};
 use super::ledger::{self, Recorded};
 use super::ports::Reserved;
+use super::program::Program;
+use super::server::Server;
 use super::state::{Cluster, State};
-use super::{How, pki};
+use super::{How, node, pki};
 
 /// How long a server may take until it is ready. A machine with much else to do needs minutes; one that fails ends by
 /// itself, and is not waited for.
@@ -31,12 +34,22 @@ const SHOWN_LINES: usize = 8;
 pub enum Tier {
     /// etcd, kube-apiserver and kube-controller-manager; needs Go, no root.
     Api,
+    /// Tier api, and a node: kube-scheduler, containerd, kubelet, kube-proxy; needs root and Debian packages.
+    Node,
+}
+
+impl Tier {
+    /// Returns whether what needs the other tier can be done on this one.
+    pub fn includes(self, other: Tier) -> bool {
+        self == other || other == Self::Api
+    }
 }
 
 impl std::fmt::Display for Tier {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Self::Api => "api",
+            Self::Node => "node",
         })
     }
 }
@@ -56,7 +69,7 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
     let recorded = ledger::read(state)?;
     if let Some(cluster) = state.cluster()? {
         match ended(&cluster, &recorded)? {
-            None if cluster.tier == tier && cluster.durable == how.durable => return Ok(Up::Already),
+            None if cluster.tier.includes(tier) && cluster.durable == how.durable => return Ok(Up::Already),
             None => bail!(
                 "tier {} is up in {}, {}; run `cargo xtask real down` first",
                 cluster.tier,
@@ -66,11 +79,18 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
             Some(name) => eprintln!("{name} has ended; starting all anew"),
         }
     }
+    if tier == Tier::Node {
+        node::check(how.install)?;
+    }
     let begin = Instant::now();
-    let programs: [PathBuf; 3] = build::paths(root, &api::PROGRAMS, Which::Pinned)?
-        .try_into()
-        .map_err(|_| anyhow!("failed to find every program of the tier"))?;
-    stop_all(&recorded)?;
+    let programs = Programs {
+        api: find(root, &api::PROGRAMS)?,
+        node: match tier {
+            Tier::Api => None,
+            Tier::Node => Some(find(root, &node::PROGRAMS)?),
+        },
+    };
+    stop_all(state, &recorded)?;
     state.clear()?;
     let built = begin.elapsed();
     match start(state, tier, how, programs) {
@@ -81,13 +101,25 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
         }
         Err(error) => {
             // What went wrong first is what is told; what cannot be stopped is told too, and `down` tries again.
-            match ledger::read(state).and_then(|recorded| stop_all(&recorded)) {
+            match ledger::read(state).and_then(|recorded| stop_all(state, &recorded)) {
                 Ok(_) => state.clear()?,
                 Err(stopping) => eprintln!("{stopping:#}"),
             }
             Err(error)
         }
     }
+}
+
+/// The programs that a tier runs.
+struct Programs {
+    api: [PathBuf; 3],
+    node: Option<[PathBuf; 3]>,
+}
+
+fn find(root: &Path, programs: &[Program; 3]) -> Result<[PathBuf; 3]> {
+    build::paths(root, programs, Which::Pinned)?
+        .try_into()
+        .map_err(|_| anyhow!("failed to find every program of the tier"))
 }
 
 fn durability(durable: bool) -> &'static str {
@@ -112,42 +144,91 @@ fn ended(cluster: &Cluster, recorded: &[Recorded]) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn start(state: &State, tier: Tier, how: How, programs: [PathBuf; 3]) -> Result<()> {
+fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> {
     let [etcd_port, etcd_peer_port, api_port] = [Reserved::new()?, Reserved::new()?, Reserved::new()?];
-    let address = api::own_address();
-    let admin = pki::write(state, address, api_port.port())?;
+    let network = node::Network::of(state.folder());
+    let (listen, address) = match tier {
+        Tier::Api => (Ipv4Addr::LOCALHOST, api::own_address()),
+        Tier::Node => (network.host, network.host),
+    };
+    let admin = pki::write(state, listen, address, api_port.port())?;
     let layout = Layout {
         folder: state.folder().to_owned(),
-        programs,
+        programs: programs.api,
         etcd_port: etcd_port.port(),
         etcd_peer_port: etcd_peer_port.port(),
         api_port: api_port.port(),
+        listen,
         address,
         durable: how.durable,
     };
     let [etcd, server, controllers] = api::servers(&layout);
+    let own = std::env::current_exe().context("failed to find this program")?;
+    let node = programs
+        .node
+        .map(|programs| node::servers(state.folder(), &network, &programs, &own));
+    let all = [&etcd, &server, &controllers].into_iter().chain(node.iter().flatten());
     state.write_cluster(&Cluster {
         tier,
         durable: how.durable,
-        api_port: api_port.port(),
-        processes: [&etcd, &server, &controllers].map(|it| it.name.to_owned()).into(),
+        api: format!("https://{listen}:{}", layout.api_port),
+        processes: all.map(|server| server.name.to_owned()).collect(),
     })?;
+    if node.is_some() {
+        node::prepare(state, &network)?;
+    }
     for port in [etcd_port, etcd_peer_port, api_port] {
         port.release();
     }
-    let api = Api::new(layout.api_port, &admin)?;
+    let api = Api::new(listen, layout.api_port, &admin)?;
     // kube-apiserver waits for etcd by itself, and has much to prepare meanwhile.
     let etcd = etcd.start(state, 0)?;
     let server = server.start(state, 1)?;
-    until_ready(state, &[&etcd, &server], &api, "/readyz")?;
+    until_ready(state, &[&etcd, &server], &api, "/readyz", |_| true)?;
     let controllers = controllers.start(state, 2)?;
     // Nothing can be done in a namespace before a controller has made its service account.
     let account = "/api/v1/namespaces/default/serviceaccounts/default";
-    until_ready(state, &[&etcd, &server, &controllers], &api, account)
+    until_ready(state, &[&etcd, &server, &controllers], &api, account, |_| true)?;
+    match node {
+        Some(servers) => start_node(state, &api, &servers),
+        None => Ok(()),
+    }
 }
 
-/// Waits until the API answers a path with success. The last of the servers is the one that is waited for.
-fn until_ready(state: &State, servers: &[&Recorded], api: &Api, path: &str) -> Result<()> {
+fn start_node(state: &State, api: &Api, [scheduler, containerd, names, proxy, kubelet]: &[Server; 5]) -> Result<()> {
+    node::volumes::make(state, api)?;
+    let scheduler = scheduler.start(state, 3)?;
+    let containerd = containerd.start(state, 4)?;
+    let names = names.start(state, 5)?;
+    let proxy = proxy.start(state, 6)?;
+    let begin = Instant::now();
+    while node::import(state, &node::pause_archive(state)).is_err() {
+        if !containerd.runs()? || begin.elapsed() > READY_WITHIN {
+            return Err(broken(state, "containerd", "takes no images"));
+        }
+        std::thread::sleep(ASKED_EVERY);
+    }
+    let kubelet = kubelet.start(state, 7)?;
+    let path = format!("/api/v1/nodes/{}", node::NODE);
+    let servers = [&scheduler, &containerd, &names, &proxy, &kubelet];
+    until_ready(state, &servers, api, &path, is_ready)
+}
+
+/// Returns whether a Node says of itself that it is ready.
+fn is_ready(answer: &str) -> bool {
+    let node: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|it| it["type"] == "Ready" && it["status"] == "True"))
+}
+
+/// Waits until the API answers a path with success and what is wanted. The last of the servers is waited for.
+fn until_ready(
+    state: &State,
+    servers: &[&Recorded],
+    api: &Api,
+    path: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<()> {
     let begin = Instant::now();
     let mut told = begin;
     let name = servers.last().map_or("the API", |recorded| &recorded.name);
@@ -158,10 +239,11 @@ fn until_ready(state: &State, servers: &[&Recorded], api: &Api, path: &str) -> R
             }
         }
         let answer = match api.answers(path) {
-            Ok(()) => {
+            Ok(answer) if wanted(&answer) => {
                 eprintln!("{name}: ready after {:.1} s", begin.elapsed().as_secs_f64());
                 return Ok(());
             }
+            Ok(_) => "not ready yet".to_owned(),
             Err(answer) => answer,
         };
         if begin.elapsed() > READY_WITHIN {
@@ -188,13 +270,17 @@ fn broken(state: &State, name: &str, what: &str) -> anyhow::Error {
 }
 
 /// Stops processes in the opposite order of their starts.
-fn stop_all(recorded: &[Recorded]) -> Result<usize> {
+fn stop_all(state: &State, recorded: &[Recorded]) -> Result<usize> {
     let mut stopped = 0;
     for recorded in recorded.iter().rev() {
         if recorded.runs()? {
             recorded.stop(STOP_WITHIN)?;
             stopped += 1;
         }
+    }
+    // A folder without a node has nothing of this, and nobody but root could have made it.
+    if state.file("containerd.toml").exists() {
+        node::clean::all(state)?;
     }
     Ok(stopped)
 }
@@ -204,7 +290,7 @@ pub fn down(state: &State) -> Result<()> {
     let _lock = state.lock()?;
     let begin = Instant::now();
     let recorded = ledger::read(state)?;
-    let stopped = stop_all(&recorded)?;
+    let stopped = stop_all(state, &recorded)?;
     state.clear()?;
     if recorded.is_empty() {
         println!("nothing is up in {}", state.folder().display());
@@ -225,10 +311,10 @@ pub fn status(state: &State) -> Result<()> {
         bail!("nothing is up in {}", state.folder().display());
     };
     println!(
-        "tier {} in {}, https://127.0.0.1:{}, {}",
+        "tier {} in {}, {}, {}",
         cluster.tier,
         state.folder().display(),
-        cluster.api_port,
+        cluster.api,
         durability(cluster.durable)
     );
     let recorded = ledger::read(state)?;
@@ -265,7 +351,7 @@ mod tests {
         let cluster = Cluster {
             tier: Tier::Api,
             durable: false,
-            api_port: 1,
+            api: String::new(),
             processes: vec!["etcd".to_owned(), "kube-apiserver".to_owned()],
         };
         assert_eq!(ended(&cluster, &[own("etcd"), own("kube-apiserver")]).unwrap(), None);
@@ -277,6 +363,14 @@ mod tests {
         };
         let gone = ended(&cluster, &[replaced, own("kube-apiserver")]).unwrap();
         assert_eq!(gone.as_deref(), Some("etcd"));
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so() {
+        let node = |status: &str| format!(r#"{{"status":{{"conditions":[{{"type":"Ready","status":"{status}"}}]}}}}"#);
+        assert!(is_ready(&node("True")));
+        assert!(!is_ready(&node("False")));
+        assert!(!is_ready("{}"));
     }
 
     #[test]
