@@ -11,6 +11,7 @@ pub mod conditions;
 pub mod crd_check;
 pub mod evidence;
 pub mod fleet_node;
+pub mod lanes;
 pub mod leader;
 pub mod metrics;
 pub mod operator;

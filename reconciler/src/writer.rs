@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::cache::{Cache, Key};
+use crate::lanes::{Bulk, Lanes};
 use crate::leader::Leadership;
 
 /// Longest time that one request may take: a server that went away without a word must not hold work for good.
@@ -120,12 +121,34 @@ pub enum Outcome {
 pub struct Writer {
     client: Client,
     leadership: Leadership,
+    lanes: Arc<Lanes>,
+    /// What is being made first, where this writer makes it.
+    bulk: Option<Arc<Bulk>>,
 }
 
 impl Writer {
     /// Makes a writer over `client` that works while `leadership` is held.
     pub fn new(client: Client, leadership: Leadership) -> Self {
-        Self { client, leadership }
+        Self {
+            client,
+            leadership,
+            lanes: Arc::default(),
+            bulk: None,
+        }
+    }
+
+    /// Shares the server with other writers.
+    pub fn sharing(mut self, lanes: Arc<Lanes>) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Returns a writer whose writes come before those of all others, as long as it lives.
+    pub fn first(&self) -> Self {
+        Self {
+            bulk: Some(Arc::new(self.lanes.begin())),
+            ..self.clone()
+        }
     }
 
     /// Returns the client, for reads.
@@ -145,6 +168,20 @@ impl Writer {
             Api::namespaced_with(self.client.clone(), namespace, &resource)
         };
         (api, resource)
+    }
+
+    /// Sends a request when it is its turn and waits for an answer, not for ever.
+    async fn within<T>(&self, action: &'static str, key: &Key, sent: impl Future<Output = T>) -> Result<T, Error> {
+        let _place = match self.bulk {
+            Some(_) => None,
+            None => self.lanes.place().await,
+        };
+        // It may have had to wait for longer than this process leads.
+        self.gate(action, key)?;
+        tokio::time::timeout(LONGEST, sent).await.map_err(|_| Error::Silence {
+            action,
+            object: key.to_string(),
+        })
     }
 
     fn gate(&self, action: &'static str, key: &Key) -> Result<(), Error> {
@@ -177,7 +214,7 @@ impl Writer {
         self.gate("write the status of", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
-        let sent = within(
+        let sent = self.within(
             "write the status of",
             key,
             api.patch_status(&key.name, &parameters, &patch),
@@ -194,7 +231,7 @@ impl Writer {
         self.gate("change", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
-        let sent = within("change", key, api.patch(&key.name, &parameters, &patch));
+        let sent = self.within("change", key, api.patch(&key.name, &parameters, &patch));
         settle(cache, "change", key, sent.await?)
     }
 
@@ -210,7 +247,7 @@ impl Writer {
         object["kind"] = json!(resource.kind);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(object);
-        let sent = within("apply", key, api.patch(&key.name, &parameters, &patch));
+        let sent = self.within("apply", key, api.patch(&key.name, &parameters, &patch));
         settle(cache, "apply", key, sent.await?)
     }
 
@@ -227,7 +264,10 @@ impl Writer {
         object["metadata"]["name"] = json!(key.name);
         object["metadata"]["namespace"] = json!(key.namespace);
         let sent = match serde_json::from_value::<DynamicObject>(object) {
-            Ok(object) => within("create", key, api.create(&PostParams::default(), &object)).await?,
+            Ok(object) => {
+                self.within("create", key, api.create(&PostParams::default(), &object))
+                    .await?
+            }
             Err(error) => Err(kube::Error::SerdeError(error)),
         };
         settle(cache, "create", key, sent)
@@ -250,7 +290,7 @@ impl Writer {
             preconditions,
             ..DeleteParams::default()
         };
-        match within("delete", key, api.delete(&key.name, &parameters)).await? {
+        match self.within("delete", key, api.delete(&key.name, &parameters)).await? {
             Ok(answer) => {
                 match answer.left() {
                     // Finalizers or dependents hold it: the watch will say when it is gone.
@@ -270,19 +310,14 @@ impl Writer {
         event.metadata.name = Some(name.to_owned());
         event.metadata.namespace = Some(namespace.to_owned());
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        match within("record", &key, api.create(&PostParams::default(), &event)).await? {
+        match self
+            .within("record", &key, api.create(&PostParams::default(), &event))
+            .await?
+        {
             Ok(_) => Ok(Outcome::Done),
             Err(error) => settle_error("record", &key, error),
         }
     }
-}
-
-/// Waits for an answer, not for ever.
-async fn within<T>(action: &'static str, key: &Key, sent: impl Future<Output = T>) -> Result<T, Error> {
-    tokio::time::timeout(LONGEST, sent).await.map_err(|_| Error::Silence {
-        action,
-        object: key.to_string(),
-    })
 }
 
 fn settle<K>(

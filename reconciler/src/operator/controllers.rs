@@ -15,6 +15,7 @@ use super::Config;
 use super::caches::Caches;
 use crate::cache::Key;
 use crate::evidence::Evidence;
+use crate::lanes::Lanes;
 use crate::leader::Leadership;
 use crate::metrics::{self, Metrics, QUEUE_DEPTH, RECONCILE_SECONDS, RECONCILES, counted};
 use crate::reporter::notes::Notes;
@@ -65,11 +66,10 @@ impl Controllers {
         queue_work: Arc<WorkQueue<Key>>,
         evidence: Option<Evidence>,
     ) -> Self {
+        let lanes = Arc::new(Lanes::default());
         let writer = |cause| {
-            Writer::new(
-                counted(config.client.clone(), metrics.clone(), cause),
-                leadership.clone(),
-            )
+            let client = counted(config.client.clone(), metrics.clone(), cause);
+            Writer::new(client, leadership.clone()).sharing(lanes.clone())
         };
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());

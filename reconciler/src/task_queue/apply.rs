@@ -10,7 +10,7 @@ use super::plan::{Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
 use crate::text::one_line;
-use crate::writer::{self, Outcome, Refusal};
+use crate::writer::{self, Outcome, Refusal, Writer};
 
 /// Writes that are under way at once.
 const CONCURRENT: usize = 32;
@@ -46,11 +46,11 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Er
         note_to,
     } = plan;
     let total = writes.len();
-    let results: Vec<Result<Outcome, writer::Error>> = futures::stream::iter(writes)
-        .map(|write| carry_out(ctx, write))
-        .buffer_unordered(CONCURRENT)
-        .collect()
-        .await;
+    let results: Vec<Result<Outcome, writer::Error>> = {
+        let writer = &ctx.writer.first();
+        let writes = futures::stream::iter(writes).map(|write| carry_out(ctx, writer, write));
+        writes.buffer_unordered(CONCURRENT).collect().await
+    };
     if total > 0 {
         tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
     }
@@ -107,16 +107,16 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error> {
+async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outcome, writer::Error> {
     match write {
-        Write::Workload(key, text) => ctx.writer.apply(&ctx.workloads, &key, parsed(&text)).await,
-        Write::Task(key, text) => ctx.writer.apply(&ctx.tasks, &key, parsed(&text)).await,
+        Write::Workload(key, text) => writer.apply(&ctx.workloads, &key, parsed(&text)).await,
+        Write::Task(key, text) => writer.apply(&ctx.tasks, &key, parsed(&text)).await,
         Write::Delete("Workload", key, uid) => ctx
             .writer
             .delete(&ctx.workloads, &key, &uid)
             .await
             .map(|_| Outcome::Done),
-        Write::Delete(_, key, uid) => ctx.writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
+        Write::Delete(_, key, uid) => writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
     }
 }
 

@@ -173,7 +173,7 @@ async fn by_kubectl(site: &Site, times: &mut Times) -> String {
         std::fs::write(folder.join(format!("t{n:05}.yaml")), manifest(n, "Write the note.")).unwrap();
     }
     // What it learns of the API once is not counted.
-    kubectl(site, &namespace, &["get", "agentictasks"]);
+    kubectl(site, &namespace, &["api-resources", "--output", "name"]);
     let folder_of = folder.clone();
     let apply = move |site: &Site, namespace: &str| {
         let begin = Instant::now();
@@ -210,6 +210,16 @@ pub fn measure(runtime: &tokio::runtime::Runtime) {
             let (made, objects) = by_operator(&site, round, &mut times).await;
             let applied = by_bare_client(&site, objects, &mut times).await;
             let kubectl = by_kubectl(&site, &mut times).await;
+            let last = |times: &[Duration]| seconds(*times.last().unwrap());
+            let found = format!(
+                "{}, {}; {}, {}; {}",
+                last(&times.operator),
+                last(&times.operator_again),
+                last(&times.kubectl),
+                last(&times.kubectl_again),
+                last(&times.bare)
+            );
+            say("first time and again: operator; kubectl apply; bare client", &found);
             for namespace in [made, applied, kubectl] {
                 site.clear(&namespace).await;
             }
