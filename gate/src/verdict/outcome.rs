@@ -21,6 +21,8 @@ pub struct JobOutcome {
     pub pod_reason: String,
     /// Message that goes with the reasons.
     pub detail: String,
+    /// Why the Pod finds no node, as the scheduler says it; empty where it has one.
+    pub unscheduled: String,
     /// The container that fetches.
     pub init: ContainerEnd,
     /// The container that runs the steps.
@@ -113,6 +115,10 @@ impl JobOutcome {
         outcome.pod_reason = status.reason.clone().unwrap_or_default();
         if !outcome.pod_reason.is_empty() {
             outcome.detail = status.message.clone().unwrap_or_default();
+        }
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        if let Some(found) = conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False") {
+            outcome.unscheduled = crate::tail::line(found.message.as_deref().unwrap_or("it is not scheduled"), 300);
         }
         outcome.init = end_of(status.init_container_statuses.as_deref(), INIT_CONTAINER);
         outcome.main = end_of(status.container_statuses.as_deref(), MAIN_CONTAINER);
