@@ -6,6 +6,7 @@
 
 mod chart;
 mod crds;
+mod node;
 
 use std::path::Path;
 

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod r#gen;
+mod images;
 mod process;
 mod real;
 mod static_gate;
@@ -46,6 +47,8 @@ enum Command {
     Real(real::Real),
     /// Builds `foreman-gate` so that it runs in any image, checks that it does not ask for a library, and prints its path.
     StaticGate(static_gate::Build),
+    /// Builds the programs and packs them as images, without a registry and without a builder; prints the archive.
+    Images(images::Build),
     /// Measures speed and memory beside a peer in the same run, in a release build.
     Bench {
         /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`.
@@ -69,6 +72,10 @@ fn main() -> Result<()> {
         Command::StaticGate(how) => {
             let built = static_gate::build(root, &how)?;
             println!("{} ({:.1} MB)", built.path.display(), built.bytes as f64 / 1e6);
+            Ok(())
+        }
+        Command::Images(how) => {
+            println!("{}", images::build(root, &how)?.display());
             Ok(())
         }
         Command::Bench { names } => bench::run(root, &names),

@@ -6,16 +6,18 @@
 //! missing tool is a failed test.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::real::{self, Program, Which};
-use crate::{process, static_gate};
+use crate::real::{self, Program, Tier, Which};
+use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
+/// The module, below that one, whose tests need a node that runs pods.
+const NODE: &str = "node";
 /// A test of this name is the process that another test starts and kills.
 const CHILD: &str = "child";
 
@@ -52,21 +54,43 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
     let chosen = chosen(root, |name| is_in(name, REAL) && matches(name, filter))?;
-    let mut command = ignored(root);
-    command.arg("--exact").args(chosen);
+    let (node, api): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| is_in(name, NODE));
     let named = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
         (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
     ];
     let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
-    for ((program, variable), path) in named.iter().zip(paths) {
-        println!("{}: {}", program.name(), path.display());
-        command.env(variable, path);
+    let programs: Vec<_> = named.iter().map(|(_, variable)| *variable).zip(paths).collect();
+    for (variable, path) in &programs {
+        println!("{variable}: {}", path.display());
     }
-    let servers = real::Servers::up(root)?;
-    command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?);
-    let ran = run_counted(command, "tests that need a real control plane");
+    // Both run, so that one run shows all that is wrong.
+    let on_api = run_on(root, Tier::Api, api, &programs);
+    let on_node = run_on(root, Tier::Node, node, &programs);
+    on_api.and(on_node)
+}
+
+/// Runs tests on servers of a tier, where there are such tests.
+fn run_on(root: &Path, tier: Tier, chosen: Vec<String>, programs: &[(&str, PathBuf)]) -> Result<()> {
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let mut command = ignored(root);
+    command.arg("--exact").args(chosen).envs(programs.iter().cloned());
+    let archive = match tier {
+        Tier::Node => Some(images::build(root, &images::Build::DEV)?),
+        _ => None,
+    };
+    let servers = real::Servers::up(root, tier)?;
+    let ran = match &archive {
+        Some(archive) => servers.load(archive),
+        None => Ok(()),
+    };
+    let ran = ran.and_then(|()| {
+        command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?);
+        run_counted(command, &format!("tests that need tier {tier}"))
+    });
     // What a test did wrong comes first, but a server that goes on is an error of its own.
     match (ran, servers.down()) {
         (Err(error), Err(stopping)) => Err(error.context(format!("{stopping:#}"))),

@@ -4,7 +4,7 @@ mod accounts;
 mod admission;
 mod agents;
 mod cluster;
-mod helm;
+pub mod helm;
 mod rbac;
 mod refusals;
 mod render;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::pki::{Admin, SERVICE_ADDRESS};
 use super::program::Program;
@@ -147,7 +147,12 @@ pub struct Api {
 impl Api {
     /// Prepares to ask the API at an address of this machine.
     pub fn new(listen: Ipv4Addr, port: u16, admin: &Admin) -> Result<Api> {
-        let ca = reqwest::Certificate::from_pem(admin.ca.as_bytes()).context("failed to read the certificate made")?;
+        Self::at(format!("https://{listen}:{port}"), &admin.ca, &admin.token)
+    }
+
+    /// Prepares to ask the API at a URL, as the bearer of a token.
+    pub fn at(base: String, ca: &str, token: &str) -> Result<Api> {
+        let ca = reqwest::Certificate::from_pem(ca.as_bytes()).context("failed to read the API's certificate")?;
         let client = reqwest::blocking::Client::builder()
             .tls_certs_only([ca])
             .no_proxy()
@@ -156,9 +161,22 @@ impl Api {
             .context("failed to make a client")?;
         Ok(Api {
             client,
-            base: format!("https://{listen}:{port}"),
-            token: admin.token.clone(),
+            base,
+            token: token.to_owned(),
         })
+    }
+
+    /// Makes an object.
+    pub fn create(&self, path: &str, object: &serde_json::Value) -> Result<()> {
+        let url = format!("{}{path}", self.base);
+        let failed = || format!("failed to make an object at {path}");
+        let answer = self.client.post(url).bearer_auth(&self.token).json(object).send();
+        let answer = answer.with_context(failed)?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("{}: {status}: {}", failed(), answer.text().unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// Returns what a path is answered with, where that is success; else what was wrong.

@@ -3,20 +3,24 @@
 //! The namespace is joined to the machine by a pair of interfaces; the API listens on the machine's end. Bridges, rules of
 //! iptables and the pods' addresses lie in the namespace and go with it.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
-use sha2::{Digest, Sha256};
 
-use super::image::{self, Content};
 use super::program::Program;
 use super::server::Server;
 use super::state::State;
+use crate::images::archive::{self, Content, Image, Layer};
 use crate::process;
+
+pub mod clean;
+mod control_groups;
+pub mod names;
+mod network;
+pub mod volumes;
+
+pub use network::Network;
 
 /// The programs that the tier runs besides those of tier api.
 pub const PROGRAMS: [Program; 3] = [Program::KubeScheduler, Program::Kubelet, Program::KubeProxy];
@@ -53,70 +57,6 @@ int main(void) {
     for (;;) pause();
 }
 ";
-
-/// The network that joins the node to the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// The namespace, and the stem of the interfaces' names.
-    pub name: String,
-    /// The machine's end.
-    pub host: Ipv4Addr,
-    /// The node's end.
-    pub node: Ipv4Addr,
-}
-
-impl Network {
-    /// Names the network of a state folder; two folders have two networks.
-    pub fn of(folder: &Path) -> Network {
-        let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
-        let [a, b] = [digest[0], digest[1] & 0xfc];
-        Network {
-            name: format!("fm{}", hex::encode(&digest[..4])),
-            host: Ipv4Addr::new(10, 89, a, b | 1),
-            node: Ipv4Addr::new(10, 89, a, b | 2),
-        }
-    }
-
-    fn commands(&self) -> Vec<String> {
-        let Network { name, host, node } = self;
-        vec![
-            format!("netns add {name}"),
-            format!("link add {name}h type veth peer name {name}n"),
-            format!("link set {name}n netns {name}"),
-            format!("addr add {host}/30 dev {name}h"),
-            format!("link set {name}h up"),
-            format!("-n {name} addr add {node}/30 dev {name}n"),
-            format!("-n {name} link set lo up"),
-            format!("-n {name} link set {name}n up"),
-            format!("-n {name} route add default via {host}"),
-        ]
-    }
-
-    fn make(&self) -> Result<()> {
-        for command in self.commands() {
-            let mut ip = Command::new("ip");
-            ip.args(command.split(' '));
-            process::run(ip).context("failed to make the node's network")?;
-        }
-        // Pods reach each other and the API by way of the node.
-        let mut sysctl = Command::new("nsenter");
-        sysctl.arg(format!("--net=/run/netns/{}", self.name)).args([
-            "sh",
-            "-c",
-            "echo 1 > /proc/sys/net/ipv4/ip_forward",
-        ]);
-        process::run(sysctl).context("failed to make the node's network")
-    }
-
-    fn remove(&self) -> Result<()> {
-        if !Path::new("/run/netns").join(&self.name).exists() {
-            return Ok(());
-        }
-        let mut ip = Command::new("ip");
-        ip.args(["netns", "delete", &self.name]);
-        process::run(ip).context("failed to remove the node's network")
-    }
-}
 
 /// Checks that the tier can run here, and installs the Debian packages that are missing where that is asked for.
 pub fn check(install: bool) -> Result<()> {
@@ -166,7 +106,8 @@ pub fn prepare(state: &State, network: &Network) -> Result<()> {
     // Written first: what is made from here on is taken away where this file is.
     state.write("containerd.toml", containerd(state.folder()).as_bytes())?;
     network.make()?;
-    state.write("cni/10-foreman.conflist", cni().as_bytes())?;
+    control_groups::make(&network.name)?;
+    state.write("cni/10-foreman.conflist", cni(state.folder(), network).as_bytes())?;
     state.write("kubelet.yaml", kubelet(state.folder(), network).as_bytes())?;
     state.write("pause.c", PAUSE_SOURCE.as_bytes())?;
     let mut cc = Command::new("cc");
@@ -175,11 +116,18 @@ pub fn prepare(state: &State, network: &Network) -> Result<()> {
     process::run(cc).context("failed to build the pause image")?;
     let bytes = std::fs::read(state.file("pause")).context("failed to read the pause program")?;
     let file = Content {
-        path: "pause",
+        path: "pause".to_owned(),
         bytes,
         mode: 0o755,
     };
-    image::write(&state.file("pause.tar"), PAUSE, &["/pause"], &[file])
+    let image = Image {
+        name: PAUSE.to_owned(),
+        layers: vec![Layer::of(&[file])],
+        entrypoint: vec!["/pause".to_owned()],
+        user: None,
+        labels: Default::default(),
+    };
+    archive::write(&state.file("pause.tar"), &[image])
 }
 
 /// Gives an archive of an image to the node.
@@ -197,15 +145,17 @@ pub fn pause_archive(state: &State) -> PathBuf {
     state.file("pause.tar")
 }
 
-fn cni() -> String {
+fn cni(folder: &Path, network: &Network) -> String {
     let ipam = serde_json::json!({
         "type": "host-local",
+        "dataDir": folder.join("cni-data"),
         "ranges": [[{"subnet": POD_NETWORK}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     });
     serde_json::json!({
         "cniVersion": "1.0.0",
-        "name": "foreman",
+        // Files outside of the folder are known by it.
+        "name": network.name,
         "plugins": [
             {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam},
             {"type": "portmap", "capabilities": {"portMappings": true}},
@@ -242,6 +192,10 @@ fn kubelet(folder: &Path, network: &Network) -> String {
         "address": network.node,
         "healthzBindAddress": "127.0.0.1",
         "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{}", network.name),
+        "clusterDNS": [network.node],
+        "clusterDomain": names::DOMAIN,
+        "podLogsDir": format!("{folder}/pods"),
         "failSwapOn": false,
         "localStorageCapacityIsolation": false,
         "containerRuntimeEndpoint": format!("unix://{folder}/containerd.sock"),
@@ -255,8 +209,8 @@ fn kubelet(folder: &Path, network: &Network) -> String {
     .to_string()
 }
 
-/// Returns the servers of the node, in the order in which they start: scheduler, containerd, kubelet, kube-proxy.
-pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3]) -> [Server; 4] {
+/// Returns the servers of the node, in the order in which they start: scheduler, containerd, names, kube-proxy, kubelet.
+pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3], own: &Path) -> [Server; 5] {
     let file = |name: &str| folder.join(name).display().to_string();
     let [scheduler, kubelet, proxy] = programs;
     // Only the network is another: with all of `ip netns exec` the control groups would be out of sight.
@@ -288,14 +242,13 @@ pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3]) -> [Se
             vec![format!("--config={}", file("containerd.toml"))],
         ),
         inside(
-            Program::Kubelet.name(),
-            kubelet,
+            "names",
+            own,
             vec![
-                format!("--config={}", file("kubelet.yaml")),
-                format!("--kubeconfig={}", file("kubelet.kubeconfig")),
-                format!("--root-dir={}", file("kubelet")),
-                format!("--hostname-override={NODE}"),
-                format!("--node-ip={}", network.node),
+                "real".to_owned(),
+                "names".to_owned(),
+                format!("--kubeconfig={}", file("names.kubeconfig")),
+                format!("--listen={}:53", network.node),
             ],
         ),
         inside(
@@ -309,76 +262,18 @@ pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3]) -> [Se
                 "--conntrack-max-per-core=0".to_owned(),
             ],
         ),
+        inside(
+            Program::Kubelet.name(),
+            kubelet,
+            vec![
+                format!("--config={}", file("kubelet.yaml")),
+                format!("--kubeconfig={}", file("kubelet.kubeconfig")),
+                format!("--root-dir={}", file("kubelet")),
+                format!("--hostname-override={NODE}"),
+                format!("--node-ip={}", network.node),
+            ],
+        ),
     ]
-}
-
-/// Ends the pods that containerd's stop leaves running, and takes away mounts, control groups and the network.
-pub fn clean(state: &State) -> Result<()> {
-    let socket = state.file("containerd.sock").display().to_string();
-    let shims = shims(&socket);
-    for parent in &shims {
-        for child in children(*parent) {
-            kill(child);
-        }
-    }
-    for shim in shims {
-        kill(shim);
-    }
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("failed to list the mounts")?;
-    for point in mounts_below(&table, state.folder()) {
-        unmount(&point, UnmountFlags::DETACH).with_context(|| format!("failed to unmount {}", point.display()))?;
-    }
-    Network::of(state.folder()).remove()
-}
-
-/// Kills a process; one that has ended meanwhile is none to be killed.
-fn kill(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-}
-
-/// Finds the processes that look after containers of the containerd of this socket.
-fn shims(socket: &str) -> Vec<i32> {
-    processes()
-        .filter(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            is_shim(&line, socket)
-        })
-        .collect()
-}
-
-fn is_shim(command_line: &[u8], socket: &str) -> bool {
-    let mut words = command_line.split(|byte| *byte == 0);
-    let program = words.next().unwrap_or_default();
-    program.ends_with(b"containerd-shim-runc-v2") && words.any(|word| word == socket.as_bytes())
-}
-
-fn children(parent: i32) -> Vec<i32> {
-    processes()
-        .filter(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().nth(1));
-            fields.flatten() == Some(parent.to_string().as_str())
-        })
-        .collect()
-}
-
-fn processes() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
-/// Returns the mount points below a folder, the innermost first.
-fn mounts_below(table: &str, folder: &Path) -> Vec<PathBuf> {
-    let points = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from));
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(folder)).collect();
-    points.reverse();
-    points
 }
 
 #[cfg(test)]
@@ -396,41 +291,16 @@ mod tests {
     }
 
     #[test]
-    fn two_folders_have_two_networks_and_names_fit_the_kernel() {
-        let (one, two) = (Network::of(Path::new("/a")), Network::of(Path::new("/b")));
-        assert_ne!(one, two);
-        assert!(one.name.len() + 1 < 16, "{}", one.name);
-        assert_eq!(u32::from(one.host) + 1, u32::from(one.node));
-    }
-
-    #[test]
-    fn only_the_shims_of_our_own_containerd_are_ours() {
-        let line = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0k8s.io\0-address\0/s/containerd.sock\0";
-        assert!(is_shim(line, "/s/containerd.sock"));
-        assert!(!is_shim(line, "/run/containerd/containerd.sock"));
-        assert!(!is_shim(
-            b"grep\0containerd-shim-runc-v2\0/s/containerd.sock\0",
-            "/s/containerd.sock"
-        ));
-    }
-
-    #[test]
-    fn mounts_are_taken_away_from_the_inside_out_and_others_stay() {
-        let table = "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /s/a rw - tmpfs x rw\n3 2 0:3 / /s/a/b rw - tmpfs x rw\n\
-                     4 1 0:4 / /sa rw - tmpfs x rw\n";
-        let points = mounts_below(table, Path::new("/s"));
-        assert_eq!(points, [PathBuf::from("/s/a/b"), PathBuf::from("/s/a")]);
-    }
-
-    #[test]
-    fn the_nodes_programs_run_in_its_network_and_the_scheduler_beside_the_api() {
+    fn what_the_node_writes_lies_in_its_folder_or_bears_its_name() {
         let network = Network::of(Path::new("/s"));
-        let programs = ["/b/scheduler".into(), "/b/kubelet".into(), "/b/proxy".into()];
-        let [scheduler, containerd, kubelet, proxy] = servers(Path::new("/s"), &network, &programs);
-        assert_eq!(scheduler.program, Path::new("/b/scheduler"));
-        for server in [containerd, kubelet, proxy] {
-            assert_eq!(server.program, Path::new("nsenter"), "{}", server.name);
-            assert_eq!(server.arguments[0], format!("--net=/run/netns/{}", network.name));
-        }
+        let kubelet = kubelet(Path::new("/s"), &network);
+        assert!(kubelet.contains("\"podLogsDir\":\"/s/pods\""), "{kubelet}");
+        assert!(
+            kubelet.contains(&format!("\"cgroupRoot\":\"/{}\"", network.name)),
+            "{kubelet}"
+        );
+        let cni = cni(Path::new("/s"), &network);
+        assert!(cni.contains("\"dataDir\":\"/s/cni-data\""), "{cni}");
+        assert!(cni.contains(&network.name), "{cni}");
     }
 }

@@ -28,7 +28,7 @@ pub struct User {
 
 /// Everybody who speaks to the API. Tests need no other administrator; each component has the role that Kubernetes
 /// gives it, so that what works here works where roles are enforced.
-pub const USERS: [User; 5] = [
+pub const USERS: [User; 6] = [
     User {
         file: "admin",
         name: "admin",
@@ -52,6 +52,11 @@ pub const USERS: [User; 5] = [
     User {
         file: "kube-proxy",
         name: "system:kube-proxy",
+        groups: "",
+    },
+    User {
+        file: "names",
+        name: "system:serviceaccount:kube-system:kube-dns",
         groups: "",
     },
 ];

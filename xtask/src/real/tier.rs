@@ -38,6 +38,13 @@ pub enum Tier {
     Node,
 }
 
+impl Tier {
+    /// Returns whether what needs the other tier can be done on this one.
+    pub fn includes(self, other: Tier) -> bool {
+        self == other || other == Self::Api
+    }
+}
+
 impl std::fmt::Display for Tier {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
@@ -62,7 +69,7 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
     let recorded = ledger::read(state)?;
     if let Some(cluster) = state.cluster()? {
         match ended(&cluster, &recorded)? {
-            None if cluster.tier == tier && cluster.durable == how.durable => return Ok(Up::Already),
+            None if cluster.tier.includes(tier) && cluster.durable == how.durable => return Ok(Up::Already),
             None => bail!(
                 "tier {} is up in {}, {}; run `cargo xtask real down` first",
                 cluster.tier,
@@ -156,9 +163,10 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
         durable: how.durable,
     };
     let [etcd, server, controllers] = api::servers(&layout);
+    let own = std::env::current_exe().context("failed to find this program")?;
     let node = programs
         .node
-        .map(|programs| node::servers(state.folder(), &network, &programs));
+        .map(|programs| node::servers(state.folder(), &network, &programs, &own));
     let all = [&etcd, &server, &controllers].into_iter().chain(node.iter().flatten());
     state.write_cluster(&Cluster {
         tier,
@@ -187,27 +195,23 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
     }
 }
 
-fn start_node(state: &State, api: &Api, [scheduler, containerd, kubelet, proxy]: &[Server; 4]) -> Result<()> {
+fn start_node(state: &State, api: &Api, [scheduler, containerd, names, proxy, kubelet]: &[Server; 5]) -> Result<()> {
+    node::volumes::make(state, api)?;
     let scheduler = scheduler.start(state, 3)?;
     let containerd = containerd.start(state, 4)?;
+    let names = names.start(state, 5)?;
+    let proxy = proxy.start(state, 6)?;
     let begin = Instant::now();
-    while !state.file("containerd.sock").exists() {
+    while node::import(state, &node::pause_archive(state)).is_err() {
         if !containerd.runs()? || begin.elapsed() > READY_WITHIN {
-            return Err(broken(state, "containerd", "made no socket"));
+            return Err(broken(state, "containerd", "takes no images"));
         }
         std::thread::sleep(ASKED_EVERY);
     }
-    node::import(state, &node::pause_archive(state))?;
-    let proxy = proxy.start(state, 6)?;
-    let kubelet = kubelet.start(state, 5)?;
+    let kubelet = kubelet.start(state, 7)?;
     let path = format!("/api/v1/nodes/{}", node::NODE);
-    until_ready(
-        state,
-        &[&scheduler, &containerd, &proxy, &kubelet],
-        api,
-        &path,
-        is_ready,
-    )
+    let servers = [&scheduler, &containerd, &names, &proxy, &kubelet];
+    until_ready(state, &servers, api, &path, is_ready)
 }
 
 /// Returns whether a Node says of itself that it is ready.
@@ -276,7 +280,7 @@ fn stop_all(state: &State, recorded: &[Recorded]) -> Result<usize> {
     }
     // A folder without a node has nothing of this, and nobody but root could have made it.
     if state.file("containerd.toml").exists() {
-        node::clean(state)?;
+        node::clean::all(state)?;
     }
     Ok(stopped)
 }

@@ -1,0 +1,1 @@
+//! How gates end on a real node.
