@@ -18,6 +18,8 @@ use crate::{images, process, static_gate};
 const REAL: &str = "real";
 /// The module, below that one, whose tests need a node that runs pods.
 const NODE: &str = "node";
+/// The modules, below that one too, whose tests need Argo CD, or a cluster whose kinds no other test uses meanwhile.
+const ARGOCD: [&str; 3] = ["argocd", "kustomize", "upgrade"];
 /// A test of this name is the process that another test starts and kills.
 const CHILD: &str = "child";
 
@@ -54,7 +56,8 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
     let chosen = chosen(root, |name| is_in(name, REAL) && matches(name, filter))?;
-    let (node, api): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| is_in(name, NODE));
+    let (node, chosen): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| is_in(name, NODE));
+    let (argocd, api): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| ARGOCD.iter().any(|module| is_in(name, module)));
     let named = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
@@ -65,10 +68,11 @@ pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     for (variable, path) in &programs {
         println!("{variable}: {}", path.display());
     }
-    // Both run, so that one run shows all that is wrong.
+    // All run, so that one run shows all that is wrong.
     let on_api = run_on(root, Tier::Api, api, &programs);
     let on_node = run_on(root, Tier::Node, node, &programs);
-    on_api.and(on_node)
+    let on_argocd = run_on(root, Tier::Argocd, argocd, &programs);
+    on_api.and(on_node).and(on_argocd)
 }
 
 /// Runs tests on servers of a tier, where there are such tests.
@@ -80,8 +84,11 @@ fn run_on(root: &Path, tier: Tier, chosen: Vec<String>, programs: &[(&str, PathB
     command.arg("--exact").args(chosen).envs(programs.iter().cloned());
     let archive = match tier {
         Tier::Node => Some(images::build(root, &images::Build::DEV)?),
-        _ => None,
+        Tier::Api | Tier::Argocd => None,
     };
+    if tier == Tier::Argocd {
+        command.env("FOREMAN_ARGOCD", real::path(root, Program::Argocd, Which::Pinned)?);
+    }
     let servers = real::Servers::up(root, tier)?;
     let ran = match &archive {
         Some(archive) => servers.load(archive),
