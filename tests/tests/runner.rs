@@ -13,6 +13,7 @@ mod doctor;
 mod dry_run;
 mod foreman;
 mod git_server;
+mod health;
 mod idle;
 mod init;
 mod kubectl;
