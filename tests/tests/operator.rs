@@ -105,6 +105,7 @@ impl Operator {
         &self.said
     }
 
+    #[allow(dead_code, reason = "asked for by the benchmarks, which share this module")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -116,6 +117,7 @@ impl Operator {
     }
 
     /// Reads a figure of its memory in MiB: `VmRSS` is now, `VmHWM` the most so far.
+    #[allow(dead_code, reason = "asked for by the benchmarks, which share this module")]
     pub fn memory(&self, figure: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
