@@ -14,6 +14,7 @@ mod foreman;
 mod git_server;
 mod idle;
 mod init;
+mod monitoring;
 mod processes;
 mod queue;
 mod real;

@@ -5,6 +5,7 @@ mod admission;
 mod agents;
 mod cluster;
 mod helm;
+mod host_agent;
 mod rbac;
 mod refusals;
 mod render;
