@@ -17,6 +17,7 @@ mod health;
 mod idle;
 mod init;
 mod kubectl;
+mod monitoring;
 mod operator;
 mod processes;
 mod queue;
