@@ -54,6 +54,9 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
         None if root.join(gate::definition::GATE_FILE).exists() => {}
         None => println!("Warning    no language was recognised; write the steps of {FOLDER}/gate.yaml yourself"),
     }
+    if root.join(".gitmodules").exists() {
+        println!("Warning    submodules are not checked out: coder and gate see empty folders in their place");
+    }
     let files = [
         ("queue.yaml", QUEUE.to_owned()),
         ("agents.yaml", build_agents(server.as_ref())),

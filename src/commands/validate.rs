@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use kube::ResourceExt;
+use schemas::Agent;
+use schemas::agent::AgentRole;
 use schemas::file_error::FileError;
-use schemas::task_file::{self, TaskDocument};
+use schemas::task_file::{self, TaskContent, TaskDocument};
 
 use crate::cli::{Global, ReportFormat, ValidateArgs};
 use crate::connect::root;
@@ -123,6 +126,7 @@ fn count(number: usize, one: &str, many: &str) -> String {
 fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
     let mut errors = Vec::new();
     let mut tasks: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
+    let mut agents = None;
     for (shown, path) in files {
         let link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
         let start = schemas::document::Place { line: 1, column: 1 };
@@ -146,9 +150,10 @@ fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
             Some("queue.yaml") => {
                 errors.extend(schemas::config::parse_queue(shown, &bytes).err().into_iter().flatten())
             }
-            Some("agents.yaml") => {
-                errors.extend(schemas::config::parse_agents(shown, &bytes).err().into_iter().flatten())
-            }
+            Some("agents.yaml") => match schemas::config::parse_agents(shown, &bytes) {
+                Ok(read) => agents = Some(read.agents),
+                Err(found) => errors.extend(found),
+            },
             Some("gate.yaml") => errors.extend(schemas::config::parse_gate(shown, &bytes).err().into_iter().flatten()),
             _ => match task_file::parse(shown, &bytes) {
                 Ok(documents) => {
@@ -165,6 +170,10 @@ fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
             let absent = others.iter().filter(|other| !files.contains_key(*other));
             errors.extend(absent.map(|other| no_such_file(path, other, &tasks)));
         }
+        if let Some(agents) = agents {
+            let documents = tasks.values().flatten();
+            errors.extend(documents.flat_map(|document| unknown_agents(document, &agents)));
+        }
     }
     errors.sort_by(|a, b| (&a.path, a.line, a.column).cmp(&(&b.path, b.line, b.column)));
     (files.len(), errors)
@@ -177,6 +186,58 @@ fn no_such_file(path: &str, other: &str, tasks: &BTreeMap<String, Vec<TaskDocume
         Some(known) => error.suggestion(known),
         None => error,
     }
+}
+
+/// Finds the Agents that a task names and `agents.yaml` does not have, or has with another role.
+fn unknown_agents(document: &TaskDocument, agents: &[Agent]) -> Vec<FileError> {
+    let mut wanted: Vec<(&str, Option<AgentRole>)> = Vec::new();
+    match &document.content {
+        TaskContent::Markdown(task) => {
+            let front = &task.front;
+            wanted.extend(front.agent.iter().map(|name| (name.as_str(), Some(AgentRole::Coder))));
+            wanted.extend(
+                front
+                    .verifier
+                    .iter()
+                    .map(|name| (name.as_str(), Some(AgentRole::Verifier))),
+            );
+            let reviewers = front.reviewers.iter().flat_map(|names| names.items());
+            wanted.extend(reviewers.map(|name| (name, Some(AgentRole::Reviewer))));
+        }
+        TaskContent::Workload(workload) => {
+            let spec = &workload.spec;
+            let roles = [
+                (&spec.coder_agent_ref, AgentRole::Coder),
+                (&spec.verifier_agent_ref, AgentRole::Verifier),
+            ];
+            for (agent, role) in roles {
+                wanted.extend(agent.iter().map(|agent| (agent.name.as_str(), Some(role))));
+            }
+            let steps = spec.pipeline.iter().flatten();
+            wanted.extend(steps.map(|step| (step.agent_ref.name.as_str(), None)));
+        }
+        TaskContent::AgenticTask(task) => {
+            wanted.extend(task.spec.agent_ref.iter().map(|agent| (agent.name.as_str(), None)));
+        }
+    }
+    let error = |message: String| FileError::new(&document.path, document.at, message);
+    let found = wanted.into_iter().filter_map(|(name, role)| {
+        let Some(agent) = agents.iter().find(|agent| agent.name_any() == name) else {
+            let names: Vec<String> = agents.iter().map(ResourceExt::name_any).collect();
+            let message = format!("the Agent {name:?} is not in {FOLDER}/agents.yaml: the work would wait for it");
+            let error = error(message).expected("an Agent of that file");
+            return Some(
+                match schemas::file_error::closest(name, names.iter().map(String::as_str)) {
+                    Some(known) => error.suggestion(known),
+                    None => error,
+                },
+            );
+        };
+        let wrong = role.filter(|role| agent.spec.role != *role)?;
+        let is = agent.spec.role.as_str();
+        Some(error(format!("the Agent {name:?} has the role {is}")).expected(format!("a {}", wrong.as_str())))
+    });
+    found.collect()
 }
 
 #[cfg(test)]
@@ -235,5 +296,31 @@ mod tests {
             "{text}"
         );
         assert_eq!(check(&files, ".foreman/tasks", false).1, Vec::new());
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_or_cannot_do_it_is_told_when_all_files_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join(".foreman/tasks")).unwrap();
+        let agent = |name: &str, role: &str| {
+            format!(
+                "---\napiVersion: foreman.llmkube.dev/v1alpha1\nkind: Agent\nmetadata: {{ name: {name} }}\n\
+                 spec: {{ role: {role}, tools: [read_file] }}\n"
+            )
+        };
+        let agents = agent("coder", "coder") + &agent("gate", "verifier");
+        std::fs::write(root.join(".foreman/agents.yaml"), agents).unwrap();
+        std::fs::write(root.join(".foreman/tasks/good.md"), "---\nagent: coder\n---\nDo it.\n").unwrap();
+        std::fs::write(root.join(".foreman/tasks/gone.md"), "---\nagent: codr\n---\nDo it.\n").unwrap();
+        std::fs::write(root.join(".foreman/tasks/wrong.md"), "---\nagent: gate\n---\nDo it.\n").unwrap();
+        let (_, errors) = check(&everything(root).unwrap(), ".foreman/tasks", true);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("gone.md") && texts[0].contains("\"codr\"") && texts[0].contains("coder"));
+        assert!(
+            texts[1].contains("wrong.md") && texts[1].contains("verifier"),
+            "{texts:?}"
+        );
     }
 }

@@ -71,6 +71,9 @@ pub(super) fn fetch(args: &FetchArgs, plan: &Plan) -> Result<Option<Report>, Tro
     std::fs::write(tools.join(manifest::MANIFEST), format!("{commit}\n{digest}\n{name}\n"))
         .map_err(|error| Trouble::internal("write the manifest", error))?;
     println!("checked out {commit} of {url}");
+    if work.join(".gitmodules").exists() {
+        println!("submodules are not checked out: their folders are empty");
+    }
     Ok(None)
 }
 

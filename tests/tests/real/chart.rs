@@ -3,7 +3,7 @@
 mod accounts;
 mod admission;
 mod agents;
-mod cluster;
+pub mod cluster;
 pub mod helm;
 mod rbac;
 mod refusals;
