@@ -407,5 +407,36 @@ fn a_pod_without_a_node_says_what_the_scheduler_says() {
     .unwrap();
     let outcome = JobOutcome::from_objects(Some(&job), &[pod]);
     assert_eq!(outcome.unscheduled, "0/1 nodes are available");
-    assert!(!outcome.finished() && outcome.stuck().is_none(), "a node may still come");
+    assert!(
+        !outcome.finished() && outcome.stuck().is_none(),
+        "a node may still come"
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_named_while_its_job_goes_on() {
+    let waiting = JobOutcome {
+        job: JobEnd::Running,
+        main: ContainerEnd::Waiting {
+            reason: "ErrImagePull".to_owned(),
+            message: "connection refused".to_owned(),
+        },
+        ..outcome(0, &green())
+    };
+    let Verdict::Error(failure) = judge(&waiting, &binding()) else {
+        panic!("expected an error");
+    };
+    assert_eq!(failure.reason, "ImagePull");
+    assert!(
+        failure.detail.contains("connection refused") && failure.retry,
+        "{failure:?}"
+    );
+    let creating = JobOutcome {
+        main: ContainerEnd::Waiting {
+            reason: "ContainerCreating".to_owned(),
+            message: String::new(),
+        },
+        ..waiting
+    };
+    assert_eq!(reason(judge(&creating, &binding())), "NotFinished");
 }
