@@ -105,11 +105,6 @@ impl Operator {
         &self.said
     }
 
-    #[allow(dead_code, reason = "asked for by the benchmarks, which share this module")]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Kills it as nothing can be killed harder.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -117,9 +112,9 @@ impl Operator {
     }
 
     /// Reads a figure of its memory in MiB: `VmRSS` is now, `VmHWM` the most so far.
-    #[allow(dead_code, reason = "asked for by the benchmarks, which share this module")]
+    #[cfg_attr(test, allow(dead_code, reason = "the benchmarks measure it"))]
     pub fn memory(&self, figure: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
         let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib / 1024.0
