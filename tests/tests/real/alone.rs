@@ -154,6 +154,7 @@ impl Drop for Alone {
             "validatingadmissionpolicies",
             "validatingadmissionpolicybindings",
             "clusterroles",
+            "clusterrolebindings",
         ] {
             let names = self.cluster.call(&["get", kind, "--output", "name"], "").out;
             for name in names.lines().filter(|name| name.contains(&self.release)) {

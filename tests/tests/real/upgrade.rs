@@ -16,6 +16,13 @@ fn first() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chart-0.1.0-first.tgz")
 }
 
+/// The first chart called all that it made `foreman-…`, whatever the release was called.
+fn release() -> Alone {
+    let mut alone = Alone::open("upgrade");
+    alone.release = "foreman".to_owned();
+    alone
+}
+
 fn named(alone: &Alone, kind: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": kind,
@@ -80,7 +87,7 @@ fn uid(alone: &Alone, namespace: &str, kind: &str, name: &str) -> Value {
 #[test]
 #[ignore = "needs a real control plane"]
 fn an_upgrade_from_the_first_chart_loses_nothing_and_runs_nothing_again_and_an_uninstall_leaves_the_work() {
-    let alone = Alone::open("foreman");
+    let alone = release();
     let space = ["--namespace", alone.namespace.as_str()];
     let first = first();
     let mut words = vec![
@@ -176,7 +183,7 @@ fn an_upgrade_from_the_first_chart_loses_nothing_and_runs_nothing_again_and_an_u
 #[test]
 #[ignore = "needs a real control plane"]
 fn values_of_the_first_chart_that_have_other_names_now_are_refused_by_name() {
-    let alone = Alone::open("foreman");
+    let alone = release();
     let space = ["--namespace", alone.namespace.as_str()];
     let (first, present) = (first(), chart());
     let install = [
