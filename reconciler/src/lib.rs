@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod agentic_task;
+pub mod bootstrap;
 pub mod cache;
 pub mod clock;
 pub mod conditions;

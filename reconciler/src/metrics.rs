@@ -99,6 +99,17 @@ impl Answers {
     }
 }
 
+/// A request that has not been answered; dropped as such, it counts as a failure.
+struct Silence<'a>(Option<&'a Answers>);
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        if let Some(answers) = self.0 {
+            answers.heard(false);
+        }
+    }
+}
+
 /// Wraps a client so that each request is counted under `cause`.
 pub fn counted(client: Client, metrics: Arc<Metrics>, cause: &'static str) -> Client {
     let namespace = client.default_namespace().to_owned();
@@ -110,7 +121,10 @@ pub fn counted(client: Client, metrics: Arc<Metrics>, cause: &'static str) -> Cl
         );
         let (client, metrics) = (client.clone(), metrics.clone());
         async move {
+            // Who asked may give up first: that, too, is no answer.
+            let mut silence = Silence(Some(&metrics.api));
             let answer = client.send(request).await;
+            silence.0 = None;
             // What is refused was answered: only silence and the server's own failures count.
             let failed = match &answer {
                 Ok(answer) if answer.status().is_server_error() => Some("server"),
@@ -203,6 +217,14 @@ mod tests {
             "the first failure counts"
         );
         answers.heard(true);
+        assert_eq!(answers.failing_for(), None);
+        drop(Silence(Some(&answers)));
+        assert!(
+            answers.failing_for().is_some(),
+            "who asked gave up before there was an answer"
+        );
+        answers.heard(true);
+        drop(Silence(None));
         assert_eq!(answers.failing_for(), None);
     }
 }

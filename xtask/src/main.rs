@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod r#gen;
 mod images;
+mod kustomize;
 mod process;
 mod real;
 mod static_gate;
@@ -23,8 +24,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes the CRDs and JSON Schemas that the types say.
+    /// Writes the CRDs and JSON Schemas that the types say, and Argo CD's checks of their health.
     Gen {
+        /// Writes nothing and fails where a file differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Writes the kustomize base, which is what the chart renders by default.
+    Kustomize {
         /// Writes nothing and fails where a file differs.
         #[arg(long)]
         check: bool,
@@ -63,6 +70,7 @@ fn main() -> Result<()> {
         .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
+        Command::Kustomize { check } => kustomize::run(root, check),
         Command::Test { tools, real, filter } => match (tools, real) {
             (false, false) => test::run(root, filter.as_deref()),
             (true, _) => test::run_tools(root, filter.as_deref()),

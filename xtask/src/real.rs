@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use state::State;
 
 mod api;
+mod argocd;
 mod build;
 mod go;
 mod ledger;

@@ -16,8 +16,12 @@ use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
-/// The modules, below that one, whose tests need more than a control plane.
-const MORE: [(&str, Tier); 1] = [("node", Tier::Node)];
+/// The modules, below that one, whose tests need more than a control plane, or one whose kinds no other test uses
+/// meanwhile.
+const MORE: [(Tier, &[&str]); 2] = [
+    (Tier::Node, &["node"]),
+    (Tier::Argocd, &["argocd", "kustomize", "upgrade"]),
+];
 /// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all
 /// of the program are of them. Without `FOREMAN_REAL_KUBECONFIG` they speak to a plane of their own.
 const SUITE: [(&str, &[&str]); 2] = [("plane", &[]), ("runner", &["commands", "processes"])];
@@ -72,8 +76,10 @@ pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
         runs.push((Tier::Api, suite(), chosen));
     }
     let mut on_api = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
-    for (module, tier) in MORE {
-        let (more, others) = on_api.into_iter().partition(|name| is_in(name, module));
+    for (tier, modules) in MORE {
+        let (more, others) = on_api
+            .into_iter()
+            .partition(|name| modules.iter().any(|module| is_in(name, module)));
         on_api = others;
         runs.push((tier, ignored(root), more));
     }
@@ -111,7 +117,11 @@ pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
 fn run_on(root: &Path, tier: Tier, commands: Vec<Command>) -> Result<()> {
     let archive = match tier {
         Tier::Node => Some(images::build(root, &images::Build::DEV)?),
-        _ => None,
+        Tier::Api | Tier::Argocd => None,
+    };
+    let argocd = match tier {
+        Tier::Argocd => Some(real::path(root, Program::Argocd, Which::Pinned)?),
+        Tier::Api | Tier::Node => None,
     };
     let servers = real::Servers::up(root, tier)?;
     let ran = || {
@@ -122,6 +132,7 @@ fn run_on(root: &Path, tier: Tier, commands: Vec<Command>) -> Result<()> {
         let mut ran = Ok(());
         for mut command in commands {
             command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
+            command.envs(argocd.iter().map(|argocd| ("FOREMAN_ARGOCD", argocd)));
             ran = ran.and(run_counted(command, &format!("tests that need tier {tier}")));
         }
         ran

@@ -128,12 +128,12 @@ pub const TABLE: &[Description] = &[
     counter(FILES_PARSED, &[], "Task files that were read and parsed"),
     gauge(
         INVALID_FILES,
-        &["namespace", "queue"],
+        &["queue_namespace", "queue"],
         "Task files of a queue that cannot be used now",
     ),
     gauge(
         QUEUE_FETCHED,
-        &["namespace", "queue"],
+        &["queue_namespace", "queue"],
         "1 where the last look at a queue's repository succeeded, else 0",
     ),
     counter(

@@ -72,7 +72,10 @@ fn tell_queue(queue: &Cached<TaskQueue>, set: Set<'_>) {
         return;
     };
     let key = Key::of(queue.meta());
-    let labels = [("namespace", key.namespace.as_str()), ("queue", key.name.as_str())];
+    let labels = [
+        ("queue_namespace", key.namespace.as_str()),
+        ("queue", key.name.as_str()),
+    ];
     set(INVALID_FILES, &labels, status.invalid_file_count.unwrap_or(0) as f64);
     let fetched = status.conditions.iter().flatten().find(|said| said.type_ == "Fetched");
     if let Some(fetched) = fetched {

@@ -1,6 +1,7 @@
 //! The controllers: what each works with, what wakes it, and the term in which it works.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::task_queue::source::Sources;
 use crate::work_queue::{Next, WorkQueue, drive};
 use crate::workload::observe::Links;
 use crate::writer::Writer;
-use crate::{agent, agentic_task, fleet_node, task_queue, workload};
+use crate::{agent, agentic_task, bootstrap, fleet_node, task_queue, workload};
 
 /// Every controller with its queue.
 pub(super) struct Controllers {
@@ -46,10 +47,13 @@ pub(super) struct Controllers {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     leadership: Leadership,
+    bootstrap: Option<PathBuf>,
 }
 
 /// How long a reconcile that speaks to the API alone may take before it counts as stuck.
 const API_LIMIT: Duration = Duration::from_secs(900);
+/// Between two tries to create what the installation asks for.
+const BEGIN_AGAIN: Duration = Duration::from_secs(10);
 /// How long one may take that speaks to Git servers as well.
 const GIT_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -150,6 +154,7 @@ impl Controllers {
             metrics: metrics.clone(),
             health: health.clone(),
             leadership,
+            bootstrap: config.bootstrap.clone(),
         }
     }
 
@@ -258,10 +263,23 @@ impl Controllers {
                     .measured("Reporter", GIT_LIMIT, reporter::reconcile(ctx.clone(), key))
             }));
         }
+        running.spawn(self.clone().begin(term.clone()));
         running.spawn(self.clone().sweep(term.clone()));
         while let Some(ended) = running.join_next().await {
             if ended.is_err_and(|error| error.is_panic()) {
                 self.health.broke("a controller's loop panicked; see the log");
+            }
+        }
+    }
+
+    /// Creates what the installation asks for, until it is there.
+    async fn begin(self: Arc<Self>, term: CancellationToken) {
+        let Some(file) = &self.bootstrap else { return };
+        while let Err(error) = bootstrap::create(&self.queue.writer, file).await {
+            tracing::warn!(%error, "what the installation asks for is not there; trying again");
+            tokio::select! {
+                () = term.cancelled() => return,
+                () = tokio::time::sleep(BEGIN_AGAIN) => {}
             }
         }
     }

@@ -3,8 +3,9 @@
 mod accounts;
 mod admission;
 mod agents;
-mod cluster;
+pub mod cluster;
 pub mod helm;
+mod host_agent;
 mod rbac;
 mod refusals;
 mod render;

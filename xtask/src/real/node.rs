@@ -16,6 +16,7 @@ use crate::process;
 
 pub mod clean;
 mod control_groups;
+mod kernel;
 pub mod names;
 mod network;
 pub mod volumes;
@@ -110,6 +111,7 @@ fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
 pub fn prepare(state: &State, network: &Network) -> Result<()> {
     // Written first: what is made from here on is taken away where this file is.
     state.write("containerd.toml", containerd(state.folder()).as_bytes())?;
+    kernel::keep(state)?;
     network.make()?;
     control_groups::make(&network.name)?;
     state.write("cni/10-foreman.conflist", cni(state.folder(), network).as_bytes())?;

@@ -15,7 +15,7 @@ use super::ports::Reserved;
 use super::program::Program;
 use super::server::Server;
 use super::state::{Cluster, State};
-use super::{How, node, pki};
+use super::{How, argocd, node, pki};
 
 /// How long a server may take until it is ready. A machine with much else to do needs minutes; one that fails ends by
 /// itself, and is not waited for.
@@ -36,6 +36,8 @@ pub enum Tier {
     Api,
     /// Tier api, and a node: kube-scheduler, containerd, kubelet, kube-proxy; needs root and Debian packages.
     Node,
+    /// Tier api, and Argo CD: its repo-server and application controller, and redis; needs redis-server, no root.
+    Argocd,
 }
 
 impl Tier {
@@ -50,6 +52,7 @@ impl std::fmt::Display for Tier {
         out.write_str(match self {
             Self::Api => "api",
             Self::Node => "node",
+            Self::Argocd => "argocd",
         })
     }
 }
@@ -79,15 +82,21 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
             Some(name) => eprintln!("{name} has ended; starting all anew"),
         }
     }
-    if tier == Tier::Node {
-        node::check(how.install)?;
+    match tier {
+        Tier::Api => {}
+        Tier::Node => node::check(how.install)?,
+        Tier::Argocd => argocd::check()?,
     }
     let begin = Instant::now();
     let programs = Programs {
         api: find(root, &api::PROGRAMS)?,
         node: match tier {
-            Tier::Api => None,
             Tier::Node => Some(find(root, &node::PROGRAMS)?),
+            Tier::Api | Tier::Argocd => None,
+        },
+        argocd: match tier {
+            Tier::Argocd => Some(argocd::Parts::find(root)?),
+            Tier::Api | Tier::Node => None,
         },
     };
     stop_all(state, &recorded)?;
@@ -114,6 +123,7 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
 struct Programs {
     api: [PathBuf; 3],
     node: Option<[PathBuf; 3]>,
+    argocd: Option<argocd::Parts>,
 }
 
 fn find(root: &Path, programs: &[Program; 3]) -> Result<[PathBuf; 3]> {
@@ -148,7 +158,7 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
     let [etcd_port, etcd_peer_port, api_port] = [Reserved::new()?, Reserved::new()?, Reserved::new()?];
     let network = node::Network::of(state.folder());
     let (listen, address) = match tier {
-        Tier::Api => (Ipv4Addr::LOCALHOST, api::own_address()),
+        Tier::Api | Tier::Argocd => (Ipv4Addr::LOCALHOST, api::own_address()),
         Tier::Node => (network.host, network.host),
     };
     let admin = pki::write(state, listen, address, api_port.port())?;
@@ -167,7 +177,17 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
     let node = programs
         .node
         .map(|programs| node::servers(state.folder(), &network, &programs, &own));
-    let all = [&etcd, &server, &controllers].into_iter().chain(node.iter().flatten());
+    let argocd = programs.argocd.as_ref().map(|found| {
+        let ports = argocd::Ports::reserve()?;
+        let parts = argocd::parts(state.folder(), found, &ports);
+        anyhow::Ok((found, parts, ports))
+    });
+    let argocd = argocd.transpose()?;
+    let parts = argocd.iter().flat_map(|(_, parts, _)| parts).map(|part| &part.server);
+    let all = [&etcd, &server, &controllers]
+        .into_iter()
+        .chain(node.iter().flatten())
+        .chain(parts);
     state.write_cluster(&Cluster {
         tier,
         durable: how.durable,
@@ -189,10 +209,25 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
     // Nothing can be done in a namespace before a controller has made its service account.
     let account = "/api/v1/namespaces/default/serviceaccounts/default";
     until_ready(state, &[&etcd, &server, &controllers], &api, account, |_| true)?;
-    match node {
-        Some(servers) => start_node(state, &api, &servers),
-        None => Ok(()),
+    if let Some(servers) = node {
+        start_node(state, &api, &servers)?;
     }
+    if let Some((found, parts, ports)) = argocd {
+        argocd::configure(state, &api, found)?;
+        ports.release();
+        start_argocd(state, &parts)?;
+    }
+    Ok(())
+}
+
+fn start_argocd(state: &State, parts: &[argocd::Part]) -> Result<()> {
+    let mut started = Vec::new();
+    for (part, order) in parts.iter().zip(3..) {
+        started.push(part.server.start(state, order)?);
+        let servers: Vec<&Recorded> = started.iter().collect();
+        until(state, &servers, || part.answers())?;
+    }
+    Ok(())
 }
 
 fn start_node(state: &State, api: &Api, [scheduler, containerd, names, proxy, kubelet]: &[Server; 5]) -> Result<()> {
@@ -229,6 +264,15 @@ fn until_ready(
     path: &str,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
+    until(state, servers, || match api.answers(path) {
+        Ok(answer) if wanted(&answer) => Ok(()),
+        Ok(_) => Err(format!("{path}: not ready yet")),
+        Err(answer) => Err(format!("{path}: {answer}")),
+    })
+}
+
+/// Waits until what is asked is answered with success. The last of the servers is waited for.
+fn until(state: &State, servers: &[&Recorded], ask: impl Fn() -> Result<(), String>) -> Result<()> {
     let begin = Instant::now();
     let mut told = begin;
     let name = servers.last().map_or("the API", |recorded| &recorded.name);
@@ -238,16 +282,15 @@ fn until_ready(
                 return Err(broken(state, &server.name, "ended while it was waited for"));
             }
         }
-        let answer = match api.answers(path) {
-            Ok(answer) if wanted(&answer) => {
+        let answer = match ask() {
+            Ok(()) => {
                 eprintln!("{name}: ready after {:.1} s", begin.elapsed().as_secs_f64());
                 return Ok(());
             }
-            Ok(_) => "not ready yet".to_owned(),
             Err(answer) => answer,
         };
         if begin.elapsed() > READY_WITHIN {
-            let what = format!("is not ready after {} s; {path}: {answer}", READY_WITHIN.as_secs());
+            let what = format!("is not ready after {} s; {answer}", READY_WITHIN.as_secs());
             return Err(broken(state, name, &what));
         }
         if told.elapsed() > TOLD_EVERY {

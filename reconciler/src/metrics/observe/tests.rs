@@ -161,7 +161,10 @@ fn queues_nodes_and_workloads_are_told_as_they_are() {
     let beat = |time: &str| world.object("FleetNode", "a", spec.clone(), json!({ "lastHeartbeatTime": time }));
     world.nodes.observe(beat("2020-01-01T00:00:00Z"));
     world.pass(30);
-    assert_eq!(world.sum(INVALID_FILES, &[("namespace", "n"), ("queue", "q")]), 4.0);
+    assert_eq!(
+        world.sum(INVALID_FILES, &[("queue_namespace", "n"), ("queue", "q")]),
+        4.0
+    );
     assert_eq!(world.sum(QUEUE_FETCHED, &[("queue", "q")]), 0.0);
     assert_eq!(world.sum(HEARTBEAT_AGE, &[("node", "a")]), 30.0, "by when it was seen");
     assert_eq!(world.sum(NODE_ALIVE, &[("node", "a")]), 1.0);

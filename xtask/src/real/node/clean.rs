@@ -9,8 +9,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::state::State;
-use super::control_groups;
 use super::network::Network;
+use super::{control_groups, kernel};
 
 /// Where the kubelet links logs, whatever it is told.
 const LOG_LINKS: &str = "/var/log/containers";
@@ -37,6 +37,7 @@ pub fn all(state: &State) -> Result<()> {
         unmount(&point, UnmountFlags::DETACH).with_context(|| format!("failed to unmount {}", point.display()))?;
     }
     network.remove()?;
+    kernel::put_back(state)?;
     remove_files(Path::new(LOG_LINKS), |path| {
         std::fs::read_link(path).is_ok_and(|target| target.starts_with(state.folder()))
     })?;
