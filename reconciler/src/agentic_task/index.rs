@@ -444,7 +444,8 @@ impl Index {
         self.reserved.insert(key.clone(), usage);
     }
 
-    fn release(&mut self, key: &Key) {
+    /// Gives back what an assignment that did not happen had reserved.
+    pub fn release(&mut self, key: &Key) {
         if let Some(usage) = self.reserved.remove(key) {
             self.use_up(&usage, false);
         }
