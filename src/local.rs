@@ -387,6 +387,8 @@ fn agent_config(
         ca_bundle: config.access.ca_bundle.clone(),
         evidence_url: Some(evidence_url.to_owned()),
         slots: config.slots.max(1),
+        metrics_listen: None,
+        allow_cloud_providers: true,
         replay_sessions: config.access.replay_sessions.clone(),
         unsafe_no_sandbox: config.sandbox.unsafe_no_sandbox,
         sandbox_backend: Some(sandbox.backend()),

@@ -1,6 +1,7 @@
 //! What a node agent is told at its start: the published flags and our own.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -163,6 +164,12 @@ pub struct Flags {
     /// Tasks taken at once.
     #[arg(long, default_value_t = 2)]
     pub slots: usize,
+    /// Address of metrics and probes, such as `0.0.0.0:8485`; unset serves none.
+    #[arg(long)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether Agents of `provider: cloud-proxy` may be run, whose model servers stand outside of the house.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true", action = clap::ArgAction::Set)]
+    pub allow_cloud_providers: bool,
     /// Folder of recorded sessions, for Agents whose base URL is `replay:`.
     #[arg(long)]
     pub replay_sessions: Option<PathBuf>,
@@ -267,6 +274,10 @@ pub struct Config {
     pub evidence_url: Option<String>,
     /// Tasks taken at once.
     pub slots: usize,
+    /// Address of metrics and probes.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether Agents of `provider: cloud-proxy` may be run.
+    pub allow_cloud_providers: bool,
     /// Folder of recorded sessions.
     pub replay_sessions: Option<PathBuf>,
     /// Whether model commands may run without a sandbox.
@@ -371,6 +382,8 @@ impl Flags {
             ca_bundle: self.ca_bundle,
             evidence_url: filled(self.evidence_url).map(|url| url.trim_end_matches('/').to_owned()),
             slots: self.slots.max(1),
+            metrics_listen: self.metrics_listen,
+            allow_cloud_providers: self.allow_cloud_providers,
             replay_sessions: self.replay_sessions,
             unsafe_no_sandbox: self.unsafe_no_sandbox,
             sandbox_backend: None,

@@ -29,6 +29,8 @@ use crate::config::{Config, Mode};
 use crate::executor::native::Native;
 use crate::executor::stub::Stub;
 use crate::executor::{Executor, Services};
+use crate::metrics::{RUNNING, SLOTS};
+use crate::probes::Probes;
 use assignments::{observe, watch_tasks};
 use beat::beat;
 use carry_out::start;
@@ -57,6 +59,14 @@ pub enum Error {
     /// No sandbox works here.
     #[error("{0}")]
     Sandbox(String),
+    /// Metrics and probes cannot be served.
+    #[error("failed to listen on {address} for metrics and probes: {source}; name another with --metrics-listen")]
+    Listen {
+        /// Address.
+        address: std::net::SocketAddr,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// An HTTP client could not be made.
     #[error("failed to set up the HTTP client: {0}")]
     Http(#[from] reqwest::Error),
@@ -104,7 +114,20 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep)).await;
     let opened = opened.unwrap_or_else(|error| Err((config.workspace_dir.clone(), error.into())));
     let _workspace = opened.map_err(|(path, source)| Error::Workspace { path, source })?;
-    let services = services(&config, &client)?;
+    let probes = Probes::new(&config);
+    let services = services(&config, &client, probes.clone())?;
+    let desk = Arc::new(Desk::default());
+    tell(&probes, &desk, config.slots);
+    // Served before all else: who waits for the node's name says so.
+    let served = CancellationToken::new();
+    let _served = served.clone().drop_guard();
+    if let Some(address) = config.metrics_listen {
+        let listener = crate::probes::bind(address)
+            .await
+            .map_err(|source| Error::Listen { address, source })?;
+        tracing::info!(%address, "serving metrics and probes");
+        tokio::spawn(crate::probes::serve(listener, probes.clone(), served));
+    }
     let executor: Arc<dyn Executor> = match config.mode {
         Mode::Stub => Arc::new(Stub {
             sleep: config.stub_sleep,
@@ -121,16 +144,17 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     if !hold_name(&mut lease, &config, shutdown).await {
         return Ok(());
     }
+    probes.holds_name(true);
     registration::register(&client, &config).await?;
     tracing::info!(node = config.node_name, mode = ?config.mode, slots = config.slots, identity, "node agent is ready");
 
-    let desk = Arc::new(Desk::default());
     let mut tasks = JoinSet::new();
     let beats = tokio::spawn(beat(
         client.clone(),
         config.clone(),
         desk.clone(),
         services.repositories.clone(),
+        probes.clone(),
         shutdown.clone(),
     ));
     let lease_lost = CancellationToken::new();
@@ -144,6 +168,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
             stop: let_go.clone(),
         },
         desk.clone(),
+        probes,
         lease_lost.clone(),
     ));
 
@@ -240,7 +265,24 @@ async fn give_back_rest(client: &Client, desk: &Desk) {
     }
 }
 
-fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
+/// Tells of what is in hand whenever somebody looks.
+fn tell(probes: &Probes, desk: &Arc<Desk>, slots: usize) {
+    let desk = desk.clone();
+    probes.metrics.on_render(&[RUNNING, SLOTS], move |set| {
+        set(SLOTS, &[], slots as f64);
+        let mut kinds: std::collections::BTreeMap<&'static str, f64> = std::collections::BTreeMap::new();
+        desk.with(|running| {
+            for run in running.values() {
+                *kinds.entry(run.kind.as_str()).or_default() += 1.0;
+            }
+        });
+        for (kind, count) in kinds {
+            set(RUNNING, &[("kind", kind)], count);
+        }
+    });
+}
+
+fn services(config: &Arc<Config>, client: &Client, probes: Probes) -> Result<Services, Error> {
     let mut http = reqwest::Client::builder()
         .timeout(Duration::from_secs(60))
         .redirect(reqwest::redirect::Policy::none());
@@ -260,6 +302,7 @@ fn services(config: &Arc<Config>, client: &Client) -> Result<Services, Error> {
         repositories: crate::executor::Repositories::default(),
         sandbox: crate::executor::native::open_sandbox(config).map_err(Error::Sandbox)?,
         http: http.build()?,
+        probes,
     })
 }
 

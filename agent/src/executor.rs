@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::daemon::claim::Held;
 use crate::evidence::Spool;
 use crate::outcome::Outcome;
+use crate::probes::Probes;
 
 /// What the executors of one node share.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct Services {
     pub sandbox: sandbox::Sandbox,
     /// HTTP for evidence.
     pub http: reqwest::Client,
+    /// What is told of this agent itself.
+    pub probes: Probes,
 }
 
 /// Repositories that this node has a mirror of, by URL.

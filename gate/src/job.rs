@@ -56,6 +56,10 @@ pub const CREDENTIALS_PATH: &str = "/foreman/credentials";
 pub const CA_PATH: &str = "/foreman/ca";
 /// Folder that a `file://` repository is shown at.
 pub const SOURCE_PATH: &str = "/foreman/source";
+/// Key of the CA bundle beside the plan.
+const CA_KEY: &str = "ca.crt";
+/// Bytes of a CA bundle: it shares an object with the plan.
+const CA_MAX: usize = 384 << 10;
 /// File of the termination message.
 pub const TERMINATION_PATH: &str = "/dev/termination-log";
 
@@ -89,8 +93,8 @@ pub struct GateRequest {
     pub credentials_secret: Option<String>,
     /// Key of that Secret that holds a token; unset means all of the keys above.
     pub credentials_key: Option<String>,
-    /// ConfigMap and its key with PEM certificates that the fetch trusts.
-    pub ca_bundle: Option<(String, String)>,
+    /// PEM certificates that the fetch trusts besides the system's; they travel beside the plan.
+    pub ca_bundle: Option<String>,
     /// Where the cache lies; unset means that nothing is prepared.
     pub cache: Option<CacheMount>,
     /// Service account of the Pods; its token is not mounted.
@@ -176,9 +180,21 @@ pub fn build_job(gate: &ResolvedGate, request: &GateRequest) -> Result<GateObjec
     if text.is_empty() || text.len() > PLAN_MAX {
         return Err(JobError::PlanTooLong(text.len()));
     }
+    if let Some(pem) = request.ca_bundle.as_ref().filter(|pem| pem.len() > CA_MAX) {
+        return Err(JobError::Invalid {
+            field: "ca_bundle",
+            found: format!("{} bytes", pem.len()),
+            expected: format!("at most {CA_MAX} bytes: the authorities besides the system's alone"),
+        });
+    }
     let config_map = ConfigMap {
         metadata: metadata(request, &plan, "gate", &name(request, "gate")),
-        data: Some(BTreeMap::from([(PLAN_KEY.to_owned(), text)])),
+        data: Some(
+            [(PLAN_KEY.to_owned(), text)]
+                .into_iter()
+                .chain(request.ca_bundle.clone().map(|pem| (CA_KEY.to_owned(), pem)))
+                .collect(),
+        ),
         immutable: Some(true),
         ..ConfigMap::default()
     };

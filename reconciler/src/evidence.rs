@@ -235,6 +235,18 @@ impl Evidence {
         }
     }
 
+    /// Writes a few bytes where no evidence lies, to see whether the store takes any.
+    pub async fn check_writable(&self) -> Result<(), Error> {
+        let path = Path::from("writable/probe");
+        let sent = self
+            .store
+            .put(&path, Bytes::from_static(b"written by the readiness probe\n").into());
+        sent.await.map(drop).map_err(|source| Error::Store {
+            action: "store",
+            source,
+        })
+    }
+
     /// Reads all segments of a name, in order; `None` if there are none.
     ///
     /// Secrets are taken out again: one that was cut by the edge of a segment shows only here.

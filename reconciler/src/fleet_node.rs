@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use schemas::fleet_node::{FleetNodeStatus, NodePhase};
 use schemas::{FleetNode, labels};
 use serde_json::Value;
+use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,11 @@ use crate::clock::{Clock, lock};
 use crate::conditions::{self, Said};
 use crate::writer::{Outcome, Writer, status_patch};
 use liveness::{Judgement, Liveness};
+
+/// Writes that are under way at once.
+const CONCURRENT: usize = 16;
+/// How long one round over all nodes may take before it counts as stuck.
+const ROUND_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the controller works with.
 pub struct Context {
@@ -33,6 +40,8 @@ pub struct Context {
     pub scheduler: Arc<Scheduler>,
     /// What is known of all nodes.
     pub watch: Arc<Watch>,
+    /// Who is told of rounds that do not end.
+    pub health: Arc<Health>,
 }
 
 /// What is known of all nodes, and the call to look at it.
@@ -78,7 +87,7 @@ impl Watch {
                     let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15))
                         .unwrap_or(15)
                         .max(1);
-                    let version = lease.meta.resource_version.as_deref().unwrap_or_default();
+                    let version = lease.meta().resource_version.as_deref().unwrap_or_default();
                     let good_for = Duration::from_secs(seconds);
                     liveness.lease(node, version, spec.holder_identity.as_deref(), good_for, time.elapsed());
                 }
@@ -86,6 +95,20 @@ impl Watch {
             }
             watch.changed.notify_one();
         });
+    }
+}
+
+impl Watch {
+    /// Says of each node when its last heartbeat was seen, and whether it counts as alive at `at`.
+    pub fn nodes(&self, nodes: &Cache<FleetNode>, at: Duration) -> Vec<(String, Option<Duration>, bool)> {
+        let names = nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
+        let liveness = lock(&self.liveness);
+        names
+            .map(|name| {
+                let (seen, alive) = (liveness.last_beat(&name), liveness.judge(&name, at).alive);
+                (name, seen, alive)
+            })
+            .collect()
     }
 }
 
@@ -99,31 +122,25 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "FleetNode", "Starting workers");
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
+        let working = ctx.health.begin("FleetNode", ROUND_LIMIT);
         let mut wake: Option<Duration> = None;
-        let mut retry = false;
+        let mut lost = Vec::new();
         for node in ctx.nodes.all() {
-            let name = node.meta.name.clone().unwrap_or_default();
+            let name = node.meta().name.clone().unwrap_or_default();
             let judged = lock(&ctx.watch.liveness).judge(&name, at);
-            ctx.scheduler
-                .change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
             wake = [wake, judged.until].into_iter().flatten().min();
             if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
                 tracing::warn!(node = name, because = judged.because, "node is not ready");
-                let version = node.meta.resource_version.as_deref();
-                match ctx
-                    .writer
-                    .patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch)
-                    .await
-                {
-                    Ok(Outcome::Done) => {}
-                    Ok(Outcome::Lost) => retry = true,
-                    Err(error) => {
-                        tracing::warn!(node = name, %error, "the node's phase was not written");
-                        retry = true;
-                    }
-                }
+                lost.push((node, patch));
             }
+            ctx.scheduler
+                .change(|index| index.set_alive(&name, judged.alive, judged.holder));
         }
+        // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
+        let writes = futures::stream::iter(lost).map(|(node, patch)| write(&ctx, node, patch));
+        let again = writes.buffer_unordered(CONCURRENT);
+        let retry = again.fold(false, |any, again| async move { any || again }).await;
+        drop(working);
         let now = ctx.clock.elapsed();
         let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
         if retry {
@@ -133,6 +150,20 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             () = stop.cancelled() => {}
             () = ctx.watch.changed.notified() => {}
             () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+        }
+    }
+}
+
+/// Writes a node's status; says whether that is to be tried again.
+async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> bool {
+    let version = node.meta().resource_version.as_deref();
+    let key = Key::of(node.meta());
+    match ctx.writer.patch_status(&ctx.nodes, &key, version, patch).await {
+        Ok(Outcome::Done) => false,
+        Ok(Outcome::Lost) => true,
+        Err(error) => {
+            tracing::warn!(node = %key, %error, "the node's phase was not written");
+            true
         }
     }
 }
@@ -153,7 +184,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
     after.phase = Some(NodePhase::NotReady);
     let mut list = after.conditions.take().unwrap_or_default();
     let said = Said::new("Ready", false, "NotHeardOf", judged.because.clone());
-    conditions::set(&mut list, said, node.meta.generation, now);
+    conditions::set(&mut list, said, node.meta().generation, now);
     after.conditions = Some(list);
     status_patch(before, &after)
 }
@@ -161,7 +192,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
 /// Lists the nodes that are alive by what was seen so far.
 pub fn alive(ctx: &Context) -> BTreeSet<String> {
     let at = ctx.clock.elapsed();
-    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
     names
         .filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive)
         .collect()
@@ -198,10 +229,7 @@ mod tests {
                 phase: Some(phase),
                 ..FleetNodeStatus::default()
             });
-            let node = Cached {
-                meta: node.metadata.clone(),
-                object: Ok(node),
-            };
+            let node = Cached::of(node);
             let patch = plan(&node, &judged, Timestamp::UNIX_EPOCH);
             assert_eq!(patch.is_some(), written, "{phase:?} {judged:?}");
         }

@@ -10,6 +10,8 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio_util::sync::CancellationToken;
 
+use telemetry::health::Health;
+
 use crate::clock::Clock;
 
 /// Whether this process leads, until when.
@@ -128,12 +130,16 @@ fn decide(lease: Option<&Lease>, identity: &str, seen: &mut Seen, now: Duration)
     }
 }
 
+/// How long one turn around the Lease may take before the process counts as stuck: many times what its parts may.
+const TURN_LIMIT: Duration = Duration::from_secs(90);
+
 /// Runs `lead` whenever the Lease is held, with a token that is cancelled when it is lost, until `stop`.
 pub async fn elect<F, Fut>(
     client: Client,
     election: Election,
     leadership: Leadership,
     clock: Arc<dyn Clock>,
+    health: Arc<Health>,
     stop: CancellationToken,
     lead: F,
 ) where
@@ -143,13 +149,19 @@ pub async fn elect<F, Fut>(
     let api: Api<Lease> = Api::namespaced(client, &election.namespace);
     let mut seen = Seen::default();
     while !stop.is_cancelled() {
-        match attempt(&api, &election, &leadership, &clock, &mut seen).await {
+        let turn = health.begin("the look at the operator's lease", TURN_LIMIT);
+        let tried = tokio::time::timeout(
+            election.duration,
+            attempt(&api, &election, &leadership, &clock, &mut seen),
+        );
+        match tried.await.unwrap_or_else(|_| Err(slow())) {
             Ok(true) => {
+                drop(turn);
                 tracing::info!(lease = election.name, identity = election.identity, "leading");
                 let term = stop.child_token();
                 tokio::select! {
                     () = lead(term.clone()) => {}
-                    () = renew(&api, &election, &leadership, &clock, &mut seen, &term) => {
+                    () = renew(&api, &election, &leadership, &clock, &mut seen, &health, &term) => {
                         tracing::warn!(lease = election.name, "the lease was lost; nothing more is written");
                         term.cancel();
                     }
@@ -240,6 +252,11 @@ async fn attempt(
     }
 }
 
+/// An answer that did not come; which kind of error it is matters to nobody.
+fn slow() -> kube::Error {
+    kube::Error::Service("the API did not answer in time".into())
+}
+
 /// Renews until the Lease is lost, or the time for which it was held is over.
 async fn renew(
     api: &Api<Lease>,
@@ -247,10 +264,12 @@ async fn renew(
     leadership: &Leadership,
     clock: &Arc<dyn Clock>,
     seen: &mut Seen,
+    health: &Arc<Health>,
     term: &CancellationToken,
 ) {
     let mut delay = election.renew;
     while !term.is_cancelled() {
+        let _turn = health.begin("the renewal of the operator's lease", TURN_LIMIT);
         tokio::time::sleep(delay).await;
         delay = election.renew;
         let tried = tokio::time::timeout(election.renew, attempt(api, election, leadership, clock, seen)).await;

@@ -5,15 +5,18 @@
 
 pub mod agent;
 pub mod agentic_task;
+pub mod bootstrap;
 pub mod cache;
 pub mod clock;
 pub mod conditions;
 pub mod crd_check;
 pub mod evidence;
 pub mod fleet_node;
+pub mod lanes;
 pub mod leader;
 pub mod metrics;
 pub mod operator;
+pub mod probes;
 pub mod reporter;
 pub mod task_queue;
 pub mod text;

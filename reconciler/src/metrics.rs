@@ -1,124 +1,112 @@
-//! What the operator asks of others, counted by cause.
+//! What the operator tells of itself, and the counting of what it asks of the Kubernetes API.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+mod describe;
+mod observe;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::{Method, Request};
 use kube::Client;
 use kube::client::Body;
+use telemetry::metrics::Metrics as Registry;
 
-use crate::clock::lock;
+pub use describe::*;
+pub use observe::{Sources, observe};
 
-/// Requests to the Kubernetes API, by cause, verb and resource.
-pub const API_REQUESTS: &str = "foreman_api_requests_total";
-/// Requests to Git servers, by operation: list, fetch, push.
-pub const GIT_REQUESTS: &str = "foreman_git_requests_total";
-/// Turns of a queue's repository poll, by result: unchanged, changed, failed.
-pub const TICKS: &str = "foreman_queue_ticks_total";
-/// Task files that were read and parsed.
-pub const FILES_PARSED: &str = "foreman_task_files_parsed_total";
-/// Reconciles by controller and result.
-pub const RECONCILES: &str = "foreman_reconciles_total";
-/// Tasks that the scheduler placed.
-pub const ASSIGNMENTS: &str = "foreman_assignments_total";
-/// Claims that were declared dead, by cause.
-pub const LOST_CLAIMS: &str = "foreman_lost_claims_total";
-/// Verdicts that were reported, by state.
-pub const REPORTS: &str = "foreman_reports_total";
-/// Requests to the evidence store, by result.
-pub const EVIDENCE: &str = "foreman_evidence_requests_total";
-
-const HELP: [(&str, &str); 9] = [
-    (
-        API_REQUESTS,
-        "Requests to the Kubernetes API, by cause, verb and resource.",
-    ),
-    (GIT_REQUESTS, "Requests to Git servers, by operation."),
-    (TICKS, "Turns of the repository poll, by result."),
-    (FILES_PARSED, "Task files that were read and parsed."),
-    (RECONCILES, "Reconciles, by controller and result."),
-    (ASSIGNMENTS, "Tasks that the scheduler placed on a node."),
-    (LOST_CLAIMS, "Claims that were declared dead, by cause."),
-    (REPORTS, "Verdicts that were reported, by state."),
-    (EVIDENCE, "Requests to the evidence store, by result."),
-];
-
-type Series = (&'static str, Vec<(&'static str, String)>);
-
-/// Counters with labels.
-#[derive(Debug, Default)]
+/// The operator's metrics.
+#[derive(Debug)]
 pub struct Metrics {
-    counters: Mutex<BTreeMap<Series, u64>>,
+    registry: Registry,
+    api: Answers,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new(TABLE);
+        registry.set(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        Self {
+            registry,
+            api: Answers::default(),
+        }
+    }
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        &self.registry
+    }
 }
 
 impl Metrics {
-    /// Adds `count` to a series.
-    pub fn add(&self, name: &'static str, labels: &[(&'static str, &str)], count: u64) {
-        let series = (
-            name,
-            labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
-        );
-        *lock(&self.counters).entry(series).or_default() += count;
-    }
-
-    /// Adds one to a series.
-    pub fn count(&self, name: &'static str, labels: &[(&'static str, &str)]) {
-        self.add(name, labels, 1);
-    }
-
-    /// Sums the series of `name` whose labels include all of `labels`.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        lock(&self.counters)
-            .iter()
-            .filter(|((series, have), _)| {
-                *series == name
-                    && labels
-                        .iter()
-                        .all(|(key, value)| have.iter().any(|(k, v)| k == key && v == value))
-            })
-            .map(|(_, count)| count)
-            .sum()
-    }
-
     /// Counts requests that change something in the Kubernetes API.
     pub fn api_writes(&self) -> u64 {
-        ["create", "update", "patch", "delete"]
-            .iter()
-            .map(|verb| self.sum(API_REQUESTS, &[("verb", verb)]))
-            .sum()
+        let text = self.render();
+        let of = |verb: &&str| telemetry::metrics::sum(&text, API_REQUESTS, &[("verb", verb)]);
+        ["create", "update", "patch", "delete"].iter().map(of).sum::<f64>() as u64
     }
 
     /// Counts requests that read from the Kubernetes API, watches left out.
     pub fn api_reads(&self) -> u64 {
-        ["get", "list"]
-            .iter()
-            .map(|verb| self.sum(API_REQUESTS, &[("verb", verb)]))
-            .sum()
+        let text = self.render();
+        let of = |verb: &&str| telemetry::metrics::sum(&text, API_REQUESTS, &[("verb", verb)]);
+        ["get", "list"].iter().map(of).sum::<f64>() as u64
     }
 
-    /// Renders all series in the Prometheus text format.
-    pub fn render(&self) -> String {
-        let counters = lock(&self.counters).clone();
-        let mut text = String::new();
-        for (name, help) in HELP {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-            for ((_, labels), count) in counters.iter().filter(|((series, _), _)| *series == name) {
-                let labels: Vec<String> = labels
-                    .iter()
-                    .map(|(key, value)| {
-                        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                        format!("{key}=\"{value}\"")
-                    })
-                    .collect();
-                if labels.is_empty() {
-                    let _ = writeln!(text, "{name} {count}");
-                } else {
-                    let _ = writeln!(text, "{name}{{{}}} {count}", labels.join(","));
-                }
-            }
+    /// Returns for how long the Kubernetes API has answered nothing but failures; `None` while it answers.
+    pub fn api_failing_for(&self) -> Option<Duration> {
+        self.api.failing_for()
+    }
+}
+
+/// Whether the API answers.
+#[derive(Debug)]
+struct Answers {
+    start: Instant,
+    /// Milliseconds after the start, plus one, since which every request failed; 0 while it answers.
+    failing_since: AtomicU64,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            failing_since: AtomicU64::new(0),
         }
-        text
+    }
+}
+
+impl Answers {
+    fn heard(&self, answered: bool) {
+        if answered {
+            self.failing_since.store(0, Ordering::Release);
+        } else {
+            let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+            let _ = self
+                .failing_since
+                .compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    fn failing_for(&self) -> Option<Duration> {
+        match self.failing_since.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(self.start.elapsed().saturating_sub(Duration::from_millis(since - 1))),
+        }
+    }
+}
+
+/// A request that has not been answered; dropped as such, it counts as a failure.
+struct Silence<'a>(Option<&'a Answers>);
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        if let Some(answers) = self.0 {
+            answers.heard(false);
+        }
     }
 }
 
@@ -131,8 +119,24 @@ pub fn counted(client: Client, metrics: Arc<Metrics>, cause: &'static str) -> Cl
             API_REQUESTS,
             &[("cause", cause), ("verb", verb), ("resource", resource)],
         );
-        let client = client.clone();
-        async move { client.send(request).await }
+        let (client, metrics) = (client.clone(), metrics.clone());
+        async move {
+            // Who asked may give up first: that, too, is no answer.
+            let mut silence = Silence(Some(&metrics.api));
+            let answer = client.send(request).await;
+            silence.0 = None;
+            // What is refused was answered: only silence and the server's own failures count.
+            let failed = match &answer {
+                Ok(answer) if answer.status().is_server_error() => Some("server"),
+                Ok(_) => None,
+                Err(_) => Some("network"),
+            };
+            metrics.api.heard(failed.is_none());
+            if let Some(kind) = failed {
+                metrics.count(API_FAILURES, &[("cause", cause), ("kind", kind)]);
+            }
+            answer
+        }
     });
     Client::new(service, namespace)
 }
@@ -200,16 +204,27 @@ mod tests {
     }
 
     #[test]
-    fn rendering_escapes_labels_and_sums_by_subset() {
-        let metrics = Metrics::default();
-        metrics.count(GIT_REQUESTS, &[("operation", "list"), ("cause", "a\"b")]);
-        metrics.add(GIT_REQUESTS, &[("operation", "fetch"), ("cause", "c")], 2);
-        assert_eq!(metrics.sum(GIT_REQUESTS, &[]), 3);
-        assert_eq!(metrics.sum(GIT_REQUESTS, &[("operation", "fetch")]), 2);
-        let text = metrics.render();
-        assert!(
-            text.contains("foreman_git_requests_total{operation=\"list\",cause=\"a\\\"b\"} 1"),
-            "{text}"
+    fn an_api_that_answers_again_is_no_longer_failing() {
+        let answers = Answers::default();
+        assert_eq!(answers.failing_for(), None);
+        answers.heard(false);
+        let first = answers.failing_since.load(Ordering::Acquire);
+        answers.heard(false);
+        assert!(answers.failing_for().is_some());
+        assert_eq!(
+            answers.failing_since.load(Ordering::Acquire),
+            first,
+            "the first failure counts"
         );
+        answers.heard(true);
+        assert_eq!(answers.failing_for(), None);
+        drop(Silence(Some(&answers)));
+        assert!(
+            answers.failing_for().is_some(),
+            "who asked gave up before there was an answer"
+        );
+        answers.heard(true);
+        drop(Silence(None));
+        assert_eq!(answers.failing_for(), None);
     }
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use telemetry::health::Health;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::evidence::redact::Redactor;
 use crate::evidence::{self, Evidence};
 use crate::leader::{self, Election, Leadership};
 use crate::metrics::{Metrics, counted};
+use crate::probes::Probes;
 use crate::task_queue::source::{Nudge, Sources};
 use crate::work_queue::WorkQueue;
 use caches::Caches;
@@ -152,6 +154,8 @@ impl Operator {
         } else {
             Leadership::always(config.clock.clone())
         };
+        let health = health(&config, &caches, &leadership);
+        let probes = Probes::new(metrics.clone(), health.clone(), evidence.clone());
         let mut background = JoinSet::new();
         caches::keep(&config, &caches, &metrics, &stop, &mut background);
         let mut served = None;
@@ -162,6 +166,7 @@ impl Operator {
                 client: counted(config.client.clone(), metrics.clone(), "evidence"),
                 metrics: metrics.clone(),
                 readers: config.readers,
+                probes,
             };
             tracing::info!(%address, "serving evidence, metrics and health");
             let app = evidence::http::router(serving).into_make_service_with_connect_info::<SocketAddr>();
@@ -175,6 +180,7 @@ impl Operator {
         let controllers = Arc::new(Controllers::new(
             &config,
             &metrics,
+            &health,
             &caches,
             leadership.clone(),
             sources,
@@ -194,6 +200,7 @@ impl Operator {
                 election,
                 leadership,
                 config.clock.clone(),
+                health.clone(),
                 stop.clone(),
                 |term| controllers.clone().lead(term),
             )
@@ -209,6 +216,29 @@ impl Operator {
         }
         Ok(())
     }
+}
+
+/// Says what this replica needs to do its work. One that stands by is as ready as one that leads.
+fn health(config: &Config, caches: &Caches, leadership: &Leadership) -> Arc<Health> {
+    let clock = config.clock.clone();
+    let health = Health::new(Arc::new(move || clock.elapsed()));
+    let caches = caches.clone();
+    health.part("caches", move || {
+        let missing = caches.unsynced();
+        if missing.is_empty() {
+            Ok(String::new())
+        } else {
+            Err(format!(
+                "waiting for the first list of {}; without it for long, see the log for what the API refuses",
+                missing.join(", ")
+            ))
+        }
+    });
+    let leadership = leadership.clone();
+    health.part("leadership", move || {
+        Ok(if leadership.holds() { "leading" } else { "standing by" }.to_owned())
+    });
+    health
 }
 
 /// Prepares an operator and runs it until `shutdown`.

@@ -173,6 +173,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
+    /// Returns how many keys are ready to be worked on.
+    pub fn depth(&self) -> usize {
+        lock(&self.state).ready.len()
+    }
+
     /// Says whether nothing is ready and nothing is worked on.
     pub fn is_idle(&self) -> bool {
         let state = lock(&self.state);

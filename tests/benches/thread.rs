@@ -11,6 +11,8 @@
 mod foreman;
 #[path = "../tests/sample.rs"]
 mod sample;
+#[path = "../tests/served.rs"]
+mod served;
 #[path = "../tests/watch.rs"]
 mod watch;
 
@@ -30,6 +32,12 @@ use std::time::Duration;
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    if let [what, folder] = asked.as_slice()
+        && what == plane::SERVE
+    {
+        plane::serve(&runtime, folder.as_ref());
+        return;
+    }
     type Measure = fn(&tokio::runtime::Runtime);
     let all: [(&str, Measure); 5] = [
         ("plane", plane::measure),

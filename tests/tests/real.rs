@@ -8,8 +8,12 @@ mod alone;
 mod argocd;
 mod chart;
 mod crds;
+mod faults;
+mod kubectl;
 mod kustomize;
+mod leader;
 mod node;
+mod site;
 mod upgrade;
 
 use std::path::Path;

@@ -58,7 +58,8 @@ enum Command {
     Images(images::Build),
     /// Measures speed and memory beside a peer in the same run, in a release build.
     Bench {
-        /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`.
+        /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`. With `operator` first,
+        /// the operator is measured on a real control plane instead: `index`, `files`, `repository`, `schedule`.
         names: Vec<String>,
     },
 }

@@ -154,6 +154,33 @@ impl Servers {
         Ok(Servers { state, started })
     }
 
+    /// Starts tier api in a folder of that name beside this checkout's own, with an etcd that waits for the disk.
+    pub fn up_durable(root: &Path, name: &str) -> Result<Servers> {
+        let folder = State::open(root, None)?.folder().with_extension(name);
+        let state = State::open(root, Some(&folder))?;
+        // What was written before must not count.
+        tier::down(&state)?;
+        let how = How {
+            durable: true,
+            ..How::default()
+        };
+        let started = tier::up(root, &state, Tier::Api, how)?;
+        Ok(Servers { state, started })
+    }
+
+    /// Returns the ids of processes, with commas between them.
+    pub fn processes(&self, names: &[&str]) -> Result<String> {
+        let recorded = ledger::read(&self.state)?;
+        let id = |name: &&str| {
+            let found = recorded.iter().find(|recorded| recorded.name == *name);
+            Ok(found
+                .with_context(|| format!("{name} was not started"))?
+                .pid
+                .to_string())
+        };
+        Ok(names.iter().map(id).collect::<Result<Vec<_>>>()?.join(","))
+    }
+
     /// Returns the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.state.kubeconfig()

@@ -6,7 +6,7 @@
 //! missing tool is a failed test.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -16,10 +16,15 @@ use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
-/// The module, below that one, whose tests need a node that runs pods.
-const NODE: &str = "node";
-/// The modules, below that one too, whose tests need Argo CD, or a cluster whose kinds no other test uses meanwhile.
-const ARGOCD: [&str; 3] = ["argocd", "kustomize", "upgrade"];
+/// The modules, below that one, whose tests need more than a control plane, or one whose kinds no other test uses
+/// meanwhile.
+const MORE: [(Tier, &[&str]); 2] = [
+    (Tier::Node, &["node"]),
+    (Tier::Argocd, &["argocd", "kustomize", "upgrade"]),
+];
+/// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all
+/// of the program are of them. Without `FOREMAN_REAL_KUBECONFIG` they speak to a plane of their own.
+const SUITE: [(&str, &[&str]); 2] = [("plane", &[]), ("runner", &["commands", "processes"])];
 /// A test of this name is the process that another test starts and kills.
 const CHILD: &str = "child";
 
@@ -52,52 +57,87 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     run_counted(command, "tests that need tools")
 }
 
-/// Runs the tests that need a real control plane, and fails where none was run. Stops the servers where it started them.
+/// Runs the tests that need a real control plane, and those that else run on a plane; fails where none was run. Stops the
+/// servers where it started them.
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let chosen = chosen(root, |name| is_in(name, REAL) && matches(name, filter))?;
-    let (node, chosen): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| is_in(name, NODE));
-    let (argocd, api): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|name| ARGOCD.iter().any(|module| is_in(name, module)));
-    let named = [
+    let mut runs = Vec::new();
+    for (program, modules) in SUITE {
+        let suite = || {
+            process::cargo(
+                root,
+                &["test", "--workspace", "--no-fail-fast", "--test", program, "--"],
+            )
+        };
+        let belongs = |name: &str| modules.is_empty() || modules.iter().any(|module| is_in(name, module));
+        let chosen = named(suite(), |name| {
+            belongs(name) && !is_in(name, REAL) && matches(name, filter)
+        })?;
+        runs.push((Tier::Api, suite(), chosen));
+    }
+    let mut on_api = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
+    for (tier, modules) in MORE {
+        let (more, others) = on_api
+            .into_iter()
+            .partition(|name| modules.iter().any(|module| is_in(name, module)));
+        on_api = others;
+        runs.push((tier, ignored(root), more));
+    }
+    runs.insert(0, (Tier::Api, ignored(root), on_api));
+    runs.retain(|(_, _, chosen)| !chosen.is_empty());
+    if runs.is_empty() {
+        bail!("there is no such test; those that need a real control plane lie in a module named `{REAL}`");
+    }
+    let programs = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
         (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
     ];
-    let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
-    let programs: Vec<_> = named.iter().map(|(_, variable)| *variable).zip(paths).collect();
-    for (variable, path) in &programs {
-        println!("{variable}: {}", path.display());
+    let paths = real::paths(root, &programs.map(|(program, _)| program), Which::Pinned)?;
+    for ((program, _), path) in programs.iter().zip(&paths) {
+        println!("{}: {}", program.name(), path.display());
     }
-    // All run, so that one run shows all that is wrong.
-    let on_api = run_on(root, Tier::Api, api, &programs);
-    let on_node = run_on(root, Tier::Node, node, &programs);
-    let on_argocd = run_on(root, Tier::Argocd, argocd, &programs);
-    on_api.and(on_node).and(on_argocd)
+    for (_, command, chosen) in &mut runs {
+        command.arg("--exact").args(chosen.iter());
+        command.envs(programs.iter().map(|(_, variable)| variable).zip(&paths));
+    }
+    // Every tier runs, so that one run shows all that is wrong.
+    let mut ran = Ok(());
+    while let Some((tier, ..)) = runs.first() {
+        let tier = *tier;
+        let (these, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, ..)| *of == tier);
+        runs = others;
+        let commands = these.into_iter().map(|(_, command, _)| command).collect();
+        ran = ran.and(run_on(root, tier, commands));
+    }
+    ran
 }
 
-/// Runs tests on servers of a tier, where there are such tests.
-fn run_on(root: &Path, tier: Tier, chosen: Vec<String>, programs: &[(&str, PathBuf)]) -> Result<()> {
-    if chosen.is_empty() {
-        return Ok(());
-    }
-    let mut command = ignored(root);
-    command.arg("--exact").args(chosen).envs(programs.iter().cloned());
+/// Runs tests on servers of a tier.
+fn run_on(root: &Path, tier: Tier, commands: Vec<Command>) -> Result<()> {
     let archive = match tier {
         Tier::Node => Some(images::build(root, &images::Build::DEV)?),
         Tier::Api | Tier::Argocd => None,
     };
-    if tier == Tier::Argocd {
-        command.env("FOREMAN_ARGOCD", real::path(root, Program::Argocd, Which::Pinned)?);
-    }
-    let servers = real::Servers::up(root, tier)?;
-    let ran = match &archive {
-        Some(archive) => servers.load(archive),
-        None => Ok(()),
+    let argocd = match tier {
+        Tier::Argocd => Some(real::path(root, Program::Argocd, Which::Pinned)?),
+        Tier::Api | Tier::Node => None,
     };
-    let ran = ran.and_then(|()| {
-        command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?);
-        run_counted(command, &format!("tests that need tier {tier}"))
-    });
+    let servers = real::Servers::up(root, tier)?;
+    let ran = || {
+        if let Some(archive) = &archive {
+            servers.load(archive)?;
+        }
+        let kubeconfig = servers.kubeconfig()?;
+        let mut ran = Ok(());
+        for mut command in commands {
+            command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
+            command.envs(argocd.iter().map(|argocd| ("FOREMAN_ARGOCD", argocd)));
+            ran = ran.and(run_counted(command, &format!("tests that need tier {tier}")));
+        }
+        ran
+    };
+    let ran = ran();
     // What a test did wrong comes first, but a server that goes on is an error of its own.
     match (ran, servers.down()) {
         (Err(error), Err(stopping)) => Err(error.context(format!("{stopping:#}"))),
@@ -157,26 +197,30 @@ fn ignored(root: &Path) -> Command {
 
 /// Asks the test programs for the names of their ignored tests, and returns the wanted ones.
 fn chosen(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let mut command = ignored(root);
+    let chosen = named(ignored(root), wanted)?;
+    if chosen.is_empty() {
+        // Without names everything would run.
+        bail!("there is no such test; `#[ignore = \"needs …\"]` marks those that need more than Rust and Git");
+    }
+    Ok(chosen)
+}
+
+/// Asks test programs for the names of the tests that a command would run, and returns the wanted ones.
+fn named(mut command: Command, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     command.args(["--list", "--format", "terse"]);
     let output = command
         .stderr(Stdio::inherit())
         .output()
         .context("failed to start cargo test")?;
     if !output.status.success() {
-        bail!("failed to list the ignored tests: {}", output.status);
+        bail!("failed to list the tests: {}", output.status);
     }
-    let text = String::from_utf8(output.stdout).context("failed to read the names of the ignored tests")?;
+    let text = String::from_utf8(output.stdout).context("failed to read the names of the tests")?;
     let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-    let chosen: Vec<String> = names
+    Ok(names
         .filter(|name| name.rsplit("::").next() != Some(CHILD) && wanted(name))
         .map(str::to_owned)
-        .collect();
-    if chosen.is_empty() {
-        // Without names everything would run.
-        bail!("there is no such test; `#[ignore = \"needs …\"]` marks those that need more than Rust and Git");
-    }
-    Ok(chosen)
+        .collect())
 }
 
 /// Returns whether a test lies in a module of this name.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use agent::config::{Flags, normalise_args};
 use agent::daemon::{self, Shutdown};
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -15,9 +15,18 @@ use kube::{Client, Config};
 struct Program {
     #[command(flatten)]
     flags: Flags,
-    /// Write logs as JSON.
+    /// Form of the log.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Write logs as JSON: the same as `--log-format=json`.
     #[arg(long)]
     log_json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -26,7 +35,7 @@ fn main() -> ExitCode {
         return gate::program::main(std::env::args_os());
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
-    init_logging(program.log_json);
+    init_logging(program.log_json || program.log_format == LogFormat::Json);
     match run(program.flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

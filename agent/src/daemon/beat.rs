@@ -11,18 +11,24 @@ use super::desk::Desk;
 use super::registration::{self, Beat};
 use crate::capability::{self, Probe, Served};
 use crate::config::{Config, Mode};
+use crate::probes::Probes;
+
+/// How long one turn may take, questions to model servers included, before it counts as stuck.
+const TURN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1800);
 
 pub(super) async fn beat(
     client: Client,
     config: Arc<Config>,
     desk: Arc<Desk>,
     repositories: crate::executor::Repositories,
+    probes: Probes,
     shutdown: Shutdown,
 ) {
     let mut probe = Probe::new();
     let mut served = Served::default();
     let mut draining = false;
     loop {
+        let turn = probes.health.begin("the heartbeat", TURN_LIMIT);
         if config.mode == Mode::Native && served == Served::default() {
             tokio::select! {
                 found = crate::executor::native::served(&client, &config) => served = found,
@@ -46,7 +52,10 @@ pub(super) async fn beat(
             tasks: &tasks,
             repositories: &cached,
         };
-        if let Err(error) = registration::heartbeat(&client, &config.node_name, &beat, Timestamp::now()).await {
+        let now = Timestamp::now();
+        let written = registration::heartbeat(&client, &config.node_name, &beat, now).await;
+        probes.beat(written.is_ok(), now.as_second() as f64);
+        if let Err(error) = written {
             tracing::warn!(%error, "failed to write the heartbeat; trying again at the next");
             if matches!(&error, kube::Error::Api(status) if status.code == 404) {
                 if let Err(error) = registration::register(&client, &config).await {
@@ -54,6 +63,10 @@ pub(super) async fn beat(
                 }
                 continue;
             }
+        }
+        drop(turn);
+        if draining {
+            probes.drains();
         }
         // The last word names no task: those that were given back are somebody else's.
         if draining && tasks.is_empty() {

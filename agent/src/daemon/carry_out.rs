@@ -19,6 +19,7 @@ use super::desk::{Desk, Running, Stop};
 use super::finish::finish;
 use crate::evidence::Spool;
 use crate::executor::{Executor, Run, Services};
+use crate::metrics::CLAIMS;
 use crate::outcome::Outcome;
 
 /// How long a cancelled run may take to end.
@@ -37,10 +38,15 @@ pub(super) async fn start(
     let mut random = [0_u8; 32];
     rand::rng().fill_bytes(&mut random);
     let node = &services.config.node_name;
+    let counted = |result: &str| services.probes.metrics.count(CLAIMS, &[("result", result)]);
     let (held, task) = match claim::claim(&services.client, &task, node, identity, random).await {
-        Ok(Some(claimed)) => claimed,
-        Ok(None) => return,
+        Ok(Some(claimed)) => {
+            counted("held");
+            claimed
+        }
+        Ok(None) => return counted("lost"),
         Err(error) => {
+            counted("failed");
             tracing::warn!(%error, task = task.name_any(), "failed to claim the task; the next event tries again");
             return;
         }
@@ -50,6 +56,7 @@ pub(super) async fn start(
         held: held.clone(),
         cancel: CancellationToken::new(),
         stop: Arc::default(),
+        kind: task.spec.kind,
         timeout: task.spec.timeout().max(1),
     };
     desk.with(|map| map.insert(held.uid.clone(), running.clone()));
@@ -160,6 +167,7 @@ mod tests {
             },
             cancel: CancellationToken::new(),
             stop: Arc::default(),
+            kind: schemas::agentic_task::TaskKind::Verify,
             timeout: 60,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use schemas::agentic_task::TaskKind;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ pub(super) struct Running {
     pub(super) held: Held,
     pub(super) cancel: CancellationToken,
     pub(super) stop: Arc<Mutex<Option<Stop>>>,
+    pub(super) kind: TaskKind,
     /// Wall time of the whole run, in seconds.
     pub(super) timeout: i64,
 }

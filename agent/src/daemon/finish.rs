@@ -78,6 +78,8 @@ pub(super) async fn finish(
     loop {
         match claim::patch_status(&services.client, held, status.clone()).await {
             Ok(Written::Done(_)) => {
+                let seconds = Timestamp::now().duration_since(started).as_secs_f64();
+                services.probes.metrics.count_end(running.kind, &outcome, seconds);
                 tracing::info!(task = held.name, verdict = ?outcome.verdict, failure = ?outcome.failure, "ended: {}", outcome.summary);
                 if let Some(spool) = spool.filter(|_| outcome.evidence_error.is_none()) {
                     spool.remove();

@@ -15,6 +15,10 @@ use super::Shutdown;
 use super::desk::Desk;
 use super::registration::FIELD_MANAGER;
 use crate::config::Config;
+use crate::probes::Probes;
+
+/// How long one turn around the Lease may take before the process counts as stuck.
+const TURN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Seconds for which a node's Lease holds without renewal.
 pub const LEASE_SECONDS: i32 = 30;
@@ -177,15 +181,22 @@ pub(super) async fn keep_lease(
     config: Arc<Config>,
     shutdown: Shutdown,
     desk: Arc<Desk>,
+    probes: Probes,
     lost: CancellationToken,
 ) {
     let every = Duration::from_secs(LEASE_SECONDS as u64 / 3);
     loop {
+        let _turn = probes.health.begin("the renewal of the node's lease", TURN_LIMIT);
         tokio::select! {
-            () = tokio::time::sleep(every) => match lease.tick(&config).await {
-                Ok(true) => {}
-                Ok(false) => return lost.cancel(),
-                Err(error) => tracing::warn!(%error, "failed to renew the node's lease; trying again"),
+            // An answer that never comes must not let the Lease lapse in silence.
+            () = tokio::time::sleep(every) => match tokio::time::timeout(every, lease.tick(&config)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => {
+                    probes.holds_name(false);
+                    return lost.cancel();
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "failed to renew the node's lease; trying again"),
+                Err(_) => tracing::warn!("renewing the node's lease took too long; trying again"),
             },
             () = ended(&shutdown, &desk) => return lease.release().await,
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use git::WorkTree;
+use kube::ResourceExt;
 use schemas::Agent;
 use schemas::agentic_task::FailureReason;
 
@@ -19,6 +20,7 @@ use super::{Run, endpoint, source};
 use crate::coder::worktree::Snapshot;
 use crate::coder::{self as machine, End, Session};
 use crate::journal::Journal;
+use crate::metrics::Measured;
 use crate::outcome::Outcome;
 use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
@@ -31,7 +33,12 @@ use text::{briefing, text};
 /// Carries out a coder's task.
 pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
     let mut ground = lay(run).await?;
-    let asked = endpoint::ask(run, agent, &ground.stem, ground.round).await?;
+    let mut asked = endpoint::ask(run, agent, &ground.stem, ground.round).await?;
+    asked.provider = Box::new(Measured {
+        inner: asked.provider,
+        metrics: run.services.probes.metrics.clone(),
+        agent: agent.name_any(),
+    });
     fence(run, &mut ground).await?;
     let folder = run
         .services

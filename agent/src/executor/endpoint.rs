@@ -105,6 +105,15 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     if url.starts_with(REPLAY) {
         return replay(run, stem, round);
     }
+    if agent.spec.provider == ModelProvider::CloudProxy && !config.allow_cloud_providers {
+        return Err(Outcome::failed(
+            FailureReason::InferenceServiceUnavailable,
+            format!(
+                "Agent {} has provider cloud-proxy, and this node runs none (--allow-cloud-providers=false)",
+                agent.name_any()
+            ),
+        ));
+    }
     let key = key(run, agent).await?;
     let name = model(agent, &run.task);
     let cached = remembered()

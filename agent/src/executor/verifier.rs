@@ -15,13 +15,15 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use schemas::agentic_task::{FailureReason, Phase};
-use schemas::labels;
 use schemas::shared::Verdict as Published;
+use schemas::{AgenticTask, labels};
 use serde_json::json;
 
 use super::{Run, source};
+use crate::config::Config;
 use crate::daemon::claim::{self, Written};
 use crate::daemon::registration::FIELD_MANAGER;
+use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
 
 /// Tries of the gate before a GATE-ERROR is final.
@@ -75,6 +77,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .jobs_namespace
         .clone()
         .unwrap_or_else(|| run.held.namespace.clone());
+    let ca_bundle = ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut last = None;
     for attempt in 1..=TRIES {
         let request = GateRequest {
@@ -83,7 +86,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             epoch: run.held.claim.epoch,
             attempt,
             namespace: namespace.clone(),
-            labels: BTreeMap::from([(labels::NODE.to_owned(), config.node_name.clone())]),
+            labels: job_labels(&run.task, &config.node_name),
             repository: question.repository.to_string(),
             branch: question.branch.clone(),
             head_sha: question.head.to_string(),
@@ -100,7 +103,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
                 .as_ref()
                 .map(|(_, key)| key.clone())
                 .filter(|key| key != "token"),
-            ca_bundle: None,
+            ca_bundle: ca_bundle.clone(),
             cache: config
                 .gate_cache_pvc
                 .clone()
@@ -124,6 +127,13 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         };
         let name = objects.job.name_any();
         let (verdict, log) = once(run, &namespace, &objects, attempt).await?;
+        let told = match &verdict {
+            Verdict::Pass { .. } => "GATE-PASS",
+            Verdict::Fail { .. } => "GATE-FAIL",
+            Verdict::Refused { .. } => "refused",
+            Verdict::Error(_) => "GATE-ERROR",
+        };
+        run.services.probes.metrics.count(GATE_TRIES, &[("verdict", told)]);
         if let Some(log) = &log {
             let _ = run.spool.write("gate-log", log);
         }
@@ -162,6 +172,24 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         }
     }
     last.ok_or_else(|| Outcome::failed(FailureReason::GateError, "the gate was not run"))
+}
+
+/// Labels of a gate's objects: the node, which its agent may not name otherwise, and the work that they belong to.
+fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = [labels::WORKLOAD, labels::QUEUE, labels::RUN, labels::ROUND]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), task.labels().get(name)?.clone())))
+        .collect();
+    all.insert(labels::NODE.to_owned(), node.to_owned());
+    all
+}
+
+/// Reads the certificate authorities that the gate's fetch is to trust as this agent does.
+fn ca_bundle(config: &Config) -> Result<Option<String>, String> {
+    let Some(path) = &config.ca_bundle else { return Ok(None) };
+    std::fs::read_to_string(path)
+        .map(Some)
+        .map_err(|error| format!("failed to read the CA bundle {}: {error}", path.display()))
 }
 
 async fn ask(run: &Run) -> Result<Question, Outcome> {
@@ -301,6 +329,7 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
     let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
     create(jobs, job).await?;
     let mut live = None;
+    let mut unscheduled = String::new();
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -325,9 +354,19 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
         {
             continue;
         }
-        let seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
+        let mut seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
         if seen.finished() {
+            // The Pod goes with the deadline, and what it waited for with the Pod.
+            if seen.job_reason == "DeadlineExceeded" && !unscheduled.is_empty() {
+                seen.detail = format!("{}; its Pod found no node: {unscheduled}", seen.detail);
+            }
             return Ok(seen);
+        }
+        if seen.unscheduled != unscheduled {
+            unscheduled.clone_from(&seen.unscheduled);
+            if !unscheduled.is_empty() {
+                tracing::warn!(job = name, why = unscheduled, "the gate's Pod finds no node");
+            }
         }
         if let Some(why) = seen.stuck() {
             tracing::warn!(job = name, why, "the gate's Job will not start");
@@ -410,6 +449,25 @@ fn outcome_of(verdict: &Verdict, log: Option<&[u8]>) -> Outcome {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn a_gates_objects_are_found_by_their_work_and_never_name_another_node() {
+        let mut task = AgenticTask::default();
+        task.labels_mut().extend(
+            [
+                (labels::WORKLOAD, "fix-login"),
+                (labels::NODE, "elsewhere"),
+                ("team", "a"),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned())),
+        );
+        let found = job_labels(&task, "here");
+        let expected = [(labels::NODE, "here"), (labels::WORKLOAD, "fix-login")];
+        assert_eq!(
+            found,
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+        );
+    }
 
     #[test]
     fn only_a_pass_becomes_a_pass() {

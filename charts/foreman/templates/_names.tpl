@@ -74,11 +74,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "foreman.writers" -}}
 {{- $writers := list -}}
 {{- range $name, $pool := fromYaml (include "foreman.pools" .) -}}
-{{- $writers = append $writers (dict "account" $pool.account "fixed" $pool.fleetNodeName "suffix" (ternary "" (printf "-%s" $name) (eq $name "")) "create" $pool.serviceAccount.create "annotations" $pool.serviceAccount.annotations "taskNamespace" $pool.taskNamespace "secrets" $pool.secrets) -}}
+{{- $writers = append $writers (dict "account" $pool.account "fixed" $pool.fleetNodeName "suffix" (ternary "" (printf "-%s" $name) (eq $name "")) "create" $pool.serviceAccount.create "annotations" $pool.serviceAccount.annotations "taskNamespace" $pool.taskNamespace "foremanNamespace" $pool.foremanNamespace "secrets" $pool.secrets) -}}
 {{- end -}}
 {{- range $name, $host := .Values.hostAgents -}}
 {{- $host = $host | default dict -}}
-{{- $writers = append $writers (dict "account" (printf "%s-host-%s" (include "foreman.fullname" $) $name) "fixed" $name "suffix" "" "create" true "annotations" (dict) "taskNamespace" ($host.taskNamespace | default "") "secrets" ($host.secrets | default list)) -}}
+{{- $writers = append $writers (dict "account" (printf "%s-host-%s" (include "foreman.fullname" $) $name) "fixed" $name "suffix" "" "create" true "annotations" (dict) "taskNamespace" ($host.taskNamespace | default "") "foremanNamespace" "" "secrets" ($host.secrets | default list)) -}}
 {{- end -}}
 {{- toYaml (dict "writers" $writers) -}}
 {{- end }}

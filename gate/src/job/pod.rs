@@ -76,7 +76,7 @@ fn init_container(kind: JobKind, plan: &Plan, request: &GateRequest, source: Opt
     }
     if request.ca_bundle.is_some() {
         args.push("--ca-bundle".to_owned());
-        args.push(format!("{CA_PATH}/ca.crt"));
+        args.push(format!("{CA_PATH}/{}", super::CA_KEY));
         mounts.push(mount("ca", CA_PATH, true));
     }
     Container {
@@ -178,6 +178,11 @@ fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec
         name: "plan".to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: config_map.to_owned(),
+            items: Some(vec![KeyToPath {
+                key: PLAN_KEY.to_owned(),
+                path: PLAN_KEY.to_owned(),
+                mode: None,
+            }]),
             ..ConfigMapVolumeSource::default()
         }),
         ..Volume::default()
@@ -217,14 +222,14 @@ fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec
             ..Volume::default()
         });
     }
-    if let Some((name, key)) = &request.ca_bundle {
+    if request.ca_bundle.is_some() {
         volumes.push(Volume {
             name: "ca".to_owned(),
             config_map: Some(ConfigMapVolumeSource {
-                name: name.clone(),
+                name: config_map.to_owned(),
                 items: Some(vec![KeyToPath {
-                    key: key.clone(),
-                    path: "ca.crt".to_owned(),
+                    key: super::CA_KEY.to_owned(),
+                    path: super::CA_KEY.to_owned(),
                     mode: None,
                 }]),
                 ..ConfigMapVolumeSource::default()

@@ -42,7 +42,7 @@ fn request() -> GateRequest {
         file_roots: vec!["/srv/git".into()],
         credentials_secret: Some("clone".into()),
         credentials_key: None,
-        ca_bundle: Some(("ca".into(), "bundle.pem".into())),
+        ca_bundle: Some("-----BEGIN CERTIFICATE-----\n".into()),
         cache: Some(CacheMount {
             claim: "foreman-gate-cache".into(),
             key: CacheKey {
@@ -69,6 +69,30 @@ fn all_containers(job: &Job) -> Vec<&Container> {
 
 fn both(objects: &GateObjects) -> [&Job; 2] {
     [&objects.job, objects.prepare_job.as_ref().unwrap()]
+}
+
+#[test]
+fn certificates_travel_beside_the_plan_and_only_the_container_that_fetches_sees_them() {
+    let objects = build_job(&gate(), &request()).unwrap();
+    let data = objects.config_map.data.as_ref().unwrap();
+    assert_eq!(data[CA_KEY], "-----BEGIN CERTIFICATE-----\n");
+    for job in both(&objects) {
+        let volumes = pod(job).volumes.as_ref().unwrap();
+        for volume in volumes.iter().filter_map(|volume| volume.config_map.as_ref()) {
+            assert_eq!(volume.name, objects.config_map.metadata.name.clone().unwrap());
+            assert_eq!(volume.items.as_ref().unwrap().len(), 1, "no more than what it is for");
+        }
+    }
+    let large = GateRequest {
+        ca_bundle: Some("x".repeat(CA_MAX + 1)),
+        ..request()
+    };
+    assert!(
+        build_job(&gate(), &large)
+            .unwrap_err()
+            .to_string()
+            .contains("ca_bundle")
+    );
 }
 
 #[test]

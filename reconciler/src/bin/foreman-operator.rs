@@ -48,6 +48,9 @@ struct Arguments {
     /// Seconds for which tasks that ended are kept.
     #[arg(long, default_value_t = 86_400)]
     task_ttl_seconds: u64,
+    /// File with TaskQueues and Forges, as a JSON list, that are created where they are not there.
+    #[arg(long)]
+    bootstrap: Option<PathBuf>,
     /// Lead by Lease; switch it off only for a single process.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
@@ -123,6 +126,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     config.evidence_keep = Duration::from_secs(arguments.evidence_keep_days.saturating_mul(86_400));
     config.task_ttl = Duration::from_secs(arguments.task_ttl_seconds);
+    config.bootstrap = arguments.bootstrap;
     config.leader_election = arguments.leader_elect;
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "foreman-operator".into());
     config.identity = format!("{host}_{:08x}", rand::random::<u32>());

@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Address, Error, Evidence, MAX_SEGMENT, Stored};
 use crate::cache::{Cache, Cached};
-use crate::metrics::{EVIDENCE, Metrics};
+use crate::metrics::{EVIDENCE, EVIDENCE_BYTES, Metrics};
+use crate::probes::{self, Probes};
 
 /// Who may read evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,14 +47,14 @@ pub struct Serving {
     pub metrics: Arc<Metrics>,
     /// Who may read evidence.
     pub readers: Readers,
+    /// What is told of the operator itself.
+    pub probes: Probes,
 }
 
 /// Builds the router.
 pub fn router(serving: Serving) -> Router {
+    let probes = probes::router(serving.probes.clone());
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
-        .route("/metrics", get(metrics))
         .route("/evidence/{task}", get(list))
         .route("/evidence/{task}/{epoch}/{name}", get(read))
         .route(
@@ -62,6 +63,7 @@ pub fn router(serving: Serving) -> Router {
         )
         .layer(DefaultBodyLimit::max(MAX_SEGMENT))
         .with_state(serving)
+        .merge(probes)
 }
 
 fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
@@ -69,7 +71,7 @@ fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
 }
 
 /// Answers with text that is shown as it is, whatever is in it.
-fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
+pub(crate) fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -102,10 +104,6 @@ fn answer(error: &Error) -> Response {
     refuse(status, error.to_string())
 }
 
-async fn metrics(State(serving): State<Serving>) -> Response {
-    plain(StatusCode::OK, serving.metrics.render())
-}
-
 /// Compares without telling by time how much is equal.
 fn same(one: &[u8], two: &[u8]) -> bool {
     one.len() == two.len() && one.iter().zip(two).fold(0u8, |differs, (a, b)| differs | (a ^ b)) == 0
@@ -135,10 +133,10 @@ async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) ->
         return Ok(true);
     }
     // The claim may be newer than the cache.
-    let namespace = known.meta.namespace.clone().unwrap_or_default();
+    let namespace = known.meta().namespace.clone().unwrap_or_default();
     let resource = ApiResource::erase::<AgenticTask>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(serving.client.clone(), &namespace, &resource);
-    let found = api.get_opt(known.meta.name.as_deref().unwrap_or_default()).await?;
+    let found = api.get_opt(known.meta().name.as_deref().unwrap_or_default()).await?;
     let found = found.filter(|task| task.metadata.uid.as_deref() == Some(address.task()));
     Ok(found.is_some_and(|task| is_claim(&task.data, address.epoch(), &hash)))
 }
@@ -178,9 +176,11 @@ async fn store(
             );
         }
     }
+    let bytes = body.len() as u64;
     match evidence.put(&address, body).await {
         Ok(Stored::New) => {
             counted("new");
+            serving.metrics.add(EVIDENCE_BYTES, &[], bytes);
             refuse(StatusCode::CREATED, "stored")
         }
         Ok(Stored::Same) => {
@@ -338,6 +338,7 @@ mod tests {
             client: Client::new(nobody, "n"),
             metrics: Arc::default(),
             readers: Readers::Loopback,
+            probes: Probes::new(Arc::default(), telemetry::health::Health::from_now(), None),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -132,6 +132,12 @@ impl Liveness {
         }
     }
 
+    /// Returns when a node's last heartbeat was seen, by our own clock.
+    pub fn last_beat(&self, node: &str) -> Option<Duration> {
+        let beat = self.beats.get(node).filter(|beat| beat.time.is_some())?;
+        Some(beat.seen)
+    }
+
     /// Returns until when a node's last heartbeat is good.
     fn heard_until(&self, node: &str) -> Option<Duration> {
         let beat = self.beats.get(node).filter(|beat| beat.time.is_some())?;

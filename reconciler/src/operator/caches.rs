@@ -12,7 +12,7 @@ use crate::cache::{self, Cache};
 use crate::metrics::{Metrics, counted};
 
 /// What the operator knows of the API.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Caches {
     pub(super) agents: Arc<Cache<Agent>>,
     pub(super) tasks: Arc<Cache<AgenticTask>>,
@@ -24,6 +24,22 @@ pub(super) struct Caches {
 }
 
 impl Caches {
+    /// Names the caches that do not yet show what the API holds.
+    pub(super) fn unsynced(&self) -> Vec<&'static str> {
+        let all = [
+            ("Agent", self.agents.is_synced()),
+            ("AgenticTask", self.tasks.is_synced()),
+            ("FleetNode", self.nodes.is_synced()),
+            ("ModelProfile", self.profiles.is_synced()),
+            ("TaskQueue", self.queues.is_synced()),
+            ("Workload", self.workloads.is_synced()),
+            ("Lease", self.leases.is_synced()),
+        ];
+        all.iter()
+            .filter_map(|(kind, synced)| (!synced).then_some(*kind))
+            .collect()
+    }
+
     /// Waits until every cache shows what the API held when its watch began.
     pub(super) async fn wait_synced(&self) {
         self.agents.wait_synced().await;

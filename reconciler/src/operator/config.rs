@@ -29,6 +29,8 @@ pub struct Config {
     pub git_remote_url: Option<String>,
     /// Folder of the evidence; `None` stores none.
     pub evidence_dir: Option<PathBuf>,
+    /// File with queues and forges to begin with.
+    pub bootstrap: Option<PathBuf>,
     /// Where the HTTP listens; `None` serves none.
     pub listen: Option<SocketAddr>,
     /// Who may read evidence.
@@ -62,6 +64,7 @@ impl Config {
             git: git::Settings::default(),
             git_remote_url: None,
             evidence_dir: None,
+            bootstrap: None,
             listen: None,
             readers: Readers::Loopback,
             secrets: Vec::new(),

@@ -1,10 +1,14 @@
 //! The controllers: what each works with, what wakes it, and the term in which it works.
 
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use git::Git;
 use kube::Client;
+use telemetry::health::Health;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -12,15 +16,16 @@ use super::Config;
 use super::caches::Caches;
 use crate::cache::Key;
 use crate::evidence::Evidence;
+use crate::lanes::Lanes;
 use crate::leader::Leadership;
-use crate::metrics::{Metrics, RECONCILES, counted};
+use crate::metrics::{self, Metrics, QUEUE_DEPTH, RECONCILE_SECONDS, RECONCILES, counted};
 use crate::reporter::notes::Notes;
 use crate::reporter::{self, Forge};
 use crate::task_queue::source::Sources;
 use crate::work_queue::{Next, WorkQueue, drive};
 use crate::workload::observe::Links;
 use crate::writer::Writer;
-use crate::{agent, agentic_task, fleet_node, task_queue, workload};
+use crate::{agent, agentic_task, bootstrap, fleet_node, task_queue, workload};
 
 /// Every controller with its queue.
 pub(super) struct Controllers {
@@ -40,24 +45,35 @@ pub(super) struct Controllers {
     pub(super) jobs_namespace: Option<String>,
     pub(super) client: Client,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    leadership: Leadership,
+    bootstrap: Option<PathBuf>,
 }
+
+/// How long a reconcile that speaks to the API alone may take before it counts as stuck.
+const API_LIMIT: Duration = Duration::from_secs(900);
+/// Between two tries to create what the installation asks for.
+const BEGIN_AGAIN: Duration = Duration::from_secs(10);
+/// How long one may take that speaks to Git servers as well.
+const GIT_LIMIT: Duration = Duration::from_secs(3600);
 
 impl Controllers {
     /// Puts the controllers together.
+    #[allow(clippy::too_many_arguments, reason = "every part is handed over once, here")]
     pub(super) fn new(
         config: &Config,
         metrics: &Arc<Metrics>,
+        health: &Arc<Health>,
         caches: &Caches,
         leadership: Leadership,
         sources: Arc<Sources>,
         queue_work: Arc<WorkQueue<Key>>,
         evidence: Option<Evidence>,
     ) -> Self {
+        let lanes = Arc::new(Lanes::default());
         let writer = |cause| {
-            Writer::new(
-                counted(config.client.clone(), metrics.clone(), cause),
-                leadership.clone(),
-            )
+            let client = counted(config.client.clone(), metrics.clone(), cause);
+            Writer::new(client, leadership.clone()).sharing(lanes.clone())
         };
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());
@@ -84,6 +100,7 @@ impl Controllers {
                 clock: clock.clone(),
                 metrics: metrics.clone(),
                 scheduler: scheduler.clone(),
+                health: health.clone(),
             }),
             node: Arc::new(fleet_node::Context {
                 writer: writer("fleetnode"),
@@ -91,6 +108,7 @@ impl Controllers {
                 clock: clock.clone(),
                 scheduler,
                 watch: Arc::default(),
+                health: health.clone(),
             }),
             workload: Arc::new(workload::Context {
                 writer: writer("workload"),
@@ -134,11 +152,37 @@ impl Controllers {
             jobs_namespace: config.jobs_namespace.clone(),
             client: counted(config.client.clone(), metrics.clone(), "sweep"),
             metrics: metrics.clone(),
+            health: health.clone(),
+            leadership,
+            bootstrap: config.bootstrap.clone(),
         }
     }
 
     /// Feeds indexes and queues from the caches; on every replica, so that a new leader begins at once.
     pub(super) fn observe(&self, config: &Config, caches: &Caches) {
+        metrics::observe(
+            &self.metrics,
+            &metrics::Sources {
+                tasks: &caches.tasks,
+                workloads: &caches.workloads,
+                queues: &caches.queues,
+                nodes: &caches.nodes,
+                watch: &self.node.watch,
+                leadership: &self.leadership,
+                clock: &config.clock,
+            },
+        );
+        let queues = [
+            ("Agent", self.agent_work.clone()),
+            ("Workload", self.workload_work.clone()),
+            ("TaskQueue", self.queue_work.clone()),
+            ("Reporter", self.report_work.clone()),
+        ];
+        self.metrics.on_render(&[QUEUE_DEPTH], move |set| {
+            for (controller, queue) in &queues {
+                set(QUEUE_DEPTH, &[("controller", controller)], queue.depth() as f64);
+            }
+        });
         self.task.scheduler.observe(
             &caches.tasks,
             &caches.nodes,
@@ -175,58 +219,96 @@ impl Controllers {
             .workloads
             .all()
             .iter()
-            .for_each(|found| self.workload_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.workload_work.add(Key::of(&found.meta())));
         self.queue
             .queues
             .all()
             .iter()
-            .for_each(|found| self.queue_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.queue_work.add(Key::of(&found.meta())));
         self.agent
             .agents
             .all()
             .iter()
-            .for_each(|found| self.agent_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.agent_work.add(Key::of(&found.meta())));
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
         tracing::info!(controller = "Agent", "Starting workers");
-        let (ctx, metrics) = (self.agent.clone(), self.metrics.clone());
+        let (ctx, all) = (self.agent.clone(), self.clone());
         running.spawn(drive(self.agent_work.clone(), 2, term.clone(), move |key| {
-            count("Agent", metrics.clone(), agent::reconcile(ctx.clone(), key))
+            all.clone()
+                .measured("Agent", API_LIMIT, agent::reconcile(ctx.clone(), key))
         }));
         tracing::info!(controller = "Workload", "Starting workers");
-        let (ctx, metrics) = (self.workload.clone(), self.metrics.clone());
+        let (ctx, all) = (self.workload.clone(), self.clone());
         running.spawn(drive(self.workload_work.clone(), 16, term.clone(), move |key| {
-            count("Workload", metrics.clone(), workload::reconcile(ctx.clone(), key))
+            all.clone()
+                .measured("Workload", API_LIMIT, workload::reconcile(ctx.clone(), key))
         }));
         tracing::info!(controller = "TaskQueue", "Starting workers");
-        let (ctx, metrics) = (self.queue.clone(), self.metrics.clone());
+        let (ctx, all) = (self.queue.clone(), self.clone());
         running.spawn(drive(self.queue_work.clone(), 8, term.clone(), move |key| {
-            count("TaskQueue", metrics.clone(), task_queue::reconcile(ctx.clone(), key))
+            all.clone()
+                .measured("TaskQueue", GIT_LIMIT, task_queue::reconcile(ctx.clone(), key))
         }));
         if let Some(ctx) = self.report.clone() {
-            let metrics = self.metrics.clone();
+            let all = self.clone();
             self.workload
                 .workloads
                 .all()
                 .iter()
-                .for_each(|found| self.report_work.add(Key::of(&found.meta)));
+                .for_each(|found| self.report_work.add(Key::of(&found.meta())));
             running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
-                count("Reporter", metrics.clone(), reporter::reconcile(ctx.clone(), key))
+                all.clone()
+                    .measured("Reporter", GIT_LIMIT, reporter::reconcile(ctx.clone(), key))
             }));
         }
+        running.spawn(self.clone().begin(term.clone()));
         running.spawn(self.clone().sweep(term.clone()));
-        while running.join_next().await.is_some() {}
+        while let Some(ended) = running.join_next().await {
+            if ended.is_err_and(|error| error.is_panic()) {
+                self.health.broke("a controller's loop panicked; see the log");
+            }
+        }
     }
-}
 
-async fn count(controller: &'static str, metrics: Arc<Metrics>, work: impl Future<Output = Next>) -> Next {
-    let next = work.await;
-    let result = match next {
-        Next::Failed(_) => "failed",
-        Next::Lost => "lost",
-        Next::Wait | Next::After(_) => "done",
-    };
-    metrics.count(RECONCILES, &[("controller", controller), ("result", result)]);
-    next
+    /// Creates what the installation asks for, until it is there.
+    async fn begin(self: Arc<Self>, term: CancellationToken) {
+        let Some(file) = &self.bootstrap else { return };
+        while let Err(error) = bootstrap::create(&self.queue.writer, file).await {
+            tracing::warn!(%error, "what the installation asks for is not there; trying again");
+            tokio::select! {
+                () = term.cancelled() => return,
+                () = tokio::time::sleep(BEGIN_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Counts a reconcile, measures it, and knows of it while it is under way.
+    async fn measured(
+        self: Arc<Self>,
+        controller: &'static str,
+        limit: Duration,
+        work: impl Future<Output = Next>,
+    ) -> Next {
+        let begun = Instant::now();
+        let working = self.health.begin(controller, limit);
+        // One object that nobody thought of must not end the worker that all others share.
+        let next = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(controller, "a reconcile panicked; it is tried again later");
+            Next::Failed("the reconcile panicked".to_owned())
+        });
+        drop(working);
+        let result = match next {
+            Next::Failed(_) => "failed",
+            Next::Lost => "lost",
+            Next::Wait | Next::After(_) => "done",
+        };
+        let labels = [("controller", controller)];
+        self.metrics
+            .observe(RECONCILE_SECONDS, &labels, begun.elapsed().as_secs_f64());
+        self.metrics
+            .count(RECONCILES, &[("controller", controller), ("result", result)]);
+        next
+    }
 }

@@ -261,7 +261,7 @@ fn retry_patch(observed: &Observed) -> Option<Value> {
     }
     let run = observed.workload.spec.run.unwrap_or(1).saturating_add(1);
     Some(json!({
-        "metadata": { "resourceVersion": observed.cached.meta.resource_version, "annotations": { RETRIED: id } },
+        "metadata": { "resourceVersion": observed.cached.meta().resource_version, "annotations": { RETRIED: id } },
         "spec": { "run": run }
     }))
 }

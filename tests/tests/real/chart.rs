@@ -5,6 +5,7 @@ mod admission;
 mod agents;
 pub mod cluster;
 pub mod helm;
+mod host_agent;
 mod rbac;
 mod refusals;
 mod render;

@@ -16,6 +16,7 @@ use crate::process;
 
 pub mod clean;
 mod control_groups;
+mod kernel;
 pub mod names;
 mod network;
 pub mod volumes;
@@ -63,6 +64,11 @@ pub fn check(install: bool) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("tier node needs root: containers, mounts and network namespaces");
     }
+    if clean::another_kubelet() {
+        bail!(
+            "tier node needs a machine without a kubelet: another one runs here; stop it, or its tier with `real down`"
+        );
+    }
     let packages = missing(|program| {
         let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         folders
@@ -105,6 +111,7 @@ fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
 pub fn prepare(state: &State, network: &Network) -> Result<()> {
     // Written first: what is made from here on is taken away where this file is.
     state.write("containerd.toml", containerd(state.folder()).as_bytes())?;
+    kernel::keep(state)?;
     network.make()?;
     control_groups::make(&network.name)?;
     state.write("cni/10-foreman.conflist", cni(state.folder(), network).as_bytes())?;
@@ -269,6 +276,7 @@ pub fn servers(folder: &Path, network: &Network, programs: &[PathBuf; 3], own: &
                 format!("--config={}", file("kubelet.yaml")),
                 format!("--kubeconfig={}", file("kubelet.kubeconfig")),
                 format!("--root-dir={}", file("kubelet")),
+                format!("--cert-dir={}", file("kubelet/pki")),
                 format!("--hostname-override={NODE}"),
                 format!("--node-ip={}", network.node),
             ],

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 /// A program that is built from a Go module whose version a `go.mod` below `tests/real` pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Program {
-    /// The store of kube-apiserver; the one on PATH if there is one, since any release of its 3.x line serves.
+    /// The store of kube-apiserver; the one on PATH if it is a release of the 3.x line that is new enough.
     Etcd,
     /// The Kubernetes API.
     KubeApiserver,

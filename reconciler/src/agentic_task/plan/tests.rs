@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::agentic_task::index::OVERTIME;
 use crate::cache::Cached;
 use schemas::{Agent, FleetNode};
 use serde_json::{Value, json};
@@ -29,10 +30,7 @@ fn task(name: &str, more: Value) -> TaskObject {
     });
     merge(&mut value, more);
     let object: schemas::AgenticTask = serde_json::from_value(value).unwrap();
-    Arc::new(Cached {
-        meta: object.metadata.clone(),
-        object: Ok(object),
-    })
+    Arc::new(Cached::of(object))
 }
 
 fn put(index: &mut Index, name: &str, more: Value) {
@@ -57,13 +55,7 @@ fn add_agent(index: &mut Index, name: &str, spec: Value) {
     });
     merge(&mut value["spec"], spec);
     let agent: Agent = serde_json::from_value(value).unwrap();
-    index.set_agent(
-        &Key::new("n", name),
-        Some(Arc::new(Cached {
-            meta: agent.metadata.clone(),
-            object: Ok(agent),
-        })),
-    );
+    index.set_agent(&Key::new("n", name), Some(Arc::new(Cached::of(agent))));
 }
 
 /// Task → what happens to it, in words.

@@ -48,7 +48,14 @@ impl Drop for Process {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a real kube-apiserver"]
 async fn operator_and_agent_work_under_their_accounts() {
-    let release = Release::apply(&["--set", "agent.mode=native,coder.gitCredentialsSecret=clone"]);
+    let queues =
+        json!([{ "name": "first", "spec": { "git": { "url": "https://git.example.com/tasks" }, "suspend": true } }]);
+    let release = Release::apply(&[
+        "--set",
+        "agent.mode=native,coder.gitCredentialsSecret=clone",
+        "--set-json",
+        &format!("taskQueues={queues}"),
+    ]);
     let folder = tempfile::tempdir().unwrap();
     let (repository, clone) = (folder.path().join("git/repo.git"), folder.path().join("clone"));
     std::fs::create_dir_all(&repository).unwrap();
@@ -72,6 +79,12 @@ async fn operator_and_agent_work_under_their_accounts() {
         ),
         ("operator", "create", "leases.coordination.k8s.io", &release.namespace),
         ("operator", "list", "jobs.batch", &release.jobs),
+        (
+            "operator",
+            "create",
+            "taskqueues.foreman.llmkube.dev",
+            &release.namespace,
+        ),
         ("agent", "create", "fleetnodes.foreman.llmkube.dev", "--all-namespaces"),
         ("agent", "list", "agentictasks.foreman.llmkube.dev", "--all-namespaces"),
         ("agent", "create", "leases.coordination.k8s.io", &release.namespace),
@@ -88,6 +101,22 @@ async fn operator_and_agent_work_under_their_accounts() {
     let role = format!("role-{}", release.name);
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let state = folder.path().join("state").display().to_string();
+    // The kinds were new to the API when the chart was rendered: the operator makes what the values ask for.
+    let map = cluster.get(&[
+        "configmap",
+        &format!("{}-bootstrap", release.name),
+        "--namespace",
+        &release.namespace,
+    ]);
+    let bootstrap = folder.path().join("objects.json");
+    std::fs::write(&bootstrap, map["data"]["objects.json"].as_str().unwrap()).unwrap();
+    let bootstrap = bootstrap.display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let listen = format!("--evidence-listen=127.0.0.1:{port}");
     let operator = Process::start(
         "foreman-operator",
         folder.path(),
@@ -99,7 +128,9 @@ async fn operator_and_agent_work_under_their_accounts() {
             &release.namespace,
             "--jobs-namespace",
             &release.jobs,
-            "--evidence-listen=127.0.0.1:0",
+            &listen,
+            "--bootstrap",
+            &bootstrap,
             "--state-dir",
             &state,
         ]),
@@ -142,6 +173,43 @@ async fn operator_and_agent_work_under_their_accounts() {
     let told = |process: &Process| format!("operator:\n{}\nagent:\n{}", operator.said(), process.said());
     cluster.until_or("the smoke task's end", || phase("smoke") == "Succeeded", || told(&stub));
     drop(stub);
+
+    let asked = |path: &'static str| async move {
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, ready) = asked("/readyz").await;
+    assert_eq!(status, 200, "{ready}");
+    for part in [
+        "[+] caches ok",
+        "[+] leadership ok: leading",
+        "[+] api ok",
+        "[+] evidence ok",
+    ] {
+        assert!(ready.contains(part), "{ready}");
+    }
+    assert_eq!(asked("/livez").await, (200, "ok\n".to_owned()));
+    let (_, metrics) = asked("/metrics").await;
+    let sum = |name: &str, labels: &[(&str, &str)]| telemetry::metrics::sum(&metrics, name, labels);
+    assert_eq!(sum("foreman_leader", &[]), 1.0, "{metrics}");
+    assert_eq!(sum("foreman_node_alive", &[("node", &node)]), 1.0, "{metrics}");
+    assert!(sum("foreman_assignments_total", &[]) >= 1.0, "{metrics}");
+    assert!(
+        sum("foreman_tasks_ended_total", &[("kind", "freeform")]) >= 1.0,
+        "{metrics}"
+    );
+    cluster.until_or(
+        "the first queue",
+        || {
+            let queue = ["taskqueues", "--namespace", release.namespace.as_str()];
+            let queues = cluster.get(&queue)["items"].as_array().unwrap().clone();
+            queues.iter().any(|queue| {
+                let owner = &queue["metadata"]["annotations"]["meta.helm.sh/release-name"];
+                queue["metadata"]["name"] == "first" && *owner == release.name.as_str()
+            })
+        },
+        || operator.said(),
+    );
 
     // A gate: its plan and its Job are made in the Jobs' namespace, and taken away when the task is cancelled.
     let native = Process::start("foreman-agent", folder.path(), &agent, &with("--agent-mode=native"));

@@ -4,6 +4,14 @@ use super::helm::template;
 
 /// Values, and what the refusal must say.
 const REFUSED: &[(&str, &[&str])] = &[
+    ("logFormat=xml", &["/logFormat", "json", "text"]),
+    ("operator.health.port=80", &["/operator/health/port", "minimum"]),
+    ("agent.foremanNamespace=Upper", &["/agent/foremanNamespace"]),
+    (
+        "foreman.allowCloudProviders=perhaps",
+        &["/foreman/allowCloudProviders", "boolean"],
+    ),
+    ("monitoring.alerts=true", &["/monitoring", "alerts"]),
     (
         "operator.image.repository=",
         &["/operator/image/repository", "minLength: got 0, want 1"],

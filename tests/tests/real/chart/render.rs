@@ -229,7 +229,42 @@ const CHANGES: &[(&str, &str)] = &[
     ("operator.logLevel=debug", "value: \"debug\""),
     ("operator.leaderElection.enabled=false", "--leader-elect=false"),
     ("operator.metrics.port=9999", "port: 9999"),
-    ("operator.metrics.serviceMonitor.enabled=true", "kind: ServiceMonitor"),
+    (
+        "operator.metrics.serviceMonitor.enabled=true",
+        "kind: ServiceMonitor\nmetadata:\n  name: foreman-operator",
+    ),
+    (
+        "operator.metrics.serviceMonitor.enabled=true,operator.metrics.serviceMonitor.labels.release=prom",
+        "kind: ServiceMonitor\nmetadata:\n  name: foreman-agent\n  namespace: foreman-system\n  labels:\n    release: prom",
+    ),
+    ("monitoring.prometheusRule.enabled=true", "alert: ForemanTaskStuck"),
+    (
+        "monitoring.prometheusRule.enabled=true,monitoring.prometheusRule.labels.release=prom",
+        "release: prom",
+    ),
+    ("monitoring.dashboard.enabled=true", "grafana_dashboard: \"1\""),
+    (
+        "monitoring.dashboard.enabled=true,monitoring.dashboard.labels.team=a",
+        "team: a",
+    ),
+    (
+        "monitoring.dashboard.enabled=true,monitoring.dashboard.annotations.folder=Agents",
+        "folder: Agents",
+    ),
+    ("operator.health.port=9090", "--evidence-listen=0.0.0.0:9090"),
+    ("operator.health.port=9091", "containerPort: 9091"),
+    ("logFormat=text", "--log-format=text"),
+    ("foreman.allowCloudProviders=false", "--allow-cloud-providers=false"),
+    (
+        "foreman.allowCloudProviders=false",
+        "foreman.allowCloudProviders is false here",
+    ),
+    ("agent.foremanNamespace=elsewhere", "--foreman-namespace=elsewhere"),
+    (
+        "agent.foremanNamespace=elsewhere",
+        "kind: Role\nmetadata:\n  name: foreman-agent\n  namespace: elsewhere",
+    ),
+    ("agent.metrics.port=9092", "--metrics-listen=0.0.0.0:9092"),
     ("operator.watchNamespaces={one,two}", "--namespace=one,two"),
     (
         "operator.gitRemoteURL=https://git.example",
@@ -356,6 +391,8 @@ const REMOVALS: &[(&str, &str)] = &[
     ("agent.enabled=false", "name: foreman-agent"),
     ("operator.enabled=false", "kind: Service\n"),
     ("operator.metrics.enabled=false", "foreman-operator-metrics"),
+    ("agent.metrics.enabled=false", "--metrics-listen"),
+    ("agent.metrics.enabled=false", "foreman-agent-metrics"),
     (
         "operator.serviceAccount.create=false,operator.serviceAccount.name=x",
         "kind: ServiceAccount\nmetadata:\n  name: x",
@@ -410,6 +447,50 @@ fn templates(objects: &[Value]) -> std::collections::BTreeMap<String, Value> {
 
 #[test]
 #[ignore = "needs a real helm"]
+fn what_is_looked_at_by_prometheus_and_grafana_is_what_the_files_say() {
+    let all = objects(&[
+        "--set",
+        "monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true,operator.metrics.serviceMonitor.enabled=true",
+    ]);
+    let file = |name: &str| std::fs::read_to_string(chart().join("files").join(name)).unwrap();
+    let alerts = schemas::yaml::parse_value(&file("alerts.yaml")).unwrap();
+    assert_eq!(
+        find(&all, "PrometheusRule", "foreman")["spec"],
+        alerts,
+        "texts of alerts are no templates"
+    );
+    let map = find(&all, "ConfigMap", "foreman-dashboard");
+    let shown: Value = serde_json::from_str(map["data"]["foreman.json"].as_str().unwrap()).unwrap();
+    let dashboard: Value = serde_json::from_str(&file("dashboard.json")).unwrap();
+    assert_eq!(shown, dashboard);
+    // Each ServiceMonitor finds one Service, and each Service finds the Pods of one Deployment.
+    for name in ["foreman-operator", "foreman-agent"] {
+        let monitor = find(&all, "ServiceMonitor", name);
+        let wanted = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+        let fits = |labels: &Value, wanted: &serde_json::Map<String, Value>| {
+            wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+        };
+        let services: Vec<&Value> = all
+            .iter()
+            .filter(|object| object["kind"] == "Service" && fits(&object["metadata"]["labels"], wanted))
+            .collect();
+        assert_eq!(services.len(), 1, "{name}");
+        let port = &services[0]["spec"]["ports"][0];
+        assert_eq!(port["name"], monitor["spec"]["endpoints"][0]["port"], "{name}");
+        let pod = &find(&all, "Deployment", name)["spec"]["template"];
+        let selector = services[0]["spec"]["selector"].as_object().unwrap();
+        assert!(fits(&pod["metadata"]["labels"], selector), "{name}");
+        let container = &pod["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap();
+        assert!(ports.iter().any(|found| found["name"] == port["targetPort"]), "{name}");
+        for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            assert_eq!(container[probe]["httpGet"]["path"], path, "{name}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a real helm"]
 fn a_change_rolls_exactly_those_who_use_it() {
     let (_folder, file) = values(POOLS);
     let pem = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----";
@@ -429,6 +510,10 @@ fn a_change_rolls_exactly_those_who_use_it() {
         ("admissionPolicies.jobSecrets={more}".into(), vec![]),
         ("networkPolicies.enabled=true".into(), vec![]),
         ("operator.metrics.port=9000".into(), vec![]),
+        ("logFormat=text".into(), everyone.clone()),
+        ("operator.health.port=9090".into(), vec![operator.clone()]),
+        ("monitoring.dashboard.enabled=true".into(), vec![]),
+        ("monitoring.prometheusRule.enabled=true".into(), vec![]),
         ("hostAgents.studio.taskNamespace=team".into(), vec![]),
     ];
     let render = |more: &[&str]| {

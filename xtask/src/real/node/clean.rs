@@ -1,6 +1,7 @@
 //! Taking away what a node leaves: pods that containerd's stop leaves running, mounts, control groups, the network, and the
 //! files that its programs write outside of their folders.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -8,13 +9,19 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::state::State;
-use super::control_groups;
 use super::network::Network;
+use super::{control_groups, kernel};
 
 /// Where the kubelet links logs, whatever it is told.
 const LOG_LINKS: &str = "/var/log/containers";
 /// Where results of CNI plugins are kept, whatever containerd is told.
 const CNI_RESULTS: &str = "/var/lib/cni/results";
+
+/// Where the kubelet speaks to plugins, whatever it is told.
+const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+
+/// What it makes there.
+const OF_KUBELET: [&str; 3] = ["kubelet.sock", "kubelet_internal_checkpoint", "DEPRECATION"];
 
 /// Ends what runs and takes away what is there; does no harm where nothing is.
 pub fn all(state: &State) -> Result<()> {
@@ -30,14 +37,46 @@ pub fn all(state: &State) -> Result<()> {
         unmount(&point, UnmountFlags::DETACH).with_context(|| format!("failed to unmount {}", point.display()))?;
     }
     network.remove()?;
+    kernel::put_back(state)?;
     remove_files(Path::new(LOG_LINKS), |path| {
         std::fs::read_link(path).is_ok_and(|target| target.starts_with(state.folder()))
     })?;
-    let stem = format!("{}-", network.name);
+    let ids = sandboxes(&network.name);
     remove_files(Path::new(CNI_RESULTS), |path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(&stem))
-    })
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        ids.iter().any(|id| name.contains(id.as_str()))
+    })?;
+    // The kubelet's own has ended; one that still listens is another's.
+    if !another_kubelet() {
+        let ours = |path: &Path| OF_KUBELET.iter().any(|name| path.ends_with(name));
+        remove_files(Path::new(DEVICE_PLUGINS), ours)?;
+        for folder in [DEVICE_PLUGINS, "/var/lib/kubelet"] {
+            // One that holds something else stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a kubelet listens on this machine already; two would take each other's socket.
+pub fn another_kubelet() -> bool {
+    UnixStream::connect(Path::new(DEVICE_PLUGINS).join("kubelet.sock")).is_ok()
+}
+
+/// Returns the ids of the pods' sandboxes, which files of other networks carry as well.
+fn sandboxes(network: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(CNI_RESULTS) else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| sandbox(&name, network)).collect()
+}
+
+fn sandbox(file: &str, network: &str) -> Option<String> {
+    let (id, _) = file.strip_prefix(network)?.strip_prefix('-')?.split_once('-')?;
+    (id.len() == 64).then(|| id.to_owned())
 }
 
 /// Removes files of a folder, where there is such a folder.
@@ -125,6 +164,14 @@ mod tests {
             mounts_below(table, Path::new("/s")),
             [Path::new("/s/a/b"), Path::new("/s/a")]
         );
+    }
+
+    #[test]
+    fn a_sandbox_is_read_from_the_files_of_our_own_network() {
+        let id = "a".repeat(64);
+        assert_eq!(sandbox(&format!("fm1-{id}-eth0"), "fm1"), Some(id.clone()));
+        assert_eq!(sandbox(&format!("fm12-{id}-eth0"), "fm1"), None);
+        assert_eq!(sandbox("fm1--eth0", "fm1"), None);
     }
 
     #[test]

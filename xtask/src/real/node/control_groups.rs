@@ -10,14 +10,14 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// How long a killed process may stay in its group.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Makes the group in every hierarchy; the kubelet asks for it to be there.
+/// Makes the group in every hierarchy that has controllers; the kubelet asks for it to be there.
 pub fn make(name: &str) -> Result<()> {
     let made = |path: &Path| format!("failed to make the control group {}", path.display());
     let unified = Path::new(ROOT).join("cgroup.controllers").exists();
     if unified {
         delegate(Path::new(ROOT))?;
     }
-    for hierarchy in hierarchies() {
+    for hierarchy in hierarchies("cgroup ") {
         let group = hierarchy.join(name);
         std::fs::create_dir_all(&group).with_context(|| made(&group))?;
         if unified {
@@ -50,7 +50,8 @@ fn delegate(group: &Path) -> Result<()> {
 
 /// Kills what is left in the group and removes it.
 pub fn remove(name: &str) -> Result<()> {
-    let groups: Vec<PathBuf> = hierarchies()
+    // Of machines with both versions, runc also uses the hierarchy without controllers.
+    let groups: Vec<PathBuf> = hierarchies("cgroup")
         .into_iter()
         .flat_map(|hierarchy| below(&hierarchy.join(name)))
         .collect();
@@ -72,20 +73,20 @@ pub fn remove(name: &str) -> Result<()> {
     }
 }
 
-/// Returns the folders in which groups are made: one in version 2, one for each controller in version 1.
-fn hierarchies() -> Vec<PathBuf> {
+/// Returns the folders in which groups are made: one in version 2, one for each controller in version 1. The kind is the
+/// beginning of the name of the file system.
+fn hierarchies(kind: &str) -> Vec<PathBuf> {
     if Path::new(ROOT).join("cgroup.controllers").exists() {
         return vec![ROOT.into()];
     }
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    hierarchies_of(&table)
+    hierarchies_of(&table, kind)
 }
 
-fn hierarchies_of(table: &str) -> Vec<PathBuf> {
-    let lines = table.lines().filter(|line| {
-        line.split_once(" - ")
-            .is_some_and(|(_, rest)| rest.starts_with("cgroup "))
-    });
+fn hierarchies_of(table: &str, kind: &str) -> Vec<PathBuf> {
+    let lines = table
+        .lines()
+        .filter(|line| line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with(kind)));
     lines
         .filter_map(|line| line.split(' ').nth(4).map(PathBuf::from))
         .collect()
@@ -116,11 +117,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hierarchies_of_version_1_are_found_and_the_unified_one_is_left_out() {
+    fn the_hierarchies_of_version_1_are_told_from_the_unified_one() {
         let table = "1 0 0:1 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                      2 0 0:2 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                      3 0 0:3 / /sys/fs/cgroup rw - tmpfs cgroup rw\n";
-        assert_eq!(hierarchies_of(table), [Path::new("/sys/fs/cgroup/memory")]);
+        assert_eq!(hierarchies_of(table, "cgroup "), [Path::new("/sys/fs/cgroup/memory")]);
+        assert_eq!(hierarchies_of(table, "cgroup").len(), 2);
     }
 
     #[test]
