@@ -328,7 +328,7 @@ fn the_chart_comes_in_waves_and_is_healthy_only_once_its_operator_is() {
 fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
     let site = Site::open();
     site.install(|_| {});
-    let _operator = site.run();
+    let operator = site.run();
     site.until_well(&site.app);
 
     // A task among what Argo CD manages, whose gate fails.
@@ -359,14 +359,15 @@ fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
     };
     let workload = site
         .alone
-        .until("a Workload", || first("workloads"), || _operator.log());
+        .until("a Workload", || first("workloads"), || operator.log());
     let name = workload["metadata"]["name"].as_str().unwrap().to_owned();
     for annotated in ["argocd.argoproj.io/tracking-id", "app.kubernetes.io/instance"] {
         assert!(!workload["metadata"].to_string().contains(annotated), "{workload}");
     }
     let job = json!({ "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": { "name": "gate", "namespace": site.alone.jobs, "labels": { "foreman.llmkube.dev/task": "refuted" } },
-        "spec": { "suspend": true, "template": { "spec": { "restartPolicy": "Never", "automountServiceAccountToken": false,
+        "metadata": { "name": "gate", "namespace": site.alone.jobs, "labels": { "foreman.llmkube.dev/task-uid": "0" } },
+        "spec": { "suspend": true, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 600,
+            "template": { "spec": { "restartPolicy": "Never", "automountServiceAccountToken": false,
             "serviceAccountName": "foreman-gate",
             "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{ "name": "gate", "image": "example/gate:1",
