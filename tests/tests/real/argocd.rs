@@ -4,249 +4,16 @@
 //! ready, the Pod's status is written, and `foreman-operator` runs as a process with the account of its Pod. All that
 //! follows from it, such as the Deployment's own status, Kubernetes' controllers write.
 
+mod site;
+
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use site::{ARGOCD, GROUP, Site};
 
-use super::alone::Alone;
 use super::chart::helm::needed;
 use crate::foreman::Said;
-use crate::git_server::GitServer;
-use crate::stage;
-
-/// The namespace of Applications.
-const ARGOCD: &str = "argocd";
-/// What of the repository is served.
-const SERVED: [&str; 2] = ["charts/foreman", "argocd"];
-const GROUP: &str = "foreman.llmkube.dev/v1alpha1";
-
-/// Argo CD, a Git server with the chart, and a release of its own.
-struct Site {
-    alone: Alone,
-    _runtime: tokio::runtime::Runtime,
-    git: GitServer,
-    app: String,
-}
-
-impl Site {
-    fn open() -> Self {
-        let alone = Alone::open("foreman");
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let served = alone.folder.path().join("git");
-        let clone = alone.folder.path().join("foreman");
-        for folder in SERVED {
-            copy(&root.join(folder), &clone.join(folder));
-        }
-        let git = runtime.block_on(GitServer::start(served.clone(), None));
-        let site = Self {
-            app: alone.release.clone(),
-            alone,
-            _runtime: runtime,
-            git,
-        };
-        for name in ["foreman", "tasks"] {
-            std::fs::create_dir_all(served.join(format!("{name}.git"))).unwrap();
-            stage::git(&served.join(format!("{name}.git")), &["init", "-q", "--bare", "."]);
-        }
-        stage::git(&clone, &["init", "-q"]);
-        stage::git(
-            &clone,
-            &[
-                "remote",
-                "add",
-                "origin",
-                &served.join("foreman.git").display().to_string(),
-            ],
-        );
-        site.commit("foreman", &[]);
-        site.commit("tasks", &[("README.md", "No tasks yet.\n")]);
-        site
-    }
-
-    /// Changes files of a repository, on the server too.
-    fn commit(&self, name: &str, files: &[(&str, &str)]) {
-        let bare = self.alone.folder.path().join("git").join(format!("{name}.git"));
-        stage::commit(&self.alone.folder.path().join(name), &bare, files);
-    }
-
-    fn url(&self, name: &str) -> String {
-        format!("{}/{name}.git", self.git.url)
-    }
-
-    /// Applies an Application of the repository, with what is its own here.
-    fn application(&self, file: &str, name: &str, edit: impl FnOnce(&mut Value)) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../argocd").join(file);
-        let mut application = schemas::yaml::parse_value(&std::fs::read_to_string(path).unwrap()).unwrap();
-        application["metadata"]["name"] = json!(name);
-        application["spec"]["source"]["repoURL"] = json!(self.url("foreman"));
-        application["spec"]["destination"]["namespace"] = json!(self.alone.namespace);
-        edit(&mut application);
-        self.alone.apply(&application);
-    }
-
-    /// Applies the Application that installs everything.
-    fn install(&self, edit: impl FnOnce(&mut Value)) {
-        self.application("application.yaml", &self.app, |application| {
-            application["spec"]["source"]["helm"]["releaseName"] = json!(self.alone.release);
-            let values = &mut application["spec"]["source"]["helm"]["valuesObject"];
-            let git = json!({ "url": self.url("tasks"), "interval": "1s" });
-            values["taskQueues"] = json!([{ "name": "tasks", "spec": { "git": git } }]);
-            edit(values);
-        });
-    }
-
-    fn seen(&self, app: &str) -> Value {
-        self.alone
-            .find_in(ARGOCD, "application", app)
-            .map_or(Value::Null, |it| it["status"].clone())
-    }
-
-    /// Makes Argo CD look now and forget what it has cached, and waits until it has looked.
-    fn look(&self, app: &str) -> Value {
-        let refresh = ["annotate", "application", app, "--namespace", ARGOCD, "--overwrite"];
-        let hard = ["argocd.argoproj.io/refresh=hard"];
-        self.alone.cluster.run(&[refresh.as_slice(), &hard].concat(), "");
-        self.alone.until(
-            "that Argo CD looks",
-            || {
-                let application = self.alone.find_in(ARGOCD, "application", app)?;
-                let asked = application.pointer("/metadata/annotations/argocd.argoproj.io~1refresh");
-                asked.is_none().then(|| application["status"].clone())
-            },
-            || self.told(app),
-        )
-    }
-
-    /// Waits until an Application is so.
-    fn until(&self, app: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let look = || Some(self.seen(app)).filter(&is);
-        self.alone.until(&format!("{app}: {what}"), look, || self.told(app))
-    }
-
-    fn until_well(&self, app: &str) -> Value {
-        self.until(app, "Synced and Healthy", |status| {
-            status["health"]["status"] == "Healthy" && status["sync"]["status"] == "Synced"
-        })
-    }
-
-    /// Describes an Application, for a test that fails.
-    fn told(&self, app: &str) -> String {
-        let status = self.seen(app);
-        let mut lines = vec![format!(
-            "{} {} {} {}\n{}",
-            status["sync"]["status"],
-            status["health"],
-            status["operationState"]["phase"],
-            status["operationState"]["message"],
-            status["conditions"]
-        )];
-        for object in status["resources"].as_array().into_iter().flatten() {
-            let well =
-                object["status"] == "Synced" && matches!(object["health"]["status"].as_str(), None | Some("Healthy"));
-            if !well {
-                lines.push(object.to_string());
-            }
-        }
-        lines.join("\n")
-    }
-
-    fn part(&self, part: &str) -> String {
-        format!("{}-{part}", self.alone.release)
-    }
-
-    /// Does what the scheduler and a volume's provider do once a Pod wants it.
-    fn bind(&self) {
-        let claim = json!({ "namespace": self.alone.namespace, "name": self.part("evidence") });
-        self.alone.apply(&json!({
-            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": self.part("evidence") },
-            "spec": { "capacity": { "storage": "10Gi" }, "accessModes": ["ReadWriteOnce"], "claimRef": claim,
-                      "storageClassName": "", "hostPath": { "path": "/nonexistent" } },
-        }));
-    }
-
-    /// Does what a kubelet does where the Pods' programs run and are ready.
-    fn kubelet(&self, component: &str) {
-        let label = format!("app.kubernetes.io/component={component}");
-        let words = ["pods", "--namespace", &self.alone.namespace, "--selector", &label];
-        let pods = self.alone.until(
-            "a Pod",
-            || Some(self.alone.cluster.get(&words)).filter(|pods| !pods["items"].as_array().unwrap().is_empty()),
-            String::new,
-        );
-        let now = jiff::Timestamp::now().strftime("%FT%TZ").to_string();
-        for pod in pods["items"].as_array().unwrap() {
-            let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
-                .map(|kind| json!({ "type": kind, "status": "True", "lastTransitionTime": now }));
-            let containers = pod["spec"]["containers"].as_array().unwrap().iter().map(|container| {
-                json!({ "name": container["name"], "image": container["image"], "imageID": "", "ready": true,
-                        "started": true, "restartCount": 0, "state": { "running": { "startedAt": now } } })
-            });
-            let status = json!({ "phase": "Running", "startTime": now, "conditions": conditions,
-                                 "containerStatuses": containers.collect::<Vec<_>>() });
-            self.alone
-                .says("pod", pod["metadata"]["name"].as_str().unwrap(), &status);
-        }
-    }
-
-    /// Brings the release up as a cluster with nodes would.
-    fn run(&self) -> super::alone::Operator {
-        let deployment = self.part("operator");
-        let there = || self.alone.find("deployment", &deployment).map(drop);
-        self.alone
-            .until("the operator's Deployment", there, || self.told(&self.app));
-        self.bind();
-        self.kubelet("agent");
-        let operator = self.alone.operator();
-        self.kubelet("operator");
-        operator
-    }
-
-    fn uid(&self, namespace: &str, kind: &str, name: &str) -> String {
-        let found = self.alone.find_in(namespace, kind, name);
-        let found = found.unwrap_or_else(|| panic!("{kind} {name} is gone\n{}", self.told(&self.app)));
-        assert_eq!(
-            found["metadata"].get("deletionTimestamp"),
-            None,
-            "{kind} {name} is being deleted"
-        );
-        found["metadata"]["uid"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        // The finalizer takes what was made with it.
-        let delete = [
-            "delete",
-            "applications",
-            "--all",
-            "--namespace",
-            ARGOCD,
-            "--timeout=120s",
-        ];
-        let _ = self.alone.cluster.call(&delete, "");
-        let volume = self.part("evidence");
-        let _ = self
-            .alone
-            .cluster
-            .call(&["delete", "persistentvolume", &volume, "--wait=false"], "");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            std::fs::copy(from, to).unwrap();
-        }
-    }
-}
 
 #[test]
 #[ignore = "needs Argo CD on a real control plane"]
@@ -278,7 +45,15 @@ fn the_chart_comes_in_waves_and_is_healthy_only_once_its_operator_is() {
     site.alone
         .until("an agent that is available", available, || site.told(&site.app));
     let status = site.look(&site.app);
-    assert_eq!(status["health"]["status"], "Progressing", "the operator is not ready");
+    assert_ne!(status["health"]["status"], "Healthy", "the operator is not ready");
+    let mut resources = status["resources"].as_array().unwrap().iter();
+    let operator = resources.find(|it| it["kind"] == "Deployment" && it["name"] == deployment.as_str());
+    assert_eq!(
+        operator.unwrap()["health"]["status"],
+        "Progressing",
+        "{}",
+        site.told(&site.app)
+    );
     assert_eq!(
         site.alone.find("taskqueue", "tasks"),
         None,
@@ -313,8 +88,20 @@ fn the_chart_comes_in_waves_and_is_healthy_only_once_its_operator_is() {
 #[ignore = "needs Argo CD on a real control plane"]
 fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
     let site = Site::open();
+    // Argo CD is to tell of whatever lies in the namespace and belongs to nobody.
+    let project = [
+        "patch",
+        "appproject",
+        "default",
+        "--namespace",
+        ARGOCD,
+        "--type=merge",
+        "--patch",
+    ];
+    let warn = [r#"{"spec":{"orphanedResources":{"warn":true}}}"#];
+    site.alone.cluster.run(&[project.as_slice(), &warn].concat(), "");
     site.install(|_| {});
-    let _operator = site.run();
+    let operator = site.run();
     site.until_well(&site.app);
 
     // A task among what Argo CD manages, whose gate fails.
@@ -343,16 +130,15 @@ fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
         let ours = |it: &&Value| it["metadata"]["name"] != "refuted";
         found["items"].as_array().unwrap().iter().find(ours).cloned()
     };
-    let workload = site
-        .alone
-        .until("a Workload", || first("workloads"), || _operator.log());
+    let workload = site.alone.until("a Workload", || first("workloads"), || operator.log());
     let name = workload["metadata"]["name"].as_str().unwrap().to_owned();
     for annotated in ["argocd.argoproj.io/tracking-id", "app.kubernetes.io/instance"] {
         assert!(!workload["metadata"].to_string().contains(annotated), "{workload}");
     }
     let job = json!({ "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": { "name": "gate", "namespace": site.alone.jobs, "labels": { "foreman.llmkube.dev/task": "refuted" } },
-        "spec": { "suspend": true, "template": { "spec": { "restartPolicy": "Never", "automountServiceAccountToken": false,
+        "metadata": { "name": "gate", "namespace": site.alone.jobs, "labels": { "foreman.llmkube.dev/task-uid": "0" } },
+        "spec": { "suspend": true, "activeDeadlineSeconds": 600, "ttlSecondsAfterFinished": 600,
+            "template": { "spec": { "restartPolicy": "Never", "automountServiceAccountToken": false,
             "serviceAccountName": "foreman-gate",
             "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{ "name": "gate", "image": "example/gate:1",
@@ -376,6 +162,8 @@ fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
         let status = site.look(app);
         assert_eq!(status["sync"]["status"], "Synced", "{}", site.told(app));
         assert_eq!(status["health"]["status"], "Healthy", "{}", site.told(app));
+        let conditions = status["conditions"].to_string();
+        assert!(!conditions.contains("Orphaned"), "{conditions}");
     }
 
     // Somebody scales the operator away: Argo CD brings it back, and touches nothing else.

@@ -361,7 +361,7 @@ pub fn status(state: &State) -> Result<()> {
         durability(cluster.durable)
     );
     let recorded = ledger::read(state)?;
-    println!("{:<26}{:<10}{:>9}{:>10}  LOG", "PROCESS", "STATE", "PID", "MEMORY");
+    println!("{:<32}{:<10}{:>9}{:>10}  LOG", "PROCESS", "STATE", "PID", "MEMORY");
     for name in &cluster.processes {
         let found = recorded.iter().find(|recorded| recorded.name == *name);
         let (shown, pid, memory) = match found {
@@ -371,7 +371,7 @@ pub fn status(state: &State) -> Result<()> {
         };
         let memory = memory.map_or_else(|| "-".to_owned(), |memory| format!("{memory} MiB"));
         let log = state.log(name);
-        println!("{name:<26}{shown:<10}{pid:>9}{memory:>10}  {}", log.display());
+        println!("{name:<32}{shown:<10}{pid:>9}{memory:>10}  {}", log.display());
     }
     match ended(&cluster, &recorded)? {
         None => Ok(()),
