@@ -145,7 +145,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             tell_at = at + TELL_EVERY;
         }
         while flights.len() < CONCURRENT
-            && let Some(step) = line.next()
+            && let Some(step) = line.take()
         {
             let ctx = ctx.clone();
             flights.push(async move { (apply::write(&ctx, &step).await, step.key) });

@@ -382,7 +382,7 @@ impl Index {
         if phase.is_terminal() || phase == Phase::Pending {
             return;
         }
-        let key = Key::of(&task.meta());
+        let key = Key::of(task.meta());
         let tasks = self.by_node.entry(node.clone()).or_default();
         if add {
             tasks.insert(key.clone());
