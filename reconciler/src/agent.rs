@@ -40,7 +40,7 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, agents: &Arc<Cache<Agent>>, profiles
                 .is_some_and(|agent| agent.spec.model_profile_ref.as_deref() == Some(&change.key.name))
         };
         for agent in agents.all().iter().filter(|agent| names(agent)) {
-            adds.add(Key::of(&agent.meta()));
+            adds.add(Key::of(agent.meta()));
         }
     });
 }

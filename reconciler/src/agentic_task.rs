@@ -145,7 +145,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             tell_at = at + TELL_EVERY;
         }
         while flights.len() < CONCURRENT
-            && let Some(step) = line.next()
+            && let Some(step) = line.take()
         {
             let ctx = ctx.clone();
             flights.push(async move { (apply::write(&ctx, &step).await, step.key) });
@@ -194,7 +194,10 @@ fn land(ctx: &Arc<Context>, line: &mut Line, failures: &mut HashMap<Key, u32>, w
             }
             return;
         }
-        Written::Lost => AGAIN_AFTER,
+        Written::Lost => {
+            failures.remove(&key);
+            AGAIN_AFTER
+        }
         Written::Failed => {
             let count = failures.entry(key.clone()).or_insert(0);
             *count = count.saturating_add(1);
@@ -202,6 +205,8 @@ fn land(ctx: &Arc<Context>, line: &mut Line, failures: &mut HashMap<Key, u32>, w
         }
     };
     let scheduler = ctx.scheduler.clone();
+    // A place that it did not get is another's at once.
+    scheduler.change(|index| index.release(&key));
     tokio::spawn(async move {
         tokio::time::sleep(after).await;
         scheduler.change(|index| index.look_at_task(&key));

@@ -120,6 +120,16 @@ impl Operator {
         kib / 1024.0
     }
 
+    /// Reads how long processors worked for it.
+    #[cfg_attr(test, allow(dead_code, reason = "the benchmarks measure it"))]
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // What follows the name, which may have spaces: user and system time are the 12th and 13th, in hundredths.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Reads its counters: series with labels, as they are printed, and counts.
     pub async fn counters(&self) -> BTreeMap<String, f64> {
         let answer = reqwest::get(format!("{}/metrics", self.http)).await.unwrap();

@@ -34,7 +34,10 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
         }
     }
     match (check, differs.is_empty()) {
-        (true, false) => bail!("not what they are generated from: {}; run `cargo xtask gen`", differs.join(", ")),
+        (true, false) => bail!(
+            "not what they are generated from: {}; run `cargo xtask gen`",
+            differs.join(", ")
+        ),
         (false, false) => println!("wrote {}", differs.join(", ")),
         (_, true) => println!("{} generated files are current", files.len()),
     }

@@ -382,7 +382,7 @@ impl Index {
         if phase.is_terminal() || phase == Phase::Pending {
             return;
         }
-        let key = Key::of(&task.meta());
+        let key = Key::of(task.meta());
         let tasks = self.by_node.entry(node.clone()).or_default();
         if add {
             tasks.insert(key.clone());
@@ -444,7 +444,8 @@ impl Index {
         self.reserved.insert(key.clone(), usage);
     }
 
-    fn release(&mut self, key: &Key) {
+    /// Gives back what an assignment that did not happen had reserved.
+    pub fn release(&mut self, key: &Key) {
         if let Some(usage) = self.reserved.remove(key) {
             self.use_up(&usage, false);
         }

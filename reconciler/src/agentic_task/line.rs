@@ -43,7 +43,7 @@ impl Line {
     }
 
     /// Takes out the most urgent step; its task counts as being written until [`Line::done`].
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn take(&mut self) -> Option<Step> {
         for (place, ready) in self.ready.iter_mut().enumerate() {
             while let Some(key) = ready.pop_front() {
                 // Another step may have taken its place, of another rank, or was written already.
@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn taken(line: &mut Line) -> Vec<String> {
-        std::iter::from_fn(|| line.next()).map(|step| step.key.name).collect()
+        std::iter::from_fn(|| line.take()).map(|step| step.key.name).collect()
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         let mut line = Line::default();
         line.add(vec![step("t", wait()), step("u", wait())]);
         line.add(vec![step("t", assign())]);
-        let first = line.next().unwrap();
+        let first = line.take().unwrap();
         assert_eq!((first.key.name.as_str(), rank(&first.what)), ("t", 0));
         assert_eq!(taken(&mut line), ["u"], "it is written once");
     }
@@ -140,9 +140,9 @@ mod tests {
     fn what_is_planned_during_a_write_is_not_written_and_asked_for_again() {
         let mut line = Line::default();
         line.add(vec![step("t", What::Admit(None))]);
-        let flying = line.next().unwrap();
+        let flying = line.take().unwrap();
         line.add(vec![step("t", assign())]);
-        assert!(line.next().is_none());
+        assert!(line.take().is_none());
         assert!(line.done(&flying.key));
         assert!(!line.done(&flying.key));
     }

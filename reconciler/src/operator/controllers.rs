@@ -219,17 +219,17 @@ impl Controllers {
             .workloads
             .all()
             .iter()
-            .for_each(|found| self.workload_work.add(Key::of(&found.meta())));
+            .for_each(|found| self.workload_work.add(Key::of(found.meta())));
         self.queue
             .queues
             .all()
             .iter()
-            .for_each(|found| self.queue_work.add(Key::of(&found.meta())));
+            .for_each(|found| self.queue_work.add(Key::of(found.meta())));
         self.agent
             .agents
             .all()
             .iter()
-            .for_each(|found| self.agent_work.add(Key::of(&found.meta())));
+            .for_each(|found| self.agent_work.add(Key::of(found.meta())));
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
@@ -257,7 +257,7 @@ impl Controllers {
                 .workloads
                 .all()
                 .iter()
-                .for_each(|found| self.report_work.add(Key::of(&found.meta())));
+                .for_each(|found| self.report_work.add(Key::of(found.meta())));
             running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
                 all.clone()
                     .measured("Reporter", GIT_LIMIT, reporter::reconcile(ctx.clone(), key))

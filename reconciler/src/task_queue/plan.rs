@@ -56,7 +56,7 @@ struct Existing {
 
 /// Plans the writes.
 pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid: &Valid, loaded: &Loaded) -> Plan {
-    let key = Key::of(&cached.meta());
+    let key = Key::of(cached.meta());
     let uid = cached.uid();
     let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
     let mut plan = Plan {

@@ -58,7 +58,7 @@ pub async fn write(
     // No version: the queue's status has one writer, and a spec that moved on brings the queue here again.
     match ctx
         .writer
-        .patch_status(&ctx.queues, &Key::of(&cached.meta()), None, patch)
+        .patch_status(&ctx.queues, &Key::of(cached.meta()), None, patch)
         .await?
     {
         Outcome::Done | Outcome::Lost => Ok(()),

@@ -78,6 +78,7 @@ async fn by_operator(site: &Site, round: usize, times: &mut Times) -> (String, V
 
     let all: Vec<FileEdit> = (0..FILES).map(|n| edit(n, "Write the note.")).collect();
     tasks.prepare(&all);
+    let used = operator.processor_time();
     let mut begin = Instant::now();
     until(
         &site.client,
@@ -91,6 +92,7 @@ async fn by_operator(site: &Site, round: usize, times: &mut Times) -> (String, V
     )
     .await;
     times.operator.push(begin.elapsed());
+    let used = operator.processor_time() - used;
     site.acted_on(&namespace, tasks.head).await;
     let made = operator.settled().await;
 
@@ -115,6 +117,7 @@ async fn by_operator(site: &Site, round: usize, times: &mut Times) -> (String, V
             "memory of the operator with nothing to do, with the tasks, at most",
             &format!("{resting:.0}, {now:.0}, {most:.0} MiB (goal ≤ 128)"),
         );
+        say("processor time of the operator for the objects", &seconds(used));
         requests(&idle, &made, FILES);
     }
     operator.kill();

@@ -3,7 +3,7 @@
 //! It takes the place of CoreDNS, whose image no registry is asked for here. Questions come over UDP, one name each.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -70,7 +70,7 @@ impl Names {
 }
 
 /// Reads a kubeconfig of ours.
-fn connect(path: &PathBuf) -> Result<Api> {
+fn connect(path: &Path) -> Result<Api> {
     let failed = || format!("failed to read {}", path.display());
     let text = std::fs::read_to_string(path).with_context(failed)?;
     let config = schemas::yaml::parse_value(&text).with_context(failed)?;
