@@ -144,8 +144,8 @@ fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
             "containers": [{ "name": "gate", "image": "example/gate:1",
                 "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } }] } } } });
     site.alone.apply(&job);
-    let node =
-        json!({ "apiVersion": GROUP, "kind": "FleetNode", "metadata": { "name": site.part("node") }, "spec": {} });
+    let node = json!({ "apiVersion": GROUP, "kind": "FleetNode", "metadata": { "name": site.part("node") },
+        "spec": { "nodeName": site.part("node") } });
     site.alone.apply(&node);
     let running = || {
         [
