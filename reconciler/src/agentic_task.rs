@@ -124,6 +124,7 @@ impl Scheduler {
 /// Makes passes until `stop`; what is being written then is waited for.
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "AgenticTask", "Starting workers");
+    ctx.scheduler.change(Index::begin_term);
     let mut tell_at = ctx.clock.elapsed() + TELL_EVERY;
     let mut told_all = false;
     let mut line = Line::default();

@@ -313,6 +313,13 @@ impl Index {
         }
     }
 
+    /// Looks again at everything: what an earlier term decided and did not write is decided anew.
+    pub fn begin_term(&mut self) {
+        let reserved: Vec<Key> = self.reserved.keys().cloned().collect();
+        reserved.iter().for_each(|key| self.release(key));
+        self.dirty.extend(self.tasks.keys().cloned());
+    }
+
     /// Says whether a pass would find anything to do.
     pub fn is_settled(&self) -> bool {
         self.dirty.is_empty() && !self.supply_changed

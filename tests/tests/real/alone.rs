@@ -139,7 +139,7 @@ impl Alone {
                     let mut lines = log.lines().filter(|line| line.contains("Starting workers"));
                     lines.any(|line| line.contains(&format!("controller=\"{name}\"")))
                 };
-                CONTROLLERS.iter().all(|name| works(name)).then_some(())
+                CONTROLLERS.iter().all(works).then_some(())
             },
             || operator.log(),
         );

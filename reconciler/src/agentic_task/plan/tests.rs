@@ -509,3 +509,16 @@ fn a_freed_slot_costs_one_assignment_whatever_the_length_of_the_queue() {
     // Looking at every task on every event would make this 20 million looks.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn what_a_term_decided_and_did_not_write_is_decided_anew_in_the_next() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "t", json!({}));
+    put(&mut index, "new", json!({ "status": { "phase": null } }));
+    let first = words(&[("t", "-> a"), ("new", "admit")]);
+    assert_eq!(told(&plan(&mut index, at(0))), first);
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[]), "both are being written");
+    index.begin_term();
+    assert_eq!(told(&plan(&mut index, at(0))), first);
+}
