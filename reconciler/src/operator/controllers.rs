@@ -214,7 +214,17 @@ impl Controllers {
 
     /// Runs every controller until `term` ends.
     pub(super) async fn lead(self: Arc<Self>, term: CancellationToken) {
-        // What an earlier term took off the queues and could not write is looked at again.
+        // Workers of an earlier term were stopped wherever they were: what they held is free, and what a queue knew of
+        // its files while it wrote is read anew. What they took off the queues and could not write is looked at again.
+        for queue in [
+            &self.agent_work,
+            &self.workload_work,
+            &self.queue_work,
+            &self.report_work,
+        ] {
+            queue.begin_term();
+        }
+        crate::clock::lock(&self.queue.states).clear();
         self.workload
             .workloads
             .all()
