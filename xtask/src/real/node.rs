@@ -27,6 +27,8 @@ pub use network::Network;
 pub const PROGRAMS: [Program; 3] = [Program::KubeScheduler, Program::Kubelet, Program::KubeProxy];
 /// The name of the node.
 pub const NODE: &str = "foreman-node";
+/// This program, as it was when the tier started, in the folder of the state: Cargo replaces it where it lay.
+pub const OWN: &str = "xtask";
 /// What every pod's first container is.
 const PAUSE: &str = "registry.k8s.io/pause:3.10.1";
 /// The pods' addresses, within the namespace.
@@ -114,6 +116,8 @@ pub fn prepare(state: &State, network: &Network) -> Result<()> {
     kernel::keep(state)?;
     network.make()?;
     control_groups::make(&network.name)?;
+    // By this path it is found also where Cargo has replaced it since it began.
+    std::fs::copy("/proc/self/exe", state.file(OWN)).context("failed to copy this program")?;
     state.write("cni/10-foreman.conflist", cni(state.folder(), network).as_bytes())?;
     state.write("kubelet.yaml", kubelet(state.folder(), network).as_bytes())?;
     state.write("pause.c", PAUSE_SOURCE.as_bytes())?;

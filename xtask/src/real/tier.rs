@@ -173,7 +173,7 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
         durable: how.durable,
     };
     let [etcd, server, controllers] = api::servers(&layout);
-    let own = std::env::current_exe().context("failed to find this program")?;
+    let own = state.file(node::OWN);
     let node = programs
         .node
         .map(|programs| node::servers(state.folder(), &network, &programs, &own));
