@@ -26,7 +26,7 @@ const PASSWORD: &str = "let-me-in";
 /// Whoever holds it has the cluster to itself.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// The surroundings of a cluster, which holds nothing of Foreman but its kinds.
+/// The surroundings of a cluster, which holds nothing of Foreman.
 pub struct Site {
     _alone: MutexGuard<'static, ()>,
     folder: tempfile::TempDir,
@@ -52,7 +52,6 @@ impl Site {
         let authorization = "Basic cm9ib3Q6bGV0LW1lLWlu";
         let git = GitServer::start_at(&address, folder.path().join("git"), Some(authorization)).await;
         let client = crate::real::client().await;
-        crate::real::install_crds(&client).await;
         let site = Self {
             _alone: alone,
             client,
@@ -65,8 +64,8 @@ impl Site {
     }
 
     fn clear(&self) {
-        self.shell("kubectl delete taskqueues,workloads,agentictasks,agents,fleetnodes --all -A --wait=false");
         self.shell("helm uninstall foreman -n foreman-system --ignore-not-found --wait");
+        self.shell("kubectl get crds -o name | grep foreman.llmkube.dev | xargs -r kubectl delete --timeout=120s");
         self.shell("kubectl delete namespace foreman-system foreman-system-jobs --ignore-not-found --timeout=120s");
     }
 
