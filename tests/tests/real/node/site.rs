@@ -65,7 +65,9 @@ impl Site {
 
     fn clear(&self) {
         self.shell("helm uninstall foreman -n foreman-system --ignore-not-found --wait");
-        self.shell("kubectl get crds -o name | grep foreman.llmkube.dev | xargs -r kubectl delete --timeout=120s");
+        self.shell(
+            "kubectl get crds -o name | { grep foreman.llmkube.dev || true; } | xargs -r kubectl delete --timeout=120s",
+        );
         self.shell("kubectl delete namespace foreman-system foreman-system-jobs --ignore-not-found --timeout=120s");
     }
 
