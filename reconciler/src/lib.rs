@@ -10,6 +10,7 @@ pub mod cache;
 pub mod clock;
 pub mod conditions;
 pub mod crd_check;
+pub mod events;
 pub mod evidence;
 pub mod fleet_node;
 pub mod lanes;

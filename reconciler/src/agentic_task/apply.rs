@@ -1,8 +1,5 @@
 //! The writes of a pass: one status patch per transition, lost when the task changed meanwhile.
 
-use k8s_openapi::api::core::v1::{Event as CoreEvent, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemas::names;
 use schemas::phase::Event;
 
 use super::Context;
@@ -11,8 +8,8 @@ use super::plan::{Step, What};
 use super::retry::Retry;
 use super::status::build_patch;
 use crate::cache::Key;
+use crate::events::{self, Warning};
 use crate::metrics::{ASSIGNMENTS, LOST_CLAIMS};
-use crate::text::one_line;
 use crate::writer::{Outcome, Refusal};
 
 /// What came of a step.
@@ -112,33 +109,15 @@ async fn carry_out(ctx: &Context, key: &Key, id: &str, retry: &Retry) -> Option<
     })
 }
 
-/// Records an Event about a refused status, which cannot say so itself. It has one name, so that it is recorded once.
+/// Records an Event about a refused status, which cannot say so itself.
 async fn tell(ctx: &Context, key: &Key, uid: &str, refusal: &Refusal) {
-    let now = Time(ctx.clock.now());
-    let id = names::sha256_hex(format!("{uid}\n{}\n{}", refusal.reason, refusal.message));
-    let event = CoreEvent {
-        involved_object: ObjectReference {
-            api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
-            kind: Some("AgenticTask".into()),
-            name: Some(key.name.clone()),
-            namespace: Some(key.namespace.clone()),
-            uid: Some(uid.to_owned()),
-            ..ObjectReference::default()
-        },
-        type_: Some("Warning".into()),
-        reason: Some(refusal.reason.into()),
-        message: Some(one_line(&refusal.message, 1000)),
-        source: Some(EventSource {
-            component: Some("foreman-operator".into()),
-            host: None,
-        }),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        ..CoreEvent::default()
+    let warning = Warning {
+        kind: "AgenticTask",
+        of: key,
+        uid,
+        reason: refusal.reason,
+        message: &refusal.message,
+        once: &refusal.message,
     };
-    let name = format!("{}.{}", names::fit(&key.name), &id[..16]);
-    if let Err(error) = ctx.writer.event(&key.namespace, &name, event).await {
-        tracing::warn!(task = %key, %error, "an Event was not recorded");
-    }
+    events::warn(&ctx.writer, &warning, ctx.clock.now()).await;
 }

@@ -1,14 +1,12 @@
 //! The writes of a plan, several at once.
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemas::names;
 use serde_json::Value;
 
 use super::plan::{Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
+use crate::events::{self, Warning};
 use crate::text::one_line;
 use crate::writer::{self, Outcome, Refusal, Writer};
 
@@ -55,19 +53,15 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Er
         tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
     }
     for error in broke.iter().take(EVENTS) {
-        let id = names::sha256_hex(format!("{uid}\n{}\n{revision}\n{}", error.path, error.text()));
-        let event = build_event(ctx, queue, &uid, &revision, &error.to_string());
-        if let Err(error) = ctx
-            .writer
-            .event(
-                &queue.namespace,
-                &format!("{}.{}", names::fit(&queue.name), &id[..16]),
-                event,
-            )
-            .await
-        {
-            tracing::warn!(queue = %queue, %error, "an Event was not recorded");
-        }
+        let warning = Warning {
+            kind: "TaskQueue",
+            of: queue,
+            uid: &uid,
+            reason: "InvalidFile",
+            message: &format!("{error} ({revision})"),
+            once: &format!("{revision}\n{}\n{}", error.path, error.text()),
+        };
+        events::warn(&ctx.writer, &warning, ctx.clock.now()).await;
     }
     if let (Some((url, commit)), Some(forge)) = (note_to, &ctx.forge) {
         let mut text = format!("foreman: {} of the task files cannot be used\n", broke.len());
@@ -117,30 +111,5 @@ async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outco
             .await
             .map(|_| Outcome::Done),
         Write::Delete(_, key, uid) => writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
-    }
-}
-
-fn build_event(ctx: &Context, queue: &Key, uid: &str, revision: &str, message: &str) -> Event {
-    let now = Time(ctx.clock.now());
-    Event {
-        involved_object: ObjectReference {
-            api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
-            kind: Some("TaskQueue".into()),
-            name: Some(queue.name.clone()),
-            namespace: Some(queue.namespace.clone()),
-            uid: Some(uid.to_owned()),
-            ..ObjectReference::default()
-        },
-        type_: Some("Warning".into()),
-        reason: Some("InvalidFile".into()),
-        message: Some(one_line(&format!("{message} ({revision})"), 1000)),
-        source: Some(EventSource {
-            component: Some("foreman-operator".into()),
-            host: None,
-        }),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        ..Event::default()
     }
 }
