@@ -310,6 +310,7 @@ fn build_task(observed: &Observed, run: i64, task: NewTask) -> (Key, Value) {
             "name": task.name,
             "namespace": observed.key.namespace,
             "labels": labelled,
+            "annotations": labels::left_alone(),
             "ownerReferences": [{
                 "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
                 "kind": "Workload",

@@ -221,6 +221,7 @@ fn markdown_becomes_a_workload_with_an_explicit_pipeline() {
         ),
         ("tasks/a.md", "uid")
     );
+    assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false");
     assert_eq!(
         (spec.intent.as_str(), spec.repo.as_deref(), spec.base_branch.as_deref()),
         ("Do it.", Some("file:///repo"), Some("trunk"))
