@@ -13,6 +13,7 @@ mod foreman;
 #[path = "../tests/operator.rs"]
 mod operator;
 
+mod chosen;
 #[path = "operator/files.rs"]
 mod files;
 #[path = "operator/index.rs"]
@@ -29,25 +30,13 @@ use std::time::Duration;
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    type Measure = fn(&tokio::runtime::Runtime);
-    let all: [(&str, Measure); 4] = [
+    let all: [(&str, chosen::Measure); 4] = [
         ("index", index::measure),
         ("files", files::measure),
         ("repository", repository::measure),
         ("schedule", schedule::measure),
     ];
-    for name in &asked {
-        assert!(
-            all.iter().any(|(known, _)| known == name),
-            "there is no measurement {name:?}"
-        );
-    }
-    for (name, measure) in all {
-        if asked.is_empty() || asked.iter().any(|wanted| wanted == name) {
-            println!("\n{name}");
-            measure(&runtime);
-        }
-    }
+    chosen::measure(&all, &asked, &runtime);
 }
 
 /// Prints one line of a measurement.

@@ -16,6 +16,7 @@ mod served;
 #[path = "../tests/watch.rs"]
 mod watch;
 
+mod chosen;
 #[path = "thread/idle.rs"]
 mod idle;
 #[path = "thread/plane.rs"]
@@ -38,26 +39,14 @@ fn main() {
         plane::serve(&runtime, folder.as_ref());
         return;
     }
-    type Measure = fn(&tokio::runtime::Runtime);
-    let all: [(&str, Measure); 5] = [
+    let all: [(&str, chosen::Measure); 5] = [
         ("plane", plane::measure),
         ("worktree", worktree::measure),
         ("queue", queue::measure),
         ("idle", idle::measure),
         ("verdict", verdict::measure),
     ];
-    for name in &asked {
-        assert!(
-            all.iter().any(|(known, _)| known == name),
-            "there is no measurement {name:?}"
-        );
-    }
-    for (name, measure) in all {
-        if asked.is_empty() || asked.iter().any(|wanted| wanted == name) {
-            println!("\n{name}");
-            measure(&runtime);
-        }
-    }
+    chosen::measure(&all, &asked, &runtime);
 }
 
 /// Prints one line of a measurement.

@@ -31,7 +31,7 @@ async fn a_task_is_listed_shown_cancelled_and_tried_again_on_a_cluster() {
     operator.works().await;
     // Longer than anything here may take: only the request ends the task.
     let agent = site.agent("node", &["--roles", "verifier", "--stub-sleep", "1h"]);
-    nodes.saw("node", "ready", |node| heartbeat(node).is_some()).await;
+    nodes.saw_of("node", "ready", |node| heartbeat(node).is_some()).await;
     site.smoke("task").await;
     tasks.phase("task", Phase::Running).await;
 

@@ -19,7 +19,9 @@ async fn the_runbooks_smoke_task_goes_through_operator_and_agent() {
     operator.works().await;
     let agent = site.agent("Smoke_Node", VERIFIER);
 
-    let first = nodes.saw("smoke-node", "ready", |node| heartbeat(node).is_some()).await;
+    let first = nodes
+        .saw_of("smoke-node", "ready", |node| heartbeat(node).is_some())
+        .await;
     assert_eq!(
         first.spec.roles.as_deref(),
         Some(&["worker".to_owned(), "verifier".to_owned()][..])
@@ -30,7 +32,7 @@ async fn the_runbooks_smoke_task_goes_through_operator_and_agent() {
     assert!(capability.total_ram_gb.unwrap() >= capability.available_ram_gb.unwrap());
     let before = heartbeat(&first);
     nodes
-        .saw("smoke-node", "heard of again", |node| {
+        .saw_of("smoke-node", "heard of again", |node| {
             heartbeat(node).is_some_and(|beat| Some(beat) > before)
         })
         .await;
@@ -61,7 +63,7 @@ async fn a_restarted_agent_writes_its_spec_only_where_flags_changed() {
         let agent = site.agent("node", flags);
         let last: Option<String> = beats.last().cloned();
         let node = nodes
-            .saw("node", "heard of after a start", |node| {
+            .saw_of("node", "heard of after a start", |node| {
                 heartbeat(node).is_some() && heartbeat(node) > last && node.metadata.generation >= Some(generation)
             })
             .await;
@@ -69,7 +71,7 @@ async fn a_restarted_agent_writes_its_spec_only_where_flags_changed() {
         assert_eq!(agent.terminate().await, Some(0));
         // Its last word; what is newer is a word of the next process.
         let drained = nodes
-            .saw("node", "draining", |node| {
+            .saw_of("node", "draining", |node| {
                 node_phase(node) == Some(NodePhase::Draining)
                     && Some(json!(node.status.as_ref().unwrap().last_heartbeat_time).to_string()) > last
             })
@@ -94,12 +96,12 @@ async fn a_terminated_agent_drains_and_another_finishes_its_task() {
     tasks.phase("passed-on", Phase::Running).await;
     let _staying = site.agent("staying", VERIFIER);
     nodes
-        .saw("staying", "ready", |node| node_phase(node) == Some(NodePhase::Ready))
+        .saw_of("staying", "ready", |node| node_phase(node) == Some(NodePhase::Ready))
         .await;
 
     assert_eq!(leaving.terminate().await, Some(0));
     nodes
-        .saw("leaving", "draining", |node| {
+        .saw_of("leaving", "draining", |node| {
             node_phase(node) == Some(NodePhase::Draining)
         })
         .await;
@@ -134,7 +136,7 @@ async fn a_standby_takes_over_from_a_killed_leader_and_nothing_is_done_twice() {
     standby.says(&["serving evidence"]).await;
     let _agent = site.agent("node", VERIFIER);
     nodes
-        .saw("node", "ready", |node| node_phase(node) == Some(NodePhase::Ready))
+        .saw_of("node", "ready", |node| node_phase(node) == Some(NodePhase::Ready))
         .await;
     site.smoke("before").await;
     tasks.phase("before", Phase::Succeeded).await;
@@ -167,9 +169,9 @@ async fn a_native_agent_without_a_git_server_says_so_and_stays() {
     let line = agent.says(&["--git-remote-url is not set"]).await;
     assert!(line.contains("INFO"), "{line}");
     agent.says(&["node agent is ready"]).await;
-    let first = nodes.saw("native", "ready", |node| heartbeat(node).is_some()).await;
+    let first = nodes.saw_of("native", "ready", |node| heartbeat(node).is_some()).await;
     nodes
-        .saw("native", "heard of again", |node| heartbeat(node) > heartbeat(&first))
+        .saw_of("native", "heard of again", |node| heartbeat(node) > heartbeat(&first))
         .await;
     assert_eq!(agent.terminate().await, Some(0));
     site.close().await;

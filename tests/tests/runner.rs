@@ -11,6 +11,7 @@ mod commands;
 mod demo;
 mod doctor;
 mod dry_run;
+mod follower;
 mod foreman;
 mod git_server;
 mod health;

@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 
-use futures::StreamExt;
+use kube::Client;
 use kube::api::{Api, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, ResourceExt};
 use schemas::agentic_task::Phase;
 use schemas::fleet_node::NodePhase;
 use schemas::{AgenticTask, FleetNode};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
 
+use crate::follower::Follower;
 use crate::foreman::{LIMIT, program};
 use crate::served::Served;
 
@@ -230,69 +226,15 @@ fn forward(stream: impl AsyncRead + Unpin + Send + 'static, into: UnboundedSende
     });
 }
 
-/// Everything that a watch showed, in order.
-pub struct Follower<K> {
-    seen: Arc<Mutex<Vec<K>>>,
-    count: watch::Receiver<usize>,
-}
-
-impl<K> Follower<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
-{
-    pub fn of(api: Api<K>) -> Self {
-        let seen: Arc<Mutex<Vec<K>>> = Arc::default();
-        let (sender, count) = watch::channel(0);
-        let into = seen.clone();
-        tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-            while let Some(event) = events.next().await {
-                if let Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) = event {
-                    let mut seen = into.lock().unwrap();
-                    seen.push(object);
-                    if sender.send(seen.len()).is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Self { seen, count }
-    }
-
-    /// Returns every state in which an object was seen.
-    pub fn states(&self, name: &str) -> Vec<K> {
-        let seen = self.seen.lock().unwrap();
-        seen.iter()
-            .filter(|object| object.name_any() == name)
-            .cloned()
-            .collect()
-    }
-
-    /// Waits until an object was seen in a state that pleases `done`, and returns the first.
-    pub async fn saw(&mut self, name: &str, what: &str, done: impl Fn(&K) -> bool) -> K {
-        let found = tokio::time::timeout(LIMIT, async {
-            loop {
-                self.count.borrow_and_update();
-                if let Some(state) = self.states(name).into_iter().find(&done) {
-                    return state;
-                }
-                self.count.changed().await.unwrap();
-            }
-        })
-        .await;
-        found.unwrap_or_else(|_| panic!("{name} was never {what}: {:#?}", self.states(name)))
-    }
-}
-
 impl Follower<AgenticTask> {
     pub async fn phase(&mut self, name: &str, phase: Phase) -> AgenticTask {
-        self.saw(name, &format!("{phase:?}"), |task| phase_of(task) == Some(phase))
+        self.saw_of(name, &format!("{phase:?}"), |task| phase_of(task) == Some(phase))
             .await
     }
 
     /// Returns the phases that a task went through.
     pub fn phases(&self, name: &str) -> Vec<Phase> {
-        let mut phases: Vec<Phase> = self.states(name).iter().filter_map(phase_of).collect();
+        let mut phases: Vec<Phase> = self.states_of(name).iter().filter_map(phase_of).collect();
         phases.dedup();
         phases
     }
@@ -300,7 +242,7 @@ impl Follower<AgenticTask> {
     /// Returns which agents held a task, by epoch.
     pub fn claims(&self, name: &str) -> BTreeMap<i64, Vec<String>> {
         let mut claims: BTreeMap<i64, Vec<String>> = BTreeMap::new();
-        for task in self.states(name) {
+        for task in self.states_of(name) {
             if let Some(claim) = task.status.and_then(|status| status.claim) {
                 let holders = claims.entry(claim.epoch).or_default();
                 if !holders.contains(&claim.agent) {

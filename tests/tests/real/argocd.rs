@@ -15,15 +15,21 @@ use site::{ARGOCD, GROUP, Site};
 use super::chart::helm::needed;
 use crate::foreman::Said;
 
-#[test]
-#[ignore = "needs Argo CD on a real control plane"]
-fn the_chart_comes_in_waves_and_is_healthy_only_once_its_operator_is() {
+/// Lets Argo CD install the chart, and returns the name of the operator's Deployment once that is there.
+fn installed() -> (Site, String) {
     let site = Site::open();
     site.install(|_| {});
     let deployment = site.part("operator");
     let there = || site.alone.find("deployment", &deployment).map(drop);
     site.alone
         .until("the operator's Deployment", there, || site.told(&site.app));
+    (site, deployment)
+}
+
+#[test]
+#[ignore = "needs Argo CD on a real control plane"]
+fn the_chart_comes_in_waves_and_is_healthy_only_once_its_operator_is() {
+    let (site, deployment) = installed();
     let kinds = site.alone.cluster.get(&["crd", "taskqueues.foreman.llmkube.dev"]);
     let established = |it: &Value| it["type"] == "Established" && it["status"] == "True";
     assert!(
@@ -214,12 +220,7 @@ fn what_tasks_come_to_and_what_is_made_for_them_is_nothing_to_argo_cd() {
 #[test]
 #[ignore = "needs Argo CD on a real control plane"]
 fn an_operator_that_cannot_start_degrades_the_application() {
-    let site = Site::open();
-    site.install(|_| {});
-    let deployment = site.part("operator");
-    let there = || site.alone.find("deployment", &deployment).map(drop);
-    site.alone
-        .until("the operator's Deployment", there, || site.told(&site.app));
+    let (site, deployment) = installed();
     // Ten minutes is how long Kubernetes gives it; a test has less.
     let patch = json!({ "spec": { "progressDeadlineSeconds": 3 } }).to_string();
     let words = [

@@ -37,7 +37,7 @@ async fn a_standby_goes_on_where_a_killed_leader_stopped_and_nothing_is_done_twi
 
     standby.says(&["leading"]);
     tasks.assigned(TASKS).await;
-    tasks.assert_done_once(TASKS);
+    tasks.assert_each_done_once(TASKS);
     let leases: Api<Lease> = site.api();
     let lease = leases.get(labels::OPERATOR_LEASE).await.unwrap().spec.unwrap();
     assert_eq!(lease.lease_transitions, Some(1));

@@ -1,22 +1,16 @@
 //! A namespace of a test's own, with a tasks repository, and nodes that the test plays.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use futures::StreamExt;
 use git::{FileEdit, Identity, Repository};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use schemas::agentic_task::Phase;
 use schemas::{AgenticTask, FleetNode, TaskQueue};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use crate::foreman::LIMIT;
+use crate::follower::Follower;
 use crate::operator::{Operator, Setup};
 
 pub struct Site {
@@ -194,69 +188,6 @@ impl Site {
     }
 }
 
-/// Everything that a watch showed, in order.
-pub struct Follower<K> {
-    seen: Arc<Mutex<Vec<K>>>,
-    count: watch::Receiver<usize>,
-}
-
-impl<K> Follower<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    pub fn of(api: Api<K>) -> Self {
-        let seen: Arc<Mutex<Vec<K>>> = Arc::default();
-        let (sender, count) = watch::channel(0);
-        let into = seen.clone();
-        tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-            while let Some(event) = events.next().await {
-                if let Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) = event {
-                    let mut seen = into.lock().unwrap();
-                    seen.push(object);
-                    if sender.send(seen.len()).is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Self { seen, count }
-    }
-
-    /// Returns every state that was seen.
-    pub fn states(&self) -> Vec<K> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Waits until what was seen so far pleases `done`, and returns what that found.
-    pub async fn until<T>(&mut self, what: &str, done: impl Fn(&[K]) -> Option<T>) -> T {
-        let waited = tokio::time::timeout(LIMIT, async {
-            loop {
-                self.count.borrow_and_update();
-                if let Some(found) = done(&self.seen.lock().unwrap()) {
-                    return found;
-                }
-                self.count.changed().await.unwrap();
-            }
-        })
-        .await;
-        waited.unwrap_or_else(|_| {
-            let seen = self.states();
-            let last = &seen[seen.len().saturating_sub(3)..];
-            panic!(
-                "waited too long for {what}; {} states were seen, at last {last:#?}",
-                seen.len()
-            )
-        })
-    }
-
-    /// Waits until an object was seen in a state that pleases `done`, and returns it.
-    pub async fn saw(&mut self, what: &str, done: impl Fn(&K) -> bool) -> K {
-        self.until(what, |seen| seen.iter().find(|state| done(state)).cloned())
-            .await
-    }
-}
-
 impl Follower<AgenticTask> {
     /// Waits until so many tasks were given a node.
     pub async fn assigned(&mut self, tasks: usize) {
@@ -273,7 +204,7 @@ impl Follower<AgenticTask> {
     }
 
     /// Fails unless every task was made once and given a node once.
-    pub fn assert_done_once(&self, tasks: usize) {
+    pub fn assert_each_done_once(&self, tasks: usize) {
         let mut states: BTreeMap<String, Vec<AgenticTask>> = BTreeMap::new();
         for state in self.states() {
             states.entry(state.name_any()).or_default().push(state);

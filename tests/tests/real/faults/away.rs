@@ -11,7 +11,8 @@ use schemas::AgenticTask;
 use schemas::agentic_task::Phase;
 
 use super::relay::{Between, Fate, Line, failure, is_watch};
-use crate::real::site::{Follower, Site, is_in};
+use crate::follower::Follower;
+use crate::real::site::{Site, is_in};
 
 const TASKS: usize = 150;
 
@@ -45,7 +46,7 @@ async fn an_api_server_that_goes_away_and_comes_back_costs_time_only() {
     line.mend();
     operator.says(&["leading"]);
     tasks.assigned(TASKS + 1).await;
-    tasks.assert_done_once(TASKS + 1);
+    tasks.assert_each_done_once(TASKS + 1);
     site.delete_nodes(&["a"]).await;
 }
 
@@ -85,7 +86,7 @@ async fn while_etcd_is_gone_nothing_is_lost_and_an_unanswered_write_is_not_repea
     between.judge(|_| Fate::Pass);
     operator.says(&["leading"]);
     tasks.assigned(TASKS).await;
-    tasks.assert_done_once(TASKS);
+    tasks.assert_each_done_once(TASKS);
     assert!(lost.load(Ordering::Relaxed) > 10, "writes were lost");
     site.delete_nodes(&["a"]).await;
 }

@@ -8,7 +8,8 @@ use schemas::fleet_node::NodePhase;
 use schemas::{AgenticTask, FleetNode};
 use serde_json::json;
 
-use crate::real::site::{Follower, Site, condition, is_in};
+use crate::follower::Follower;
+use crate::real::site::{Site, condition, is_in};
 
 fn node_of(task: &AgenticTask) -> Option<&str> {
     task.status.as_ref()?.assigned_node.as_deref()

@@ -14,8 +14,9 @@ use schemas::agentic_task::Phase;
 use schemas::{AgenticTask, TaskQueue};
 use serde_json::{Value, json};
 
+use crate::follower::Follower;
 use crate::foreman::{LIMIT, program};
-use crate::real::site::{Follower, Site, condition, is_in, kubeconfig, needed};
+use crate::real::site::{Site, condition, is_in, kubeconfig, needed};
 
 /// Applies an object of the whole cluster.
 async fn apply<K>(site: &Site, object: Value)
@@ -126,7 +127,7 @@ async fn a_missing_permission_is_named_and_work_goes_on_once_it_is_given() {
     let all = [group("agentictasks"), group("agentictasks/status")];
     apply::<ClusterRole>(&site, role(&site.namespace, &all)).await;
     tasks.assigned(3).await;
-    tasks.assert_done_once(3);
+    tasks.assert_each_done_once(3);
     drop(operator);
     let roles: Api<ClusterRole> = Api::all(site.client.clone());
     roles.delete(&site.namespace, &DeleteParams::default()).await.unwrap();
@@ -199,7 +200,7 @@ async fn a_policy_that_refuses_one_object_is_quoted_and_holds_up_no_other() {
     let binding = admission(&site, "ValidatingAdmissionPolicyBinding");
     binding.delete(&name, &DeleteParams::default()).await.unwrap();
     tasks.assigned(5).await;
-    tasks.assert_done_once(5);
+    tasks.assert_each_done_once(5);
     queue_says(&mut queues, &["True Applied"]).await;
     let policies = admission(&site, "ValidatingAdmissionPolicy");
     policies.delete(&name, &DeleteParams::default()).await.unwrap();
