@@ -193,7 +193,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                     }
                     tokio::select! {
                         biased;
-                        () = start(&mut tasks, &services, &executor, &desk, &identity, task) => {}
+                        () = start(&mut tasks, &services, &executor, &desk, &identity, task, &shutdown.stop) => {}
                         () = leave(shutdown, CLAIM_PATIENCE) => break,
                     }
                 }

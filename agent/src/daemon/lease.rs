@@ -103,33 +103,36 @@ impl NodeLease {
             }
         }
         let name = format!("{}{}", labels::NODE_LEASE_PREFIX, config.node_name);
-        let found = self.api.get_opt(&name).await?;
-        let version = found.as_ref().and_then(ResourceExt::resource_version);
-        let since = match &self.seen {
-            Some((seen, since)) if *seen == version => *since,
-            _ => {
-                let now = tokio::time::Instant::now();
-                self.seen = Some((version, now));
-                now
+        loop {
+            let found = self.api.get_opt(&name).await?;
+            let version = found.as_ref().and_then(ResourceExt::resource_version);
+            let since = match &self.seen {
+                Some((seen, since)) if *seen == version => *since,
+                _ => {
+                    let now = tokio::time::Instant::now();
+                    self.seen = Some((version, now));
+                    now
+                }
+            };
+            if lease_step(found.as_ref(), &self.identity, since.elapsed()) == LeaseStep::Wait {
+                return Ok(false);
             }
-        };
-        if lease_step(found.as_ref(), &self.identity, since.elapsed()) == LeaseStep::Wait {
-            return Ok(false);
-        }
-        let lease = build_lease(config, &self.identity, found.as_ref(), Timestamp::now());
-        let written = match found {
-            Some(_) => self.api.replace(&name, &post(), &lease).await,
-            None => self.api.create(&post(), &lease).await,
-        };
-        match written {
-            // Without the release namespace there is no Lease, and heartbeats alone say that this node lives.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
-            Ok(lease) => {
-                self.held = Some(lease);
-                Ok(true)
+            let lease = build_lease(config, &self.identity, found.as_ref(), Timestamp::now());
+            let written = match found {
+                Some(_) => self.api.replace(&name, &post(), &lease).await,
+                None => self.api.create(&post(), &lease).await,
+            };
+            match written {
+                // Without the release namespace there is no Lease, and heartbeats alone say that this node lives.
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
+                Ok(lease) => {
+                    self.held = Some(lease);
+                    return Ok(true);
+                }
+                // Whoever wrote between: another agent, or an earlier try of this one whose answer was lost.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error),
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
         }
     }
 

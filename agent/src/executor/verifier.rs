@@ -17,7 +17,7 @@ use kube::{Resource, ResourceExt};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::shared::Verdict as Published;
 use schemas::{AgenticTask, labels};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Run, source};
 use crate::config::Config;
@@ -25,6 +25,7 @@ use crate::daemon::claim::{self, Written};
 use crate::daemon::registration::FIELD_MANAGER;
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
+use crate::patience::{Unanswered, answered};
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
@@ -158,9 +159,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             detail = failure.detail,
             "the gate could not tell"
         );
-        if let Ok(Written::Lost) =
-            claim::patch_status(&run.services.client, &run.held, json!({ "gateTries": attempt })).await
-        {
+        if let Ok(Written::Lost) = patch_status(run, json!({ "gateTries": attempt })).await {
             run.cancel.cancel();
         }
         last = Some(outcome);
@@ -265,7 +264,7 @@ async fn once(
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let status = json!({ "phase": Phase::Verifying, "jobName": objects.job.name_any(), "gateTries": attempt - 1 });
-    match claim::patch_status(&client, &run.held, status).await {
+    match patch_status(run, status).await {
         Ok(Written::Done(_)) => {}
         Ok(Written::Lost) => {
             run.cancel.cancel();
@@ -273,7 +272,7 @@ async fn once(
         }
         Err(error) => return Ok(broken("write the phase Verifying", error)),
     }
-    if let Err(error) = create(&maps, &objects.config_map).await {
+    if let Err(error) = create(run, &maps, &objects.config_map).await {
         return Ok(broken("create the gate's plan", error));
     }
     let ended = run_jobs(run, &jobs, namespace, objects).await;
@@ -303,31 +302,46 @@ async fn run_jobs(run: &Run, jobs: &Api<Job>, namespace: &str, objects: &GateObj
     }
 }
 
-async fn create<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
+/// Writes to the task's status under the claim.
+async fn patch_status(run: &Run, status: Value) -> Result<Written, Unanswered> {
+    let (client, held, status) = (&run.services.client, &run.held, &status);
+    answered(&run.cancel, &held.name, |_| {
+        claim::patch_status(client, held, status.clone())
+    })
+    .await
+}
+
+/// Makes an object whose name nobody else uses.
+async fn create<K>(run: &Run, api: &Api<K>, object: &K) -> Result<(), Unanswered>
 where
     K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let params = PostParams {
+    let params = &PostParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PostParams::default()
     };
-    api.create(&params, object).await.map(drop)
+    answered(&run.cancel, &object.name_any(), |number| async move {
+        match api.create(params, object).await {
+            // By an earlier try, whose answer was lost: the name is of this claim and this try of the gate.
+            Err(kube::Error::Api(status)) if number > 0 && status.code == 409 => Ok(()),
+            created => created.map(drop),
+        }
+    })
+    .await
 }
 
-async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
+async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, Unanswered> {
     let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    Ok(pods
-        .list(&ListParams::default().labels(&format!("job-name={job}")))
-        .await?
-        .items)
+    let params = &ListParams::default().labels(&format!("job-name={job}"));
+    Ok(answered(&run.cancel, job, |_| pods.list(params)).await?.items)
 }
 
 /// Creates a Job and waits for its end, or for what it will never get over.
-async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Result<JobOutcome, kube::Error> {
+async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Result<JobOutcome, Unanswered> {
     let name = job.name_any();
     let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
-    create(jobs, job).await?;
+    create(run, jobs, job).await?;
     let mut live = None;
     let mut unscheduled = String::new();
     loop {
