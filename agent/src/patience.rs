@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::DefaultBackoff;
 use tokio_util::sync::CancellationToken;
 
 /// How it is asked.
@@ -20,6 +22,27 @@ const PACE: Pace = Pace {
     pause: Duration::from_millis(250),
     longest_pause: Duration::from_secs(4),
 };
+
+/// The longest pause between two tries to take a watch up.
+const LONGEST_PAUSE_OF_WATCHES: Duration = Duration::from_secs(5);
+
+/// The usual pauses of a watch that breaks off, none of them long: an API that comes back is heard again soon.
+#[derive(Default)]
+pub struct Pauses(DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next()?.min(LONGEST_PAUSE_OF_WATCHES))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
 
 /// Why a request was not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,9 @@ use crate::probes::Probes;
 /// How long one turn around the Lease may take before the process counts as stuck.
 const TURN_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long after a renewal that failed it is tried again: an API that was away for a while costs no claims.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Seconds for which a node's Lease holds without renewal.
 pub const LEASE_SECONDS: i32 = 30;
 
@@ -188,12 +191,13 @@ pub(super) async fn keep_lease(
     lost: CancellationToken,
 ) {
     let every = Duration::from_secs(LEASE_SECONDS as u64 / 3);
+    let mut pause = every;
     loop {
         let _turn = probes.health.begin("the renewal of the node's lease", TURN_LIMIT);
         tokio::select! {
             // An answer that never comes must not let the Lease lapse in silence.
-            () = tokio::time::sleep(every) => match tokio::time::timeout(every, lease.tick(&config)).await {
-                Ok(Ok(true)) => {}
+            () = tokio::time::sleep(std::mem::replace(&mut pause, AGAIN_AFTER)) => match tokio::time::timeout(every, lease.tick(&config)).await {
+                Ok(Ok(true)) => pause = every,
                 Ok(Ok(false)) => {
                     probes.holds_name(false);
                     return lost.cancel();

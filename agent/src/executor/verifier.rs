@@ -25,7 +25,7 @@ use crate::daemon::claim::{self, Written};
 use crate::daemon::registration::FIELD_MANAGER;
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
-use crate::patience::{Unanswered, answered};
+use crate::patience::{Pauses, Unanswered, answered};
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
@@ -340,7 +340,7 @@ async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, Unanswe
 async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Result<JobOutcome, Unanswered> {
     let name = job.name_any();
     let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
+    let mut events = watcher(jobs.clone(), selector).backoff(Pauses::default()).boxed();
     create(run, jobs, job).await?;
     let mut live = None;
     let mut unscheduled = String::new();
