@@ -114,47 +114,13 @@ async fn a_gate_that_is_evicted_by_a_taint_waits_for_a_node_and_is_tried_again()
     let waits = |task: &AgenticTask| condition(task, "GateScheduled").is_some_and(|said| said.starts_with("False"));
     let task = seen.tasks.saw_of("tainted", "without a node", waits).await;
     let said = condition(&task, "GateScheduled").unwrap();
-    assert!(said.contains("untolerated taint") && said.contains("foreman-test"), "{said}");
+    assert!(said.contains("untolerated taint"), "{said}");
     barrier.open();
     drop(undo);
     passed(&mut outside, &mut seen, "tainted", &[2]).await;
     let task: AgenticTask = outside.api().get("tainted").await.unwrap();
     let said = condition(&task, "GateScheduled").unwrap();
     assert!(said.starts_with("True "), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a real node"]
-async fn a_gate_that_a_kubelet_evicts_for_want_of_memory_is_tried_again() {
-    let mut outside = Outside::open(&gate("true", 120), &[]).await;
-    let barrier = Barrier::at(&outside.address()).await;
-    let mut seen = Seen::of(&outside);
-    outside.verify("pressed", &gate(barrier.command(), 120)).await;
-    seen.gate_runs(Some("pressed")).await;
-    // A kubelet that finds any memory too little.
-    let path = needed("FOREMAN_REAL_KUBECONFIG").with_file_name("kubelet.yaml");
-    let before = std::fs::read_to_string(&path).unwrap();
-    let mut config: Value = serde_json::from_str(&before).unwrap();
-    config["evictionHard"] = json!({ "memory.available": "64Ti" });
-    config["evictionPressureTransitionPeriod"] = json!("1s");
-    let restart = |config: &str| {
-        let kubelet = Away::stop("kubelet", "term");
-        std::fs::write(&path, config).unwrap();
-        kubelet.back();
-    };
-    let undo = Undo(|| restart(&before));
-    restart(&config.to_string());
-    let evicted = seen
-        .pods
-        .saw("an eviction", |pod| {
-            pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("Evicted")
-        })
-        .await;
-    println!("{}", evicted.status.unwrap().message.unwrap_or_default());
-    tried(&mut seen, "pressed", 1).await;
-    drop(undo);
-    barrier.open();
-    passed(&mut outside, &mut seen, "pressed", &[2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

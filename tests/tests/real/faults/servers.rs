@@ -90,7 +90,6 @@ async fn etcd_that_is_gone_for_half_a_minute_costs_time_only() {
     println!("etcd was gone for {:.1} s", begin.elapsed().as_secs_f64());
     all_is_well(&mut outside, &mut seen).await;
     println!("all was done after {:.1} s", begin.elapsed().as_secs_f64());
-    println!("{}", outside.logs());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,5 +109,4 @@ async fn a_kube_apiserver_that_is_killed_and_comes_back_costs_time_only() {
     println!("the API was gone for {:.1} s", begin.elapsed().as_secs_f64());
     all_is_well(&mut outside, &mut seen).await;
     println!("all was done after {:.1} s", begin.elapsed().as_secs_f64());
-    println!("{}", outside.logs());
 }

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use kube::api::PostParams;
 use schemas::agentic_task::Phase;
@@ -16,7 +17,7 @@ use crate::real::site::is_in;
 
 const TASKS: usize = 10;
 /// From one part's end to the next.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 11] = [
     "push → coder's task",
     "→ assigned",
     "→ branch pushed",
@@ -24,6 +25,8 @@ const PARTS: [&str; 9] = [
     "→ gate's Pod made",
     "→ Pod scheduled",
     "→ steps run",
+    "→ Pod ended",
+    "→ Job ended",
     "→ verdict of the task",
     "→ Workload completed",
 ];
@@ -61,6 +64,20 @@ async fn start_of_a_pod(outside: &Outside, seen: &mut Seen, name: &str) -> Durat
     seen.pods.when(own).unwrap() - begin
 }
 
+/// Returns by the node's own clock, which knows seconds, how long it took to the first container's start, how long that
+/// one ran, and how long the second one did.
+fn in_pod(pod: &Pod) -> [Duration; 3] {
+    let status = pod.status.clone().unwrap();
+    let times = |list: Option<Vec<ContainerStatus>>| {
+        let state = list.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        (state.started_at.unwrap().0, state.finished_at.unwrap().0)
+    };
+    let (fetch, steps) = (times(status.init_container_statuses), times(status.container_statuses));
+    let made = pod.metadata.creation_timestamp.clone().unwrap().0;
+    [made.duration_until(fetch.0), fetch.0.duration_until(fetch.1), steps.0.duration_until(steps.1)]
+        .map(|took| Duration::try_from(took).unwrap_or_default())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a real node"]
 async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
@@ -68,6 +85,7 @@ async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
     let mut seen = Seen::of(&outside);
     let mut parts: Vec<Vec<Duration>> = vec![Vec::new(); PARTS.len()];
     let (mut all, mut starts) = (Vec::new(), Vec::new());
+    let mut within: [Vec<Duration>; 3] = Default::default();
     for number in 0..TASKS {
         let name = format!("paced-{number}");
         let before = outside.branches();
@@ -89,9 +107,18 @@ async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
         };
         let own = |pod: &Pod| pod.labels().get(labels::TASK).is_some_and(|task| of(task));
         let scheduled = |pod: &Pod| own(pod) && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        let ended = |pod: &Pod| {
-            own(pod) && (runs(pod) || pod.status.as_ref().and_then(|it| it.phase.as_deref()) == Some("Succeeded"))
+        let over = |pod: &Pod| own(pod) && pod.status.as_ref().and_then(|it| it.phase.as_deref()) == Some("Succeeded");
+        // Steps that take no time are seen when they are over, where they are not seen to run.
+        let began = |pod: &Pod| over(pod) || own(pod) && runs(pod);
+        let complete = |job: &Job| {
+            let own = job.labels().get(labels::TASK).is_some_and(|task| of(task));
+            own && job.status.as_ref().is_some_and(|status| status.completion_time.is_some())
         };
+        seen.jobs.saw("a Job's end", complete).await;
+        let pod = seen.pods.saw("a Pod's end", over).await;
+        for (at, took) in in_pod(&pod).into_iter().enumerate() {
+            within[at].push(took);
+        }
         let times = [
             seen.tasks.when(|task| of(&task.name_any())),
             seen.tasks.when(task("-code", Phase::Scheduled)),
@@ -99,7 +126,9 @@ async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
             seen.tasks.when(task("-verify", Phase::Scheduled)),
             seen.pods.when(own),
             seen.pods.when(scheduled),
-            seen.pods.when(ended),
+            seen.pods.when(began),
+            seen.pods.when(over),
+            seen.jobs.when(complete),
             seen.tasks.when(task("-verify", Phase::Succeeded)),
             seen.workloads.when(done),
         ];
@@ -115,6 +144,9 @@ async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
     outside.assert_each_done_once(&mut seen).await;
     for (name, part) in PARTS.iter().zip(parts) {
         println!("{name:<30} p50 {:.2} s", median(part));
+    }
+    for (name, took) in ["until it fetches", "it fetches", "its steps run"].iter().zip(within) {
+        println!("in the Pod, {name:<18} p50 {:.0} s", median(took));
     }
     let (all, start) = (median(all), median(starts));
     println!("push → verdict                 p50 {all:.2} s");
