@@ -395,7 +395,11 @@ async fn run_job(
             return Ok(seen);
         }
         if seen.pods > 0 {
-            unscheduled = explained(&seen.unscheduled, run.services.config.gate_cache_pvc.as_deref(), namespace);
+            unscheduled = explained(
+                &seen.unscheduled,
+                run.services.config.gate_cache_pvc.as_deref(),
+                namespace,
+            );
             told.tell(run, &name, &unscheduled).await;
         }
         if let Some(why) = seen.stuck() {
