@@ -175,7 +175,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
 }
 
 /// Labels of a gate's objects: the node, which its agent may not name otherwise, and the work that they belong to.
-fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
+pub(super) fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = [labels::WORKLOAD, labels::QUEUE, labels::RUN, labels::ROUND]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), task.labels().get(name)?.clone())))
@@ -314,7 +314,8 @@ where
     api.create(&params, object).await.map(drop)
 }
 
-async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
+/// Lists the Pods of a Job.
+pub(super) async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
     Ok(pods
         .list(&ListParams::default().labels(&format!("job-name={job}")))
@@ -367,10 +368,15 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
 
 /// Reads the end of the main container's log, as much as is kept.
 async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
-    let pod = pods(run, namespace, &job.name_any()).await.ok()?.into_iter().next()?;
+    log_of(run, namespace, &job.name_any(), MAIN_CONTAINER).await
+}
+
+/// Reads the end of the log of a container of a Job, as much as is kept.
+pub(super) async fn log_of(run: &Run, namespace: &str, job: &str, container: &str) -> Option<Vec<u8>> {
+    let pod = pods(run, namespace, job).await.ok()?.into_iter().next()?;
     let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
     let params = LogParams {
-        container: Some(MAIN_CONTAINER.into()),
+        container: Some(container.into()),
         ..LogParams::default()
     };
     let mut stream = pods.log_stream(&pod.name_any(), &params).await.ok()?;

@@ -76,6 +76,11 @@ pub struct Terminated {
 impl JobOutcome {
     /// Reads a Job and the Pods that were found by its labels; Pods of another Job are left out.
     pub fn from_objects(job: Option<&Job>, pods: &[Pod]) -> Self {
+        Self::read(job, pods, INIT_CONTAINER, MAIN_CONTAINER)
+    }
+
+    /// Reads a Job whose containers have other names than a gate's.
+    pub fn read(job: Option<&Job>, pods: &[Pod], init: &str, main: &str) -> Self {
         let Some(job) = job else {
             return Self::default();
         };
@@ -114,8 +119,8 @@ impl JobOutcome {
         if !outcome.pod_reason.is_empty() {
             outcome.detail = status.message.clone().unwrap_or_default();
         }
-        outcome.init = end_of(status.init_container_statuses.as_deref(), INIT_CONTAINER);
-        outcome.main = end_of(status.container_statuses.as_deref(), MAIN_CONTAINER);
+        outcome.init = end_of(status.init_container_statuses.as_deref(), init);
+        outcome.main = end_of(status.container_statuses.as_deref(), main);
         outcome
     }
 

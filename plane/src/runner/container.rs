@@ -136,7 +136,7 @@ pub fn wanted(
         mounts.push((
             source,
             PathBuf::from(&mount.mount_path),
-            placed.writable && mount.read_only != Some(true),
+            placed.writable && mount.read_only != Some(true) && (own_image || !placed.of_host),
         ));
     }
     let message = container
@@ -209,6 +209,7 @@ mod tests {
             Placed {
                 path: "/data/v".into(),
                 writable: true,
+                of_host: false,
             },
         )]
         .into();
@@ -287,6 +288,7 @@ mod tests {
             Placed {
                 path: "/data/v".into(),
                 writable: false,
+                of_host: false,
             },
         )]
         .into();

@@ -87,8 +87,12 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
         .execution
         .as_ref()
         .is_some_and(|execution| execution.mode == ExecutionMode::Job)
+        && spec.role != AgentRole::Coder
     {
-        found.unsupported.push("spec.execution.mode Job".into());
+        // A gate is a Job already, and nobody else's work is built yet.
+        found
+            .unsupported
+            .push(format!("spec.execution.mode Job for role {}", spec.role.as_str()));
     }
     if let Some(mcp) = &spec.mcp
         && (mcp.enabled == Some(true) || mcp.servers.as_ref().is_some_and(|servers| !servers.is_empty()))
@@ -180,7 +184,7 @@ mod tests {
             [
                 "spec.tools \"fetch_issue\"",
                 "spec.role planner",
-                "spec.execution.mode Job",
+                "spec.execution.mode Job for role planner",
                 "spec.mcp",
                 "spec.vision"
             ]
