@@ -4,12 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use telemetry::health::{Health, Said};
+use telemetry::http::{Probed, router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -134,36 +130,18 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, std::io::Error> {
     TcpListener::bind(address).await
 }
 
-/// Builds the routes of the probes.
-pub fn router(probes: Probes) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(live))
-        .route("/healthz", get(live))
-        .route("/readyz", get(ready))
-        .with_state(probes)
-}
+impl Probed for Probes {
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
 
-async fn metrics(State(probes): State<Probes>) -> Response {
-    let kind = HeaderValue::from_static(telemetry::metrics::CONTENT_TYPE);
-    ([(header::CONTENT_TYPE, kind)], probes.metrics.render()).into_response()
-}
+    fn live(&self) -> Said {
+        self.health.live()
+    }
 
-fn answer(said: Said) -> Response {
-    let status = if said.well {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, said.text).into_response()
-}
-
-async fn live(State(probes): State<Probes>) -> Response {
-    answer(probes.health.live())
-}
-
-async fn ready(State(probes): State<Probes>) -> Response {
-    answer(probes.health.ready())
+    async fn ready(&self) -> Said {
+        self.health.ready()
+    }
 }
 
 #[cfg(test)]

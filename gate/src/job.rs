@@ -259,16 +259,19 @@ fn metadata(request: &GateRequest, plan: &Plan, kind: &str, name: &str) -> Objec
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
-    let annotations = [
+    let mut annotations: BTreeMap<String, String> = [
         (HEAD_ANNOTATION, &plan.head),
         (BASE_ANNOTATION, &plan.base),
         (DIGEST_ANNOTATION, &plan.digest),
-    ];
+    ]
+    .map(|(key, value)| (key.to_owned(), value.clone()))
+    .into();
+    annotations.extend(labels::left_alone());
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(request.namespace.clone()),
         labels: Some(all),
-        annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value.clone())).into()),
+        annotations: Some(annotations),
         ..ObjectMeta::default()
     }
 }

@@ -282,7 +282,14 @@ fn whole_job(outcome: &JobOutcome) -> Result<(), Failure> {
     match outcome.job {
         JobEnd::Complete | JobEnd::Failed => {}
         JobEnd::Missing => return Err(Failure::new("JobMissing", "the Job is gone", true)),
-        JobEnd::Running => return Err(Failure::new("NotFinished", "the Job has not ended", true)),
+        JobEnd::Running => {
+            // What will never start is not waited for, and it is what the reader wants to know.
+            let both = [("init container", &outcome.init), ("main container", &outcome.main)];
+            return Err(match both.into_iter().find(|(_, end)| end.stuck().is_some()) {
+                Some((which, end)) => unfinished(which, end),
+                None => Failure::new("NotFinished", "the Job has not ended", true),
+            });
+        }
     }
     if outcome.pods == 0 {
         return Err(Failure::new("PodMissing", "the Job ended and has no Pod", true));

@@ -40,7 +40,7 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, agents: &Arc<Cache<Agent>>, profiles
                 .is_some_and(|agent| agent.spec.model_profile_ref.as_deref() == Some(&change.key.name))
         };
         for agent in agents.all().iter().filter(|agent| names(agent)) {
-            adds.add(Key::of(&agent.meta));
+            adds.add(Key::of(agent.meta()));
         }
     });
 }
@@ -54,7 +54,7 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
         return Next::Wait;
     }
     let Some(object) = agent.readable() else {
-        tracing::warn!(agent = %key, error = agent.object.as_ref().err(), "an Agent cannot be read");
+        tracing::warn!(agent = %key, error = agent.unreadable(), "an Agent cannot be read");
         return Next::Wait;
     };
     let profiles = ctx.profiles.clone();
@@ -64,7 +64,7 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
     };
     match ctx
         .writer
-        .patch_status(&ctx.agents, &key, agent.meta.resource_version.as_deref(), patch)
+        .patch_status(&ctx.agents, &key, agent.meta().resource_version.as_deref(), patch)
         .await
     {
         Ok(Outcome::Done | Outcome::Lost) => Next::Wait,

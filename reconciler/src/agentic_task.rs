@@ -1,35 +1,52 @@
 //! The AgenticTask controller: the scheduler and the life of a task.
 //!
-//! Watches feed an [`index::Index`]; each pass plans every transition that is due and writes it. There is no queue of
-//! keys here: a pass looks at what changed since the last one.
+//! Watches feed an [`index::Index`]; each pass plans every transition that is due and hands it to a [`line::Line`], which
+//! writes several at once, the urgent ones first. Passes go on while writes are under way, so that a free node does not
+//! wait for the admission of ten thousand tasks. There is no queue of keys here: a pass looks at what changed since the
+//! last one.
 
 pub mod apply;
 pub mod fit;
 pub mod index;
+pub mod line;
 pub mod plan;
 pub mod retry;
 pub mod status;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use schemas::{Agent, AgenticTask, FleetNode, ModelProfile};
 use telemetry::health::Health;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Key};
 use crate::clock::{Clock, lock};
 use crate::metrics::Metrics;
 use crate::writer::Writer;
+use apply::Written;
 use index::Index;
+use line::Line;
 
 /// Between two rounds of telling waiting tasks where they stand.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Waiting tasks that are told in one round.
+/// Waiting tasks that are told in one round, and in one during which there is more to write.
 const TELL_AT_ONCE: usize = 200;
-/// Before a task whose write did not happen is looked at again.
+const TELL_MEANWHILE: usize = 20;
+/// Writes that are under way at once.
+const CONCURRENT: usize = 32;
+/// Before a task is looked at again whose write lost a race.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// The same after a write that failed, for the first time and at most: nothing is gained by asking a server ever again
+/// that refuses, or that is away.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// How long writes that are under way may take when the work ends.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// How long one pass may take before it counts as stuck.
 const PASS_LIMIT: Duration = Duration::from_secs(1800);
@@ -104,11 +121,15 @@ impl Scheduler {
     }
 }
 
-/// Makes passes until `stop`.
+/// Makes passes until `stop`; what is being written then is waited for.
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "AgenticTask", "Starting workers");
+    ctx.scheduler.change(Index::begin_term);
     let mut tell_at = ctx.clock.elapsed() + TELL_EVERY;
     let mut told_all = false;
+    let mut line = Line::default();
+    let mut flights = FuturesUnordered::new();
+    let mut failures: HashMap<Key, u32> = HashMap::new();
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
         let working = ctx.health.begin("AgenticTask", PASS_LIMIT);
@@ -116,13 +137,19 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
         if !pass.steps.is_empty() {
             told_all = false;
         }
-        let again = apply::apply(&ctx, pass.steps).await;
-        look_again(&ctx, again);
-        if !told_all && ctx.clock.elapsed() >= tell_at {
-            let steps = ctx.scheduler.read(|index| plan::plan_waits(index, TELL_AT_ONCE));
-            told_all = steps.len() < TELL_AT_ONCE;
-            apply::apply(&ctx, steps).await;
-            tell_at = ctx.clock.elapsed() + TELL_EVERY;
+        line.add(pass.steps);
+        if !told_all && at >= tell_at {
+            let budget = if line.is_empty() { TELL_AT_ONCE } else { TELL_MEANWHILE };
+            let steps = ctx.scheduler.read(|index| plan::plan_waits(index, budget));
+            told_all = steps.len() < budget;
+            line.add(steps);
+            tell_at = at + TELL_EVERY;
+        }
+        while flights.len() < CONCURRENT
+            && let Some(step) = line.take()
+        {
+            let ctx = ctx.clone();
+            flights.push(async move { (apply::write(&ctx, &step).await, step.key) });
         }
         drop(working);
         let now = ctx.clock.elapsed();
@@ -132,22 +159,57 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             .flatten()
             .min()
             .map(|due| due.saturating_sub(now));
+        // A wake-up that is due now still lets other work in first.
+        let wake = wake
+            .unwrap_or(Duration::MAX / 4)
+            .clamp(Duration::from_millis(1), Duration::from_secs(3600));
         tokio::select! {
             () = stop.cancelled() => {}
             () = ctx.scheduler.changed.notified() => told_all = false,
-            // A wake-up that is due now still lets other work in first.
-            () = tokio::time::sleep(wake.unwrap_or(Duration::MAX / 4).clamp(Duration::from_millis(1), Duration::from_secs(3600))) => {}
+            () = tokio::time::sleep(wake) => {}
+            Some(answer) = flights.next() => {
+                let mut answer = Some(answer);
+                while let Some((written, key)) = answer {
+                    land(&ctx, &mut line, &mut failures, written, key);
+                    // All that are here are taken before the next pass.
+                    answer = flights.next().now_or_never().flatten();
+                }
+            }
         }
+    }
+    let rest = async { while flights.next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WRITES, rest).await.is_err() {
+        tracing::warn!("some transitions were still being written when the scheduler ended");
     }
 }
 
-fn look_again(ctx: &Arc<Context>, keys: Vec<crate::cache::Key>) {
-    if keys.is_empty() {
-        return;
-    }
+/// Takes in what came of a write.
+fn land(ctx: &Arc<Context>, line: &mut Line, failures: &mut HashMap<Key, u32>, written: Written, key: Key) {
+    let missed = line.done(&key);
+    let after = match written {
+        Written::Done => {
+            failures.remove(&key);
+            if missed {
+                // What was planned meanwhile was planned for the task as it was before.
+                ctx.scheduler.change(|index| index.look_at_task(&key));
+            }
+            return;
+        }
+        Written::Lost => {
+            failures.remove(&key);
+            AGAIN_AFTER
+        }
+        Written::Failed => {
+            let count = failures.entry(key.clone()).or_insert(0);
+            *count = count.saturating_add(1);
+            FIRST_DELAY.saturating_mul(1 << (*count - 1).min(10)).min(LONGEST_DELAY)
+        }
+    };
     let scheduler = ctx.scheduler.clone();
+    // A place that it did not get is another's at once.
+    scheduler.change(|index| index.release(&key));
     tokio::spawn(async move {
-        tokio::time::sleep(AGAIN_AFTER).await;
-        scheduler.change(|index| keys.iter().for_each(|key| index.look_at_task(key)));
+        tokio::time::sleep(after).await;
+        scheduler.change(|index| index.look_at_task(&key));
     });
 }

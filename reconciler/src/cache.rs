@@ -56,43 +56,59 @@ impl fmt::Display for Key {
     }
 }
 
-/// One object as the API last showed it.
+/// One object as the API last showed it, without managed fields.
 #[derive(Debug)]
-pub struct Cached<K> {
-    /// Its metadata, without managed fields.
-    pub meta: ObjectMeta,
-    /// The object, or why it is not what its kind says.
-    pub object: Result<K, String>,
+pub struct Cached<K>(Result<K, Box<Unreadable>>);
+
+/// What is known of an object that is not what its kind says.
+#[derive(Debug)]
+struct Unreadable {
+    meta: ObjectMeta,
+    why: String,
 }
 
-impl<K> Cached<K> {
+impl<K: Resource> Cached<K> {
+    /// Holds an object.
+    pub fn of(object: K) -> Self {
+        Self(Ok(object))
+    }
+
+    /// Returns the object's metadata, which is there of unreadable ones too.
+    pub fn meta(&self) -> &ObjectMeta {
+        match &self.0 {
+            Ok(object) => object.meta(),
+            Err(unreadable) => &unreadable.meta,
+        }
+    }
+
     /// Returns the object unless it is unreadable.
     pub fn readable(&self) -> Option<&K> {
-        self.object.as_ref().ok()
+        self.0.as_ref().ok()
+    }
+
+    /// Says why the object is not what its kind says; `None` where it is.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.0.as_ref().err().map(|unreadable| unreadable.why.as_str())
     }
 
     /// Returns the UID, empty if there is none.
     pub fn uid(&self) -> &str {
-        self.meta.uid.as_deref().unwrap_or_default()
+        self.meta().uid.as_deref().unwrap_or_default()
     }
 
     /// Returns a label's value.
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.meta.labels.as_ref()?.get(name).map(String::as_str)
+        self.meta().labels.as_ref()?.get(name).map(String::as_str)
     }
 
     /// Returns an annotation's value.
     pub fn annotation(&self, name: &str) -> Option<&str> {
-        self.meta.annotations.as_ref()?.get(name).map(String::as_str)
+        self.meta().annotations.as_ref()?.get(name).map(String::as_str)
     }
 
     /// Says whether the object is being deleted.
     pub fn is_deleting(&self) -> bool {
-        self.meta.deletion_timestamp.is_some()
-    }
-
-    fn version(&self) -> Option<u64> {
-        self.meta.resource_version.as_ref()?.parse().ok()
+        self.meta().deletion_timestamp.is_some()
     }
 }
 
@@ -202,17 +218,17 @@ where
 
     /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left.
     pub fn observe(&self, object: DynamicObject) {
-        let cached = parse::<K>(object);
-        let key = Key::of(&cached.meta);
-        let listeners = lock(&self.listeners);
-        let before = self.get(&key);
-        if let Some(before) = &before
-            && let (Some(old), Some(new)) = (before.version(), cached.version())
-            && new <= old
-        {
+        let key = Key::of(&object.metadata);
+        // What was written comes again by the watch: most of all changes end here, before the object is read.
+        if self.get(&key).is_some_and(|known| !is_newer(&object.metadata, &known)) {
             return;
         }
-        let after = Arc::new(cached);
+        let after = Arc::new(parse::<K>(object));
+        let listeners = lock(&self.listeners);
+        let before = self.get(&key);
+        if before.as_ref().is_some_and(|known| !is_newer(after.meta(), known)) {
+            return;
+        }
         self.objects
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -248,16 +264,31 @@ where
     }
 }
 
+/// Says whether metadata is of a later version than what is known; versions that are no numbers always are.
+fn is_newer<K: Resource>(meta: &ObjectMeta, known: &Cached<K>) -> bool {
+    match (version(known.meta()), version(meta)) {
+        (Some(old), Some(new)) => new > old,
+        _ => true,
+    }
+}
+
+fn version(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_ref()?.parse().ok()
+}
+
 fn parse<K>(mut object: DynamicObject) -> Cached<K>
 where
     K: Resource + DeserializeOwned,
 {
     object.metadata.managed_fields = None;
     let meta = object.metadata.clone();
-    let object = serde_json::to_value(object)
-        .and_then(serde_json::from_value)
-        .map_err(|error| error.to_string());
-    Cached { meta, object }
+    let read = serde_json::to_value(object).and_then(serde_json::from_value);
+    Cached(read.map_err(|error| {
+        Box::new(Unreadable {
+            meta,
+            why: error.to_string(),
+        })
+    }))
 }
 
 /// Keeps `cache` like the API until `stop`. No namespaces means all of them.
@@ -349,9 +380,9 @@ mod tests {
         cache.observe(node("1", "u", json!({ "nodeName": ["not", "a", "string"] })));
         let cached = cache.get(&Key::new("", "n")).unwrap();
         assert!(
-            cached.object.as_ref().unwrap_err().contains("string"),
+            cached.unreadable().unwrap().contains("string"),
             "{:?}",
-            cached.object
+            cached.unreadable()
         );
         cache.observe(node("2", "u", json!({ "nodeName": "n" })));
         assert!(cache.get(&Key::new("", "n")).unwrap().readable().is_some());
@@ -364,7 +395,7 @@ mod tests {
         let told = heard.clone();
         cache.subscribe(move |change| {
             let version =
-                |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta.resource_version.clone());
+                |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta().resource_version.clone());
             lock(&told).push((version(change.before), version(change.after)));
         });
         let spec = json!({ "nodeName": "n" });

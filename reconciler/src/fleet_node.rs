@@ -2,10 +2,11 @@
 
 pub mod liveness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use schemas::fleet_node::{FleetNodeStatus, NodePhase};
@@ -22,6 +23,8 @@ use crate::conditions::{self, Said};
 use crate::writer::{Outcome, Writer, status_patch};
 use liveness::{Judgement, Liveness};
 
+/// Writes that are under way at once.
+const CONCURRENT: usize = 16;
 /// How long one round over all nodes may take before it counts as stuck.
 const ROUND_LIMIT: Duration = Duration::from_secs(1800);
 
@@ -44,8 +47,42 @@ pub struct Context {
 /// What is known of all nodes, and the call to look at it.
 #[derive(Default)]
 pub struct Watch {
-    liveness: Mutex<Liveness>,
+    known: Mutex<Known>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    liveness: Liveness,
+    /// Nodes of which something was heard since they were judged.
+    touched: BTreeSet<String>,
+    /// When a node is to be judged even if nothing is heard of it, soonest first.
+    due: BTreeSet<(Duration, String)>,
+    due_of: HashMap<String, Duration>,
+}
+
+impl Known {
+    /// Takes the nodes that are to be judged: a heartbeat costs a look at one node, not at all of them.
+    fn take(&mut self, at: Duration) -> BTreeSet<String> {
+        let over = self.due.iter().take_while(|(due, _)| *due <= at);
+        self.touched.extend(over.map(|(_, name)| name.clone()));
+        let taken = std::mem::take(&mut self.touched);
+        for name in &taken {
+            if let Some(due) = self.due_of.remove(name) {
+                self.due.remove(&(due, name.clone()));
+            }
+        }
+        taken
+    }
+
+    fn judge(&mut self, name: &str, at: Duration) -> Judgement {
+        let judged = self.liveness.judge(name, at);
+        if let Some(until) = judged.until {
+            self.due.insert((until, name.to_owned()));
+            self.due_of.insert(name.to_owned(), until);
+        }
+        judged
+    }
 }
 
 impl Watch {
@@ -59,11 +96,13 @@ impl Watch {
     ) {
         let (watch, time) = (self.clone(), clock.clone());
         nodes.subscribe(move |change| {
-            let mut liveness = lock(&watch.liveness);
+            let mut known = lock(&watch.known);
             match change.after {
-                Some(node) => liveness.beat(&change.key.name, heartbeat(node), time.elapsed()),
-                None => liveness.forget(&change.key.name),
+                Some(node) => known.liveness.beat(&change.key.name, heartbeat(node), time.elapsed()),
+                None => known.liveness.forget(&change.key.name),
             }
+            known.touched.insert(change.key.name.clone());
+            drop(known);
             watch.changed.notify_one();
         });
         let (watch, time, namespace) = (self.clone(), clock.clone(), namespace.to_owned());
@@ -74,7 +113,7 @@ impl Watch {
             if change.key.namespace != namespace {
                 return;
             }
-            let mut liveness = lock(&watch.liveness);
+            let mut known = lock(&watch.known);
             match change.after {
                 Some(lease) => {
                     let spec = lease
@@ -84,12 +123,15 @@ impl Watch {
                     let seconds = u64::try_from(spec.lease_duration_seconds.unwrap_or(15))
                         .unwrap_or(15)
                         .max(1);
-                    let version = lease.meta.resource_version.as_deref().unwrap_or_default();
+                    let version = lease.meta().resource_version.as_deref().unwrap_or_default();
                     let good_for = Duration::from_secs(seconds);
-                    liveness.lease(node, version, spec.holder_identity.as_deref(), good_for, time.elapsed());
+                    let holder = spec.holder_identity.as_deref();
+                    known.liveness.lease(node, version, holder, good_for, time.elapsed());
                 }
-                None => liveness.lease_gone(node),
+                None => known.liveness.lease_gone(node),
             }
+            known.touched.insert(node.to_owned());
+            drop(known);
             watch.changed.notify_one();
         });
     }
@@ -98,8 +140,8 @@ impl Watch {
 impl Watch {
     /// Says of each node when its last heartbeat was seen, and whether it counts as alive at `at`.
     pub fn nodes(&self, nodes: &Cache<FleetNode>, at: Duration) -> Vec<(String, Option<Duration>, bool)> {
-        let names = nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
-        let liveness = lock(&self.liveness);
+        let names = nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
+        let liveness = &lock(&self.known).liveness;
         names
             .map(|name| {
                 let (seen, alive) = (liveness.last_beat(&name), liveness.judge(&name, at).alive);
@@ -117,44 +159,60 @@ fn heartbeat(node: &Cached<FleetNode>) -> Option<Timestamp> {
 /// Judges nodes whenever something changed or a time is over, until `stop`.
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "FleetNode", "Starting workers");
+    // An earlier term may have judged without being able to say so.
+    let all = ctx.nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
+    lock(&ctx.watch.known).touched.extend(all);
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
         let working = ctx.health.begin("FleetNode", ROUND_LIMIT);
-        let mut wake: Option<Duration> = None;
-        let mut retry = false;
-        for node in ctx.nodes.all() {
-            let name = node.meta.name.clone().unwrap_or_default();
-            let judged = lock(&ctx.watch.liveness).judge(&name, at);
-            ctx.scheduler
-                .change(|index| index.set_alive(&name, judged.alive, judged.holder.clone()));
-            wake = [wake, judged.until].into_iter().flatten().min();
+        let mut lost = Vec::new();
+        let touched = lock(&ctx.watch.known).take(at);
+        for name in touched {
+            let Some(node) = ctx.nodes.get(&Key::new("", name.clone())) else {
+                continue;
+            };
+            let judged = lock(&ctx.watch.known).judge(&name, at);
             if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
                 tracing::warn!(node = name, because = judged.because, "node is not ready");
-                let version = node.meta.resource_version.as_deref();
-                match ctx
-                    .writer
-                    .patch_status(&ctx.nodes, &Key::new("", name.clone()), version, patch)
-                    .await
-                {
-                    Ok(Outcome::Done) => {}
-                    Ok(Outcome::Lost) => retry = true,
-                    Err(error) => {
-                        tracing::warn!(node = name, %error, "the node's phase was not written");
-                        retry = true;
-                    }
-                }
+                lost.push((node, patch));
             }
+            ctx.scheduler
+                .change(|index| index.set_alive(&name, judged.alive, judged.holder));
         }
+        // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
+        let writes = futures::stream::iter(lost).map(|(node, patch)| write(&ctx, node, patch));
+        let again = writes.buffer_unordered(CONCURRENT);
+        let again: Vec<Option<String>> = again.collect().await;
         drop(working);
+        let again: Vec<String> = again.into_iter().flatten().collect();
         let now = ctx.clock.elapsed();
+        let wake = {
+            let known = lock(&ctx.watch.known);
+            known.due.first().map(|(due, _)| *due)
+        };
         let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
-        if retry {
+        if !again.is_empty() {
             sleep = sleep.min(Duration::from_secs(1));
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = ctx.watch.changed.notified() => {}
             () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+        }
+        lock(&ctx.watch.known).touched.extend(again);
+    }
+}
+
+/// Writes a node's status; names the node where that is to be tried again.
+async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> Option<String> {
+    let version = node.meta().resource_version.as_deref();
+    let key = Key::of(node.meta());
+    match ctx.writer.patch_status(&ctx.nodes, &key, version, patch).await {
+        Ok(Outcome::Done) => None,
+        Ok(Outcome::Lost) => Some(key.name),
+        Err(error) => {
+            tracing::warn!(node = %key, %error, "the node's phase was not written");
+            Some(key.name)
         }
     }
 }
@@ -175,7 +233,7 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
     after.phase = Some(NodePhase::NotReady);
     let mut list = after.conditions.take().unwrap_or_default();
     let said = Said::new("Ready", false, "NotHeardOf", judged.because.clone());
-    conditions::set(&mut list, said, node.meta.generation, now);
+    conditions::set(&mut list, said, node.meta().generation, now);
     after.conditions = Some(list);
     status_patch(before, &after)
 }
@@ -183,9 +241,9 @@ fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<
 /// Lists the nodes that are alive by what was seen so far.
 pub fn alive(ctx: &Context) -> BTreeSet<String> {
     let at = ctx.clock.elapsed();
-    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta.name.clone());
+    let names = ctx.nodes.all().into_iter().filter_map(|node| node.meta().name.clone());
     names
-        .filter(|name| lock(&ctx.watch.liveness).judge(name, at).alive)
+        .filter(|name| lock(&ctx.watch.known).liveness.judge(name, at).alive)
         .collect()
 }
 
@@ -205,6 +263,41 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_judged_when_it_is_heard_of_and_when_its_time_is_over() {
+        let second = Duration::from_secs;
+        let mut known = Known::default();
+        let beat = |known: &mut Known, name: &str, at: u64| {
+            let time = Timestamp::from_second(i64::try_from(at).unwrap()).unwrap();
+            known.liveness.beat(name, Some(time), second(at));
+            known.touched.insert(name.to_owned());
+        };
+        let judged = |known: &mut Known, at: u64| -> Vec<(String, bool)> {
+            let taken = known.take(second(at));
+            let judge = |name: String| (name.clone(), known.judge(&name, second(at)).alive);
+            taken.into_iter().map(judge).collect()
+        };
+        let found = |of: &[(&str, bool)]| {
+            of.iter()
+                .map(|(name, alive)| ((*name).to_owned(), *alive))
+                .collect::<Vec<_>>()
+        };
+        beat(&mut known, "a", 0);
+        beat(&mut known, "b", 0);
+        assert_eq!(judged(&mut known, 0), found(&[("a", true), ("b", true)]));
+        beat(&mut known, "a", 30);
+        assert_eq!(judged(&mut known, 30), found(&[("a", true)]), "nothing was heard of b");
+        assert_eq!(judged(&mut known, 89), []);
+        assert_eq!(judged(&mut known, 90), found(&[("b", false)]), "the time of b is over");
+        assert_eq!(judged(&mut known, 119), []);
+        assert_eq!(
+            judged(&mut known, 120),
+            found(&[("a", false)]),
+            "the later heartbeat counts"
+        );
+        assert_eq!(judged(&mut known, 1000), [], "what is over is not judged ever again");
+    }
+
+    #[test]
     fn a_node_that_left_on_purpose_is_not_called_lost_at_once() {
         let table = [
             (NodePhase::Ready, judged(true, false), false),
@@ -220,10 +313,7 @@ mod tests {
                 phase: Some(phase),
                 ..FleetNodeStatus::default()
             });
-            let node = Cached {
-                meta: node.metadata.clone(),
-                object: Ok(node),
-            };
+            let node = Cached::of(node);
             let patch = plan(&node, &judged, Timestamp::UNIX_EPOCH);
             assert_eq!(patch.is_some(), written, "{phase:?} {judged:?}");
         }

@@ -3,16 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
-use axum::routing::get;
 use telemetry::health::{Health, Said};
+use telemetry::http::Probed;
 
 use crate::clock::lock;
 use crate::evidence::Evidence;
-use crate::evidence::http::plain;
 use crate::metrics::Metrics;
 
 /// For how long what a write to the evidence store came to counts.
@@ -82,49 +77,29 @@ impl Probes {
     }
 }
 
-/// Builds the routes of the probes.
-pub fn router(probes: Probes) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(live))
-        .route("/healthz", get(live))
-        .route("/readyz", get(ready))
-        .with_state(probes)
-}
+impl Probed for Probes {
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
 
-async fn metrics(State(probes): State<Probes>) -> Response {
-    let mut response = plain(StatusCode::OK, probes.metrics.render());
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(telemetry::metrics::CONTENT_TYPE),
-    );
-    response
-}
+    fn live(&self) -> Said {
+        self.health.live()
+    }
 
-fn answer(said: Said) -> Response {
-    let status = if said.well {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    plain(status, said.text)
-}
-
-async fn live(State(probes): State<Probes>) -> Response {
-    answer(probes.health.live())
-}
-
-async fn ready(State(probes): State<Probes>) -> Response {
-    probes.try_evidence().await;
-    answer(probes.health.ready())
+    async fn ready(&self) -> Said {
+        self.try_evidence().await;
+        self.health.ready()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use axum::Router;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use telemetry::http::router;
     use tower::ServiceExt;
 
     use crate::evidence::redact::Redactor;

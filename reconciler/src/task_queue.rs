@@ -23,7 +23,8 @@ use crate::clock::{Clock, lock};
 use crate::metrics::Metrics;
 use crate::reporter::Forge;
 use crate::work_queue::{Next, WorkQueue};
-use crate::writer::{self, Outcome, Writer};
+use crate::writer::{self, Writer};
+use apply::Applied;
 use files::Files;
 use observe::Inventory;
 use source::Sources;
@@ -127,7 +128,7 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         return Ok(Next::Wait);
     };
     let Some(queue) = cached.readable() else {
-        tracing::warn!(queue = %key, error = cached.object.as_ref().err(), "a TaskQueue cannot be read");
+        tracing::warn!(queue = %key, error = cached.unreadable(), "a TaskQueue cannot be read");
         return Ok(Next::Wait);
     };
     let valid = match validate::validate(queue) {
@@ -214,20 +215,33 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         guarded: plan.guarded,
     };
     let applied = apply::apply(ctx, key, plan).await;
-    let finished = matches!(applied, Ok(Outcome::Done));
+    let finished = matches!(applied, Ok(Applied::Done));
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;
     files.set_unfinished((!finished).then(|| loaded.look_at.clone()));
     state.files = Some(files);
-    if applied? == Outcome::Lost {
-        tracing::debug!(queue = %key, "a write lost a race; what is left is planned anew");
-        return Ok(Next::Lost);
+    match applied? {
+        Applied::Done => {}
+        Applied::Lost => {
+            tracing::debug!(queue = %key, "a write lost a race; what is left is planned anew");
+            return Ok(Next::Lost);
+        }
+        Applied::Refused { first, count } => {
+            tracing::warn!(queue = %key, refused = count, first = first.message, "writes were refused and are tried again");
+            let message = match count {
+                1 => first.message,
+                more => format!("{more} writes were refused; {}", first.message),
+            };
+            let seen = Seen::Refused(source::Problem::new(first.reason, message.clone()));
+            status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
+            return Ok(Next::Failed(message));
+        }
     }
     status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
     if ctx
         .queues
         .get(key)
-        .is_some_and(|now| now.meta.generation != cached.meta.generation)
+        .is_some_and(|now| now.meta().generation != cached.meta().generation)
     {
         return Ok(Next::After(Duration::from_millis(1)));
     }

@@ -178,6 +178,18 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         lock(&self.state).ready.len()
     }
 
+    /// Forgets who worked: workers that were stopped in the middle of a key never give it back.
+    pub fn begin_term(&self) {
+        let mut state = lock(&self.state);
+        for key in std::mem::take(&mut state.working) {
+            if state.waiting.contains(&key) {
+                state.ready.push_back(key);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// Says whether nothing is ready and nothing is worked on.
     pub fn is_idle(&self) -> bool {
         let state = lock(&self.state);
@@ -281,5 +293,18 @@ mod tests {
             assert_eq!(queue.next().await, "a");
             assert!(before.elapsed() >= FIRST_DELAY * 2);
         });
+    }
+
+    #[tokio::test]
+    async fn a_key_whose_worker_was_stopped_comes_again_in_the_next_term() {
+        let queue = WorkQueue::default();
+        queue.add("a");
+        queue.add("b");
+        assert_eq!((queue.next().await, queue.next().await), ("a", "b"));
+        queue.add("a");
+        queue.begin_term();
+        assert_eq!(queue.next().await, "a");
+        queue.add("b");
+        assert_eq!(queue.next().await, "b");
     }
 }

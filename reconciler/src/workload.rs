@@ -71,7 +71,14 @@ async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
     };
     let valid = validate::validate(&observed);
     let plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
-    apply::apply(ctx, &observed, plan).await
+    let applied = apply::apply(ctx, &observed, plan).await;
+    if let Err(Error::Apply(error)) = &applied
+        && let Some(refusal) = error.refusal()
+    {
+        // Where this is refused too, the log alone has it.
+        status::refused(ctx, &observed, &refusal).await?;
+    }
+    applied
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The one way to change what the API holds: leader-gated, one request per change, lost races as values.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{
@@ -11,7 +12,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::cache::{Cache, Key};
+use crate::lanes::{Bulk, Lanes};
 use crate::leader::Leadership;
+
+/// Longest time that one request may take: a server that went away without a word must not hold work for good.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "foreman-operator";
@@ -37,6 +42,14 @@ pub enum Error {
         /// What the API said.
         source: Box<kube::Error>,
     },
+    /// The API did not answer; whether it happened is not known.
+    #[error("failed to {action} {object}: the API did not answer within {} s", LONGEST.as_secs())]
+    Silence {
+        /// What was being done.
+        action: &'static str,
+        /// The object.
+        object: String,
+    },
 }
 
 impl Error {
@@ -45,10 +58,35 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 422)))
     }
 
+    /// Tells what somebody has to allow, or to change, before this can be written; `None` where trying again is enough.
+    ///
+    /// The API's own words name the account, the verb, the kind and the namespace that an access rule lacks, the quota
+    /// that is used up, or the policy with its message.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Self::Api { action, object, source } = self else {
+            return None;
+        };
+        let kube::Error::Api(status) = &**source else {
+            return None;
+        };
+        let reason = match status.code {
+            403 if status.message.contains("exceeded quota") => "QuotaExceeded",
+            // What an access rule lacks is said in these words; the others are of admission.
+            403 if status.message.contains("cannot ") => "Forbidden",
+            400 | 403 | 422 => "Refused",
+            _ => return None,
+        };
+        Some(Refusal {
+            reason,
+            message: format!("failed to {action} {object}: {}", status.message),
+        })
+    }
+
     /// Names the error as a metric label and an Event reason.
     pub fn category(&self) -> &'static str {
         match self {
             Self::NotLeader { .. } => "not-leader",
+            Self::Silence { .. } => "network",
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) if status.code == 403 => "forbidden",
                 kube::Error::Api(status) if matches!(status.code, 400 | 422) => "invalid",
@@ -57,6 +95,15 @@ impl Error {
             },
         }
     }
+}
+
+/// A write that nobody but a person can make possible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reason of a condition.
+    pub reason: &'static str,
+    /// What was refused, and why, in the API's own words.
+    pub message: String,
 }
 
 /// What came of a write.
@@ -74,12 +121,34 @@ pub enum Outcome {
 pub struct Writer {
     client: Client,
     leadership: Leadership,
+    lanes: Arc<Lanes>,
+    /// What is being made first, where this writer makes it.
+    bulk: Option<Arc<Bulk>>,
 }
 
 impl Writer {
     /// Makes a writer over `client` that works while `leadership` is held.
     pub fn new(client: Client, leadership: Leadership) -> Self {
-        Self { client, leadership }
+        Self {
+            client,
+            leadership,
+            lanes: Arc::default(),
+            bulk: None,
+        }
+    }
+
+    /// Shares the server with other writers.
+    pub fn sharing(mut self, lanes: Arc<Lanes>) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Returns a writer whose writes come before those of all others, as long as it lives.
+    pub fn first(&self) -> Self {
+        Self {
+            bulk: Some(Arc::new(self.lanes.begin())),
+            ..self.clone()
+        }
     }
 
     /// Returns the client, for reads.
@@ -99,6 +168,20 @@ impl Writer {
             Api::namespaced_with(self.client.clone(), namespace, &resource)
         };
         (api, resource)
+    }
+
+    /// Sends a request when it is its turn and waits for an answer, not for ever.
+    async fn within<T>(&self, action: &'static str, key: &Key, sent: impl Future<Output = T>) -> Result<T, Error> {
+        let _place = match self.bulk {
+            Some(_) => None,
+            None => self.lanes.place().await,
+        };
+        // It may have had to wait for longer than this process leads.
+        self.gate(action, key)?;
+        tokio::time::timeout(LONGEST, sent).await.map_err(|_| Error::Silence {
+            action,
+            object: key.to_string(),
+        })
     }
 
     fn gate(&self, action: &'static str, key: &Key) -> Result<(), Error> {
@@ -130,10 +213,13 @@ impl Writer {
         }
         self.gate("write the status of", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api
-            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        settle(cache, "write the status of", key, sent)
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let sent = self.within(
+            "write the status of",
+            key,
+            api.patch_status(&key.name, &parameters, &patch),
+        );
+        settle(cache, "write the status of", key, sent.await?)
     }
 
     /// Merges `patch` into an object; it is lost when the object is gone or has another UID.
@@ -144,10 +230,9 @@ impl Writer {
     {
         self.gate("change", key)?;
         let (api, _) = self.api::<K>(&key.namespace);
-        let sent = api
-            .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        settle(cache, "change", key, sent)
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let sent = self.within("change", key, api.patch(&key.name, &parameters, &patch));
+        settle(cache, "change", key, sent.await?)
     }
 
     /// Creates or changes an object by server-side apply. A UID in it must be the object's.
@@ -161,8 +246,9 @@ impl Writer {
         object["apiVersion"] = json!(resource.api_version);
         object["kind"] = json!(resource.kind);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let sent = api.patch(&key.name, &parameters, &Patch::Apply(object)).await;
-        settle(cache, "apply", key, sent)
+        let patch = Patch::Apply(object);
+        let sent = self.within("apply", key, api.patch(&key.name, &parameters, &patch));
+        settle(cache, "apply", key, sent.await?)
     }
 
     /// Creates an object; it is lost when one of this name is there.
@@ -178,7 +264,10 @@ impl Writer {
         object["metadata"]["name"] = json!(key.name);
         object["metadata"]["namespace"] = json!(key.namespace);
         let sent = match serde_json::from_value::<DynamicObject>(object) {
-            Ok(object) => api.create(&PostParams::default(), &object).await,
+            Ok(object) => {
+                self.within("create", key, api.create(&PostParams::default(), &object))
+                    .await?
+            }
             Err(error) => Err(kube::Error::SerdeError(error)),
         };
         settle(cache, "create", key, sent)
@@ -201,7 +290,7 @@ impl Writer {
             preconditions,
             ..DeleteParams::default()
         };
-        match api.delete(&key.name, &parameters).await {
+        match self.within("delete", key, api.delete(&key.name, &parameters)).await? {
             Ok(answer) => {
                 match answer.left() {
                     // Finalizers or dependents hold it: the watch will say when it is gone.
@@ -221,7 +310,10 @@ impl Writer {
         event.metadata.name = Some(name.to_owned());
         event.metadata.namespace = Some(namespace.to_owned());
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        match api.create(&PostParams::default(), &event).await {
+        match self
+            .within("record", &key, api.create(&PostParams::default(), &event))
+            .await?
+        {
             Ok(_) => Ok(Outcome::Done),
             Err(error) => settle_error("record", &key, error),
         }
@@ -335,6 +427,35 @@ mod tests {
             } else {
                 merge(map.entry(name.clone()).or_insert(Value::Null), value);
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_a_person_has_to_change() {
+        let error = |code: u16, message: &str| Error::Api {
+            action: "apply",
+            object: "n/t".into(),
+            source: Box::new(kube::Error::Api(Box::new(kube::core::Status {
+                code,
+                message: message.into(),
+                ..kube::core::Status::default()
+            }))),
+        };
+        let table = [
+            (
+                403,
+                "x is forbidden: User \"u\" cannot patch resource \"agentictasks\"",
+                Some("Forbidden"),
+            ),
+            (403, "pods \"x\" is forbidden: exceeded quota: q", Some("QuotaExceeded")),
+            (422, "ValidatingAdmissionPolicy 'p' denied request: no", Some("Refused")),
+            (403, "admission webhook \"w\" denied the request: no", Some("Refused")),
+            (500, "etcdserver: request timed out", None),
+        ];
+        for (code, message, reason) in table {
+            let refusal = error(code, message).refusal();
+            assert_eq!(refusal.as_ref().map(|refusal| refusal.reason), reason, "{message}");
+            assert!(refusal.is_none_or(|refusal| refusal.message == format!("failed to apply n/t: {message}")));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Labels, annotations and finalizers that Foreman sets and reads.
 
+use std::collections::BTreeMap;
+
 /// Label: name of the TaskQueue that made an object.
 pub const QUEUE: &str = "foreman.llmkube.dev/queue";
 /// Annotation: UID of the TaskQueue that made an object.
@@ -44,3 +46,14 @@ pub const TRAILER_TASK: &str = "Foreman-Task";
 pub const TRAILER_EPOCH: &str = "Foreman-Epoch";
 /// Git ref under which verdicts are noted where there is no forge.
 pub const NOTES_REF: &str = "refs/notes/foreman";
+
+/// Returns the annotations that tell Argo CD to leave alone what Foreman makes, also where such an object bears the mark of
+/// an application: it is no difference, and it is not pruned.
+pub fn left_alone() -> BTreeMap<String, String> {
+    [
+        ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
+        ("argocd.argoproj.io/sync-options", "Prune=false"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}

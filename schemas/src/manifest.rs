@@ -43,6 +43,10 @@ const RESERVED: [&str; 5] = [
     labels::RUN_KEY,
 ];
 
+/// The mark by which Argo CD knows what it manages, as it stands in a manifest that was read from a cluster. On an object
+/// that a queue makes it would make Argo CD delete the object again.
+const OF_ARGO_CD: &str = "argocd.argoproj.io/tracking-id";
+
 /// Keys of a manifest beside its spec.
 fn metadata_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
@@ -204,9 +208,14 @@ fn check_metadata(path: &str, node: &Node, checker: &mut Checker<'_>) -> (Value,
         let Some(Content::Map(entries)) = metadata.get(part).map(|part| &part.content) else {
             continue;
         };
-        for entry in entries.iter().filter(|entry| RESERVED.contains(&entry.key.as_str())) {
+        for entry in entries {
+            let advice = match entry.key.as_str() {
+                key if RESERVED.contains(&key) => "remove it: only a queue writes it",
+                OF_ARGO_CD => "remove it: Argo CD would take the object for its own, and prune it",
+                _ => continue,
+            };
             let message = format!("metadata.{part} has {}", quote(&entry.key));
-            checker.push(FileError::new(path, entry.at, message).suggestion("remove it: only a queue writes it"));
+            checker.push(FileError::new(path, entry.at, message).suggestion(advice));
         }
     }
     (value, name_at)

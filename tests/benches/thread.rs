@@ -11,9 +11,12 @@
 mod foreman;
 #[path = "../tests/sample.rs"]
 mod sample;
+#[path = "../tests/served.rs"]
+mod served;
 #[path = "../tests/watch.rs"]
 mod watch;
 
+mod chosen;
 #[path = "thread/idle.rs"]
 mod idle;
 #[path = "thread/plane.rs"]
@@ -30,26 +33,20 @@ use std::time::Duration;
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    type Measure = fn(&tokio::runtime::Runtime);
-    let all: [(&str, Measure); 5] = [
+    if let [what, folder] = asked.as_slice()
+        && what == plane::SERVE
+    {
+        plane::serve(&runtime, folder.as_ref());
+        return;
+    }
+    let all: [(&str, chosen::Measure); 5] = [
         ("plane", plane::measure),
         ("worktree", worktree::measure),
         ("queue", queue::measure),
         ("idle", idle::measure),
         ("verdict", verdict::measure),
     ];
-    for name in &asked {
-        assert!(
-            all.iter().any(|(known, _)| known == name),
-            "there is no measurement {name:?}"
-        );
-    }
-    for (name, measure) in all {
-        if asked.is_empty() || asked.iter().any(|wanted| wanted == name) {
-            println!("\n{name}");
-            measure(&runtime);
-        }
-    }
+    chosen::measure(&all, &asked, &runtime);
 }
 
 /// Prints one line of a measurement.

@@ -25,7 +25,12 @@ pub struct GitServer {
 impl GitServer {
     /// Serves the bare repositories below `root`.
     pub async fn start(root: PathBuf, authorization: Option<&str>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", root, authorization).await
+    }
+
+    /// Serves them at an address of this machine.
+    pub async fn start_at(address: &str, root: PathBuf, authorization: Option<&str>) -> Self {
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Self {
             root,

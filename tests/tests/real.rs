@@ -4,8 +4,17 @@
 //! ignored tests that lie in a module named `real`. They share the servers and may run at the same time: each makes a
 //! namespace of its own, and none takes away what belongs to the whole cluster.
 
+mod alone;
+mod argocd;
 mod chart;
 mod crds;
+mod faults;
+mod kubectl;
+mod kustomize;
+mod leader;
+mod node;
+mod site;
+mod upgrade;
 
 use std::path::Path;
 

@@ -7,18 +7,25 @@
 
 mod chaos;
 mod chart;
+mod commands;
 mod demo;
 mod doctor;
 mod dry_run;
+mod follower;
 mod foreman;
 mod git_server;
+mod health;
 mod idle;
 mod init;
+mod kubectl;
 mod monitoring;
+mod operator;
 mod processes;
 mod queue;
 mod real;
 mod sample;
+mod served;
+mod site;
 mod stage;
 mod tasks_repo;
 mod tools;

@@ -6,10 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use schemas::generated::{CRD_FOLDER, GeneratedFile, JSON_FOLDER, files};
 
+mod argocd;
+
 /// Writes the generated files below `root` and removes what is not generated any more; with `check` it writes nothing
 /// and fails where something differs.
 pub fn run(root: &Path, check: bool) -> Result<()> {
-    let files = files().context("failed to generate")?;
+    let mut files = files().context("failed to generate")?;
+    files.push(argocd::file(root)?);
     let mut differs = Vec::new();
     for file in &files {
         let path = root.join(&file.path);
@@ -31,7 +34,10 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
         }
     }
     match (check, differs.is_empty()) {
-        (true, false) => bail!("not what the types say: {}; run `cargo xtask gen`", differs.join(", ")),
+        (true, false) => bail!(
+            "not what they are generated from: {}; run `cargo xtask gen`",
+            differs.join(", ")
+        ),
         (false, false) => println!("wrote {}", differs.join(", ")),
         (_, true) => println!("{} generated files are current", files.len()),
     }

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod r#gen;
+mod images;
+mod kustomize;
 mod process;
 mod real;
 mod static_gate;
@@ -22,8 +24,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes the CRDs and JSON Schemas that the types say.
+    /// Writes the CRDs and JSON Schemas that the types say, and Argo CD's checks of their health.
     Gen {
+        /// Writes nothing and fails where a file differs.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Writes the kustomize base, which is what the chart renders by default.
+    Kustomize {
         /// Writes nothing and fails where a file differs.
         #[arg(long)]
         check: bool,
@@ -46,9 +54,12 @@ enum Command {
     Real(real::Real),
     /// Builds `foreman-gate` so that it runs in any image, checks that it does not ask for a library, and prints its path.
     StaticGate(static_gate::Build),
+    /// Builds the programs and packs them as images, without a registry and without a builder; prints the archive.
+    Images(images::Build),
     /// Measures speed and memory beside a peer in the same run, in a release build.
     Bench {
-        /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`.
+        /// Measures only what carries one of these names: `plane`, `worktree`, `queue`, `idle`, `verdict`. With `operator` first,
+        /// the operator is measured on a real control plane instead: `index`, `files`, `repository`, `schedule`.
         names: Vec<String>,
     },
 }
@@ -59,6 +70,7 @@ fn main() -> Result<()> {
         .context("failed to find the repository's root")?;
     match Arguments::parse().command {
         Command::Gen { check } => r#gen::run(root, check),
+        Command::Kustomize { check } => kustomize::run(root, check),
         Command::Test { tools, real, filter } => match (tools, real) {
             (false, false) => test::run(root, filter.as_deref()),
             (true, _) => test::run_tools(root, filter.as_deref()),
@@ -69,6 +81,10 @@ fn main() -> Result<()> {
         Command::StaticGate(how) => {
             let built = static_gate::build(root, &how)?;
             println!("{} ({:.1} MB)", built.path.display(), built.bytes as f64 / 1e6);
+            Ok(())
+        }
+        Command::Images(how) => {
+            println!("{}", images::build(root, &how)?.display());
             Ok(())
         }
         Command::Bench { names } => bench::run(root, &names),

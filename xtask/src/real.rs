@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use state::State;
-use tier::Tier;
 
 mod api;
+mod argocd;
 mod build;
 mod go;
 mod ledger;
+mod node;
 mod pki;
 mod ports;
 mod program;
@@ -21,6 +22,7 @@ mod tier;
 
 pub use build::{Which, path, paths};
 pub use program::Program;
+pub use tier::Tier;
 
 /// What to do with the real programs.
 #[derive(Subcommand)]
@@ -50,6 +52,17 @@ pub enum Real {
         #[command(flatten)]
         at: At,
     },
+    /// Gives archives of images to the node of tier node, as a pull from a registry would.
+    Load {
+        /// The archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Answers questions for the names of Services, for the pods of tier node, which `up` starts.
+    #[command(hide = true)]
+    Names(node::names::Names),
     /// Builds programs without starting them: those named, or all.
     Build {
         /// The programs.
@@ -70,6 +83,9 @@ pub struct How {
     /// is for tests only.
     #[arg(long)]
     pub durable: bool,
+    /// Installs the Debian packages that tier node needs and that are missing.
+    #[arg(long)]
+    pub install: bool,
 }
 
 /// Where the state of the servers is.
@@ -98,6 +114,11 @@ pub fn run(root: &Path, command: Real) -> Result<()> {
             println!("{}", state(at)?.kubeconfig()?.display());
             Ok(())
         }
+        Real::Load { archives, at } => {
+            let state = state(at)?;
+            archives.iter().try_for_each(|archive| node::import(&state, archive))
+        }
+        Real::Names(names) => names.serve(),
         Real::Build { programs } => {
             let programs = if programs.is_empty() { Program::all() } else { programs };
             for path in build::paths(root, &programs, Which::Pinned)? {
@@ -123,19 +144,51 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts tier api in this checkout's own folder, where it does not run.
-    pub fn up(root: &Path) -> Result<Servers> {
+    /// Starts a tier in this checkout's own folder, where it does not run.
+    pub fn up(root: &Path, tier: Tier) -> Result<Servers> {
         let state = State::open(root, None)?;
-        let started = tier::up(root, &state, Tier::Api, How::default())?;
+        let started = tier::up(root, &state, tier, How::default())?;
         if started == tier::Up::Already {
-            println!("tier api was up before, and stays so");
+            println!("tier {tier} was up before, and stays so");
         }
         Ok(Servers { state, started })
+    }
+
+    /// Starts tier api in a folder of that name beside this checkout's own, with an etcd that waits for the disk.
+    pub fn up_durable(root: &Path, name: &str) -> Result<Servers> {
+        let folder = State::open(root, None)?.folder().with_extension(name);
+        let state = State::open(root, Some(&folder))?;
+        // What was written before must not count.
+        tier::down(&state)?;
+        let how = How {
+            durable: true,
+            ..How::default()
+        };
+        let started = tier::up(root, &state, Tier::Api, how)?;
+        Ok(Servers { state, started })
+    }
+
+    /// Returns the ids of processes, with commas between them.
+    pub fn processes(&self, names: &[&str]) -> Result<String> {
+        let recorded = ledger::read(&self.state)?;
+        let id = |name: &&str| {
+            let found = recorded.iter().find(|recorded| recorded.name == *name);
+            Ok(found
+                .with_context(|| format!("{name} was not started"))?
+                .pid
+                .to_string())
+        };
+        Ok(names.iter().map(id).collect::<Result<Vec<_>>>()?.join(","))
     }
 
     /// Returns the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.state.kubeconfig()
+    }
+
+    /// Gives images to the node.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        node::import(&self.state, archive)
     }
 
     /// Stops the servers, where they were started for the tests.
@@ -148,7 +201,7 @@ impl Servers {
 }
 
 /// Returns the folder of built programs and of servers' state, outside the repository.
-fn cache() -> Result<PathBuf> {
+pub fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

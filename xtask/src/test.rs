@@ -11,11 +11,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::real::{self, Program, Which};
-use crate::{process, static_gate};
+use crate::real::{self, Program, Tier, Which};
+use crate::{images, process, static_gate};
 
 /// The module whose ignored tests need a real control plane.
 const REAL: &str = "real";
+/// The modules, below that one, whose tests need more than a control plane, or one whose kinds no other test uses
+/// meanwhile.
+const MORE: [(Tier, &[&str]); 2] = [
+    (Tier::Node, &["node"]),
+    (Tier::Argocd, &["argocd", "kustomize", "upgrade"]),
+];
+/// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all
+/// of the program are of them. Without `FOREMAN_REAL_KUBECONFIG` they speak to a plane of their own.
+const SUITE: [(&str, &[&str]); 2] = [("plane", &[]), ("runner", &["commands", "processes"])];
 /// A test of this name is the process that another test starts and kills.
 const CHILD: &str = "child";
 
@@ -48,25 +57,87 @@ pub fn run_tools(root: &Path, filter: Option<&str>) -> Result<()> {
     run_counted(command, "tests that need tools")
 }
 
-/// Runs the tests that need a real control plane, and fails where none was run. Stops the servers where it started them.
+/// Runs the tests that need a real control plane, and those that else run on a plane; fails where none was run. Stops the
+/// servers where it started them.
 pub fn run_real(root: &Path, filter: Option<&str>) -> Result<()> {
     build(root)?;
-    let chosen = chosen(root, |name| is_in(name, REAL) && matches(name, filter))?;
-    let mut command = ignored(root);
-    command.arg("--exact").args(chosen);
-    let named = [
+    let mut runs = Vec::new();
+    for (program, modules) in SUITE {
+        let suite = || {
+            process::cargo(
+                root,
+                &["test", "--workspace", "--no-fail-fast", "--test", program, "--"],
+            )
+        };
+        let belongs = |name: &str| modules.is_empty() || modules.iter().any(|module| is_in(name, module));
+        let chosen = named(suite(), |name| {
+            belongs(name) && !is_in(name, REAL) && matches(name, filter)
+        })?;
+        runs.push((Tier::Api, suite(), chosen));
+    }
+    let mut on_api = named(ignored(root), |name| is_in(name, REAL) && matches(name, filter))?;
+    for (tier, modules) in MORE {
+        let (more, others) = on_api
+            .into_iter()
+            .partition(|name| modules.iter().any(|module| is_in(name, module)));
+        on_api = others;
+        runs.push((tier, ignored(root), more));
+    }
+    runs.insert(0, (Tier::Api, ignored(root), on_api));
+    runs.retain(|(_, _, chosen)| !chosen.is_empty());
+    if runs.is_empty() {
+        bail!("there is no such test; those that need a real control plane lie in a module named `{REAL}`");
+    }
+    let programs = [
         (Program::Kubectl, "FOREMAN_KUBECTL"),
         (Program::Helm, "FOREMAN_HELM"),
         (Program::Kubeconform, "FOREMAN_KUBECONFORM"),
     ];
-    let paths = real::paths(root, &named.map(|(program, _)| program), Which::Pinned)?;
-    for ((program, variable), path) in named.iter().zip(paths) {
+    let paths = real::paths(root, &programs.map(|(program, _)| program), Which::Pinned)?;
+    for ((program, _), path) in programs.iter().zip(&paths) {
         println!("{}: {}", program.name(), path.display());
-        command.env(variable, path);
     }
-    let servers = real::Servers::up(root)?;
-    command.env("FOREMAN_REAL_KUBECONFIG", servers.kubeconfig()?);
-    let ran = run_counted(command, "tests that need a real control plane");
+    for (_, command, chosen) in &mut runs {
+        command.arg("--exact").args(chosen.iter());
+        command.envs(programs.iter().map(|(_, variable)| variable).zip(&paths));
+    }
+    // Every tier runs, so that one run shows all that is wrong.
+    let mut ran = Ok(());
+    while let Some((tier, ..)) = runs.first() {
+        let tier = *tier;
+        let (these, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, ..)| *of == tier);
+        runs = others;
+        let commands = these.into_iter().map(|(_, command, _)| command).collect();
+        ran = ran.and(run_on(root, tier, commands));
+    }
+    ran
+}
+
+/// Runs tests on servers of a tier.
+fn run_on(root: &Path, tier: Tier, commands: Vec<Command>) -> Result<()> {
+    let archive = match tier {
+        Tier::Node => Some(images::build(root, &images::Build::DEV)?),
+        Tier::Api | Tier::Argocd => None,
+    };
+    let argocd = match tier {
+        Tier::Argocd => Some(real::path(root, Program::Argocd, Which::Pinned)?),
+        Tier::Api | Tier::Node => None,
+    };
+    let servers = real::Servers::up(root, tier)?;
+    let ran = || {
+        if let Some(archive) = &archive {
+            servers.load(archive)?;
+        }
+        let kubeconfig = servers.kubeconfig()?;
+        let mut ran = Ok(());
+        for mut command in commands {
+            command.env("FOREMAN_REAL_KUBECONFIG", &kubeconfig);
+            command.envs(argocd.iter().map(|argocd| ("FOREMAN_ARGOCD", argocd)));
+            ran = ran.and(run_counted(command, &format!("tests that need tier {tier}")));
+        }
+        ran
+    };
+    let ran = ran();
     // What a test did wrong comes first, but a server that goes on is an error of its own.
     match (ran, servers.down()) {
         (Err(error), Err(stopping)) => Err(error.context(format!("{stopping:#}"))),
@@ -126,26 +197,30 @@ fn ignored(root: &Path) -> Command {
 
 /// Asks the test programs for the names of their ignored tests, and returns the wanted ones.
 fn chosen(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let mut command = ignored(root);
+    let chosen = named(ignored(root), wanted)?;
+    if chosen.is_empty() {
+        // Without names everything would run.
+        bail!("there is no such test; `#[ignore = \"needs …\"]` marks those that need more than Rust and Git");
+    }
+    Ok(chosen)
+}
+
+/// Asks test programs for the names of the tests that a command would run, and returns the wanted ones.
+fn named(mut command: Command, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     command.args(["--list", "--format", "terse"]);
     let output = command
         .stderr(Stdio::inherit())
         .output()
         .context("failed to start cargo test")?;
     if !output.status.success() {
-        bail!("failed to list the ignored tests: {}", output.status);
+        bail!("failed to list the tests: {}", output.status);
     }
-    let text = String::from_utf8(output.stdout).context("failed to read the names of the ignored tests")?;
+    let text = String::from_utf8(output.stdout).context("failed to read the names of the tests")?;
     let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-    let chosen: Vec<String> = names
+    Ok(names
         .filter(|name| name.rsplit("::").next() != Some(CHILD) && wanted(name))
         .map(str::to_owned)
-        .collect();
-    if chosen.is_empty() {
-        // Without names everything would run.
-        bail!("there is no such test; `#[ignore = \"needs …\"]` marks those that need more than Rust and Git");
-    }
-    Ok(chosen)
+        .collect())
 }
 
 /// Returns whether a test lies in a module of this name.

@@ -330,6 +330,7 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
     let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
     create(jobs, job).await?;
     let mut live = None;
+    let mut unscheduled = String::new();
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -354,9 +355,19 @@ async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Resu
         {
             continue;
         }
-        let seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
+        let mut seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
         if seen.finished() {
+            // The Pod goes with the deadline, and what it waited for with the Pod.
+            if seen.job_reason == "DeadlineExceeded" && !unscheduled.is_empty() {
+                seen.detail = format!("{}; its Pod found no node: {unscheduled}", seen.detail);
+            }
             return Ok(seen);
+        }
+        if seen.unscheduled != unscheduled {
+            unscheduled.clone_from(&seen.unscheduled);
+            if !unscheduled.is_empty() {
+                tracing::warn!(job = name, why = unscheduled, "the gate's Pod finds no node");
+            }
         }
         if let Some(why) = seen.stuck() {
             tracing::warn!(job = name, why, "the gate's Job will not start");

@@ -210,6 +210,8 @@ fn only_the_init_container_sees_credentials_and_network() {
             .find(|mount| mount.name == "tools")
             .unwrap();
         assert_eq!(tools.read_only, Some(true));
+        let of_job = job.metadata.annotations.as_ref().unwrap();
+        assert_eq!(of_job["argocd.argoproj.io/sync-options"], "Prune=false");
     }
     let network = |job: &Job| {
         let metadata = job.spec.as_ref().unwrap().template.metadata.clone().unwrap();

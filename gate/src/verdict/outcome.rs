@@ -21,6 +21,8 @@ pub struct JobOutcome {
     pub pod_reason: String,
     /// Message that goes with the reasons.
     pub detail: String,
+    /// Why the Pod finds no node, as the scheduler says it; empty where it has one.
+    pub unscheduled: String,
     /// The container that fetches.
     pub init: ContainerEnd,
     /// The container that runs the steps.
@@ -119,6 +121,13 @@ impl JobOutcome {
         if !outcome.pod_reason.is_empty() {
             outcome.detail = status.message.clone().unwrap_or_default();
         }
+        let conditions = status.conditions.as_deref().unwrap_or_default();
+        if let Some(found) = conditions
+            .iter()
+            .find(|it| it.type_ == "PodScheduled" && it.status == "False")
+        {
+            outcome.unscheduled = crate::tail::line(found.message.as_deref().unwrap_or("it is not scheduled"), 300);
+        }
         outcome.init = end_of(status.init_container_statuses.as_deref(), init);
         outcome.main = end_of(status.container_statuses.as_deref(), main);
         outcome
@@ -132,14 +141,21 @@ impl JobOutcome {
     /// Returns why a Job that has not ended cannot go on: its image cannot be pulled, or its container
     /// cannot be made. Waiting longer may still help; the Job's deadline bounds it.
     pub fn stuck(&self) -> Option<String> {
-        [&self.init, &self.main].into_iter().find_map(|end| match end {
-            ContainerEnd::Waiting { reason, message }
+        [&self.init, &self.main].into_iter().find_map(ContainerEnd::stuck)
+    }
+}
+
+impl ContainerEnd {
+    /// Returns why it cannot start.
+    pub fn stuck(&self) -> Option<String> {
+        match self {
+            Self::Waiting { reason, message }
                 if !matches!(reason.as_str(), "" | "PodInitializing" | "ContainerCreating") =>
             {
                 Some(format!("{reason}: {}", crate::tail::line(message, 300)))
             }
             _ => None,
-        })
+        }
     }
 }
 

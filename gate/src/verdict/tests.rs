@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::binding::ExpectedStep;
@@ -44,6 +47,7 @@ fn outcome(exit_code: i32, report: &Report) -> JobOutcome {
         pod_phase: if exit_code == 0 { "Succeeded" } else { "Failed" }.to_owned(),
         pod_reason: String::new(),
         detail: String::new(),
+        unscheduled: String::new(),
         init: ended_with(0, "Completed", Vec::new()),
         main: ended_with(
             exit_code,
@@ -307,6 +311,7 @@ fn any_outcome() -> impl Strategy<Value = JobOutcome> {
             pod_phase: pod_phase.to_owned(),
             pod_reason: pod_reason.to_owned(),
             detail: String::new(),
+            unscheduled: String::new(),
             init,
             main,
         })
@@ -388,4 +393,50 @@ fn what_passed_is_counted_and_an_advisory_failure_is_named() {
         pass(vec![format, test()]).summary(),
         "1 step passed; advisory only: format did not"
     );
+}
+
+#[test]
+fn a_pod_without_a_node_says_what_the_scheduler_says() {
+    let job: Job = serde_json::from_value(json!({ "metadata": { "uid": "u" } })).unwrap();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": { "ownerReferences": [{ "apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "u" }] },
+        "status": { "phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available",
+        }] },
+    }))
+    .unwrap();
+    let outcome = JobOutcome::from_objects(Some(&job), &[pod]);
+    assert_eq!(outcome.unscheduled, "0/1 nodes are available");
+    assert!(
+        !outcome.finished() && outcome.stuck().is_none(),
+        "a node may still come"
+    );
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_named_while_its_job_goes_on() {
+    let waiting = JobOutcome {
+        job: JobEnd::Running,
+        main: ContainerEnd::Waiting {
+            reason: "ErrImagePull".to_owned(),
+            message: "connection refused".to_owned(),
+        },
+        ..outcome(0, &green())
+    };
+    let Verdict::Error(failure) = judge(&waiting, &binding()) else {
+        panic!("expected an error");
+    };
+    assert_eq!(failure.reason, "ImagePull");
+    assert!(
+        failure.detail.contains("connection refused") && failure.retry,
+        "{failure:?}"
+    );
+    let creating = JobOutcome {
+        main: ContainerEnd::Waiting {
+            reason: "ContainerCreating".to_owned(),
+            message: String::new(),
+        },
+        ..waiting
+    };
+    assert_eq!(reason(judge(&creating, &binding())), "NotFinished");
 }

@@ -173,14 +173,35 @@ fn translate(schema: &Value, dialect: Dialect, open: &mut Vec<String>) -> Value 
                     None => json!({"$ref": dialect.reference(name)}),
                 };
             }
-            Value::Object(
-                map.iter()
-                    .map(|(k, v)| (k.clone(), translate(v, dialect, open)))
-                    .collect(),
-            )
+            let mut out: Map<String, Value> = map
+                .iter()
+                .map(|(k, v)| (k.clone(), translate(v, dialect, open)))
+                .collect();
+            drop_defaulted(&mut out);
+            Value::Object(out)
         }
         Value::Array(items) => items.iter().map(|i| translate(i, dialect, open)).collect(),
         other => other.clone(),
+    }
+}
+
+/// Says in the descriptions of Kubernetes that a field is empty where it is not given.
+const DEFAULTED: &str = "effectively required, but due to backwards compatibility is allowed to be empty";
+
+/// Takes out of a type's required fields what kube-apiserver does not ask for: the types that the descriptions come from
+/// always hold a value there.
+fn drop_defaulted(schema: &mut Map<String, Value>) {
+    let Some(Value::Array(mut required)) = schema.remove("required") else {
+        return;
+    };
+    let described = |name: &str| schema.get("properties")?.get(name)?.get("description")?.as_str();
+    required.retain(|name| match name.as_str() {
+        Some("metadata") => false,
+        Some(name) => !described(name).is_some_and(|words| words.contains(DEFAULTED)),
+        None => true,
+    });
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), required.into());
     }
 }
 
@@ -224,10 +245,10 @@ fn custom(one: &Served<'_>, schema: &Value, dialect: Dialect) -> Value {
     if let Some(properties) = properties.as_object_mut() {
         properties.insert("apiVersion".to_owned(), about("apiVersion"));
         properties.insert("kind".to_owned(), about("kind"));
-        let words = "Standard object's metadata.";
+        let words = about("metadata")["description"].as_str().unwrap_or_default().to_owned();
         properties.insert(
             "metadata".to_owned(),
-            reference(definitions::OBJECT_META, words, dialect),
+            reference(definitions::OBJECT_META, &words, dialect),
         );
     }
     map.entry("type").or_insert_with(|| "object".into());

@@ -187,15 +187,12 @@ impl Columns {
     fn cells(&self, object: &Value, now: &str) -> Vec<Value> {
         match &self.source {
             Source::Builtin(kind) => builtin::cells(kind, object, now),
-            Source::Plain => vec![
-                object["metadata"]["name"].clone(),
-                object["metadata"]["creationTimestamp"].clone(),
-            ],
+            Source::Plain => vec![name(object), object["metadata"]["creationTimestamp"].clone()],
             Source::Paths => self
                 .columns
                 .iter()
                 .map(|column| match &column.path {
-                    None => object["metadata"]["name"].clone(),
+                    None => name(object),
                     Some(path) => path
                         .find(object)
                         .first()
@@ -204,6 +201,11 @@ impl Columns {
                 .collect(),
         }
     }
+}
+
+/// Returns an object's name, empty for a bookmark, which has none.
+fn name(object: &Value) -> Value {
+    object["metadata"]["name"].as_str().unwrap_or_default().into()
 }
 
 /// Shows a value in a column of the type.

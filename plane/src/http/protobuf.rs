@@ -205,14 +205,24 @@ const RULES_REVIEW: &[Field] = &[
     ),
 ];
 
+const SELF_REVIEW: &[Field] = &[
+    (1, "metadata", Message(META)),
+    (
+        2,
+        "status",
+        Message(&[(1, "userInfo", Message(&[(1, "username", Text), (2, "uid", Text)]))]),
+    ),
+];
+
 /// The kinds that are read.
-const KINDS: [(&str, &str, &[Field]); 6] = [
+const KINDS: [(&str, &str, &[Field]); 7] = [
     ("v1", "Namespace", NAMESPACE),
     ("v1", "ConfigMap", CONFIG_MAP),
     ("v1", "Secret", SECRET),
     ("batch/v1", "Job", JOB),
     ("authorization.k8s.io/v1", "SelfSubjectAccessReview", ACCESS_REVIEW),
     ("authorization.k8s.io/v1", "SelfSubjectRulesReview", RULES_REVIEW),
+    ("authentication.k8s.io/v1", "SelfSubjectReview", SELF_REVIEW),
 ];
 
 /// What a body holds that cannot be read.

@@ -178,8 +178,7 @@ impl Watch {
             }
         }
         if mark {
-            let mut object = self.bookmark();
-            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            let object = self.bookmark(&json!({"k8s.io/initial-events-end": "true"}));
             self.value_event(&mut batch, "BOOKMARK", &object);
         }
         if !batch.is_empty() {
@@ -188,17 +187,28 @@ impl Watch {
         Ok(())
     }
 
-    fn bookmark(&self) -> Value {
+    /// Returns an object that says only how far the watch has come, in the form of the others.
+    fn bookmark(&mut self, annotations: &Value) -> Value {
         let view = self.view();
-        let metadata = json!({"resourceVersion": self.seen.to_string(), "creationTimestamp": null});
-        match self.form {
-            Form::Partial => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
-            }
-            Form::Object | Form::Table => {
-                json!({"kind": view.kind.kind, "apiVersion": view.kind.api_version(view.served), "metadata": metadata})
-            }
+        let mut metadata = json!({"resourceVersion": self.seen.to_string()});
+        if !annotations.is_null() {
+            metadata["annotations"] = annotations.clone();
         }
+        let object =
+            json!({"kind": view.kind.kind, "apiVersion": view.kind.api_version(view.served), "metadata": metadata});
+        match self.form {
+            Form::Object => object,
+            Form::Partial => partial(&object),
+            Form::Table => self.table(&object),
+        }
+    }
+
+    /// Returns an object as a table of one row; the first of a watch tells of the columns too.
+    fn table(&mut self, object: &Value) -> Value {
+        let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+        let first = !std::mem::replace(&mut self.columns_sent, true);
+        let columns = &self.target.view().served.columns;
+        columns.render(&[object], &metadata, self.include, first, &time(Timestamp::now()))
     }
 
     fn value_event(&self, batch: &mut BytesMut, kind: &str, object: &Value) {
@@ -214,13 +224,7 @@ impl Watch {
             Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored))).to_string()),
             Form::Table => {
                 let object = view.from_stored(parse(stored));
-                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                let first = !std::mem::replace(&mut self.columns_sent, true);
-                let table =
-                    view.served
-                        .columns
-                        .render(&[&object], &metadata, self.include, first, &time(Timestamp::now()));
-                Bytes::from(table.to_string())
+                Bytes::from(self.table(&object).to_string())
             }
         };
         batch.extend_from_slice(b"{\"type\":\"");
@@ -299,9 +303,10 @@ impl Watch {
         }
     }
 
-    fn bookmark_line(&self) -> Bytes {
+    fn bookmark_line(&mut self) -> Bytes {
         let mut batch = BytesMut::new();
-        self.value_event(&mut batch, "BOOKMARK", &self.bookmark());
+        let object = self.bookmark(&Value::Null);
+        self.value_event(&mut batch, "BOOKMARK", &object);
         batch.freeze()
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::SelfSubjectRulesReview;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -90,7 +91,7 @@ const PLAIN: Builtin = Builtin {
 };
 
 /// All built-in kinds.
-pub static BUILTINS: [Builtin; 12] = [
+pub static BUILTINS: [Builtin; 13] = [
     Builtin {
         kind: "Namespace",
         plural: "namespaces",
@@ -206,6 +207,15 @@ pub static BUILTINS: [Builtin; 12] = [
         namespaced: false,
         stored: false,
         normalise: Some(normalise::<SelfSubjectRulesReview>),
+        ..PLAIN
+    },
+    Builtin {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        namespaced: false,
+        stored: false,
+        normalise: Some(normalise::<SelfSubjectReview>),
         ..PLAIN
     },
 ];

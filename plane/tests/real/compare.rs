@@ -79,13 +79,6 @@ pub fn seen(answer: &Answer, step: &Step) -> Seen {
     }
 }
 
-impl Seen {
-    /// Tells whether the body holds a text.
-    pub fn says(&self, text: &str) -> bool {
-        self.body.to_string().contains(text)
-    }
-}
-
 fn plain(body: Value) -> Value {
     let code = 200;
     let warnings = Vec::new();

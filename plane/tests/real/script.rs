@@ -146,9 +146,6 @@ pub struct Limit {
     pub kubernetes: u16,
     /// The status of the plane.
     pub plane: u16,
-    /// What kube-apiserver must have said for the limit to count: it depends on how the server was built.
-    #[serde(default)]
-    pub only_if: Option<String>,
     /// Why it is so.
     #[allow(dead_code, reason = "for the reader of the list")]
     pub why: String,

@@ -1,6 +1,5 @@
 //! The writes of a pass: one status patch per transition, lost when the task changed meanwhile.
 
-use futures::StreamExt;
 use schemas::phase::Event;
 
 use super::Context;
@@ -9,27 +8,23 @@ use super::plan::{Step, What};
 use super::retry::Retry;
 use super::status::build_patch;
 use crate::cache::Key;
+use crate::events::{self, Warning};
 use crate::metrics::{ASSIGNMENTS, LOST_CLAIMS};
-use crate::writer::Outcome;
+use crate::writer::{Outcome, Refusal};
 
-/// Writes that are under way at once.
-const CONCURRENT: usize = 16;
-
-/// Carries the steps out; returns the tasks to look at again because their write did not happen.
-pub async fn apply(ctx: &Context, steps: Vec<Step>) -> Vec<Key> {
-    let writes = futures::stream::iter(steps).map(|step| async move {
-        let again = write(ctx, &step).await;
-        (again, step.key)
-    });
-    writes
-        .buffer_unordered(CONCURRENT)
-        .filter_map(|(again, key)| async move { again.then_some(key) })
-        .collect()
-        .await
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is written, or nothing had to be.
+    Done,
+    /// Somebody else was faster, or something comes first.
+    Lost,
+    /// The API refused it, or did not answer.
+    Failed,
 }
 
-/// Writes one step; says whether the task is to be looked at again.
-async fn write(ctx: &Context, step: &Step) -> bool {
+/// Writes one step.
+pub async fn write(ctx: &Context, step: &Step) -> Written {
     let Step { key, task, what } = step;
     let answer;
     let what = match what {
@@ -38,19 +33,19 @@ async fn write(ctx: &Context, step: &Step) -> bool {
                 answer = done;
                 &answer
             }
-            None => return true,
+            None => return Written::Lost,
         },
         what => what,
     };
     let patch = match build_patch(&task.0, what, ctx.clock.now()) {
         Ok(Some(patch)) => patch,
-        Ok(None) => return false,
+        Ok(None) => return Written::Done,
         Err(error) => {
             tracing::error!(task = %key, %error, "the scheduler planned an illegal transition");
-            return false;
+            return Written::Done;
         }
     };
-    let version = task.0.meta.resource_version.as_deref();
+    let version = task.0.meta().resource_version.as_deref();
     match ctx.writer.patch_status(&ctx.tasks, key, version, patch).await {
         Ok(Outcome::Done) => {
             if let What::Apply { event, message, cause } = what {
@@ -70,12 +65,15 @@ async fn write(ctx: &Context, step: &Step) -> bool {
                     _ => tracing::info!(task = %key, message, cause, "task changed"),
                 }
             }
-            false
+            Written::Done
         }
-        Ok(Outcome::Lost) => true,
+        Ok(Outcome::Lost) => Written::Lost,
         Err(error) => {
             tracing::warn!(task = %key, %error, category = error.category(), "a transition was not written");
-            true
+            if let Some(refusal) = error.refusal() {
+                tell(ctx, key, task.0.uid(), &refusal).await;
+            }
+            Written::Failed
         }
     }
 }
@@ -109,4 +107,17 @@ async fn carry_out(ctx: &Context, key: &Key, id: &str, retry: &Retry) -> Option<
         id: id.to_owned(),
         retry: Retry::Answer(answer),
     })
+}
+
+/// Records an Event about a refused status, which cannot say so itself.
+async fn tell(ctx: &Context, key: &Key, uid: &str, refusal: &Refusal) {
+    let warning = Warning {
+        kind: "AgenticTask",
+        of: key,
+        uid,
+        reason: refusal.reason,
+        message: &refusal.message,
+        once: &refusal.message,
+    };
+    events::warn(&ctx.writer, &warning, ctx.clock.now()).await;
 }

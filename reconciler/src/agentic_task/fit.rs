@@ -1,6 +1,6 @@
 //! Whether a node fits a class of tasks, and how well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::fleet_node::{Accelerator, NodePhase};
 use schemas::shared::WantedAccelerator;
@@ -12,8 +12,8 @@ use super::index::{Needs, Node, Use};
 pub struct Fitting {
     /// What the class needs.
     pub needs: Needs,
-    /// Names of the nodes that fit and are open, in order.
-    pub nodes: Vec<String>,
+    /// Names of the nodes that fit and are open.
+    pub nodes: BTreeSet<String>,
     /// How many nodes there are.
     pub total: usize,
     /// Reasons of the other nodes, with how many have each.
@@ -28,13 +28,34 @@ impl Fitting {
             ..Self::default()
         };
         for (name, node) in nodes {
-            fitting.total += 1;
-            match mismatch(&fitting.needs, node) {
-                None => fitting.nodes.push(name.clone()),
-                Some(reason) => *fitting.against.entry(reason).or_default() += 1,
-            }
+            fitting.replace(name, None, Some(node));
         }
         fitting
+    }
+
+    /// Takes in a node that changed, appeared or is gone.
+    pub fn replace(&mut self, name: &str, before: Option<&Node>, after: Option<&Node>) {
+        if let Some(node) = before {
+            self.total = self.total.saturating_sub(1);
+            self.nodes.remove(name);
+            if let Some(reason) = mismatch(&self.needs, node)
+                && let Some(count) = self.against.get_mut(&reason)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.against.remove(&reason);
+                }
+            }
+        }
+        if let Some(node) = after {
+            self.total += 1;
+            match mismatch(&self.needs, node) {
+                None => {
+                    self.nodes.insert(name.to_owned());
+                }
+                Some(reason) => *self.against.entry(reason).or_default() += 1,
+            }
+        }
     }
 
     /// Says why nothing fits.
@@ -150,7 +171,6 @@ mod tests {
     use super::*;
     use schemas::fleet_node::{Capability, NodePhase};
     use schemas::shared::RequiredCapability;
-    use std::collections::BTreeSet;
 
     fn node() -> Node {
         Node {

@@ -19,6 +19,13 @@ use crate::cache::{Cached, Key};
 /// One step of priority, and one running task of the same repository, weigh as much as this much waiting.
 pub const PRIORITY_STEP: Duration = Duration::from_secs(600);
 
+/// How long an assigned task may stay unclaimed by a node that is alive.
+pub const CLAIM_TIME: Duration = Duration::from_secs(120);
+/// How long beyond its own time limit a task may be worked on before its claim counts as dead.
+pub const OVERTIME: Duration = Duration::from_secs(120);
+/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
+const VERIFY_SECONDS: i64 = 3 * 1800;
+
 /// A task as it was last seen.
 pub type TaskObject = Arc<Cached<AgenticTask>>;
 
@@ -130,6 +137,25 @@ pub enum Standing {
     Held(String),
 }
 
+/// What one task uses as long as a node has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Usage {
+    node: String,
+    agent: Option<Key>,
+    repo: String,
+    /// A verifier whose gate Job runs holds no model slot, and the Job's own limits bound it.
+    holds_slot: bool,
+}
+
+/// Since when a task is worked on, and until when it may be.
+#[derive(Clone, Copy, Debug)]
+struct Worked {
+    epoch: i64,
+    phase: Phase,
+    since: Duration,
+    due: Duration,
+}
+
 /// All that the scheduler knows.
 #[derive(Default)]
 pub struct Index {
@@ -148,7 +174,14 @@ pub struct Index {
     pub(super) agent_use: HashMap<Key, usize>,
     pub(super) repo_use: HashMap<String, usize>,
     /// When a task was first seen to be worked on in an epoch, by our own clock.
-    pub(super) worked_since: HashMap<Key, (i64, Phase, Duration)>,
+    worked_since: HashMap<Key, Worked>,
+    /// When the work on a task is overdue, soonest first.
+    due: BTreeSet<(Duration, Key)>,
+    /// Open nodes with room for one more task that holds a model slot, and for one more that holds none.
+    free_slots: BTreeSet<String>,
+    free_places: BTreeSet<String>,
+    /// What assignments use that are decided and not answered yet.
+    reserved: HashMap<Key, Usage>,
     /// Nodes, agents or limits changed since the last pass.
     pub(super) supply_changed: bool,
     /// The fitting nodes of each class, as long as nodes and agents stay the same.
@@ -158,6 +191,7 @@ pub struct Index {
 impl Index {
     /// Takes in a task that changed, or that is gone.
     pub fn set_task(&mut self, key: &Key, task: Option<TaskObject>, at: Duration) {
+        self.release(key);
         if let Some(before) = self.tasks.remove(key) {
             self.count(&before, false);
             self.link(key, &before, false);
@@ -169,9 +203,7 @@ impl Index {
                 self.note_work(key, &task, at);
                 self.tasks.insert(key.clone(), task);
             }
-            None => {
-                self.worked_since.remove(key);
-            }
+            None => self.forget_work(key),
         }
         self.dirty.insert(key.clone());
         if let Some(dependents) = self.dependents.get(key) {
@@ -182,10 +214,7 @@ impl Index {
     /// Takes in a FleetNode that changed, or that is gone. Who is alive is said by [`Index::set_alive`].
     pub fn set_node(&mut self, name: &str, node: Option<&FleetNode>) {
         let Some(object) = node else {
-            if self.nodes.remove(name).is_some() {
-                self.supply_changes(Some(name));
-            }
-            return;
+            return self.replace_node(name, None);
         };
         let status = object.status.clone().unwrap_or_default();
         let known = self.nodes.get(name);
@@ -198,25 +227,53 @@ impl Index {
             alive: known.is_some_and(|known| known.alive),
             holder: known.and_then(|known| known.holder.clone()),
         };
-        if known != Some(&node) {
-            self.nodes.insert(name.to_owned(), node);
-            self.supply_changes(Some(name));
-        }
+        self.replace_node(name, Some(node));
     }
 
     /// Takes in whether a node is heard of, and which agent process holds its Lease.
     pub fn set_alive(&mut self, name: &str, alive: bool, holder: Option<String>) {
-        if let Some(node) = self.nodes.get_mut(name)
-            && (node.alive != alive || node.holder != holder)
+        if let Some(known) = self.nodes.get(name)
+            && (known.alive != alive || known.holder != holder)
         {
-            node.alive = alive;
-            node.holder = holder;
-            self.supply_changes(Some(name));
+            let node = Node {
+                alive,
+                holder,
+                ..known.clone()
+            };
+            self.replace_node(name, Some(node));
         }
     }
 
-    /// Takes in an Agent that changed, or that is gone.
+    /// Puts a node in the place of what was known of it. That costs one look per class, never one per node or task.
+    fn replace_node(&mut self, name: &str, node: Option<Node>) {
+        let before = match &node {
+            Some(node) if self.nodes.get(name) == Some(node) => return,
+            Some(node) => self.nodes.insert(name.to_owned(), node.clone()),
+            None => match self.nodes.remove(name) {
+                None => return,
+                before => before,
+            },
+        };
+        for fitting in self.fitting.values_mut() {
+            Arc::make_mut(fitting).replace(name, before.as_ref(), node.as_ref());
+        }
+        self.sort_by_room(name);
+        self.supply_changed = true;
+        self.look_at_node(name);
+    }
+
+    /// Takes in an Agent that changed, or that is gone. What only its status says changes nothing here.
     pub fn set_agent(&mut self, key: &Key, agent: Option<Arc<Cached<Agent>>>) {
+        let same = |before: &Cached<Agent>, after: &Cached<Agent>| {
+            after.meta().generation.is_some()
+                && before.meta().generation == after.meta().generation
+                && before.meta().uid == after.meta().uid
+        };
+        if let (Some(before), Some(after)) = (self.agents.get(key), &agent)
+            && same(before, after)
+        {
+            return;
+        }
         match agent {
             Some(agent) => self.agents.insert(key.clone(), agent),
             None => self.agents.remove(key),
@@ -224,17 +281,21 @@ impl Index {
         if let Some(tasks) = self.by_agent.get(key) {
             self.dirty.extend(tasks.iter().cloned());
         }
-        self.supply_changes(None);
+        self.needs_change();
     }
 
     /// Takes in a ModelProfile that appeared or is gone.
     pub fn set_profile(&mut self, name: &str, exists: bool) {
-        if exists {
-            self.profiles.insert(name.to_owned());
+        let changed = if exists {
+            self.profiles.insert(name.to_owned())
         } else {
-            self.profiles.remove(name);
+            self.profiles.remove(name)
+        };
+        if changed {
+            // It may be what an Agent lacked.
+            self.dirty.extend(self.by_agent.values().flatten().cloned());
+            self.needs_change();
         }
-        self.supply_changes(None);
     }
 
     /// Looks again at the tasks of a node, such as when its time is over.
@@ -244,11 +305,19 @@ impl Index {
         }
     }
 
-    /// Looks again at one task.
+    /// Looks again at one task; an assignment that was decided and did not happen is forgotten.
     pub fn look_at_task(&mut self, key: &Key) {
+        self.release(key);
         if self.tasks.contains_key(key) {
             self.dirty.insert(key.clone());
         }
+    }
+
+    /// Looks again at everything: what an earlier term decided and did not write is decided anew.
+    pub fn begin_term(&mut self) {
+        let reserved: Vec<Key> = self.reserved.keys().cloned().collect();
+        reserved.iter().for_each(|key| self.release(key));
+        self.dirty.extend(self.tasks.keys().cloned());
     }
 
     /// Says whether a pass would find anything to do.
@@ -261,25 +330,54 @@ impl Index {
         self.classes.values().map(BTreeSet::len).sum()
     }
 
-    fn supply_changes(&mut self, node: Option<&str>) {
+    fn needs_change(&mut self) {
         self.supply_changed = true;
         self.fitting.clear();
-        if let Some(node) = node {
-            self.look_at_node(node);
-        }
     }
 
     fn note_work(&mut self, key: &Key, task: &TaskObject, at: Duration) {
         let status = status_of(task);
         let (epoch, phase) = (status.epoch.unwrap_or(0), status.phase.unwrap_or_default());
-        if matches!(phase, Phase::Scheduled | Phase::Running | Phase::Verifying) {
-            let known = self.worked_since.get(key);
-            if !known.is_some_and(|(seen_epoch, seen_phase, _)| (*seen_epoch, *seen_phase) == (epoch, phase)) {
-                self.worked_since.insert(key.clone(), (epoch, phase, at));
-            }
-        } else {
-            self.worked_since.remove(key);
+        let known = self.worked_since.get(key).copied();
+        self.forget_work(key);
+        if !matches!(phase, Phase::Scheduled | Phase::Running | Phase::Verifying) {
+            return;
         }
+        let Some(limit) = time_limit(task, phase) else { return };
+        let since = known
+            .filter(|known| (known.epoch, known.phase) == (epoch, phase))
+            .map_or(at, |known| known.since);
+        let due = since.saturating_add(limit);
+        self.due.insert((due, key.clone()));
+        let worked = Worked {
+            epoch,
+            phase,
+            since,
+            due,
+        };
+        self.worked_since.insert(key.clone(), worked);
+    }
+
+    fn forget_work(&mut self, key: &Key) {
+        if let Some(worked) = self.worked_since.remove(key) {
+            self.due.remove(&(worked.due, key.clone()));
+        }
+    }
+
+    /// Says whether the work on a task is overdue.
+    pub(super) fn is_overdue(&self, key: &Key, at: Duration) -> bool {
+        self.worked_since.get(key).is_some_and(|worked| worked.due <= at)
+    }
+
+    /// Looks again at the tasks whose work is overdue.
+    pub(super) fn look_at_overdue(&mut self, at: Duration) {
+        let overdue = self.due.iter().take_while(|(due, _)| *due <= at);
+        self.dirty.extend(overdue.map(|(_, key)| key.clone()));
+    }
+
+    /// Returns when the next work is overdue.
+    pub(super) fn next_due(&self, at: Duration) -> Option<Duration> {
+        self.due.iter().map(|(due, _)| *due).find(|due| *due > at)
     }
 
     /// Adds or removes what a task uses.
@@ -291,27 +389,78 @@ impl Index {
         if phase.is_terminal() || phase == Phase::Pending {
             return;
         }
-        let key = Key::of(&task.meta);
-        let change = |count: &mut usize| *count = if add { *count + 1 } else { count.saturating_sub(1) };
+        let key = Key::of(task.meta());
         let tasks = self.by_node.entry(node.clone()).or_default();
         if add {
             tasks.insert(key.clone());
         } else {
             tasks.remove(&key);
+            if tasks.is_empty() {
+                self.by_node.remove(node);
+            }
         }
-        // A verifier whose gate Job runs holds no model slot, and the Job's own limits bound it.
-        let holds_slot = !is_verifier(object);
-        let used = self.node_use.entry(node.clone()).or_default();
-        change(if holds_slot {
+        let usage = usage(&key, object, node);
+        self.use_up(&usage, add);
+    }
+
+    /// Adds or removes one task's use of a node, an agent and a repository.
+    fn use_up(&mut self, usage: &Usage, add: bool) {
+        let change = |count: &mut usize| *count = if add { *count + 1 } else { count.saturating_sub(1) };
+        let used = self.node_use.entry(usage.node.clone()).or_default();
+        change(if usage.holds_slot {
             &mut used.with_model
         } else {
             &mut used.plain
         });
-        if let Some(agent) = agent_name(object) {
-            change(self.agent_use.entry(Key::new(key.namespace, agent)).or_default());
+        if let Some(agent) = &usage.agent {
+            change(self.agent_use.entry(agent.clone()).or_default());
         }
-        change(self.repo_use.entry(repo_of(object)).or_default());
-        self.supply_changed = true;
+        change(self.repo_use.entry(usage.repo.clone()).or_default());
+        self.sort_by_room(&usage.node);
+        // What is used more leaves nothing new to do.
+        self.supply_changed |= !add;
+    }
+
+    /// Returns the open nodes with room for one more task of a sort.
+    pub(super) fn free(&self, holds_slot: bool) -> &BTreeSet<String> {
+        if holds_slot {
+            &self.free_slots
+        } else {
+            &self.free_places
+        }
+    }
+
+    /// Keeps [`Index::free`] true of one node.
+    fn sort_by_room(&mut self, name: &str) {
+        let used = self.node_use.get(name).copied().unwrap_or_default();
+        let node = self.nodes.get(name).filter(|node| node.is_open());
+        for (free, holds_slot) in [(&mut self.free_slots, true), (&mut self.free_places, false)] {
+            if node.is_some_and(|node| node.has_room(used, holds_slot)) {
+                free.insert(name.to_owned());
+            } else {
+                free.remove(name);
+            }
+        }
+    }
+
+    /// Counts an assignment that is decided as if it had happened, until its answer is here.
+    pub(super) fn reserve(&mut self, key: &Key, task: &AgenticTask, node: &str) {
+        self.release(key);
+        let usage = usage(key, task, node);
+        self.use_up(&usage, true);
+        self.reserved.insert(key.clone(), usage);
+    }
+
+    /// Gives back what an assignment that did not happen had reserved.
+    pub fn release(&mut self, key: &Key) {
+        if let Some(usage) = self.reserved.remove(key) {
+            self.use_up(&usage, false);
+        }
+    }
+
+    /// Says whether an assignment is decided and not answered yet.
+    pub(super) fn is_reserved(&self, key: &Key) -> bool {
+        self.reserved.contains_key(key)
     }
 
     /// Adds or removes the edges from a task to what it depends on.
@@ -398,26 +547,19 @@ impl Index {
     /// Finds out where a task that nothing holds back is to stand.
     pub(super) fn place(&self, key: &Key, task: &AgenticTask) -> Standing {
         if let Some(name) = agent_name(task) {
-            match self
-                .agents
-                .get(&Key::new(key.namespace.clone(), name))
-                .map(|agent| &agent.object)
-            {
-                None => {
-                    return Standing::Held(format!(
-                        "Agent {name:?} does not exist in namespace {:?}",
-                        key.namespace
-                    ));
-                }
-                Some(Err(error)) => {
-                    return Standing::Held(format!("Agent {name:?} cannot be read: {error}"));
-                }
-                Some(Ok(agent)) => {
-                    let found = validate::validate(agent, &|profile: &str| self.profiles.contains(profile));
-                    if let Some(problem) = found.problems.first() {
-                        return Standing::Held(format!("Agent {name:?} is not valid: {problem}"));
-                    }
-                }
+            let Some(agent) = self.agents.get(&Key::new(key.namespace.clone(), name)) else {
+                return Standing::Held(format!(
+                    "Agent {name:?} does not exist in namespace {:?}",
+                    key.namespace
+                ));
+            };
+            if let Some(why) = agent.unreadable() {
+                return Standing::Held(format!("Agent {name:?} cannot be read: {why}"));
+            }
+            let profiles = |profile: &str| self.profiles.contains(profile);
+            let found = agent.readable().map(|agent| validate::validate(agent, &profiles));
+            if let Some(problem) = found.iter().flat_map(|found| &found.problems).next() {
+                return Standing::Held(format!("Agent {name:?} is not valid: {problem}"));
             }
         }
         let class = Class {
@@ -478,6 +620,31 @@ impl Index {
                 .and_then(|limit| usize::try_from(limit).ok()),
         }
     }
+}
+
+/// Works out what a task uses on a node.
+fn usage(key: &Key, task: &AgenticTask, node: &str) -> Usage {
+    Usage {
+        node: node.to_owned(),
+        agent: agent_name(task).map(|agent| Key::new(key.namespace.clone(), agent)),
+        repo: repo_of(task),
+        holds_slot: !is_verifier(task),
+    }
+}
+
+/// How long a task may stay in a phase in which it is worked on.
+fn time_limit(task: &TaskObject, phase: Phase) -> Option<Duration> {
+    if phase == Phase::Scheduled {
+        return Some(CLAIM_TIME);
+    }
+    let object = task.readable()?;
+    let own = object.spec.timeout();
+    let seconds = if is_verifier(object) {
+        own.max(VERIFY_SECONDS)
+    } else {
+        own
+    };
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME))
 }
 
 /// Returns a task's status; an empty one where it has none or cannot be read.

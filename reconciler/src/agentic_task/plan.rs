@@ -1,7 +1,7 @@
 //! One pass of the scheduler: from the index to the transitions that are due.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +11,12 @@ use schemas::phase::{self, EndReason, Event};
 use schemas::{AgenticTask, labels};
 
 use super::fit::{self, Fitting};
-use super::index::{Class, Index, Node, PRIORITY_STEP, Standing, TaskObject, phase_of, status_of};
+use super::index::{CLAIM_TIME, Class, Index, Node, PRIORITY_STEP, Standing, TaskObject, phase_of, status_of};
 use super::retry::{self, Retry};
 use crate::cache::Key;
 
-/// How long an assigned task may stay unclaimed by a node that is alive.
-pub const CLAIM_TIME: Duration = Duration::from_secs(120);
-/// How long beyond its own time limit a task may be worked on before its claim counts as dead.
-pub const OVERTIME: Duration = Duration::from_secs(120);
 /// Why a task waits whose Workload is about to be brought forward.
 const UNPINNED: &str = "its Workload has not pinned the base yet";
-/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
-const VERIFY_SECONDS: i64 = 3 * 1800;
-
 /// A transition that is due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -41,7 +34,7 @@ pub struct TaskObjectRef(pub TaskObject);
 
 impl PartialEq for TaskObjectRef {
     fn eq(&self, other: &Self) -> bool {
-        self.0.meta.resource_version == other.0.meta.resource_version && self.0.meta.uid == other.0.meta.uid
+        self.0.meta().resource_version == other.0.meta().resource_version && self.0.meta().uid == other.0.meta().uid
     }
 }
 
@@ -82,17 +75,13 @@ pub struct Pass {
 /// Plans all transitions that are due at `at` (time since the process began).
 pub fn plan(index: &mut Index, at: Duration) -> Pass {
     let mut pass = Pass::default();
-    let overdue: Vec<Key> = index
-        .worked_since
-        .iter()
-        .filter(|(key, _)| deadline(index, key).is_some_and(|d| d <= at))
-        .map(|(key, _)| key.clone())
-        .collect();
-    for key in overdue {
-        index.look_at_task(&key);
-    }
+    index.look_at_overdue(at);
     let dirty = std::mem::take(&mut index.dirty);
     for key in dirty {
+        if index.is_reserved(&key) {
+            // The answer to its assignment brings it here again.
+            continue;
+        }
         index.unqueue(&key);
         let Some(task) = index.tasks.get(&key).cloned() else {
             continue;
@@ -125,33 +114,8 @@ pub fn plan(index: &mut Index, at: Duration) -> Pass {
     }
     assign(index, &mut pass);
     index.supply_changed = false;
-    pass.wake = index
-        .worked_since
-        .keys()
-        .filter_map(|key| deadline(index, key))
-        .filter(|due| *due > at)
-        .min();
+    pass.wake = index.next_due(at);
     pass
-}
-
-/// When the work on a task is overdue.
-fn deadline(index: &Index, key: &Key) -> Option<Duration> {
-    let (_, phase, since) = index.worked_since.get(key)?;
-    let task = index.tasks.get(key)?;
-    let limit = match phase {
-        Phase::Scheduled => CLAIM_TIME,
-        _ => {
-            let object = task.readable()?;
-            let own = object.spec.timeout();
-            let seconds = if object.spec.kind == TaskKind::Verify {
-                own.max(VERIFY_SECONDS)
-            } else {
-                own
-            };
-            Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME)
-        }
-    };
-    Some(since.saturating_add(limit))
 }
 
 fn step(key: &Key, task: &TaskObject, event: Event, message: impl Into<String>, cause: &'static str) -> Step {
@@ -271,7 +235,7 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
         }
         _ => {}
     }
-    if deadline(index, key).is_some_and(|due| due <= at) {
+    if index.is_overdue(key, at) {
         if status.claim.is_none() && phase == Phase::Scheduled {
             let message = format!("{name:?} did not claim it within {} s", CLAIM_TIME.as_secs());
             pass.steps.push(step(key, task, Event::Unassign, message, "unclaimed"));
@@ -284,81 +248,112 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
 }
 
 /// Gives free slots to pending tasks: by age with priority, each running task of a repository counting against it.
+///
+/// The cost is that of the free nodes and of what is placed, not of all nodes or of all tasks.
 fn assign(index: &mut Index, pass: &mut Pass) {
-    let step_ms = i64::try_from(PRIORITY_STEP.as_millis()).unwrap_or(i64::MAX);
-    let mut node_use = index.node_use.clone();
-    let mut agent_use = index.agent_use.clone();
-    let mut repo_use = index.repo_use.clone();
-    let share = |uses: &std::collections::HashMap<String, usize>, repo: &str| {
-        let running = i64::try_from(uses.get(repo).copied().unwrap_or(0)).unwrap_or(i64::MAX);
-        running.saturating_mul(step_ms)
-    };
-    // The heads of all classes; a class leaves the heap when nothing of it can start.
+    // The heads of all classes that anything is free for; a class leaves the heap when nothing of it can start.
     let mut heads: BinaryHeap<Reverse<(i64, i64, Key, Class)>> = BinaryHeap::new();
     for (class, members) in &index.classes {
-        if let Some((start, key)) = members.first() {
-            let rank = start.saturating_add(share(&repo_use, &class.repo));
+        if !index.free(!class.verifies).is_empty()
+            && let Some((start, key)) = members.first()
+        {
+            let rank = start.saturating_add(share(index, &class.repo));
             heads.push(Reverse((rank, *start, key.clone(), class.clone())));
         }
     }
-    let mut placed: Vec<Key> = Vec::new();
+    let mut candidates: HashMap<Class, Candidates> = HashMap::new();
     while let Some(Reverse((rank, start, key, class))) = heads.pop() {
-        let now = start.saturating_add(share(&repo_use, &class.repo));
+        let now = start.saturating_add(share(index, &class.repo));
         if now > rank {
             // Another class of this repository was served meanwhile.
             heads.push(Reverse((now, start, key, class)));
             continue;
         }
         let fitting = fitting(index, &class);
-        let needs = &fitting.needs;
-        let agent = class
-            .agent
-            .as_ref()
-            .map(|agent| Key::new(class.namespace.clone(), agent.clone()));
-        if let (Some(limit), Some(agent)) = (needs.agent_limit, &agent)
-            && agent_use.get(agent).copied().unwrap_or(0) >= limit
-        {
+        if is_agent_full(index, &class, &fitting) {
             continue;
         }
-        let rate = |name: &String| {
-            let node: &Node = index.nodes.get(name)?;
-            let used = node_use.get(name).copied().unwrap_or_default();
-            node.has_room(used, needs.holds_slot)
-                .then(|| fit::score(needs, &class.repo, node, used))
-        };
-        let best = fitting
-            .nodes
-            .iter()
-            .filter_map(|name| rate(name).map(|score| (score, Reverse(name))))
-            .max();
-        let Some((_, Reverse(name))) = best else { continue };
+        if !candidates.contains_key(&class) {
+            candidates.insert(class.clone(), Candidates::new(index, &class.repo, &fitting));
+        }
+        let best = candidates
+            .get_mut(&class)
+            .and_then(|candidates| candidates.take_best(index, &class.repo, &fitting));
+        let Some(name) = best else { continue };
         let Some(task) = index.tasks.get(&key).cloned() else {
             continue;
         };
-        node_use.entry(name.clone()).or_default().add(needs.holds_slot);
-        if let Some(agent) = agent {
-            *agent_use.entry(agent).or_default() += 1;
+        // The write decides: until its answer shows the task assigned, or the race lost, the place is kept.
+        index.unqueue(&key);
+        if let Some(object) = task.readable() {
+            index.reserve(&key, object, &name);
         }
-        *repo_use.entry(class.repo.clone()).or_default() += 1;
-        pass.steps.push(step(
-            &key,
-            &task,
-            Event::Assign { node: name.clone() },
-            format!("assigned to {name}"),
-            "assigned",
-        ));
-        placed.push(key.clone());
-        let members = index.classes.get(&class);
-        let after = (std::ops::Bound::Excluded((start, key)), std::ops::Bound::Unbounded);
-        if let Some((start, key)) = members.and_then(|members: &BTreeSet<_>| members.range(after).next()) {
-            let rank = start.saturating_add(share(&repo_use, &class.repo));
+        let message = format!("assigned to {name}");
+        pass.steps
+            .push(step(&key, &task, Event::Assign { node: name }, message, "assigned"));
+        if let Some((start, key)) = index.classes.get(&class).and_then(BTreeSet::first) {
+            let rank = start.saturating_add(share(index, &class.repo));
             heads.push(Reverse((rank, *start, key.clone(), class)));
         }
     }
-    for key in placed {
-        // The write decides: until its answer shows the task assigned, or the race lost, the task is looked at again.
-        index.unqueue(&key);
+}
+
+/// How much later a repository's tasks begin because of those that run, in milliseconds.
+fn share(index: &Index, repo: &str) -> i64 {
+    let step = i64::try_from(PRIORITY_STEP.as_millis()).unwrap_or(i64::MAX);
+    let running = index.repo_use.get(repo).copied().unwrap_or(0);
+    i64::try_from(running).unwrap_or(i64::MAX).saturating_mul(step)
+}
+
+/// Says whether the Agent of a class runs as many tasks as it may.
+fn is_agent_full(index: &Index, class: &Class, fitting: &Fitting) -> bool {
+    let (Some(limit), Some(agent)) = (fitting.needs.agent_limit, &class.agent) else {
+        return false;
+    };
+    let agent = Key::new(class.namespace.clone(), agent.clone());
+    index.agent_use.get(&agent).copied().unwrap_or(0) >= limit
+}
+
+/// The free nodes that fit a class, best first, for one pass.
+struct Candidates(BinaryHeap<(i64, Reverse<String>)>);
+
+impl Candidates {
+    fn new(index: &Index, repo: &str, fitting: &Fitting) -> Self {
+        let rated = |name: &String| Some((rate(index, name, repo, fitting)?, Reverse(name.clone())));
+        // Whichever is shorter is walked.
+        let free = index.free(fitting.needs.holds_slot);
+        Self(if free.len() <= fitting.nodes.len() {
+            let fits = free.iter().filter(|name| fitting.nodes.contains(*name));
+            fits.filter_map(rated).collect()
+        } else {
+            let open = fitting.nodes.iter().filter(|name| free.contains(*name));
+            open.filter_map(rated).collect()
+        })
     }
+
+    /// Returns the best node. What was placed since only made nodes worse, so a rating that still holds is the best.
+    fn take_best(&mut self, index: &Index, repo: &str, fitting: &Fitting) -> Option<String> {
+        while let Some((rated, Reverse(name))) = self.0.pop() {
+            match rate(index, &name, repo, fitting) {
+                None => {}
+                Some(now) if now < rated => self.0.push((now, Reverse(name))),
+                Some(_) => {
+                    // It may have room for another one; that is rated when it comes up.
+                    self.0.push((rated, Reverse(name.clone())));
+                    return Some(name);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Rates a node for a class; `None` when it has no room.
+fn rate(index: &Index, name: &str, repo: &str, fitting: &Fitting) -> Option<i64> {
+    let node: &Node = index.nodes.get(name)?;
+    let used = index.node_use.get(name).copied().unwrap_or_default();
+    node.has_room(used, fitting.needs.holds_slot)
+        .then(|| fit::score(&fitting.needs, repo, node, used))
 }
 
 /// Returns the nodes that fit a class, found once for as long as nodes and agents stay the same.
@@ -397,18 +392,11 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
         let fitting = fitting(index, &class);
         let reason = if fitting.nodes.is_empty() {
             fitting.reason()
-        } else if let Some(limit) = fitting.needs.agent_limit.filter(|limit| {
-            let agent = class.agent.clone().unwrap_or_default();
-            index
-                .agent_use
-                .get(&Key::new(class.namespace.clone(), agent))
-                .copied()
-                .unwrap_or(0)
-                >= *limit
-        }) {
+        } else if is_agent_full(index, &class, &fitting) {
             format!(
-                "Agent {:?} runs at most {limit} at once",
-                class.agent.as_deref().unwrap_or_default()
+                "Agent {:?} runs at most {} at once",
+                class.agent.as_deref().unwrap_or_default(),
+                fitting.needs.agent_limit.unwrap_or(0)
             )
         } else {
             "no slot is free on a node that fits".to_owned()

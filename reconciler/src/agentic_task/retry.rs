@@ -64,7 +64,7 @@ pub(super) fn decide(index: &Index, key: &Key, task: &TaskObject, object: &Agent
 }
 
 fn is_owned(made: &TaskObject, uid: &str) -> bool {
-    made.meta
+    made.meta()
         .owner_references
         .iter()
         .flatten()
@@ -84,7 +84,7 @@ fn build(task: &TaskObject, object: &AgenticTask, id: &str, before: i64, run: i6
     }
     let ours = format!("{}/", schemas::GROUP);
     let kept: serde_json::Map<String, Value> = task
-        .meta
+        .meta()
         .labels
         .iter()
         .flatten()
@@ -98,7 +98,7 @@ fn build(task: &TaskObject, object: &AgenticTask, id: &str, before: i64, run: i6
             "ownerReferences": [{
                 "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
                 "kind": "AgenticTask",
-                "name": task.meta.name,
+                "name": task.meta().name,
                 "uid": task.uid(),
                 "controller": true,
                 "blockOwnerDeletion": true,

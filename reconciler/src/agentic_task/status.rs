@@ -19,7 +19,7 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
     let mut after = match what {
         What::Admit(waiting) => AgenticTaskStatus {
             phase: Some(Phase::Pending),
-            observed_generation: task.meta.generation,
+            observed_generation: task.meta().generation,
             waiting: waiting.as_ref().map(shortened),
             ..before.cloned().unwrap_or_default()
         },
@@ -35,7 +35,7 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
                 Err(why) => Said::new("Retried", false, "Refused", one_line(why, 300)),
             };
             let mut list = after.conditions.take().unwrap_or_default();
-            conditions::set(&mut list, said, task.meta.generation, now);
+            conditions::set(&mut list, said, task.meta().generation, now);
             after.conditions = Some(list);
             after.handled_retry = Some(id.clone());
             after
@@ -62,7 +62,7 @@ fn shortened(waiting: &Waiting) -> Waiting {
 /// Records what people need to know about a transition.
 fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, message: &str, now: Timestamp) {
     let message = one_line(message, 300);
-    let generation = task.meta.generation;
+    let generation = task.meta().generation;
     let mut list = after.conditions.take().unwrap_or_default();
     match event {
         Event::Assign { .. } => {
@@ -135,10 +135,7 @@ mod tests {
             "spec": { "kind": "freeform", "payload": {} }, "status": status
         }))
         .unwrap();
-        Arc::new(Cached {
-            meta: object.metadata.clone(),
-            object: Ok(object),
-        })
+        Arc::new(Cached::of(object))
     }
 
     fn patch(status: Value, event: Event) -> Value {

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::{Address, Error, Evidence, MAX_SEGMENT, Stored};
 use crate::cache::{Cache, Cached};
 use crate::metrics::{EVIDENCE, EVIDENCE_BYTES, Metrics};
-use crate::probes::{self, Probes};
+use crate::probes::Probes;
 
 /// Who may read evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct Serving {
 
 /// Builds the router.
 pub fn router(serving: Serving) -> Router {
-    let probes = probes::router(serving.probes.clone());
+    let probes = telemetry::http::router(serving.probes.clone());
     Router::new()
         .route("/evidence/{task}", get(list))
         .route("/evidence/{task}/{epoch}/{name}", get(read))
@@ -71,7 +71,7 @@ fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
 }
 
 /// Answers with text that is shown as it is, whatever is in it.
-pub(crate) fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
+fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -133,10 +133,10 @@ async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) ->
         return Ok(true);
     }
     // The claim may be newer than the cache.
-    let namespace = known.meta.namespace.clone().unwrap_or_default();
+    let namespace = known.meta().namespace.clone().unwrap_or_default();
     let resource = ApiResource::erase::<AgenticTask>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(serving.client.clone(), &namespace, &resource);
-    let found = api.get_opt(known.meta.name.as_deref().unwrap_or_default()).await?;
+    let found = api.get_opt(known.meta().name.as_deref().unwrap_or_default()).await?;
     let found = found.filter(|task| task.metadata.uid.as_deref() == Some(address.task()));
     Ok(found.is_some_and(|task| is_claim(&task.data, address.epoch(), &hash)))
 }

@@ -71,7 +71,7 @@ fn tell_queue(queue: &Cached<TaskQueue>, set: Set<'_>) {
     let Some(status) = queue.readable().and_then(|queue| queue.status.as_ref()) else {
         return;
     };
-    let key = Key::of(&queue.meta);
+    let key = Key::of(queue.meta());
     let labels = [
         ("queue_namespace", key.namespace.as_str()),
         ("queue", key.name.as_str()),

@@ -16,6 +16,7 @@ use super::Config;
 use super::caches::Caches;
 use crate::cache::Key;
 use crate::evidence::Evidence;
+use crate::lanes::Lanes;
 use crate::leader::Leadership;
 use crate::metrics::{self, Metrics, QUEUE_DEPTH, RECONCILE_SECONDS, RECONCILES, counted};
 use crate::reporter::notes::Notes;
@@ -69,11 +70,10 @@ impl Controllers {
         queue_work: Arc<WorkQueue<Key>>,
         evidence: Option<Evidence>,
     ) -> Self {
+        let lanes = Arc::new(Lanes::default());
         let writer = |cause| {
-            Writer::new(
-                counted(config.client.clone(), metrics.clone(), cause),
-                leadership.clone(),
-            )
+            let client = counted(config.client.clone(), metrics.clone(), cause);
+            Writer::new(client, leadership.clone()).sharing(lanes.clone())
         };
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());
@@ -214,22 +214,32 @@ impl Controllers {
 
     /// Runs every controller until `term` ends.
     pub(super) async fn lead(self: Arc<Self>, term: CancellationToken) {
-        // What an earlier term took off the queues and could not write is looked at again.
+        // Workers of an earlier term were stopped wherever they were: what they held is free, and what a queue knew of
+        // its files while it wrote is read anew. What they took off the queues and could not write is looked at again.
+        for queue in [
+            &self.agent_work,
+            &self.workload_work,
+            &self.queue_work,
+            &self.report_work,
+        ] {
+            queue.begin_term();
+        }
+        crate::clock::lock(&self.queue.states).clear();
         self.workload
             .workloads
             .all()
             .iter()
-            .for_each(|found| self.workload_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.workload_work.add(Key::of(found.meta())));
         self.queue
             .queues
             .all()
             .iter()
-            .for_each(|found| self.queue_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.queue_work.add(Key::of(found.meta())));
         self.agent
             .agents
             .all()
             .iter()
-            .for_each(|found| self.agent_work.add(Key::of(&found.meta)));
+            .for_each(|found| self.agent_work.add(Key::of(found.meta())));
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
@@ -257,7 +267,7 @@ impl Controllers {
                 .workloads
                 .all()
                 .iter()
-                .for_each(|found| self.report_work.add(Key::of(&found.meta)));
+                .for_each(|found| self.report_work.add(Key::of(found.meta())));
             running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
                 all.clone()
                     .measured("Reporter", GIT_LIMIT, reporter::reconcile(ctx.clone(), key))

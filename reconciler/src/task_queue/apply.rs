@@ -1,24 +1,38 @@
 //! The writes of a plan, several at once.
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemas::names;
 use serde_json::Value;
 
 use super::plan::{Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
+use crate::events::{self, Warning};
 use crate::text::one_line;
-use crate::writer::{self, Outcome};
+use crate::writer::{self, Outcome, Refusal, Writer};
 
 /// Writes that are under way at once.
-const CONCURRENT: usize = 16;
+const CONCURRENT: usize = 32;
 /// Events of one revision; the rest stands in the status and in the note.
 const EVENTS: usize = 50;
 
-/// Carries a plan out. What one write meets does not stop the others; one lost race is enough for [`Outcome::Lost`].
-pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Outcome, Error> {
+/// What came of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// All of it is written.
+    Done,
+    /// Somebody else was faster somewhere.
+    Lost,
+    /// The API refused some of it.
+    Refused {
+        /// The first refusal.
+        first: Refusal,
+        /// How many writes were refused.
+        count: usize,
+    },
+}
+
+/// Carries a plan out. What one write meets does not stop the others.
+pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Error> {
     let Plan {
         writes,
         broke,
@@ -30,28 +44,24 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Outcome, Er
         note_to,
     } = plan;
     let total = writes.len();
-    let results: Vec<Result<Outcome, writer::Error>> = futures::stream::iter(writes)
-        .map(|write| carry_out(ctx, write))
-        .buffer_unordered(CONCURRENT)
-        .collect()
-        .await;
+    let results: Vec<Result<Outcome, writer::Error>> = {
+        let writer = &ctx.writer.first();
+        let writes = futures::stream::iter(writes).map(|write| carry_out(ctx, writer, write));
+        writes.buffer_unordered(CONCURRENT).collect().await
+    };
     if total > 0 {
         tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
     }
     for error in broke.iter().take(EVENTS) {
-        let id = names::sha256_hex(format!("{uid}\n{}\n{revision}\n{}", error.path, error.text()));
-        let event = build_event(ctx, queue, &uid, &revision, &error.to_string());
-        if let Err(error) = ctx
-            .writer
-            .event(
-                &queue.namespace,
-                &format!("{}.{}", names::fit(&queue.name), &id[..16]),
-                event,
-            )
-            .await
-        {
-            tracing::warn!(queue = %queue, %error, "an Event was not recorded");
-        }
+        let warning = Warning {
+            kind: "TaskQueue",
+            of: queue,
+            uid: &uid,
+            reason: "InvalidFile",
+            message: &format!("{error} ({revision})"),
+            once: &format!("{revision}\n{}\n{}", error.path, error.text()),
+        };
+        events::warn(&ctx.writer, &warning, ctx.clock.now()).await;
     }
     if let (Some((url, commit)), Some(forge)) = (note_to, &ctx.forge) {
         let mut text = format!("foreman: {} of the task files cannot be used\n", broke.len());
@@ -67,13 +77,23 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Outcome, Er
             }
         });
     }
-    let mut all = Outcome::Done;
+    let mut all = Applied::Done;
+    let mut refused: Option<(Refusal, usize)> = None;
     for result in results {
-        if result? == Outcome::Lost {
-            all = Outcome::Lost;
+        match result {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Lost) => all = Applied::Lost,
+            Err(error) => match error.refusal() {
+                Some(refusal) => refused.get_or_insert((refusal, 0)).1 += 1,
+                None => return Err(error.into()),
+            },
         }
     }
-    Ok(all)
+    // The others are written; these are tried again, and somebody has to know what they need.
+    Ok(match refused {
+        Some((first, count)) => Applied::Refused { first, count },
+        None => all,
+    })
 }
 
 /// Reads back what the plan wrote.
@@ -81,40 +101,15 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-async fn carry_out(ctx: &Context, write: Write) -> Result<Outcome, writer::Error> {
+async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outcome, writer::Error> {
     match write {
-        Write::Workload(key, text) => ctx.writer.apply(&ctx.workloads, &key, parsed(&text)).await,
-        Write::Task(key, text) => ctx.writer.apply(&ctx.tasks, &key, parsed(&text)).await,
+        Write::Workload(key, text) => writer.apply(&ctx.workloads, &key, parsed(&text)).await,
+        Write::Task(key, text) => writer.apply(&ctx.tasks, &key, parsed(&text)).await,
         Write::Delete("Workload", key, uid) => ctx
             .writer
             .delete(&ctx.workloads, &key, &uid)
             .await
             .map(|_| Outcome::Done),
-        Write::Delete(_, key, uid) => ctx.writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
-    }
-}
-
-fn build_event(ctx: &Context, queue: &Key, uid: &str, revision: &str, message: &str) -> Event {
-    let now = Time(ctx.clock.now());
-    Event {
-        involved_object: ObjectReference {
-            api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
-            kind: Some("TaskQueue".into()),
-            name: Some(queue.name.clone()),
-            namespace: Some(queue.namespace.clone()),
-            uid: Some(uid.to_owned()),
-            ..ObjectReference::default()
-        },
-        type_: Some("Warning".into()),
-        reason: Some("InvalidFile".into()),
-        message: Some(one_line(&format!("{message} ({revision})"), 1000)),
-        source: Some(EventSource {
-            component: Some("foreman-operator".into()),
-            host: None,
-        }),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        ..Event::default()
+        Write::Delete(_, key, uid) => writer.delete(&ctx.tasks, &key, &uid).await.map(|_| Outcome::Done),
     }
 }

@@ -44,7 +44,7 @@ pub fn task_phase(task: &Cached<AgenticTask>) -> &'static str {
 }
 
 /// Says which queue and path an object came from.
-pub fn origin<K>(object: &Cached<K>) -> Option<(&str, &str)> {
+pub fn origin<K: kube::Resource>(object: &Cached<K>) -> Option<(&str, &str)> {
     Some((
         object.annotation(labels::QUEUE_UID)?,
         object.annotation(labels::SOURCE_PATH)?,
@@ -63,7 +63,7 @@ impl Inventory {
     }
 
     /// Takes in a change and calls `wake` for the queue, at once where an object went away.
-    pub fn change<K>(
+    pub fn change<K: kube::Resource>(
         &self,
         kind: &'static str,
         change: &Change<'_, K>,

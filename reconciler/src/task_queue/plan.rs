@@ -56,7 +56,7 @@ struct Existing {
 
 /// Plans the writes.
 pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid: &Valid, loaded: &Loaded) -> Plan {
-    let key = Key::of(&cached.meta);
+    let key = Key::of(cached.meta());
     let uid = cached.uid();
     let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
     let mut plan = Plan {
@@ -139,7 +139,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
 }
 
 fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existing> {
-    fn read<K>(object: &Cached<K>, queue_uid: &str, run_key: Option<String>, run: i64) -> Existing {
+    fn read<K: kube::Resource>(object: &Cached<K>, queue_uid: &str, run_key: Option<String>, run: i64) -> Existing {
         let path = origin(object)
             .filter(|(uid, _)| *uid == queue_uid)
             .map(|(_, path)| path.to_owned());
@@ -208,7 +208,7 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
         json!([{
             "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
             "kind": "TaskQueue",
-            "name": queue.meta.name,
+            "name": queue.meta().name,
             "uid": queue.uid(),
             "blockOwnerDeletion": false,
         }])

@@ -17,6 +17,8 @@ pub enum Seen {
     Stalled(Problem),
     /// The repository cannot be read.
     NotFetched(Problem),
+    /// The repository was read, but the API refuses objects that it asks for.
+    Refused(Problem),
     /// Nothing changed; what stands of all files, where it is known.
     Unchanged(Option<Summary>),
     /// A revision was acted on.
@@ -56,7 +58,7 @@ pub async fn write(
     // No version: the queue's status has one writer, and a spec that moved on brings the queue here again.
     match ctx
         .writer
-        .patch_status(&ctx.queues, &Key::of(&cached.meta), None, patch)
+        .patch_status(&ctx.queues, &Key::of(cached.meta()), None, patch)
         .await?
     {
         Outcome::Done | Outcome::Lost => Ok(()),
@@ -70,7 +72,7 @@ fn build(
     seen: &Seen,
     served: Option<&str>,
 ) -> TaskQueueStatus {
-    let generation = cached.meta.generation;
+    let generation = cached.meta().generation;
     let now = ctx.clock.now();
     let mut after = queue.status.clone().unwrap_or_default();
     let mut list = after.conditions.take().unwrap_or_default();
@@ -91,6 +93,10 @@ fn build(
                 &mut list,
                 Said::new("Fetched", false, &problem.reason, &problem.message),
             );
+            set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
+        }
+        Seen::Refused(problem) => {
+            conditions::clear(&mut list, "Stalled");
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
         Seen::Unchanged(summary) => {

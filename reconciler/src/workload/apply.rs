@@ -29,7 +29,7 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         lost |= ctx.writer.patch(&ctx.workloads, key, patch).await? == Outcome::Lost;
     }
     for (task, patch) in cancels.into_iter().chain(pins) {
-        lost |= ctx.writer.patch(&ctx.tasks, &Key::of(&task.meta), patch).await? == Outcome::Lost;
+        lost |= ctx.writer.patch(&ctx.tasks, &Key::of(task.meta()), patch).await? == Outcome::Lost;
     }
     for (task, end) in ends {
         let what = What::Apply {
@@ -39,10 +39,10 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         };
         match build_patch(&task, &what, ctx.clock.now()) {
             Ok(Some(patch)) => {
-                let version = task.meta.resource_version.as_deref();
+                let version = task.meta().resource_version.as_deref();
                 lost |= ctx
                     .writer
-                    .patch_status(&ctx.tasks, &Key::of(&task.meta), version, patch)
+                    .patch_status(&ctx.tasks, &Key::of(task.meta()), version, patch)
                     .await?
                     == Outcome::Lost;
             }
@@ -54,7 +54,7 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         lost |= ctx.writer.apply(&ctx.tasks, &task_key, object).await? == Outcome::Lost;
     }
     for task in collects {
-        let task_key = Key::of(&task.meta);
+        let task_key = Key::of(task.meta());
         tracing::info!(task = %task_key, "collecting a task that ended long ago");
         lost |= ctx.writer.delete(&ctx.tasks, &task_key, task.uid()).await? == Outcome::Lost;
     }
@@ -62,7 +62,7 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
     if let Some(status) = status
         && let Some(patch) = status_patch(observed.workload.status.as_ref(), &status)
     {
-        let version = observed.cached.meta.resource_version.as_deref();
+        let version = observed.cached.meta().resource_version.as_deref();
         lost |= ctx.writer.patch_status(&ctx.workloads, key, version, patch).await? == Outcome::Lost;
     }
     if lost {

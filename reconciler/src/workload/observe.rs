@@ -35,7 +35,7 @@ fn put(map: &mut HashMap<Key, BTreeSet<Key>>, from: Key, to: &Key, add: bool) {
 }
 
 fn upstream(workload: &Arc<Cached<Workload>>) -> Vec<Key> {
-    let namespace = workload.meta.namespace.clone().unwrap_or_default();
+    let namespace = workload.meta().namespace.clone().unwrap_or_default();
     let names = workload
         .readable()
         .and_then(|object| object.spec.depends_on.clone())
@@ -49,7 +49,7 @@ fn upstream(workload: &Arc<Cached<Workload>>) -> Vec<Key> {
 fn owner(task: &Arc<Cached<AgenticTask>>) -> Option<Key> {
     let reference = task.readable()?.spec.workload_ref.as_ref()?;
     Some(Key::new(
-        task.meta.namespace.clone().unwrap_or_default(),
+        task.meta().namespace.clone().unwrap_or_default(),
         reference.named()?,
     ))
 }
@@ -135,7 +135,7 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
         return None;
     }
     let Some(workload) = cached.readable().cloned() else {
-        tracing::warn!(workload = %key, error = cached.object.as_ref().err(), "a Workload cannot be read");
+        tracing::warn!(workload = %key, error = cached.unreadable(), "a Workload cannot be read");
         return None;
     };
     let (mut tasks, mut foreign) = (Vec::new(), BTreeSet::new());
@@ -143,7 +143,7 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
         if is_owned(&task, cached.uid()) {
             tasks.push(task);
         } else {
-            foreign.insert(task.meta.name.clone().unwrap_or_default());
+            foreign.insert(task.meta().name.clone().unwrap_or_default());
         }
     }
     let state = |name: &String| {
@@ -171,7 +171,7 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
 
 /// Says whether a task belongs to the Workload with this UID.
 pub fn is_owned(task: &Cached<AgenticTask>, uid: &str) -> bool {
-    task.meta
+    task.meta()
         .owner_references
         .iter()
         .flatten()

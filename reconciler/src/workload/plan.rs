@@ -261,7 +261,7 @@ fn retry_patch(observed: &Observed) -> Option<Value> {
     }
     let run = observed.workload.spec.run.unwrap_or(1).saturating_add(1);
     Some(json!({
-        "metadata": { "resourceVersion": observed.cached.meta.resource_version, "annotations": { RETRIED: id } },
+        "metadata": { "resourceVersion": observed.cached.meta().resource_version, "annotations": { RETRIED: id } },
         "spec": { "run": run }
     }))
 }
@@ -310,6 +310,7 @@ fn build_task(observed: &Observed, run: i64, task: NewTask) -> (Key, Value) {
             "name": task.name,
             "namespace": observed.key.namespace,
             "labels": labelled,
+            "annotations": labels::left_alone(),
             "ownerReferences": [{
                 "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
                 "kind": "Workload",

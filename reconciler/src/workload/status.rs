@@ -1,4 +1,4 @@
-//! The ledger: what a Workload's status says. Pure.
+//! The ledger: what a Workload's status says.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,9 +10,11 @@ use schemas::workload::{RoundRecord, WorkloadPhase, WorkloadStatus};
 
 use super::observe::Observed;
 use super::validate::Valid;
+use super::{Context, Error};
 use crate::agentic_task::index::TaskObject;
 use crate::conditions::{self, Said};
 use crate::text::{DESCRIPTION_CHARS, one_line};
+use crate::writer::{Outcome, Refusal, status_patch};
 
 /// Rounds that the ledger keeps.
 const ROUNDS_KEPT: usize = 20;
@@ -171,9 +173,9 @@ fn reference(task: &TaskObject) -> ObjectReference {
     ObjectReference {
         api_version: Some(format!("{}/{}", schemas::GROUP, schemas::VERSION)),
         kind: Some("AgenticTask".into()),
-        name: task.meta.name.clone(),
-        namespace: task.meta.namespace.clone(),
-        uid: task.meta.uid.clone(),
+        name: task.meta().name.clone(),
+        namespace: task.meta().namespace.clone(),
+        uid: task.meta().uid.clone(),
         ..ObjectReference::default()
     }
 }
@@ -182,13 +184,36 @@ fn reference(task: &TaskObject) -> ObjectReference {
 pub fn truncated(after: &mut WorkloadStatus, observed: &Observed, truncated: bool, now: Timestamp) {
     let mut list = after.conditions.take().unwrap_or_default();
     let said = truncated.then(|| Said::new("Truncated", true, "MaxTasks", "spec.maxTasks cut issues off"));
-    conditions::set_or_clear(&mut list, "Truncated", said, observed.cached.meta.generation, now);
+    conditions::set_or_clear(&mut list, "Truncated", said, observed.cached.meta().generation, now);
     after.conditions = Some(list);
+}
+
+/// Says that the API refuses what the next step needs; the step is tried again.
+pub async fn refused(ctx: &Context, observed: &Observed, refusal: &Refusal) -> Result<(), Error> {
+    let before = observed.workload.status.as_ref();
+    let mut after = before.cloned().unwrap_or_default();
+    let mut list = after.conditions.take().unwrap_or_default();
+    let (generation, now) = (observed.cached.meta().generation, ctx.clock.now());
+    for kind in ["Ready", "Reconciling"] {
+        let said = Said::new(kind, kind != "Ready", refusal.reason, refusal.message.clone());
+        conditions::set(&mut list, said, generation, now);
+    }
+    after.conditions = Some(list);
+    after.message = Some(one_line(&refusal.message, DESCRIPTION_CHARS));
+    let Some(patch) = status_patch(before, &after) else {
+        return Ok(());
+    };
+    let version = observed.cached.meta().resource_version.as_deref();
+    // A lost race is as good: the step is tried again anyway.
+    let sent = ctx.writer.patch_status(&ctx.workloads, &observed.key, version, patch);
+    match sent.await? {
+        Outcome::Done | Outcome::Lost => Ok(()),
+    }
 }
 
 /// Ends the status: phase, message, conditions.
 pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, facts: &Facts, now: Timestamp) {
-    let generation = observed.cached.meta.generation;
+    let generation = observed.cached.meta().generation;
     let mut list = after.conditions.take().unwrap_or_default();
     let line = |text: &str| one_line(text, DESCRIPTION_CHARS);
     // kstatus: Reconciling is progress, Stalled needs a person, Ready is an end, whatever the verdict.

@@ -1,8 +1,13 @@
-//! The operator against a real API in process and real bare Git repositories.
+//! The operator against a real API and real bare Git repositories.
+//!
+//! The API is a plane in process; `cargo xtask test --real` runs the same tests on kube-apiserver.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod bare_tasks;
 mod broken_files;
+#[allow(dead_code, reason = "no other process is told of the API here")]
+#[path = "../../../tests/tests/served.rs"]
+mod served;
 mod support;
 
 use std::time::{Duration, Instant};

@@ -8,13 +8,14 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use plane::{Plane, PlaneConfig};
 use reconciler::metrics::Metrics;
 use reconciler::operator::{Config, Operator};
 use reconciler::task_queue::source::Nudge;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use super::served::Served;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,10 +26,10 @@ struct Running {
     done: JoinHandle<()>,
 }
 
-/// A plane with an operator on it, in a folder that goes away.
+/// An API with an operator on it, and a folder that goes away.
 pub struct World {
     dir: tempfile::TempDir,
-    plane: Plane,
+    api: Served,
     running: Option<Running>,
 }
 
@@ -111,27 +112,10 @@ impl Repo {
 impl World {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let plane = Plane::open(PlaneConfig::new(dir.path().join("plane"), "test"))
-            .await
-            .unwrap();
-        let api: Api<DynamicObject> = Api::all_with(
-            plane.client(),
-            &ApiResource::from_gvk(&GroupVersionKind::gvk(
-                "apiextensions.k8s.io",
-                "v1",
-                "CustomResourceDefinition",
-            )),
-        );
-        for crd in schemas::crds::all() {
-            let value = serde_json::to_value(&crd).unwrap();
-            let name = value["metadata"]["name"].as_str().unwrap().to_owned();
-            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(value))
-                .await
-                .unwrap();
-        }
+        let api = Served::open(&dir.path().join("plane")).await;
         let mut world = Self {
             dir,
-            plane,
+            api,
             running: None,
         };
         world.run().await;
@@ -139,7 +123,8 @@ impl World {
     }
 
     async fn run(&mut self) {
-        let mut config = Config::new(self.plane.client(), self.dir.path().join("operator"));
+        let mut config = Config::new(self.api.client.clone(), self.dir.path().join("operator"));
+        config.namespaces = self.api.kept_to();
         config.git.file_roots = vec![self.dir.path().to_owned()];
         let operator = Operator::prepare(config).await.unwrap();
         let stop = CancellationToken::new();
@@ -168,7 +153,7 @@ impl World {
 
     pub async fn stop(mut self) {
         self.halt().await;
-        self.plane.shutdown().await;
+        self.api.close().await;
     }
 
     pub fn metrics(&self) -> Arc<Metrics> {
@@ -194,7 +179,7 @@ impl World {
     }
 
     pub fn api(&self, plural: &str) -> Api<DynamicObject> {
-        api(self.plane.client(), plural)
+        api(self.api.client.clone(), plural)
     }
 
     pub async fn list(&self, plural: &str) -> Vec<Value> {
@@ -355,7 +340,7 @@ fn api(client: Client, plural: &str) -> Api<DynamicObject> {
     if plural == "fleetnodes" {
         Api::all_with(client, &resource)
     } else {
-        Api::namespaced_with(client, "default", &resource)
+        Api::default_namespaced_with(client, &resource)
     }
 }
 

@@ -123,6 +123,9 @@ fn set_metadata(
     ] {
         annotations.insert(name.to_owned(), value.to_owned());
     }
+    for (name, value) in labels::left_alone() {
+        annotations.entry(name).or_insert(value);
+    }
     Ok(())
 }
 

@@ -221,6 +221,7 @@ fn markdown_becomes_a_workload_with_an_explicit_pipeline() {
         ),
         ("tasks/a.md", "uid")
     );
+    assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false");
     assert_eq!(
         (spec.intent.as_str(), spec.repo.as_deref(), spec.base_branch.as_deref()),
         ("Do it.", Some("file:///repo"), Some("trunk"))
@@ -410,4 +411,26 @@ fn front_matter_that_is_no_map_and_a_number_that_is_too_large_say_what_they_are(
     assert!(errors("t/a.md", "---\n- a\n---\nx\n")[0].contains("the document is a list; expected a map"));
     let large = &errors("t/a.md", "---\nbudget: {rounds: 99999999999999999999}\n---\nx\n")[0];
     assert!(!large.contains("quotes"), "it has none: {large}");
+}
+
+#[test]
+fn marks_that_others_write_are_refused_with_their_place_and_others_are_kept() {
+    let manifest = |part: &str, key: &str| {
+        format!(
+            "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: AgenticTask\nmetadata:\n  name: x\n  {part}:\n    {key}: a:b\n\
+             spec:\n  kind: freeform\n  payload: {{prompt: Hi}}\n"
+        )
+    };
+    for (part, key, advice) in [
+        ("annotations", crate::labels::QUEUE_UID, "only a queue writes it"),
+        ("labels", crate::labels::QUEUE, "only a queue writes it"),
+        ("annotations", "argocd.argoproj.io/tracking-id", "prune it"),
+    ] {
+        let errors = errors("tasks/x.yaml", manifest(part, key));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        for wanted in ["tasks/x.yaml:6", key, advice] {
+            assert!(errors[0].contains(wanted), "{wanted} is not in {errors:?}");
+        }
+    }
+    one("tasks/x.yaml", &manifest("labels", "app.kubernetes.io/instance"));
 }

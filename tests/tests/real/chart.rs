@@ -3,8 +3,8 @@
 mod accounts;
 mod admission;
 mod agents;
-mod cluster;
-mod helm;
+pub mod cluster;
+pub mod helm;
 mod host_agent;
 mod rbac;
 mod refusals;

@@ -1,72 +1,9 @@
 //! A real kubectl against `foreman up`: every verb that a person uses.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use crate::foreman::Said;
+use crate::kubectl::{Kubectl, Server, play};
 use crate::sample::Sample;
+use crate::served::Served;
 use crate::watch::ended;
-
-/// kubectl on one kubeconfig, with a home of its own.
-struct Kubectl<'a> {
-    kubeconfig: std::path::PathBuf,
-    home: &'a Path,
-}
-
-impl Kubectl<'_> {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = std::env::var_os("FOREMAN_KUBECTL").unwrap_or_else(|| "kubectl".into());
-        let mut command = Command::new(program);
-        command
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(arguments)
-            .env("HOME", self.home)
-            .env_remove("KUBECONFIG");
-        command
-    }
-
-    fn call(&self, arguments: &[&str], input: &str) -> Said {
-        let file = self.home.join("input");
-        std::fs::write(&file, input).unwrap();
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::from(std::fs::File::open(&file).unwrap()));
-        command
-            .output()
-            .expect("kubectl is needed: `cargo xtask test --tools` finds or builds one")
-            .into()
-    }
-
-    /// Runs what must work, and returns what it printed.
-    fn run(&self, arguments: &[&str]) -> String {
-        self.run_with(arguments, "")
-    }
-
-    fn run_with(&self, arguments: &[&str], input: &str) -> String {
-        let said = self.call(arguments, input);
-        assert_eq!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
-        said.out
-    }
-
-    /// Runs what must fail, and returns the error.
-    fn refused(&self, arguments: &[&str], input: &str) -> String {
-        let said = self.call(arguments, input);
-        assert_ne!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
-        said.err
-    }
-
-    /// Edits an object by a sed script.
-    fn edit(&self, arguments: &[&str], script: &str) -> String {
-        let output = self
-            .command(arguments)
-            .env("KUBE_EDITOR", format!("sed -i {script}"))
-            .output()
-            .unwrap();
-        let said = Said::from(output);
-        assert_eq!(said.code, Some(0), "kubectl {arguments:?}: {said:#?}");
-        said.out
-    }
-}
 
 fn agent(role: &str, model: &str) -> String {
     format!(
@@ -81,11 +18,7 @@ async fn kubectl_gets_applies_describes_edits_deletes_waits_logs_and_explains() 
     let sample = Sample::new();
     sample.record("note", 1, "note.txt", "done\n");
     let up = sample.up();
-    let home = tempfile::tempdir().unwrap();
-    let kubectl = Kubectl {
-        kubeconfig: up.kubeconfig(),
-        home: home.path(),
-    };
+    let kubectl = Kubectl::new(up.kubeconfig());
     sample.task("note", "Write the note.\n");
     let workload = ended(&up.client().await, "note", 1).await.metadata.name.unwrap();
 
@@ -201,6 +134,56 @@ async fn kubectl_gets_applies_describes_edits_deletes_waits_logs_and_explains() 
     assert_ne!(kubectl.run(&uid), before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl"]
+async fn every_verb_that_a_person_types_does_what_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Served::on_plane(folder.path()).await;
+    let kubectl = Kubectl::new(plane.kubeconfig().await);
+    let printed = tokio::task::spawn_blocking(move || play(&kubectl, Server::Plane, "verbs"))
+        .await
+        .unwrap();
+    let wrong: Vec<String> = printed
+        .iter()
+        .filter(|printed| !printed.missing.is_empty())
+        .map(|printed| {
+            format!(
+                "kubectl {}\n  lacks {:?} in:\n{}",
+                printed.typed, printed.missing, printed.text
+            )
+        })
+        .collect();
+    plane.close().await;
+    println!("{} calls of kubectl", printed.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl"]
+async fn kubectl_follows_what_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Served::on_plane(folder.path()).await;
+    let kubectl = Kubectl::new(plane.kubeconfig().await);
+    let lines = tokio::task::spawn_blocking(move || {
+        kubectl.run_with(&["create", "-f", "-"], &agent("coder", "one"));
+        kubectl.watched(
+            &["get", "agents", "--watch", "--output-watch-events", "-L", "team"],
+            &[&["label", "agent", "extra", "team=a"], &["delete", "agent", "extra"]],
+        )
+    });
+    let lines = lines.await.unwrap();
+    assert_eq!(
+        lines,
+        [
+            "EVENT NAME ROLE MODEL INFERENCESERVICE VALIDATED AGE TEAM",
+            "ADDED extra coder one <age>",
+            "MODIFIED extra coder one <age> a",
+            "DELETED extra coder one <age> a",
+        ]
+    );
+    plane.close().await;
+}
+
 #[test]
 #[ignore = "needs kubectl"]
 fn kubectl_without_the_token_is_turned_away() {
@@ -216,10 +199,7 @@ fn kubectl_without_the_token_is_turned_away() {
     assert_ne!(text, without, "the kubeconfig has a token");
     let kubeconfig = home.path().join("kubeconfig");
     std::fs::write(&kubeconfig, without).unwrap();
-    let kubectl = Kubectl {
-        kubeconfig,
-        home: home.path(),
-    };
+    let kubectl = Kubectl::new(kubeconfig);
     let error = kubectl.refused(&["get", "workloads", "--username=x", "--password=y"], "");
     assert!(error.contains("Unauthorized") || error.contains("logged in"), "{error}");
 }

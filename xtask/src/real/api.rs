@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::pki::{Admin, SERVICE_ADDRESS};
 use super::program::Program;
@@ -22,6 +22,8 @@ pub struct Layout {
     pub etcd_port: u16,
     pub etcd_peer_port: u16,
     pub api_port: u16,
+    /// The address that the API is reached at from this machine.
+    pub listen: Ipv4Addr,
     /// The address that the API tells others to use; kube-apiserver refuses a loopback one.
     pub address: Ipv4Addr,
     /// Whether etcd waits for the disk.
@@ -75,13 +77,15 @@ fn api_arguments(layout: &Layout) -> Vec<String> {
     let file = |name: &str| path(&layout.folder, name);
     vec![
         format!("--etcd-servers=http://127.0.0.1:{}", layout.etcd_port),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!("--bind-address={}", layout.listen),
         format!("--secure-port={}", layout.api_port),
         format!("--advertise-address={}", layout.address),
         format!("--tls-cert-file={}", file("pki/apiserver.crt")),
         format!("--tls-private-key-file={}", file("pki/apiserver.key")),
         format!("--client-ca-file={}", file("pki/ca.crt")),
         format!("--token-auth-file={}", file("pki/tokens.csv")),
+        format!("--kubelet-client-certificate={}", file("pki/kubelet-client.crt")),
+        format!("--kubelet-client-key={}", file("pki/kubelet-client.key")),
         format!("--service-account-key-file={}", file("pki/accounts.pub")),
         format!("--service-account-signing-key-file={}", file("pki/accounts.key")),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -141,9 +145,14 @@ pub struct Api {
 }
 
 impl Api {
-    /// Prepares to ask the API on a port of the loopback interface.
-    pub fn new(port: u16, admin: &Admin) -> Result<Api> {
-        let ca = reqwest::Certificate::from_pem(admin.ca.as_bytes()).context("failed to read the certificate made")?;
+    /// Prepares to ask the API at an address of this machine.
+    pub fn new(listen: Ipv4Addr, port: u16, admin: &Admin) -> Result<Api> {
+        Self::at(format!("https://{listen}:{port}"), &admin.ca, &admin.token)
+    }
+
+    /// Prepares to ask the API at a URL, as the bearer of a token.
+    pub fn at(base: String, ca: &str, token: &str) -> Result<Api> {
+        let ca = reqwest::Certificate::from_pem(ca.as_bytes()).context("failed to read the API's certificate")?;
         let client = reqwest::blocking::Client::builder()
             .tls_certs_only([ca])
             .no_proxy()
@@ -152,16 +161,29 @@ impl Api {
             .context("failed to make a client")?;
         Ok(Api {
             client,
-            base: format!("https://127.0.0.1:{port}"),
-            token: admin.token.clone(),
+            base,
+            token: token.to_owned(),
         })
     }
 
-    /// Returns whether a path is answered with success; else what was answered.
-    pub fn answers(&self, path: &str) -> Result<(), String> {
+    /// Makes an object.
+    pub fn create(&self, path: &str, object: &serde_json::Value) -> Result<()> {
+        let url = format!("{}{path}", self.base);
+        let failed = || format!("failed to make an object at {path}");
+        let answer = self.client.post(url).bearer_auth(&self.token).json(object).send();
+        let answer = answer.with_context(failed)?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("{}: {status}: {}", failed(), answer.text().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Returns what a path is answered with, where that is success; else what was wrong.
+    pub fn answers(&self, path: &str) -> Result<String, String> {
         let url = format!("{}{path}", self.base);
         match self.client.get(url).bearer_auth(&self.token).send() {
-            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) if answer.status().is_success() => answer.text().map_err(|error| error.to_string()),
             Ok(answer) => Err(answer.status().to_string()),
             Err(error) => {
                 let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -182,6 +204,7 @@ mod tests {
             etcd_port: 1001,
             etcd_peer_port: 1002,
             api_port: 1003,
+            listen: Ipv4Addr::LOCALHOST,
             address: Ipv4Addr::new(192, 0, 2, 7),
             durable,
         }

@@ -80,7 +80,11 @@ pub fn paths(root: &Path, programs: &[Program], which: Which) -> Result<Vec<Path
 fn on_path(program: Program, which: Which) -> Option<PathBuf> {
     let name = PathBuf::from(program.name());
     let good = match (program, which) {
-        (Program::Etcd, _) => answer(&name, &["--version"]).is_some_and(|told| told.contains("etcd Version: 3.")),
+        (Program::Etcd, _) => {
+            let told = answer(&name, &["--version"]);
+            told.and_then(|told| etcd_version(&told))
+                .is_some_and(|version| version.starts_with(&[3]) && version >= OLDEST_ETCD.to_vec())
+        }
         (Program::Kubectl, Which::Found) => {
             let told = answer(&name, &["version", "--client", "--output", "json"]);
             told.and_then(|told| kubectl_minor(&told))
@@ -91,12 +95,20 @@ fn on_path(program: Program, which: Which) -> Option<PathBuf> {
     good.then_some(name)
 }
 
+/// The oldest etcd that is taken from PATH: one before it cannot tell how far a watch has come, without which
+/// kube-apiserver ends no watch's initial events.
+const OLDEST_ETCD: [u32; 3] = [3, 4, 31];
 /// The oldest minor version of kubectl that is taken from PATH.
 const OLDEST_KUBECTL: u32 = 31;
 
 fn answer(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     String::from_utf8(output.stdout).ok()
+}
+
+fn etcd_version(told: &str) -> Option<Vec<u32>> {
+    let version = told.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
+    version.trim().split('.').map(|number| number.parse().ok()).collect()
 }
 
 fn kubectl_minor(told: &str) -> Option<u32> {
@@ -266,6 +278,14 @@ mod tests {
             .to_string();
         assert!(error.contains("key/build.log"), "{error}");
         assert!(!plan.target.exists());
+    }
+
+    #[test]
+    fn the_version_of_etcd_is_read_and_compared_by_number() {
+        let told = |version: &str| etcd_version(&format!("etcd Version: {version}\nGit SHA: Not provided\n"));
+        assert!(told("3.4.23").unwrap() < OLDEST_ETCD.to_vec());
+        assert!(told("3.5.0").unwrap() >= OLDEST_ETCD.to_vec());
+        assert_eq!(etcd_version("no version"), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct User {
 
 /// Everybody who speaks to the API. Tests need no other administrator; each component has the role that Kubernetes
 /// gives it, so that what works here works where roles are enforced.
-pub const USERS: [User; 2] = [
+pub const USERS: [User; 6] = [
     User {
         file: "admin",
         name: "admin",
@@ -39,6 +39,26 @@ pub const USERS: [User; 2] = [
         name: "system:kube-controller-manager",
         groups: "",
     },
+    User {
+        file: "kube-scheduler",
+        name: "system:kube-scheduler",
+        groups: "",
+    },
+    User {
+        file: "kubelet",
+        name: "system:node:foreman-node",
+        groups: "system:nodes",
+    },
+    User {
+        file: "kube-proxy",
+        name: "system:kube-proxy",
+        groups: "",
+    },
+    User {
+        file: "names",
+        name: "system:serviceaccount:kube-system:kube-dns",
+        groups: "",
+    },
 ];
 
 /// What a client needs to speak to the API as the administrator.
@@ -47,8 +67,8 @@ pub struct Admin {
     pub token: String,
 }
 
-/// Writes all of it, for an API on a port of the loopback interface that tells others to use `address`.
-pub fn write(state: &State, address: Ipv4Addr, port: u16) -> Result<Admin> {
+/// Writes all of it, for an API that is reached at `listen` and tells others to use `address`.
+pub fn write(state: &State, listen: Ipv4Addr, address: Ipv4Addr, port: u16) -> Result<Admin> {
     let made = "failed to make certificates";
     let ca_key = KeyPair::generate().context(made)?;
     let ca = authority().and_then(|ca| ca.self_signed(&ca_key)).context(made)?.pem();
@@ -60,6 +80,12 @@ pub fn write(state: &State, address: Ipv4Addr, port: u16) -> Result<Admin> {
     state.write("pki/ca.crt", ca.as_bytes())?;
     state.write("pki/apiserver.crt", certificate.pem().as_bytes())?;
     state.write("pki/apiserver.key", key.serialize_pem().as_bytes())?;
+    let key = KeyPair::generate().context(made)?;
+    let certificate = kubelet_client()
+        .and_then(|params| params.signed_by(&key, &issuer))
+        .context(made)?;
+    state.write("pki/kubelet-client.crt", certificate.pem().as_bytes())?;
+    state.write("pki/kubelet-client.key", key.serialize_pem().as_bytes())?;
     let accounts = KeyPair::generate().context(made)?;
     state.write("pki/accounts.key", accounts.serialize_pem().as_bytes())?;
     state.write("pki/accounts.pub", accounts.public_key_pem().as_bytes())?;
@@ -69,7 +95,7 @@ pub fn write(state: &State, address: Ipv4Addr, port: u16) -> Result<Admin> {
     for user in USERS {
         let token = hex::encode(rand::rng().random::<[u8; 16]>());
         table.push_str(&line(&user, &token));
-        let config = kubeconfig(&ca, port, &token)?;
+        let config = kubeconfig(&ca, listen, port, &token)?;
         state.write(&format!("{}.kubeconfig", user.file), config.as_bytes())?;
         if user.file == "admin" {
             admin = token;
@@ -114,12 +140,26 @@ fn server(address: Ipv4Addr) -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-fn kubeconfig(ca: &str, port: u16, token: &str) -> Result<String> {
+/// The API as it speaks to kubelets, for logs and commands.
+fn kubelet_client() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "kube-apiserver-kubelet-client");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "system:masters");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn kubeconfig(ca: &str, listen: Ipv4Addr, port: u16, token: &str) -> Result<String> {
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "real", "cluster": {
-            "server": format!("https://127.0.0.1:{port}"),
+            "server": format!("https://{listen}:{port}"),
             "certificate-authority-data": STANDARD.encode(ca),
         }}],
         "users": [{"name": "real", "user": {"token": token}}],
@@ -140,7 +180,7 @@ mod tests {
     fn every_user_has_a_token_of_its_own_and_a_kubeconfig_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(Path::new("/"), Some(folder.path())).unwrap();
-        let admin = write(&state, Ipv4Addr::new(192, 0, 2, 1), 6443).unwrap();
+        let admin = write(&state, Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1), 6443).unwrap();
         let table = std::fs::read_to_string(state.file("pki/tokens.csv")).unwrap();
         let mut tokens: Vec<&str> = table.lines().map(|line| line.split(',').next().unwrap()).collect();
         assert_eq!(tokens[0], admin.token);

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 /// A program that is built from a Go module whose version a `go.mod` below `tests/real` pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Program {
-    /// The store of kube-apiserver; the one on PATH if there is one, since any release of its 3.x line serves.
+    /// The store of kube-apiserver; the one on PATH if it is a release of the 3.x line that is new enough.
     Etcd,
     /// The Kubernetes API.
     KubeApiserver,
@@ -24,6 +24,8 @@ pub enum Program {
     Helm,
     /// What checks manifests against schemas.
     Kubeconform,
+    /// What keeps a cluster as a Git repository says.
+    Argocd,
 }
 
 impl Program {
@@ -44,6 +46,7 @@ impl Program {
             Self::Kubectl => "kubectl",
             Self::Helm => "helm",
             Self::Kubeconform => "kubeconform",
+            Self::Argocd => "argocd",
         }
     }
 
@@ -53,6 +56,7 @@ impl Program {
             Self::Etcd => "etcd",
             Self::Helm => "helm",
             Self::Kubeconform => "kubeconform",
+            Self::Argocd => "argocd",
             _ => "kubernetes",
         }
     }
@@ -63,6 +67,7 @@ impl Program {
             Self::Etcd => "go.etcd.io/etcd/server/v3",
             Self::Helm => "helm.sh/helm/v3",
             Self::Kubeconform => "github.com/yannh/kubeconform",
+            Self::Argocd => "github.com/argoproj/argo-cd/v3",
             _ => "k8s.io/kubernetes",
         }
     }
@@ -71,6 +76,8 @@ impl Program {
     pub fn package(self) -> String {
         match self {
             Self::Etcd => self.versioned_by().to_owned(),
+            // One program for all of its roles.
+            Self::Argocd => format!("{}/cmd", self.versioned_by()),
             _ => format!("{}/cmd/{}", self.versioned_by(), self.name()),
         }
     }
@@ -97,6 +104,9 @@ impl Program {
         }
         if self == Self::Kubeconform {
             flags.push_str(&format!(" -X main.version=v{version}"));
+        }
+        if self == Self::Argocd {
+            flags.push_str(&format!(" -X {}/common.version={version}", self.versioned_by()));
         }
         flags
     }

@@ -23,7 +23,8 @@ pub struct State {
 pub struct Cluster {
     pub tier: Tier,
     pub durable: bool,
-    pub api_port: u16,
+    /// Where the API is reached.
+    pub api: String,
     /// The names of the processes that are to run, in the order of their start.
     pub processes: Vec<String>,
 }
@@ -161,7 +162,7 @@ mod tests {
         let cluster = Cluster {
             tier: Tier::Api,
             durable: true,
-            api_port: 1,
+            api: String::new(),
             processes: vec!["etcd".to_owned()],
         };
         state.write_cluster(&cluster).unwrap();

@@ -1,5 +1,6 @@
 //! Starting a tier of real servers, telling of it and stopping it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,10 @@ use super::api::{self, Api, Layout};
 use super::build::{self, Which, tail};
 use super::ledger::{self, Recorded};
 use super::ports::Reserved;
+use super::program::Program;
+use super::server::Server;
 use super::state::{Cluster, State};
-use super::{How, pki};
+use super::{How, argocd, node, pki};
 
 /// How long a server may take until it is ready. A machine with much else to do needs minutes; one that fails ends by
 /// itself, and is not waited for.
@@ -31,12 +34,25 @@ const SHOWN_LINES: usize = 8;
 pub enum Tier {
     /// etcd, kube-apiserver and kube-controller-manager; needs Go, no root.
     Api,
+    /// Tier api, and a node: kube-scheduler, containerd, kubelet, kube-proxy; needs root and Debian packages.
+    Node,
+    /// Tier api, and Argo CD: its repo-server and application controller, and redis; needs redis-server, no root.
+    Argocd,
+}
+
+impl Tier {
+    /// Returns whether what needs the other tier can be done on this one.
+    pub fn includes(self, other: Tier) -> bool {
+        self == other || other == Self::Api
+    }
 }
 
 impl std::fmt::Display for Tier {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Self::Api => "api",
+            Self::Node => "node",
+            Self::Argocd => "argocd",
         })
     }
 }
@@ -56,7 +72,7 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
     let recorded = ledger::read(state)?;
     if let Some(cluster) = state.cluster()? {
         match ended(&cluster, &recorded)? {
-            None if cluster.tier == tier && cluster.durable == how.durable => return Ok(Up::Already),
+            None if cluster.tier.includes(tier) && cluster.durable == how.durable => return Ok(Up::Already),
             None => bail!(
                 "tier {} is up in {}, {}; run `cargo xtask real down` first",
                 cluster.tier,
@@ -66,11 +82,24 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
             Some(name) => eprintln!("{name} has ended; starting all anew"),
         }
     }
+    match tier {
+        Tier::Api => {}
+        Tier::Node => node::check(how.install)?,
+        Tier::Argocd => argocd::check()?,
+    }
     let begin = Instant::now();
-    let programs: [PathBuf; 3] = build::paths(root, &api::PROGRAMS, Which::Pinned)?
-        .try_into()
-        .map_err(|_| anyhow!("failed to find every program of the tier"))?;
-    stop_all(&recorded)?;
+    let programs = Programs {
+        api: find(root, &api::PROGRAMS)?,
+        node: match tier {
+            Tier::Node => Some(find(root, &node::PROGRAMS)?),
+            Tier::Api | Tier::Argocd => None,
+        },
+        argocd: match tier {
+            Tier::Argocd => Some(argocd::Parts::find(root)?),
+            Tier::Api | Tier::Node => None,
+        },
+    };
+    stop_all(state, &recorded)?;
     state.clear()?;
     let built = begin.elapsed();
     match start(state, tier, how, programs) {
@@ -81,13 +110,26 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
         }
         Err(error) => {
             // What went wrong first is what is told; what cannot be stopped is told too, and `down` tries again.
-            match ledger::read(state).and_then(|recorded| stop_all(&recorded)) {
+            match ledger::read(state).and_then(|recorded| stop_all(state, &recorded)) {
                 Ok(_) => state.clear()?,
                 Err(stopping) => eprintln!("{stopping:#}"),
             }
             Err(error)
         }
     }
+}
+
+/// The programs that a tier runs.
+struct Programs {
+    api: [PathBuf; 3],
+    node: Option<[PathBuf; 3]>,
+    argocd: Option<argocd::Parts>,
+}
+
+fn find(root: &Path, programs: &[Program; 3]) -> Result<[PathBuf; 3]> {
+    build::paths(root, programs, Which::Pinned)?
+        .try_into()
+        .map_err(|_| anyhow!("failed to find every program of the tier"))
 }
 
 fn durability(durable: bool) -> &'static str {
@@ -112,42 +154,125 @@ fn ended(cluster: &Cluster, recorded: &[Recorded]) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn start(state: &State, tier: Tier, how: How, programs: [PathBuf; 3]) -> Result<()> {
+fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> {
     let [etcd_port, etcd_peer_port, api_port] = [Reserved::new()?, Reserved::new()?, Reserved::new()?];
-    let address = api::own_address();
-    let admin = pki::write(state, address, api_port.port())?;
+    let network = node::Network::of(state.folder());
+    let (listen, address) = match tier {
+        Tier::Api | Tier::Argocd => (Ipv4Addr::LOCALHOST, api::own_address()),
+        Tier::Node => (network.host, network.host),
+    };
+    let admin = pki::write(state, listen, address, api_port.port())?;
     let layout = Layout {
         folder: state.folder().to_owned(),
-        programs,
+        programs: programs.api,
         etcd_port: etcd_port.port(),
         etcd_peer_port: etcd_peer_port.port(),
         api_port: api_port.port(),
+        listen,
         address,
         durable: how.durable,
     };
     let [etcd, server, controllers] = api::servers(&layout);
+    let own = state.file(node::OWN);
+    let node = programs
+        .node
+        .map(|programs| node::servers(state.folder(), &network, &programs, &own));
+    let argocd = programs.argocd.as_ref().map(|found| {
+        let ports = argocd::Ports::reserve()?;
+        let parts = argocd::parts(state.folder(), found, &ports);
+        anyhow::Ok((found, parts, ports))
+    });
+    let argocd = argocd.transpose()?;
+    let parts = argocd.iter().flat_map(|(_, parts, _)| parts).map(|part| &part.server);
+    let all = [&etcd, &server, &controllers]
+        .into_iter()
+        .chain(node.iter().flatten())
+        .chain(parts);
     state.write_cluster(&Cluster {
         tier,
         durable: how.durable,
-        api_port: api_port.port(),
-        processes: [&etcd, &server, &controllers].map(|it| it.name.to_owned()).into(),
+        api: format!("https://{listen}:{}", layout.api_port),
+        processes: all.map(|server| server.name.to_owned()).collect(),
     })?;
+    if node.is_some() {
+        node::prepare(state, &network)?;
+    }
     for port in [etcd_port, etcd_peer_port, api_port] {
         port.release();
     }
-    let api = Api::new(layout.api_port, &admin)?;
+    let api = Api::new(listen, layout.api_port, &admin)?;
     // kube-apiserver waits for etcd by itself, and has much to prepare meanwhile.
     let etcd = etcd.start(state, 0)?;
     let server = server.start(state, 1)?;
-    until_ready(state, &[&etcd, &server], &api, "/readyz")?;
+    until_ready(state, &[&etcd, &server], &api, "/readyz", |_| true)?;
     let controllers = controllers.start(state, 2)?;
     // Nothing can be done in a namespace before a controller has made its service account.
     let account = "/api/v1/namespaces/default/serviceaccounts/default";
-    until_ready(state, &[&etcd, &server, &controllers], &api, account)
+    until_ready(state, &[&etcd, &server, &controllers], &api, account, |_| true)?;
+    if let Some(servers) = node {
+        start_node(state, &api, &servers)?;
+    }
+    if let Some((found, parts, ports)) = argocd {
+        argocd::configure(state, &api, found)?;
+        ports.release();
+        start_argocd(state, &parts)?;
+    }
+    Ok(())
 }
 
-/// Waits until the API answers a path with success. The last of the servers is the one that is waited for.
-fn until_ready(state: &State, servers: &[&Recorded], api: &Api, path: &str) -> Result<()> {
+fn start_argocd(state: &State, parts: &[argocd::Part]) -> Result<()> {
+    let mut started = Vec::new();
+    for (part, order) in parts.iter().zip(3..) {
+        started.push(part.server.start(state, order)?);
+        let servers: Vec<&Recorded> = started.iter().collect();
+        until(state, &servers, || part.answers())?;
+    }
+    Ok(())
+}
+
+fn start_node(state: &State, api: &Api, [scheduler, containerd, names, proxy, kubelet]: &[Server; 5]) -> Result<()> {
+    node::volumes::make(state, api)?;
+    let scheduler = scheduler.start(state, 3)?;
+    let containerd = containerd.start(state, 4)?;
+    let names = names.start(state, 5)?;
+    let proxy = proxy.start(state, 6)?;
+    let begin = Instant::now();
+    while node::import(state, &node::pause_archive(state)).is_err() {
+        if !containerd.runs()? || begin.elapsed() > READY_WITHIN {
+            return Err(broken(state, "containerd", "takes no images"));
+        }
+        std::thread::sleep(ASKED_EVERY);
+    }
+    let kubelet = kubelet.start(state, 7)?;
+    let path = format!("/api/v1/nodes/{}", node::NODE);
+    let servers = [&scheduler, &containerd, &names, &proxy, &kubelet];
+    until_ready(state, &servers, api, &path, is_ready)
+}
+
+/// Returns whether a Node says of itself that it is ready.
+fn is_ready(answer: &str) -> bool {
+    let node: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|it| it["type"] == "Ready" && it["status"] == "True"))
+}
+
+/// Waits until the API answers a path with success and what is wanted. The last of the servers is waited for.
+fn until_ready(
+    state: &State,
+    servers: &[&Recorded],
+    api: &Api,
+    path: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<()> {
+    until(state, servers, || match api.answers(path) {
+        Ok(answer) if wanted(&answer) => Ok(()),
+        Ok(_) => Err(format!("{path}: not ready yet")),
+        Err(answer) => Err(format!("{path}: {answer}")),
+    })
+}
+
+/// Waits until what is asked is answered with success. The last of the servers is waited for.
+fn until(state: &State, servers: &[&Recorded], ask: impl Fn() -> Result<(), String>) -> Result<()> {
     let begin = Instant::now();
     let mut told = begin;
     let name = servers.last().map_or("the API", |recorded| &recorded.name);
@@ -157,7 +282,7 @@ fn until_ready(state: &State, servers: &[&Recorded], api: &Api, path: &str) -> R
                 return Err(broken(state, &server.name, "ended while it was waited for"));
             }
         }
-        let answer = match api.answers(path) {
+        let answer = match ask() {
             Ok(()) => {
                 eprintln!("{name}: ready after {:.1} s", begin.elapsed().as_secs_f64());
                 return Ok(());
@@ -165,7 +290,7 @@ fn until_ready(state: &State, servers: &[&Recorded], api: &Api, path: &str) -> R
             Err(answer) => answer,
         };
         if begin.elapsed() > READY_WITHIN {
-            let what = format!("is not ready after {} s; {path}: {answer}", READY_WITHIN.as_secs());
+            let what = format!("is not ready after {} s; {answer}", READY_WITHIN.as_secs());
             return Err(broken(state, name, &what));
         }
         if told.elapsed() > TOLD_EVERY {
@@ -188,13 +313,17 @@ fn broken(state: &State, name: &str, what: &str) -> anyhow::Error {
 }
 
 /// Stops processes in the opposite order of their starts.
-fn stop_all(recorded: &[Recorded]) -> Result<usize> {
+fn stop_all(state: &State, recorded: &[Recorded]) -> Result<usize> {
     let mut stopped = 0;
     for recorded in recorded.iter().rev() {
         if recorded.runs()? {
             recorded.stop(STOP_WITHIN)?;
             stopped += 1;
         }
+    }
+    // A folder without a node has nothing of this, and nobody but root could have made it.
+    if state.file("containerd.toml").exists() {
+        node::clean::all(state)?;
     }
     Ok(stopped)
 }
@@ -204,7 +333,7 @@ pub fn down(state: &State) -> Result<()> {
     let _lock = state.lock()?;
     let begin = Instant::now();
     let recorded = ledger::read(state)?;
-    let stopped = stop_all(&recorded)?;
+    let stopped = stop_all(state, &recorded)?;
     state.clear()?;
     if recorded.is_empty() {
         println!("nothing is up in {}", state.folder().display());
@@ -225,14 +354,14 @@ pub fn status(state: &State) -> Result<()> {
         bail!("nothing is up in {}", state.folder().display());
     };
     println!(
-        "tier {} in {}, https://127.0.0.1:{}, {}",
+        "tier {} in {}, {}, {}",
         cluster.tier,
         state.folder().display(),
-        cluster.api_port,
+        cluster.api,
         durability(cluster.durable)
     );
     let recorded = ledger::read(state)?;
-    println!("{:<26}{:<10}{:>9}{:>10}  LOG", "PROCESS", "STATE", "PID", "MEMORY");
+    println!("{:<32}{:<10}{:>9}{:>10}  LOG", "PROCESS", "STATE", "PID", "MEMORY");
     for name in &cluster.processes {
         let found = recorded.iter().find(|recorded| recorded.name == *name);
         let (shown, pid, memory) = match found {
@@ -242,7 +371,7 @@ pub fn status(state: &State) -> Result<()> {
         };
         let memory = memory.map_or_else(|| "-".to_owned(), |memory| format!("{memory} MiB"));
         let log = state.log(name);
-        println!("{name:<26}{shown:<10}{pid:>9}{memory:>10}  {}", log.display());
+        println!("{name:<32}{shown:<10}{pid:>9}{memory:>10}  {}", log.display());
     }
     match ended(&cluster, &recorded)? {
         None => Ok(()),
@@ -265,7 +394,7 @@ mod tests {
         let cluster = Cluster {
             tier: Tier::Api,
             durable: false,
-            api_port: 1,
+            api: String::new(),
             processes: vec!["etcd".to_owned(), "kube-apiserver".to_owned()],
         };
         assert_eq!(ended(&cluster, &[own("etcd"), own("kube-apiserver")]).unwrap(), None);
@@ -277,6 +406,14 @@ mod tests {
         };
         let gone = ended(&cluster, &[replaced, own("kube-apiserver")]).unwrap();
         assert_eq!(gone.as_deref(), Some("etcd"));
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so() {
+        let node = |status: &str| format!(r#"{{"status":{{"conditions":[{{"type":"Ready","status":"{status}"}}]}}}}"#);
+        assert!(is_ready(&node("True")));
+        assert!(!is_ready(&node("False")));
+        assert!(!is_ready("{}"));
     }
 
     #[test]

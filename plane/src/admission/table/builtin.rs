@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::Column;
 use super::age::{age, between};
 
-/// Returns the columns of a built-in kind.
 /// Says of a Pod that has ended that it has.
 pub(super) fn completion(object: &Value) -> Option<Value> {
     if object["kind"] != "Pod" || object["apiVersion"] != "v1" {
@@ -19,6 +18,7 @@ pub(super) fn completion(object: &Value) -> Option<Value> {
     Some(serde_json::json!({"type": "Completed", "status": "True", "reason": reason, "message": message}))
 }
 
+/// Returns the columns of a built-in kind.
 pub(super) fn columns(api_version: &str, kind: &str) -> Option<Vec<Column>> {
     let text = |name, about| Column::new(name, "string", 0, about);
     let wide = |name, about| Column::new(name, "string", 1, about);
@@ -117,7 +117,7 @@ fn is_true(object: &Value, kind: &str) -> bool {
 
 /// Returns the cells of one object.
 pub(super) fn cells(kind: &str, object: &Value, now: &str) -> Vec<Value> {
-    let name = object["metadata"]["name"].clone();
+    let name = super::name(object);
     let created = Value::from(age(text(&object["metadata"]["creationTimestamp"]), now));
     match kind {
         "Pod" => pod(object, name, created, now),

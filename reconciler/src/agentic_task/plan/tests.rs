@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::agentic_task::index::OVERTIME;
 use crate::cache::Cached;
 use schemas::{Agent, FleetNode};
 use serde_json::{Value, json};
@@ -29,10 +30,7 @@ fn task(name: &str, more: Value) -> TaskObject {
     });
     merge(&mut value, more);
     let object: schemas::AgenticTask = serde_json::from_value(value).unwrap();
-    Arc::new(Cached {
-        meta: object.metadata.clone(),
-        object: Ok(object),
-    })
+    Arc::new(Cached::of(object))
 }
 
 fn put(index: &mut Index, name: &str, more: Value) {
@@ -57,13 +55,7 @@ fn add_agent(index: &mut Index, name: &str, spec: Value) {
     });
     merge(&mut value["spec"], spec);
     let agent: Agent = serde_json::from_value(value).unwrap();
-    index.set_agent(
-        &Key::new("n", name),
-        Some(Arc::new(Cached {
-            meta: agent.metadata.clone(),
-            object: Ok(agent),
-        })),
-    );
+    index.set_agent(&Key::new("n", name), Some(Arc::new(Cached::of(agent))));
 }
 
 /// Task → what happens to it, in words.
@@ -516,4 +508,17 @@ fn a_freed_slot_costs_one_assignment_whatever_the_length_of_the_queue() {
     }
     // Looking at every task on every event would make this 20 million looks.
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_a_term_decided_and_did_not_write_is_decided_anew_in_the_next() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "t", json!({}));
+    put(&mut index, "new", json!({ "status": { "phase": null } }));
+    let first = words(&[("t", "-> a"), ("new", "admit")]);
+    assert_eq!(told(&plan(&mut index, at(0))), first);
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[]), "both are being written");
+    index.begin_term();
+    assert_eq!(told(&plan(&mut index, at(0))), first);
 }

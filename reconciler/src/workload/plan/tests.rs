@@ -30,18 +30,12 @@ fn task(name: &str, step: &str, status: Value) -> TaskObject {
         "spec": { "kind": if step == "code" { "issue-fix" } else { "verify" }, "payload": {}, "run": 1, "round": 1 }, "status": status
     });
     let object: AgenticTask = serde_json::from_value(value).unwrap();
-    Arc::new(Cached {
-        meta: object.metadata.clone(),
-        object: Ok(object),
-    })
+    Arc::new(Cached::of(object))
 }
 
 fn planned(more: Value, tasks: Vec<TaskObject>, upstream: Option<WorkloadPhase>, foreign: &[&str]) -> Plan {
     let object = workload(more);
-    let cached = Arc::new(Cached {
-        meta: object.metadata.clone(),
-        object: Ok(object.clone()),
-    });
+    let cached = Arc::new(Cached::of(object.clone()));
     let upstream = object
         .spec
         .depends_on

@@ -1,0 +1,6 @@
+//! What goes wrong on a cluster, and what it comes to: a typed condition, or work that goes on. Nothing is done twice.
+
+mod away;
+mod nodes;
+mod refused;
+mod relay;

@@ -1,0 +1,9 @@
+//! Foreman on a real node: its images, installed by the runbook's commands, at work in pods.
+//!
+//! The tests share one release and its namespaces, as a cluster has one; they run one after the other.
+
+mod gates;
+mod model;
+mod page;
+mod runbook;
+mod site;
