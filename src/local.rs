@@ -316,6 +316,8 @@ fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox)
     runner.own_images = [gate::IMAGE, agent::executor::job::build::IMAGE]
         .map(|image| image.rsplit_once(':').map_or(image, |(name, _)| name).to_owned())
         .into();
+    // An Agent may name an image of its own for its Jobs; here it stands for this machine's tools, as a gate's does.
+    runner.own_programs = vec![agent::executor::job::inside::PROGRAM.to_owned()];
     Ok(runner)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod coder;
 pub mod endpoint;
+mod follow;
 pub mod job;
 pub mod native;
 pub mod source;

@@ -55,55 +55,6 @@ async fn a_committed_task_becomes_a_branch_whose_verdict_names_what_was_tested()
     assert!(log.out.contains("step note passed"), "{log:#?}");
 }
 
-#[tokio::test]
-async fn a_coder_in_a_job_of_its_own_pushes_what_the_gate_then_proves() {
-    let sample = Sample::new();
-    let agents = sample.repository().join(".foreman/agents.yaml");
-    let text = std::fs::read_to_string(&agents).unwrap();
-    let text = text.replace(
-        "  role: coder\n",
-        "  role: coder\n  execution: { mode: Job, activeDeadlineSeconds: 600 }\n",
-    );
-    sample.commit(&[(".foreman/agents.yaml", &text)]);
-    sample.record("note", 1, "note.txt", "not yet\n");
-    sample.record("note", 2, "note.txt", "done\n");
-    let up = sample.up();
-    let client = up.client().await;
-    sample.task("note", "Write the note.\n");
-    let done = ended(&client, "note", 1).await;
-    assert!(passed(&done), "{done:#?}");
-    let status = done.status.unwrap();
-    let (branch, head) = (status.branch.unwrap(), status.head_sha.unwrap());
-    assert_eq!(sample.git(&["rev-parse", &branch]).trim(), head);
-    assert_eq!(sample.git(&["show", &format!("{branch}:note.txt")]), "done\n");
-    let tasks: Api<AgenticTask> = Api::default_namespaced(client.clone());
-    let tasks = tasks.list(&Default::default()).await.unwrap().items;
-    let coders: Vec<&AgenticTask> = tasks
-        .iter()
-        .filter(|task| task.spec.kind != schemas::agentic_task::TaskKind::Verify)
-        .collect();
-    assert_eq!(coders.len(), 2, "two rounds");
-    let jobs: Api<k8s_openapi::api::batch::v1::Job> = Api::default_namespaced(client.clone());
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::default_namespaced(client.clone());
-    for coder in coders {
-        let status = coder.status.as_ref().unwrap();
-        let name = status.job_name.as_deref().unwrap();
-        assert!(name.starts_with("coder-"), "{name}");
-        assert_eq!(status.replay, Some(true));
-        assert!(status.usage.as_ref().unwrap().turns >= 2);
-        let stored: Vec<&str> = status
-            .evidence
-            .iter()
-            .flatten()
-            .map(|item| item.name.as_str())
-            .collect();
-        assert!(stored.contains(&"transcript") && stored.contains(&"diff"), "{stored:?}");
-        let job = jobs.get(name).await.unwrap();
-        assert_eq!(job.labels()[schemas::labels::TASK_UID], coder.uid().unwrap());
-        assert!(secrets.get_opt(name).await.unwrap().is_none(), "its payload is gone");
-    }
-}
-
 #[test]
 fn up_tells_what_happens_while_it_happens() {
     let sample = Sample::new();

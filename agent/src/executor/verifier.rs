@@ -3,33 +3,29 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, StreamExt};
 use gate::cache::{CacheScope, cache_key};
 use gate::fixlog::FixLog;
-use gate::job::{CacheMount, GateObjects, GateRequest, MAIN_CONTAINER, build_job};
+use gate::job::{CacheMount, GateObjects, GateRequest, INIT_CONTAINER, MAIN_CONTAINER, build_job};
 use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
 use git::Oid;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Resource, ResourceExt};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::shared::Verdict as Published;
 use schemas::{AgenticTask, labels};
 use serde_json::json;
 
+use super::follow::{Followed, Sight, create};
 use super::{Run, source};
 use crate::config::Config;
 use crate::daemon::claim::{self, Written};
-use crate::daemon::registration::FIELD_MANAGER;
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
-/// Bytes of a gate's log that are kept as evidence.
-const LOG_BYTES: u64 = 16 << 20;
 /// Seconds for which an ended Job stays.
 const TTL_SECONDS: i32 = 600;
 /// User that the gate's containers run as on a cluster.
@@ -284,127 +280,52 @@ async fn once(
 }
 
 async fn run_jobs(run: &Run, jobs: &Api<Job>, namespace: &str, objects: &GateObjects) -> (Verdict, Option<Vec<u8>>) {
+    let followed = |job: &Job| Followed {
+        run,
+        namespace,
+        name: job.name_any(),
+        init: INIT_CONTAINER,
+        main: MAIN_CONTAINER,
+    };
     if let Some(prepare) = &objects.prepare_job {
-        match run_job(run, jobs, namespace, prepare).await {
+        let gate = followed(prepare);
+        match run_job(&gate, jobs, prepare).await {
             Err(error) => return broken("run the prepare Job", error),
             Ok(ended) => {
                 if let Err(failure) = judge_prepare(&ended) {
-                    return (Verdict::Error(failure), log(run, namespace, prepare).await);
+                    return (Verdict::Error(failure), gate.log().await);
                 }
             }
         }
     }
-    match run_job(run, jobs, namespace, &objects.job).await {
+    let gate = followed(&objects.job);
+    match run_job(&gate, jobs, &objects.job).await {
         Err(error) => broken("run the gate Job", error),
-        Ok(ended) => {
-            let verdict = judge(&ended, &objects.plan.binding());
-            (verdict, log(run, namespace, &objects.job).await)
-        }
+        Ok(ended) => (judge(&ended, &objects.plan.binding()), gate.log().await),
     }
-}
-
-async fn create<K>(api: &Api<K>, object: &K) -> Result<(), kube::Error>
-where
-    K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-{
-    let params = PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    };
-    api.create(&params, object).await.map(drop)
-}
-
-/// Lists the Pods of a Job.
-pub(super) async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, kube::Error> {
-    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    Ok(pods
-        .list(&ListParams::default().labels(&format!("job-name={job}")))
-        .await?
-        .items)
 }
 
 /// Creates a Job and waits for its end, or for what it will never get over.
-async fn run_job(run: &Run, jobs: &Api<Job>, namespace: &str, job: &Job) -> Result<JobOutcome, kube::Error> {
-    let name = job.name_any();
-    let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = watcher(jobs.clone(), selector).default_backoff().boxed();
+async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job) -> Result<JobOutcome, kube::Error> {
     create(jobs, job).await?;
-    let mut live = None;
-    let mut unscheduled = String::new();
-    loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job))) => live = Some(job),
-                Some(Ok(watcher::Event::Delete(_))) => return Ok(JobOutcome::from_objects(None, &[])),
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => {
-                    tracing::warn!(%error, job = name, "the watch on the gate's Job broke off and is taken up again");
-                    continue;
-                }
-                None => return Ok(JobOutcome::from_objects(None, &[])),
-            },
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = run.cancel.cancelled() => {
-                let _ = jobs.delete(&name, &DeleteParams::background().grace_period(0)).await;
-                return Ok(JobOutcome::from_objects(None, &[]));
-            }
-        }
-        let Some(job) = &live else { continue };
-        if !JobOutcome::from_objects(Some(job), &[]).finished()
-            && job.status.as_ref().is_none_or(|status| status.start_time.is_none())
-        {
-            continue;
-        }
-        let mut seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
-        if seen.finished() {
-            // The Pod goes with the deadline, and what it waited for with the Pod.
-            if seen.job_reason == "DeadlineExceeded" && !unscheduled.is_empty() {
-                seen.detail = format!("{}; its Pod found no node: {unscheduled}", seen.detail);
-            }
-            return Ok(seen);
-        }
-        if seen.unscheduled != unscheduled {
-            unscheduled.clone_from(&seen.unscheduled);
-            if !unscheduled.is_empty() {
-                tracing::warn!(job = name, why = unscheduled, "the gate's Pod finds no node");
-            }
-        }
-        if let Some(why) = seen.stuck() {
-            tracing::warn!(job = name, why, "the gate's Job will not start");
-            let _ = jobs.delete(&name, &DeleteParams::background()).await;
-            return Ok(seen);
-        }
+    let (ended, left) = gate
+        .until(|sight| match sight {
+            Sight::Cancelled => Some((JobOutcome::default(), Some(true))),
+            Sight::Job(seen) if seen.finished() => Some((seen, None)),
+            Sight::Job(seen) => seen.stuck().map(|why| {
+                tracing::warn!(job = gate.name, why, "the gate's Job will not start");
+                (seen, Some(false))
+            }),
+        })
+        .await?;
+    if let Some(now) = left {
+        gate.remove(now).await;
     }
-}
-
-/// Reads the end of the main container's log, as much as is kept.
-async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
-    log_of(run, namespace, &job.name_any(), MAIN_CONTAINER).await
-}
-
-/// Reads the end of the log of a container of a Job, as much as is kept.
-pub(super) async fn log_of(run: &Run, namespace: &str, job: &str, container: &str) -> Option<Vec<u8>> {
-    let pod = pods(run, namespace, job).await.ok()?.into_iter().next()?;
-    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    let params = LogParams {
-        container: Some(container.into()),
-        ..LogParams::default()
-    };
-    let mut stream = pods.log_stream(&pod.name_any(), &params).await.ok()?;
-    let mut kept: Vec<u8> = Vec::new();
-    let mut block = vec![0_u8; 64 * 1024];
-    loop {
-        match stream.read(&mut block).await {
-            Ok(0) | Err(_) => break,
-            Ok(read) => {
-                kept.extend_from_slice(&block[..read]);
-                if kept.len() as u64 > LOG_BYTES * 2 {
-                    kept.drain(..kept.len() - LOG_BYTES as usize);
-                }
-            }
-        }
+    let mut ended = ended;
+    if ended.job_reason == "DeadlineExceeded" && !ended.unscheduled.is_empty() {
+        ended.detail = format!("{}; its Pod found no node: {}", ended.detail, ended.unscheduled);
     }
-    Some(kept)
+    Ok(ended)
 }
 
 /// Returns what is stored beside a verdict: the gate's own report, as it was judged.

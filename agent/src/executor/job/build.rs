@@ -1,19 +1,23 @@
 //! The objects of a coder's Job: a pure builder.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use gate::network::{KIND_LABEL, Network};
+use gate::job::parts::{CREDENTIALS, SOURCE, TMP_PATH};
+use gate::job::parts::{credentials, folder_of_host, locked_down, mount, not_root, scratch, source_folder};
+use gate::job::{BASE_ANNOTATION, CREDENTIALS_PATH, TERMINATION_PATH, WORK_PATH};
+use gate::network::{CODER, KIND_LABEL, Network};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, KeyToPath, PodSecurityContext,
-    PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext,
-    Volume, VolumeMount,
+    Container, KeyToPath, LocalObjectReference, PodSpec, PodTemplateSpec, ResourceRequirements, Secret,
+    SecretVolumeSource, Toleration, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use schemas::labels;
-use schemas::shared::FreeForm;
+use schemas::agent::Execution;
+use schemas::shared::{FreeForm, LocalRef};
+use schemas::{labels, names};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -27,18 +31,12 @@ pub const CONTAINER: &str = "coder";
 pub const IMAGE: &str = concat!("ghcr.io/foreman-ci/foreman-agent:", env!("CARGO_PKG_VERSION"));
 /// Beginning of the names of Jobs and payloads, by which policies know them.
 pub const PREFIX: &str = "coder-";
-/// Value of the label that says what a Job is for.
-pub const KIND: &str = "coder";
 /// Key of the payload.
 pub const PAYLOAD_KEY: &str = "payload.json";
 /// Bytes of a payload: what a Secret holds, with room for the rest of the object.
 pub const PAYLOAD_MAX: usize = 960 << 10;
 
 const PAYLOAD_PATH: &str = "/foreman/payload";
-const CREDENTIALS_PATH: &str = "/foreman/credentials";
-const WORK_PATH: &str = "/workspace";
-const TMP_PATH: &str = "/tmp";
-const TERMINATION_PATH: &str = "/dev/termination-log";
 /// User that the container runs as.
 const USER: i64 = 65_532;
 /// Seconds that a Job is given beside its limits, so that the node agent's own word comes first.
@@ -61,24 +59,50 @@ pub struct CoderRequest {
     pub labels: BTreeMap<String, String>,
     /// Repository of the work.
     pub repository: String,
+    /// Base commit of the work.
+    pub base: String,
     /// Folders below which a `file://` repository may lie.
     pub file_roots: Vec<String>,
-    /// Image that the Agent names.
-    pub image: Option<String>,
-    /// Image that the node names.
+    /// What the Agent says of its Jobs.
+    pub execution: Execution,
+    /// Image that the node names for Agents that do not.
     pub default_image: Option<String>,
-    /// Service account of the Pod; its token is not mounted.
-    pub service_account: Option<String>,
-    /// Resources as the Agent says them, GPUs among the limits.
-    pub resources: FreeForm,
+    /// Service account that the node names for Agents that do not.
+    pub default_account: Option<String>,
     /// Secret and key with the credential for fetches and pushes.
     pub credentials: Option<(String, String)>,
+    /// Seconds that the container may take to start, and those that it may run then.
+    pub limits: Limits,
+    /// Seconds for which an ended Job stays where the Agent does not say.
+    pub ttl_seconds: i32,
+}
+
+/// How long a coder's Job may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Seconds that the container may take to start.
     pub startup_seconds: u64,
-    /// Seconds that it may run.
+    /// Seconds that it may run, from its start.
     pub run_seconds: u64,
-    /// Seconds for which an ended Job stays.
-    pub ttl_seconds: i32,
+}
+
+impl Limits {
+    /// Reads an Agent's limits; `startup` is the node's word for Agents without one.
+    pub fn of(execution: &Execution, startup: Duration) -> Self {
+        let at_least_one = |seconds: i64| u64::try_from(seconds).unwrap_or(0).max(1);
+        Self {
+            startup_seconds: execution
+                .startup_timeout_seconds
+                .map_or(startup.as_secs().max(1), at_least_one),
+            run_seconds: at_least_one(execution.active_deadline_seconds),
+        }
+    }
+
+    /// Seconds after which a Job ends whatever its agent says: the agent's own word comes first.
+    fn deadline(self) -> i64 {
+        let seconds = self.startup_seconds.saturating_add(self.run_seconds);
+        i64::try_from(seconds.saturating_add(MARGIN_SECONDS)).unwrap_or(i64::MAX)
+    }
 }
 
 /// The objects of a coder's Job.
@@ -101,7 +125,7 @@ pub enum BuildError {
         /// What was found.
         found: String,
         /// What was expected.
-        expected: &'static str,
+        expected: String,
     },
     /// The payload does not fit a Secret.
     #[error("failed to build the coder's Job: its payload has {0} bytes; at most {PAYLOAD_MAX} are allowed")]
@@ -111,36 +135,37 @@ pub enum BuildError {
 /// Builds Job and payload.
 pub fn build(request: &CoderRequest, payload: &Payload) -> Result<CoderObjects, BuildError> {
     let name = name(request);
-    let resources = resources(&request.resources)?;
-    let source = source(request)?;
+    let pod = pod(request, &name)?;
     let text = serde_json::to_vec(payload).map_err(|error| BuildError::Invalid {
         field: "payload",
         found: error.to_string(),
-        expected: "what JSON can say",
+        expected: "what JSON can say".into(),
     })?;
     if text.len() > PAYLOAD_MAX {
         return Err(BuildError::TooLong(text.len()));
     }
     let metadata = metadata(request, &name);
-    let mut annotations = BTreeMap::new();
+    let mut annotations = metadata.annotations.clone().unwrap_or_default();
     annotations.extend([Network::Fetch.annotation(CONTAINER)]);
-    let seconds = request.startup_seconds + request.run_seconds + MARGIN_SECONDS;
+    let ttl = request.execution.ttl_seconds_after_finished;
     let job = Job {
         metadata: metadata.clone(),
         spec: Some(JobSpec {
             suspend: Some(true),
-            active_deadline_seconds: Some(i64::try_from(seconds).unwrap_or(i64::MAX)),
+            active_deadline_seconds: Some(request.limits.deadline()),
             backoff_limit: Some(0),
             completions: Some(1),
             parallelism: Some(1),
-            ttl_seconds_after_finished: Some(request.ttl_seconds),
+            ttl_seconds_after_finished: Some(
+                ttl.map_or(request.ttl_seconds, |ttl| i32::try_from(ttl.max(0)).unwrap_or(i32::MAX)),
+            ),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: metadata.labels.clone(),
                     annotations: Some(annotations),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(request, &name, resources, source.as_deref())),
+                spec: Some(pod),
             },
             ..JobSpec::default()
         }),
@@ -173,68 +198,135 @@ fn metadata(request: &CoderRequest, name: &str) -> ObjectMeta {
         [
             ("app.kubernetes.io/managed-by", "foreman".to_owned()),
             (labels::TASK_UID, request.task_uid.clone()),
-            (labels::TASK, request.task_name.clone()),
+            (labels::TASK, names::label_value(&request.task_name)),
             (labels::EPOCH, request.epoch.to_string()),
-            (KIND_LABEL, KIND.to_owned()),
+            (KIND_LABEL, CODER.to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    let mut annotations = labels::left_alone();
+    annotations.insert(BASE_ANNOTATION.to_owned(), request.base.clone());
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(request.namespace.clone()),
         labels: Some(all),
+        annotations: Some(annotations),
         ..ObjectMeta::default()
     }
 }
 
 /// Reads what the Agent says of resources; without a word of it, enough for a coder is asked for.
-fn resources(said: &FreeForm) -> Result<ResourceRequirements, BuildError> {
+fn resources(said: Option<&FreeForm>) -> Result<ResourceRequirements, BuildError> {
     let invalid = |found: String| BuildError::Invalid {
         field: "execution.resources",
         found,
-        expected: "requests and limits, as in a container",
+        expected: "requests and limits, as in a container".into(),
     };
+    let said = said.cloned().unwrap_or_default();
     let mut found: ResourceRequirements =
-        serde_json::from_value(Value::Object(said.clone())).map_err(|error| invalid(error.to_string()))?;
+        serde_json::from_value(Value::Object(said)).map_err(|error| invalid(error.to_string()))?;
     if found.claims.is_some() {
         return Err(invalid("claims".into()));
     }
-    let quantity = |text: &str| Quantity(text.to_owned());
-    let limits = found.limits.get_or_insert_default();
-    limits.entry("memory".into()).or_insert_with(|| quantity("4Gi"));
+    // Of what the Agent says a word, nothing is added: a request above a limit of ours would be refused.
+    let says = |name: &str, of: &ResourceRequirements| {
+        [&of.limits, &of.requests]
+            .into_iter()
+            .flatten()
+            .any(|said| said.contains_key(name))
+    };
+    let (cpu, memory) = (says("cpu", &found), says("memory", &found));
     let requests = found.requests.get_or_insert_default();
-    requests.entry("cpu".into()).or_insert_with(|| quantity("500m"));
-    requests.entry("memory".into()).or_insert_with(|| quantity("512Mi"));
+    if !cpu {
+        requests.insert("cpu".into(), Quantity("500m".into()));
+    }
+    if !memory {
+        requests.insert("memory".into(), Quantity("512Mi".into()));
+        let limits = found.limits.get_or_insert_default();
+        limits.insert("memory".into(), Quantity("4Gi".into()));
+    }
     Ok(found)
 }
 
-/// Returns the folder of a `file://` repository, which must lie below an allowed root.
-fn source(request: &CoderRequest) -> Result<Option<String>, BuildError> {
-    let Some(path) = request.repository.strip_prefix("file://") else {
-        return Ok(None);
-    };
-    let path = path.trim_end_matches('/');
-    let below = |root: &str| {
-        let root = root.trim_end_matches('/');
-        !root.is_empty() && (path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
-    };
-    let plain = path.starts_with('/') && !path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
-    if plain && request.file_roots.iter().any(|root| below(root)) {
-        return Ok(Some(path.to_owned()));
-    }
-    Err(BuildError::Invalid {
+fn tolerations(said: &[FreeForm]) -> Result<Vec<Toleration>, BuildError> {
+    let read = |one: &FreeForm| serde_json::from_value(Value::Object(one.clone()));
+    said.iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(|error| BuildError::Invalid {
+            field: "execution.tolerations",
+            found: error.to_string(),
+            expected: "tolerations, as in a Pod".into(),
+        })
+}
+
+fn pod(request: &CoderRequest, name: &str) -> Result<PodSpec, BuildError> {
+    let said = &request.execution;
+    let filled = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    let source = source_folder(&request.repository, &request.file_roots).map_err(|expected| BuildError::Invalid {
         field: "repository",
         found: request.repository.clone(),
-        expected: "a folder below one of --file-root",
+        expected,
+    })?;
+    let mut volumes = vec![payload_volume(name), scratch("work"), scratch("tmp")];
+    let mut mounts = vec![
+        mount("payload", PAYLOAD_PATH, true),
+        mount("work", WORK_PATH, false),
+        mount("tmp", TMP_PATH, false),
+    ];
+    let mut args: Vec<String> = [WORD, "--payload"].map(str::to_owned).into();
+    args.push(format!("{PAYLOAD_PATH}/{PAYLOAD_KEY}"));
+    args.extend(["--work", WORK_PATH, "--termination-log", TERMINATION_PATH].map(str::to_owned));
+    if let Some((secret, key)) = &request.credentials {
+        args.extend(["--credentials", CREDENTIALS_PATH].map(str::to_owned));
+        mounts.push(mount(CREDENTIALS, CREDENTIALS_PATH, true));
+        // `token` stands for all keys that are known.
+        volumes.push(credentials(secret, Some(key.as_str()).filter(|key| *key != "token")));
+    }
+    if let Some(path) = &source {
+        // Under its own name, since its address is that name; pushes go there as well.
+        mounts.push(mount(SOURCE, path, false));
+        volumes.push(folder_of_host(path));
+    }
+    let pulls: Vec<LocalObjectReference> = said
+        .image_pull_secrets
+        .iter()
+        .flatten()
+        .filter_map(LocalRef::named)
+        .map(|name| LocalObjectReference { name: name.to_owned() })
+        .collect();
+    Ok(PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        service_account_name: filled(&said.service_account_name).or_else(|| request.default_account.clone()),
+        image_pull_secrets: Some(pulls).filter(|pulls| !pulls.is_empty()),
+        node_selector: said.node_selector.clone().filter(|labels| !labels.is_empty()),
+        tolerations: match said.tolerations.as_deref() {
+            None | Some([]) => None,
+            Some(said) => Some(tolerations(said)?),
+        },
+        runtime_class_name: filled(&said.runtime_class_name),
+        termination_grace_period_seconds: Some(10),
+        security_context: Some(not_root(USER)),
+        containers: vec![Container {
+            name: CONTAINER.to_owned(),
+            image: filled(&said.image)
+                .or_else(|| request.default_image.clone())
+                .or_else(|| Some(IMAGE.to_owned())),
+            command: Some(vec![PROGRAM.to_owned()]),
+            args: Some(args),
+            volume_mounts: Some(mounts),
+            resources: Some(resources(said.resources.as_ref())?),
+            ..locked_down(WORK_PATH)
+        }],
+        volumes: Some(volumes),
+        ..PodSpec::default()
     })
 }
 
-fn pod(request: &CoderRequest, name: &str, resources: ResourceRequirements, source: Option<&str>) -> PodSpec {
-    let runtime_default = SeccompProfile {
-        type_: "RuntimeDefault".to_owned(),
-        localhost_profile: None,
-    };
-    let mut volumes = vec![Volume {
+fn payload_volume(name: &str) -> Volume {
+    Volume {
         name: "payload".to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(name.to_owned()),
@@ -247,115 +339,6 @@ fn pod(request: &CoderRequest, name: &str, resources: ResourceRequirements, sour
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()
-    }];
-    let mut mounts = vec![
-        mount("payload", PAYLOAD_PATH, true),
-        mount("work", WORK_PATH, false),
-        mount("tmp", TMP_PATH, false),
-    ];
-    for name in ["work", "tmp"] {
-        volumes.push(Volume {
-            name: name.to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        });
-    }
-    let mut args: Vec<String> = [WORD, "--payload"].map(str::to_owned).into();
-    args.push(format!("{PAYLOAD_PATH}/{PAYLOAD_KEY}"));
-    args.extend(["--work", WORK_PATH, "--termination-log", TERMINATION_PATH].map(str::to_owned));
-    if let Some((secret, key)) = &request.credentials {
-        args.extend(["--credentials", CREDENTIALS_PATH].map(str::to_owned));
-        mounts.push(mount("credentials", CREDENTIALS_PATH, true));
-        // `token` stands for all keys that are known.
-        let items = (key != "token").then(|| {
-            vec![KeyToPath {
-                key: key.clone(),
-                path: "token".to_owned(),
-                mode: None,
-            }]
-        });
-        volumes.push(Volume {
-            name: "credentials".to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.clone()),
-                items,
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
-    if let Some(path) = source {
-        // Under its own name, since its address is that name.
-        mounts.push(mount("source", path, false));
-        volumes.push(Volume {
-            name: "source".to_owned(),
-            host_path: Some(HostPathVolumeSource {
-                path: path.to_owned(),
-                type_: Some("Directory".to_owned()),
-            }),
-            ..Volume::default()
-        });
-    }
-    let image = request.image.clone().or_else(|| request.default_image.clone());
-    PodSpec {
-        restart_policy: Some("Never".to_owned()),
-        automount_service_account_token: Some(false),
-        enable_service_links: Some(false),
-        service_account_name: request.service_account.clone(),
-        termination_grace_period_seconds: Some(10),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            seccomp_profile: Some(runtime_default.clone()),
-            ..PodSecurityContext::default()
-        }),
-        containers: vec![Container {
-            name: CONTAINER.to_owned(),
-            image: Some(image.unwrap_or_else(|| IMAGE.to_owned())),
-            image_pull_policy: Some("IfNotPresent".to_owned()),
-            command: Some(vec![PROGRAM.to_owned()]),
-            args: Some(args),
-            env: Some(
-                [("HOME", WORK_PATH), ("TMPDIR", TMP_PATH), ("GIT_CONFIG_NOSYSTEM", "1")]
-                    .map(|(name, value)| EnvVar {
-                        name: name.to_owned(),
-                        value: Some(value.to_owned()),
-                        ..EnvVar::default()
-                    })
-                    .into(),
-            ),
-            volume_mounts: Some(mounts),
-            resources: Some(resources),
-            termination_message_path: Some(TERMINATION_PATH.to_owned()),
-            termination_message_policy: Some("File".to_owned()),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                capabilities: Some(Capabilities {
-                    drop: Some(vec!["ALL".to_owned()]),
-                    add: None,
-                }),
-                privileged: Some(false),
-                read_only_root_filesystem: Some(true),
-                run_as_non_root: Some(true),
-                seccomp_profile: Some(runtime_default),
-                ..SecurityContext::default()
-            }),
-            ..Container::default()
-        }],
-        volumes: Some(volumes),
-        ..PodSpec::default()
-    }
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use http::{Method, Response, StatusCode};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::client::Body;
 use kube::{Client, ResourceExt};
 use schemas::agentic_task::{Claim, FailureReason};
-use schemas::{Agent, AgenticTask, ModelProfile, labels};
+use schemas::{Agent, AgenticTask, ModelProfile, Workload, labels};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -109,14 +110,13 @@ fn value(object: &impl Serialize) -> Value {
     value
 }
 
-/// Reads all that a run of `agent` will want to read.
-pub async fn gather(run: &Run, agent: &Agent) -> Result<Payload, Outcome> {
+/// Reads all that a run of `agent` will want to read; `base` is the commit that its work is bound to.
+pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base: &str) -> Result<Payload, Outcome> {
     let config = &run.services.config;
     let namespace = &run.held.namespace;
     let ours = format!("{OURS}/namespaces/{namespace}");
     let mut objects = BTreeMap::new();
-    let workload = source::workload(run).await?;
-    if let Some(workload) = &workload {
+    if let Some(workload) = workload {
         objects.insert(format!("{ours}/workloads/{}", workload.name_any()), value(workload));
         objects.insert(
             format!("{ours}/agentictasks"),
@@ -157,24 +157,32 @@ pub async fn gather(run: &Run, agent: &Agent) -> Result<Payload, Outcome> {
         }
         None => None,
     };
+    let mut task = run.task.clone();
+    task.spec.base_sha = Some(base.to_owned());
     Ok(Payload {
-        task: run.task.clone(),
+        task,
         agent: Some(agent.clone()),
         claim: run.held.claim.clone(),
         secret: run.held.secret.expose().to_owned(),
         objects,
         settings: Settings::of(config),
-        sessions: sessions(run, agent, &source::stem(&run.task, workload.as_ref()))?,
+        sessions: sessions(run, agent, &source::stem(&run.task, workload))?,
         ca_bundle,
     })
 }
 
-/// Keeps the one key of a Secret that the Agent names.
-fn only(mut secret: Secret, key: &str) -> Secret {
-    if let Some(data) = &mut secret.data {
-        data.retain(|name, _| name == key);
+/// Keeps the one key of a Secret that the Agent names, and nothing that may hold the others, as annotations do.
+fn only(secret: Secret, key: &str) -> Secret {
+    let value = secret.data.and_then(|mut data| data.remove(key));
+    Secret {
+        metadata: ObjectMeta {
+            name: secret.metadata.name,
+            namespace: secret.metadata.namespace,
+            ..ObjectMeta::default()
+        },
+        data: value.map(|value| BTreeMap::from([(key.to_owned(), value)])),
+        ..Secret::default()
     }
-    secret
 }
 
 /// Lists the tasks of the same Workload, by no more than who they are.
@@ -282,11 +290,13 @@ mod tests {
     #[test]
     fn only_the_key_that_the_agent_names_travels() {
         let secret: Secret = serde_json::from_value(json!({
-            "metadata": { "name": "model" }, "data": { "key": "YQ==", "other": "Yg==" },
+            "metadata": { "name": "model", "annotations": { "applied": "other: Yg==" } },
+            "data": { "key": "YQ==", "other": "Yg==" },
         }))
         .unwrap();
-        let kept = only(secret, "key").data.unwrap();
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["key"]);
+        let kept = value(&only(secret, "key"));
+        assert_eq!(kept["data"], json!({ "key": "YQ==" }));
+        assert!(!kept.to_string().contains("Yg=="), "{kept}");
     }
 
     #[test]

@@ -11,16 +11,20 @@ fn request() -> CoderRequest {
         namespace: "foreman-system-jobs".into(),
         labels: BTreeMap::from([(labels::NODE.to_owned(), "a".to_owned())]),
         repository: "https://git.example/org/repo".into(),
+        base: "b".repeat(40),
         file_roots: vec!["/srv/git".into()],
-        image: None,
+        execution: Execution::default(),
         default_image: Some("example/agent:1".into()),
-        service_account: Some("foreman-coder".into()),
-        resources: FreeForm::new(),
+        default_account: Some("foreman-coder".into()),
         credentials: Some(("push".into(), "token".into())),
-        startup_seconds: 300,
-        run_seconds: 3600,
+        limits: Limits::of(&Execution::default(), Duration::from_secs(300)),
         ttl_seconds: 600,
     }
+}
+
+/// What an Agent says of its execution, as in its manifest.
+fn said(execution: serde_json::Value) -> Execution {
+    serde_json::from_value(execution).unwrap()
 }
 
 fn built(change: impl FnOnce(&mut CoderRequest)) -> Result<CoderObjects, BuildError> {
@@ -94,54 +98,139 @@ fn the_job_begins_suspended_and_its_limits_come_after_those_of_the_agent() {
 
 #[test]
 fn what_an_agent_says_of_execution_is_what_the_pod_gets() {
-    let table: [(serde_json::Value, serde_json::Value); 3] = [
+    let execution = said(json!({
+        "mode": "Job",
+        "image": "registry.example/cuda:2",
+        "imagePullSecrets": [{ "name": "registry" }, { "name": "" }],
+        "serviceAccountName": "gpu",
+        "nodeSelector": { "gpu": "h100" },
+        "tolerations": [{ "key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule" }],
+        "runtimeClassName": "nvidia",
+        "resources": { "limits": { "nvidia.com/gpu": "1", "memory": "24Gi" } },
+        "startupTimeoutSeconds": 900,
+        "activeDeadlineSeconds": 1800,
+        "ttlSecondsAfterFinished": 60,
+    }));
+    let objects = built(|asked| {
+        asked.limits = Limits::of(&execution, Duration::from_secs(300));
+        asked.execution = execution;
+    })
+    .unwrap();
+    let spec = objects.job.spec.clone().unwrap();
+    assert_eq!(spec.active_deadline_seconds, Some(900 + 1800 + 120));
+    assert_eq!(spec.ttl_seconds_after_finished, Some(60));
+    let pod = pod_of(&objects);
+    assert_eq!(pod.containers[0].image.as_deref(), Some("registry.example/cuda:2"));
+    assert_eq!(pod.service_account_name.as_deref(), Some("gpu"));
+    let pulls: Vec<_> = pod.image_pull_secrets.unwrap().into_iter().map(|it| it.name).collect();
+    assert_eq!(pulls, ["registry"]);
+    assert_eq!(pod.node_selector.unwrap()["gpu"], "h100");
+    assert_eq!(pod.tolerations.unwrap()[0].key.as_deref(), Some("nvidia.com/gpu"));
+    assert_eq!(pod.runtime_class_name.as_deref(), Some("nvidia"));
+}
+
+#[test]
+fn what_an_agent_does_not_say_the_node_says() {
+    let pod = pod_of(&built(|_| ()).unwrap());
+    assert_eq!(pod.containers[0].image.as_deref(), Some("example/agent:1"));
+    assert_eq!(pod.service_account_name.as_deref(), Some("foreman-coder"));
+    assert!(pod.image_pull_secrets.is_none() && pod.node_selector.is_none() && pod.tolerations.is_none());
+    let bare = pod_of(
+        &built(|asked| {
+            (asked.default_image, asked.default_account) = (None, None);
+            asked.execution = said(json!({ "image": " ", "serviceAccountName": "" }));
+        })
+        .unwrap(),
+    );
+    assert_eq!(bare.containers[0].image.as_deref(), Some(IMAGE));
+    assert_eq!(bare.service_account_name, None);
+}
+
+#[test]
+fn limits_of_no_time_at_all_are_a_second_each() {
+    let none = said(json!({ "startupTimeoutSeconds": 0, "activeDeadlineSeconds": -5 }));
+    let limits = Limits::of(&none, Duration::from_secs(300));
+    assert_eq!((limits.startup_seconds, limits.run_seconds), (1, 1));
+    let forever = said(json!({ "startupTimeoutSeconds": i64::MAX, "activeDeadlineSeconds": i64::MAX }));
+    assert!(Limits::of(&forever, Duration::ZERO).deadline() > 0);
+}
+
+#[test]
+fn resources_are_the_agents_and_a_word_of_one_is_not_added_to() {
+    let table: [(serde_json::Value, serde_json::Value); 4] = [
         (
             json!({}),
             json!({ "limits": { "memory": "4Gi" }, "requests": { "cpu": "500m", "memory": "512Mi" } }),
         ),
         (
             json!({ "limits": { "nvidia.com/gpu": "1", "memory": "24Gi" } }),
-            json!({ "limits": { "memory": "24Gi", "nvidia.com/gpu": "1" }, "requests": { "cpu": "500m", "memory": "512Mi" } }),
+            json!({ "limits": { "memory": "24Gi", "nvidia.com/gpu": "1" }, "requests": { "cpu": "500m" } }),
         ),
         (
-            json!({ "requests": { "cpu": "8" } }),
-            json!({ "limits": { "memory": "4Gi" }, "requests": { "cpu": "8", "memory": "512Mi" } }),
+            json!({ "requests": { "cpu": "8", "memory": "8Gi" } }),
+            json!({ "requests": { "cpu": "8", "memory": "8Gi" } }),
+        ),
+        (
+            json!({ "limits": { "nvidia.com/gpu": "2" } }),
+            json!({ "limits": { "memory": "4Gi", "nvidia.com/gpu": "2" }, "requests": { "cpu": "500m", "memory": "512Mi" } }),
         ),
     ];
-    for (said, wanted) in table {
-        let objects = built(|asked| asked.resources = said.as_object().unwrap().clone()).unwrap();
+    for (resources, wanted) in table {
+        let objects = built(|asked| asked.execution = said(json!({ "resources": resources }))).unwrap();
         let found = serde_json::to_value(pod_of(&objects).containers[0].resources.clone()).unwrap();
-        assert_eq!(found, wanted, "{said}");
+        assert_eq!(found, wanted, "{resources}");
     }
-    let image = |change: fn(&mut CoderRequest)| pod_of(&built(change).unwrap()).containers[0].image.clone().unwrap();
-    assert_eq!(
-        image(|asked| asked.image = Some("example/cuda:2".into())),
-        "example/cuda:2"
-    );
-    assert_eq!(image(|_| ()), "example/agent:1");
-    assert_eq!(image(|asked| asked.default_image = None), IMAGE);
-    let account = pod_of(&built(|asked| asked.service_account = None).unwrap()).service_account_name;
-    assert_eq!(account, None);
+}
+
+#[test]
+fn what_is_made_says_which_base_it_is_bound_to_and_is_left_alone_by_argo_cd() {
+    let objects = built(|asked| asked.task_name = "a".repeat(100)).unwrap();
+    for metadata in [&objects.job.metadata, &objects.payload.metadata] {
+        let annotations = metadata.annotations.as_ref().unwrap();
+        assert_eq!(annotations[BASE_ANNOTATION], "b".repeat(40));
+        assert_eq!(annotations["argocd.argoproj.io/compare-options"], "IgnoreExtraneous");
+        assert!(metadata.labels.as_ref().unwrap()[labels::TASK].len() <= 63);
+        assert!(metadata.name.as_ref().unwrap().len() <= 63);
+    }
+}
+
+#[test]
+fn the_secret_of_the_claim_and_the_key_of_the_model_stand_in_the_payload_alone() {
+    let mut payload = Payload::default();
+    payload.secret = request().secret.expose().to_owned();
+    payload
+        .objects
+        .insert("/x".into(), json!({ "data": { "key": "aHVudGVyMg==" } }));
+    let objects = build(&request(), &payload).unwrap();
+    let job = serde_json::to_string(&objects.job).unwrap();
+    for secret in [request().secret.expose(), "aHVudGVyMg=="] {
+        assert!(!job.contains(secret), "{job}");
+    }
+    assert!(objects.payload.string_data.is_none() && objects.payload.data.unwrap().len() == 1);
 }
 
 #[test]
 fn what_cannot_work_is_refused_by_name() {
     type Change = fn(&mut CoderRequest);
-    let table: [(Change, &str); 5] = [
+    let table: [(Change, &str); 6] = [
         (
-            |asked| asked.resources = json!({ "limits": { "memory": [1] } }).as_object().unwrap().clone(),
+            |asked| asked.execution = said(json!({ "resources": { "limits": { "memory": [1] } } })),
             "execution.resources",
         ),
         (
-            |asked| asked.resources = json!({ "claims": [{ "name": "x" }] }).as_object().unwrap().clone(),
+            |asked| asked.execution = said(json!({ "resources": { "claims": [{ "name": "x" }] } })),
             "execution.resources",
         ),
-        (|asked| asked.repository = "file:///etc".into(), "--file-root"),
+        (
+            |asked| asked.execution = said(json!({ "tolerations": [{ "tolerationSeconds": "x" }] })),
+            "execution.tolerations",
+        ),
+        (|asked| asked.repository = "file:///etc".into(), "/srv/git"),
         (
             |asked| asked.repository = "file:///srv/git/../../etc".into(),
-            "--file-root",
+            "/srv/git",
         ),
-        (|asked| asked.repository = "file:///srv/gitolite".into(), "--file-root"),
+        (|asked| asked.repository = "file:///srv/gitolite".into(), "/srv/git"),
     ];
     for (change, named) in table {
         let error = built(change).unwrap_err().to_string();
