@@ -235,7 +235,10 @@ fn agent(sample: &Sample, up: &Up) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_killed_takes_its_job_over_and_nothing_is_done_twice() {
-    let sample = sample("  execution: { mode: Job }\n  requiredCapability: { nodeSelector: { pool: jobs } }\n");
+    // The command waits for longer than a dead agent's Lease lasts.
+    let sample = sample(
+        "  execution: { mode: Job }\n  requiredCapability: { nodeSelector: { pool: jobs } }\n  bashTimeoutSeconds: 300\n",
+    );
     wait_then_write(&sample);
     let up = sample.up();
     let client = up.client().await;

@@ -2,6 +2,7 @@
 //!
 //! The tests share one release and its namespaces, as a cluster has one; they run one after the other.
 
+mod coder_job;
 mod gates;
 mod model;
 mod page;

@@ -68,7 +68,7 @@ impl Report {
             usage: outcome.usage,
             diff: outcome.diff_stat,
             result: outcome.result,
-            evidence: outcome.evidence.into_iter().map(stored).collect(),
+            evidence: outcome.evidence.into_iter().take(EVIDENCE_MAX).map(stored).collect(),
             evidence_error: outcome.evidence_error.map(|error| shorten(&error, 300)),
         }
     }
@@ -283,15 +283,27 @@ mod tests {
         large.extra("notes", json!("x".repeat(MESSAGE_MAX)));
         for number in 0..40 {
             large.evidence.push(EvidenceRef {
-                name: format!("file-{number}"),
-                url: format!("http://operator.example/evidence/{}", "y".repeat(100)),
-                bytes: 1,
+                name: format!("{number:02}-{}", "y".repeat(61)),
+                url: String::new(),
+                bytes: i64::MAX,
             });
         }
-        let text = Report::of(large, &held(2)).text();
-        assert!(text.len() <= MESSAGE_MAX);
-        let back = Report::parse(&text, under(2)).unwrap().into_outcome(under(2));
-        assert_eq!((back.verdict, back.head_sha), (Some(Verdict::Go), Some("a".repeat(40))));
-        assert!(back.evidence_error.unwrap().contains("did not fit"));
+        let back = |outcome: Outcome| {
+            let text = Report::of(outcome, &held(2)).text();
+            assert!(text.len() <= MESSAGE_MAX);
+            let back = Report::parse(&text, under(2)).unwrap().into_outcome(under(2));
+            assert_eq!(
+                (back.verdict, back.head_sha.clone()),
+                (Some(Verdict::Go), Some("a".repeat(40)))
+            );
+            assert!(back.result.is_empty());
+            back
+        };
+        assert_eq!(back(large.clone()).evidence.len(), EVIDENCE_MAX);
+        // As long as people's words can be.
+        large.summary = "\u{1f980}".repeat(280);
+        large.evidence_error = Some("\u{1f980}".repeat(300));
+        let told = back(large);
+        assert!(told.evidence.is_empty() && told.evidence_error.unwrap().contains("did not fit"));
     }
 }

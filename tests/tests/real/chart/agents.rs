@@ -282,7 +282,11 @@ fn an_agent_in_the_cluster_is_the_node_in_its_token() {
         Some(gone.err).filter(|_| gone.code != Some(0))
     };
     refused("another's payload deleted", delete(&two, &name), &["has the label"]);
-    refused("the credential deleted", delete(&one, "clone"), &["has the label"]);
+    refused(
+        "the credential deleted",
+        delete(&one, "clone"),
+        &["no other Secrets than payloads"],
+    );
     allowed("its payload deleted", delete(&one, &name));
     let job = serde_json::to_value(coder_objects(&release, &own_a, "mine").job).unwrap();
     one.run(&["create", "--filename", "-"], &job.to_string());
