@@ -69,6 +69,7 @@ impl Followed<'_> {
                     // A list without it, after one with it, is how a watch that broke off tells of a deletion.
                     Some(Ok(watcher::Event::Init)) => { live = None; continue; }
                     Some(Ok(watcher::Event::InitDone)) => gone = live.is_none(),
+                    Some(Err(watcher::Error::InitialListFailed(error))) if is_refused(&error) => return Err(error),
                     Some(Err(error)) => {
                         tracing::warn!(%error, job = self.name, "the watch on the Job broke off and is taken up again");
                         continue;

@@ -56,7 +56,10 @@ pub async fn run(run: &Run, agent: &Agent, execution: &Execution) -> Result<Outc
     let taken = left::take_over(run, &namespace).await?;
     let work = match taken {
         Some(work) => {
-            tell_name(run, &work.name).await?;
+            if let Err(error) = tell_name(run, &work.name).await {
+                take_away(run, &followed(run, &namespace, &work.name), false).await;
+                return Err(error);
+            }
             work
         }
         None => begin(run, agent, execution, &namespace, &repository, workload.as_ref()).await?,

@@ -180,8 +180,8 @@ pub(super) fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, Str
     all
 }
 
-/// Reads the certificate authorities that the gate's fetch is to trust as this agent does.
-fn ca_bundle(config: &Config) -> Result<Option<String>, String> {
+/// Reads the certificate authorities that a Job is to trust as this agent does.
+pub(super) fn ca_bundle(config: &Config) -> Result<Option<String>, String> {
     let Some(path) = &config.ca_bundle else { return Ok(None) };
     std::fs::read_to_string(path)
         .map(Some)

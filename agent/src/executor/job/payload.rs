@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::executor::{Run, endpoint, source};
+use crate::executor::{Run, endpoint, source, verifier};
 use crate::model::replay::session_path;
 use crate::outcome::Outcome;
 
@@ -150,13 +150,8 @@ pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base:
             objects.insert(path, value(&only(secret, &reference.key)));
         }
     }
-    let ca_bundle = match &config.ca_bundle {
-        Some(path) => {
-            let read = std::fs::read_to_string(path);
-            Some(read.map_err(|error| failed(&format!("the CA bundle {}", path.display()), error))?)
-        }
-        None => None,
-    };
+    let ca_bundle =
+        verifier::ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut task = run.task.clone();
     task.spec.base_sha = Some(base.to_owned());
     Ok(Payload {

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use schemas::{Agent, AgenticTask, labels};
 use serde_json::{Value, json};
@@ -44,6 +46,12 @@ async fn a_coder_in_a_pod_of_its_own_ends_with_a_verdict_or_leaves_nothing() {
     // It takes a question, and never answers.
     let silent = tokio::net::TcpListener::bind((model_host(&model), 0)).await.unwrap();
     let silent_url = format!("http://{}/v1", silent.local_addr().unwrap());
+    let held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((asked, _)) = silent.accept().await {
+            held.push(asked);
+        }
+    });
     agent(&client, "hangs", &silent_url, json!({ "resources": small })).await;
 
     // From a task to the verdict of its gate.
@@ -123,10 +131,8 @@ async fn a_coder_in_a_pod_of_its_own_ends_with_a_verdict_or_leaves_nothing() {
         &[],
     )
     .await;
-    let asked = tokio::time::timeout(LIMIT, silent.accept()).await.unwrap().unwrap();
+    let name = job_that_runs(&client, "hangs").await;
     let tasks: Api<AgenticTask> = Api::namespaced(client.clone(), "default");
-    let running = tasks.get("hangs").await.unwrap().status.unwrap();
-    let name = running.job_name.unwrap();
     assert!(payload_is_there(&client, &name).await);
     let cancel = json!({ "metadata": { "annotations": { (labels::CANCEL): "by-hand" } } });
     tasks
@@ -136,7 +142,7 @@ async fn a_coder_in_a_pod_of_its_own_ends_with_a_verdict_or_leaves_nothing() {
     let cancelled = ended(&client, "hangs").await;
     assert_eq!(cancelled["failureReason"], "Cancelled", "{cancelled:#}");
     nothing_is_left(&client, "hangs", &name).await;
-    drop(asked);
+    held.abort();
 }
 
 fn model_host(url: &str) -> String {
@@ -180,6 +186,26 @@ async fn pods(client: &Client, task: &str) -> Vec<Pod> {
     let api: Api<Pod> = Api::namespaced(client.clone(), JOBS);
     let params = ListParams::default().labels(&format!("{}={task}", labels::TASK));
     api.list(&params).await.unwrap().items
+}
+
+/// Waits until the Pod of a task runs, and returns the name of its Job.
+async fn job_that_runs(client: &Client, task: &str) -> String {
+    let api: Api<Pod> = Api::namespaced(client.clone(), JOBS);
+    let config = watcher::Config::default().labels(&format!("{}={task}", labels::TASK));
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let waited = tokio::time::timeout(LIMIT, async {
+        loop {
+            if let Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) = events.next().await
+                && pod
+                    .status
+                    .as_ref()
+                    .is_some_and(|it| it.phase.as_deref() == Some("Running"))
+            {
+                return pod.labels()["job-name"].clone();
+            }
+        }
+    });
+    waited.await.expect("the Pod runs")
 }
 
 async fn payload_is_there(client: &Client, name: &str) -> bool {
