@@ -6,14 +6,16 @@
 //! last one.
 
 pub mod apply;
+pub mod class;
+pub mod facts;
 pub mod fit;
 pub mod index;
 pub mod line;
+pub mod node;
 pub mod plan;
 pub mod retry;
 pub mod status;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -129,7 +131,6 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     let mut told_all = false;
     let mut line = Line::default();
     let mut flights = FuturesUnordered::new();
-    let mut failures: HashMap<Key, u32> = HashMap::new();
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
         let working = ctx.health.begin("AgenticTask", PASS_LIMIT);
@@ -170,7 +171,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             Some(answer) = flights.next() => {
                 let mut answer = Some(answer);
                 while let Some((written, key)) = answer {
-                    land(&ctx, &mut line, &mut failures, written, key);
+                    land(&ctx, &mut line, written, key);
                     // All that are here are taken before the next pass.
                     answer = flights.next().now_or_never().flatten();
                 }
@@ -184,11 +185,11 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
 }
 
 /// Takes in what came of a write.
-fn land(ctx: &Arc<Context>, line: &mut Line, failures: &mut HashMap<Key, u32>, written: Written, key: Key) {
+fn land(ctx: &Arc<Context>, line: &mut Line, written: Written, key: Key) {
     let missed = line.done(&key);
     let after = match written {
         Written::Done => {
-            failures.remove(&key);
+            ctx.scheduler.read(|index| index.end_failures(&key));
             if missed {
                 // What was planned meanwhile was planned for the task as it was before.
                 ctx.scheduler.change(|index| index.look_at_task(&key));
@@ -196,13 +197,12 @@ fn land(ctx: &Arc<Context>, line: &mut Line, failures: &mut HashMap<Key, u32>, w
             return;
         }
         Written::Lost => {
-            failures.remove(&key);
+            ctx.scheduler.read(|index| index.end_failures(&key));
             AGAIN_AFTER
         }
         Written::Failed => {
-            let count = failures.entry(key.clone()).or_insert(0);
-            *count = count.saturating_add(1);
-            FIRST_DELAY.saturating_mul(1 << (*count - 1).min(10)).min(LONGEST_DELAY)
+            let count = ctx.scheduler.read(|index| index.add_failure(&key));
+            FIRST_DELAY.saturating_mul(1 << (count - 1).min(10)).min(LONGEST_DELAY)
         }
     };
     let scheduler = ctx.scheduler.clone();

@@ -20,9 +20,9 @@ pub fn run(root: &Path, names: &[String]) -> Result<()> {
     }
     let asked = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
     if names.is_empty() || names.iter().any(|name| name != BESIDE_REAL) {
-        release(root, "foreman", "foreman")?;
+        release(root, "foreman")?;
     }
-    let mut command = process::cargo(root, &["bench", "--package", "tests", "--bench", "thread", "--"]);
+    let mut command = process::cargo(root, &["bench", "--workspace", "--bench", "thread", "--"]);
     command.args(names);
     if !asked(BESIDE_REAL) {
         return process::run(command);
@@ -37,18 +37,18 @@ pub fn run(root: &Path, names: &[String]) -> Result<()> {
 
 /// Measures the operator on a real control plane whose etcd, as in the tests, does not wait for the disk.
 fn operator(root: &Path, names: &[String]) -> Result<()> {
-    release(root, "reconciler", "foreman-operator")?;
+    release(root, "foreman-operator")?;
     let kubectl = real::path(root, real::Program::Kubectl, real::Which::Pinned)?;
-    let mut command = process::cargo(root, &["bench", "--package", "tests", "--bench", "operator", "--"]);
+    let mut command = process::cargo(root, &["bench", "--workspace", "--bench", "operator", "--"]);
     command.args(names).env("FOREMAN_KUBECTL", kubectl);
     measure(command, real::Servers::up(root, real::Tier::Api)?)
 }
 
-/// Builds a program as it is released.
-fn release(root: &Path, package: &str, program: &str) -> Result<()> {
+/// Builds a program as it is released. The whole workspace is named here and below, so that all share what is built.
+fn release(root: &Path, program: &str) -> Result<()> {
     process::run(process::cargo(
         root,
-        &["build", "--release", "--package", package, "--bin", program],
+        &["build", "--release", "--workspace", "--bin", program],
     ))
 }
 

@@ -3,7 +3,7 @@
 use schemas::phase::Event;
 
 use super::Context;
-use super::index::status_of;
+use super::facts::status_of;
 use super::plan::{Step, What};
 use super::retry::Retry;
 use super::status::build_patch;

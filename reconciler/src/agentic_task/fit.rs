@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemas::fleet_node::{Accelerator, NodePhase};
 use schemas::shared::WantedAccelerator;
 
-use super::index::{Needs, Node, Use};
+use super::class::Needs;
+use super::node::{Node, Use};
 
 /// The nodes that fit a class, and why the others do not.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,135 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::agentic_task::{AgenticTaskStatus, Phase, TaskKind};
-use schemas::dependencies::{DependencyState, TaskFacts, dependency_state};
-use schemas::fleet_node::{Capability, NodePhase};
-use schemas::shared::RequiredCapability;
-use schemas::{Agent, AgenticTask, FleetNode, labels, phase};
+use schemas::agentic_task::Phase;
+use schemas::{Agent, AgenticTask, FleetNode};
 
-use crate::agent::validate;
+use super::class::{Class, Standing};
+use super::facts::{TaskObject, agent_name, is_verifier, repo_of, status_of, time_limit};
+use super::node::{Node, Use};
 use crate::cache::{Cached, Key};
-
-/// One step of priority, and one running task of the same repository, weigh as much as this much waiting.
-pub const PRIORITY_STEP: Duration = Duration::from_secs(600);
-
-/// How long an assigned task may stay unclaimed by a node that is alive.
-pub const CLAIM_TIME: Duration = Duration::from_secs(120);
-/// How long beyond its own time limit a task may be worked on before its claim counts as dead.
-pub const OVERTIME: Duration = Duration::from_secs(120);
-/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
-const VERIFY_SECONDS: i64 = 3 * 1800;
-
-/// A task as it was last seen.
-pub type TaskObject = Arc<Cached<AgenticTask>>;
-
-/// What tasks have in common when the same nodes fit them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Class {
-    /// Namespace.
-    pub namespace: String,
-    /// Agent, where one is named.
-    pub agent: Option<String>,
-    /// Requirement in canonical JSON, where no Agent says it.
-    pub required: String,
-    /// Model that replaces the Agent's.
-    pub model: Option<String>,
-    /// Target repository.
-    pub repo: String,
-    /// Whether the work is a verifier's, which waits for a gate Job and holds no model slot.
-    pub verifies: bool,
-}
-
-/// What a class asks of a node.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Needs {
-    /// Requirement.
-    pub required: RequiredCapability,
-    /// Model that the work uses; `None` for deterministic agents.
-    pub model: Option<String>,
-    /// Whether the work holds a model slot.
-    pub holds_slot: bool,
-    /// Tasks of the Agent that may run at once.
-    pub agent_limit: Option<usize>,
-}
-
-/// A node as the scheduler sees it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Node {
-    /// What it offers.
-    pub capability: Capability,
-    /// Roles that it takes; empty where it takes every role.
-    pub roles: BTreeSet<String>,
-    /// Labels of the FleetNode.
-    pub labels: BTreeMap<String, String>,
-    /// Repositories that it has a mirror of.
-    pub cached: BTreeSet<String>,
-    /// Phase that its agent says.
-    pub phase: NodePhase,
-    /// Whether it is heard of.
-    pub alive: bool,
-    /// Identity of the agent process that holds the node's Lease, where there is one.
-    pub holder: Option<String>,
-}
-
-impl Node {
-    /// Says whether it takes a role.
-    pub fn takes(&self, role: &str) -> bool {
-        self.roles.is_empty() || self.roles.contains(role)
-    }
-
-    /// Says whether one more task of a sort has room.
-    ///
-    /// Verifiers have places of their own, as many as there are slots. An agent that does not say its slots does one
-    /// task at a time, whatever its sort.
-    pub fn has_room(&self, used: Use, holds_slot: bool) -> bool {
-        let taken = match (self.capability.slots, holds_slot) {
-            (None, _) => used.with_model + used.plain,
-            (Some(_), true) => used.with_model,
-            (Some(_), false) => used.plain,
-        };
-        taken < self.slots()
-    }
-
-    /// Returns how many tasks the node takes at once.
-    pub fn slots(&self) -> usize {
-        usize::try_from(self.capability.slots.unwrap_or(1)).unwrap_or(1)
-    }
-
-    /// Says whether the node takes new tasks.
-    pub fn is_open(&self) -> bool {
-        self.alive && self.phase == NodePhase::Ready
-    }
-}
-
-/// Tasks that a node has, by sort.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Use {
-    /// Tasks that hold a model slot.
-    pub with_model: usize,
-    /// Verifiers.
-    pub plain: usize,
-}
-
-impl Use {
-    /// Adds one task of a sort.
-    pub fn add(&mut self, holds_slot: bool) {
-        *if holds_slot {
-            &mut self.with_model
-        } else {
-            &mut self.plain
-        } += 1;
-    }
-}
-
-/// Where a pending task stands.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
-    /// In the queue of its class, at this virtual start time.
-    Queued(Class, i64),
-    /// Held back, for this reason.
-    Held(String),
-}
 
 /// What one task uses as long as a node has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,8 +39,8 @@ struct Worked {
 pub struct Index {
     pub(super) tasks: HashMap<Key, TaskObject>,
     pub(super) nodes: BTreeMap<String, Node>,
-    agents: HashMap<Key, Arc<Cached<Agent>>>,
-    profiles: HashSet<String>,
+    pub(super) agents: HashMap<Key, Arc<Cached<Agent>>>,
+    pub(super) profiles: HashSet<String>,
     /// Tasks that changed, or whose dependencies did, since the last pass.
     pub(super) dirty: BTreeSet<Key>,
     pub(super) standing: HashMap<Key, Standing>,
@@ -182,6 +60,8 @@ pub struct Index {
     free_places: BTreeSet<String>,
     /// What assignments use that are decided and not answered yet.
     reserved: HashMap<Key, Usage>,
+    /// How many writes about a task failed in a row.
+    failures: HashMap<Key, u32>,
     /// Nodes, agents or limits changed since the last pass.
     pub(super) supply_changed: bool,
     /// The fitting nodes of each class, as long as nodes and agents stay the same.
@@ -203,7 +83,10 @@ impl Index {
                 self.note_work(key, &task, at);
                 self.tasks.insert(key.clone(), task);
             }
-            None => self.forget_work(key),
+            None => {
+                self.forget_work(key);
+                self.end_failures(key);
+            }
         }
         self.dirty.insert(key.clone());
         if let Some(dependents) = self.dependents.get(key) {
@@ -458,6 +341,21 @@ impl Index {
         }
     }
 
+    /// Counts one more failed write about a task; returns how many failed in a row.
+    pub fn add_failure(&mut self, key: &Key) -> u32 {
+        if !self.tasks.contains_key(key) {
+            return 1;
+        }
+        let count = self.failures.entry(key.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// Ends a row of failed writes.
+    pub fn end_failures(&mut self, key: &Key) {
+        self.failures.remove(key);
+    }
+
     /// Says whether an assignment is decided and not answered yet.
     pub(super) fn is_reserved(&self, key: &Key) -> bool {
         self.reserved.contains_key(key)
@@ -510,116 +408,6 @@ impl Index {
         }
         self.standing.insert(key.clone(), standing);
     }
-
-    /// Says what a pending task's dependencies allow; an entry that can never be met is an error.
-    pub(super) fn gate(&self, key: &Key, task: &AgenticTask) -> Result<DependencyState, String> {
-        let mut facts = Vec::with_capacity(task.spec.depends_on.len());
-        for dependency in &task.spec.depends_on {
-            let name = dependency.resolve(&key.namespace)?;
-            let found = self.tasks.get(&Key::new(key.namespace.clone(), name));
-            facts.push((name, found.map(|found| TaskFacts::of(Some(status_of(found))))));
-        }
-        Ok(dependency_state(
-            facts.iter().map(|(name, facts)| (*name, facts.as_ref())),
-        ))
-    }
-
-    /// Says whether the base that a Workload's task is to be pinned to is known from what it depends on, and not set yet.
-    pub(super) fn waits_for_base(&self, key: &Key, task: &TaskObject, object: &AgenticTask) -> bool {
-        let known = |name: &str| {
-            let found = self.tasks.get(&Key::new(key.namespace.clone(), name));
-            found.is_some_and(|found| {
-                let works = found
-                    .readable()
-                    .is_some_and(|task| matches!(task.spec.kind, TaskKind::IssueFix | TaskKind::Freeform));
-                works && status_of(found).base_sha.is_some()
-            })
-        };
-        let owned = object.spec.workload_ref.is_some() && task.label(labels::WORKLOAD).is_some();
-        let mut upstream = object
-            .spec
-            .depends_on
-            .iter()
-            .filter_map(|entry| entry.resolve(&key.namespace).ok());
-        owned && object.spec.base_sha.is_none() && upstream.any(known)
-    }
-
-    /// Finds out where a task that nothing holds back is to stand.
-    pub(super) fn place(&self, key: &Key, task: &AgenticTask) -> Standing {
-        if let Some(name) = agent_name(task) {
-            let Some(agent) = self.agents.get(&Key::new(key.namespace.clone(), name)) else {
-                return Standing::Held(format!(
-                    "Agent {name:?} does not exist in namespace {:?}",
-                    key.namespace
-                ));
-            };
-            if let Some(why) = agent.unreadable() {
-                return Standing::Held(format!("Agent {name:?} cannot be read: {why}"));
-            }
-            let profiles = |profile: &str| self.profiles.contains(profile);
-            let found = agent.readable().map(|agent| validate::validate(agent, &profiles));
-            if let Some(problem) = found.iter().flat_map(|found| &found.problems).next() {
-                return Standing::Held(format!("Agent {name:?} is not valid: {problem}"));
-            }
-        }
-        let class = Class {
-            namespace: key.namespace.clone(),
-            agent: agent_name(task).map(str::to_owned),
-            required: match agent_name(task) {
-                Some(_) => String::new(),
-                None => task
-                    .spec
-                    .required_capability
-                    .as_ref()
-                    .and_then(|r| serde_json::to_string(r).ok())
-                    .unwrap_or_default(),
-            },
-            model: task.spec.model_ref.clone(),
-            repo: repo_of(task),
-            verifies: is_verifier(task),
-        };
-        Standing::Queued(class, virtual_start(task))
-    }
-
-    /// Works out what a class needs of a node.
-    pub(super) fn needs(&self, class: &Class) -> Needs {
-        let Some(name) = &class.agent else {
-            return Needs {
-                required: serde_json::from_str(&class.required).unwrap_or_default(),
-                model: class.model.clone(),
-                holds_slot: !class.verifies,
-                agent_limit: None,
-            };
-        };
-        let found = self
-            .agents
-            .get(&Key::new(class.namespace.clone(), name))
-            .and_then(|agent| agent.readable());
-        let Some(agent) = found else {
-            return Needs {
-                holds_slot: !class.verifies,
-                ..Needs::default()
-            };
-        };
-        let provider_model = agent
-            .spec
-            .provider_config
-            .as_ref()
-            .and_then(|config| config.model.clone());
-        Needs {
-            required: agent.spec.required_capability.clone().unwrap_or_default(),
-            model: class
-                .model
-                .clone()
-                .or_else(|| agent.spec.model.clone())
-                .or(provider_model),
-            holds_slot: !class.verifies,
-            agent_limit: agent
-                .spec
-                .max_concurrent_tasks
-                .and_then(|limit| usize::try_from(limit).ok()),
-        }
-    }
 }
 
 /// Works out what a task uses on a node.
@@ -630,57 +418,4 @@ fn usage(key: &Key, task: &AgenticTask, node: &str) -> Usage {
         repo: repo_of(task),
         holds_slot: !is_verifier(task),
     }
-}
-
-/// How long a task may stay in a phase in which it is worked on.
-fn time_limit(task: &TaskObject, phase: Phase) -> Option<Duration> {
-    if phase == Phase::Scheduled {
-        return Some(CLAIM_TIME);
-    }
-    let object = task.readable()?;
-    let own = object.spec.timeout();
-    let seconds = if is_verifier(object) {
-        own.max(VERIFY_SECONDS)
-    } else {
-        own
-    };
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME))
-}
-
-/// Returns a task's status; an empty one where it has none or cannot be read.
-pub(super) fn status_of(task: &TaskObject) -> &AgenticTaskStatus {
-    static EMPTY: std::sync::OnceLock<AgenticTaskStatus> = std::sync::OnceLock::new();
-    let status = task.readable().and_then(|object| object.status.as_ref());
-    status.unwrap_or_else(|| EMPTY.get_or_init(AgenticTaskStatus::default))
-}
-
-/// Returns the phase of a task; none is Pending.
-pub(super) fn phase_of(task: &TaskObject) -> Phase {
-    phase::phase_of(task.readable().and_then(|object| object.status.as_ref()))
-}
-
-pub(super) fn agent_name(task: &AgenticTask) -> Option<&str> {
-    task.spec.agent_ref.as_ref().and_then(|agent| agent.named())
-}
-
-/// Says whether a task is a verifier's, as node agents see it.
-fn is_verifier(task: &AgenticTask) -> bool {
-    task.spec.kind == TaskKind::Verify
-}
-
-pub(super) fn repo_of(task: &AgenticTask) -> String {
-    task.spec.payload.repo.clone().unwrap_or_default()
-}
-
-/// When the task would have come if every task had the same priority, in milliseconds.
-///
-/// Waiting makes all tasks older at the same rate, so the order never changes: ageing costs nothing.
-fn virtual_start(task: &AgenticTask) -> i64 {
-    let created = task
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(0, |time| time.0.as_millisecond());
-    let step = i64::try_from(PRIORITY_STEP.as_millis()).unwrap_or(i64::MAX);
-    created.saturating_sub(task.spec.priority.unwrap_or(0).saturating_mul(step))
 }

@@ -10,8 +10,11 @@ use schemas::dependencies::DependencyState;
 use schemas::phase::{self, EndReason, Event};
 use schemas::{AgenticTask, labels};
 
+use super::class::{Class, Standing};
+use super::facts::{CLAIM_TIME, PRIORITY_STEP, TaskObject, phase_of, status_of};
 use super::fit::{self, Fitting};
-use super::index::{CLAIM_TIME, Class, Index, Node, PRIORITY_STEP, Standing, TaskObject, phase_of, status_of};
+use super::index::Index;
+use super::node::Node;
 use super::retry::{self, Retry};
 use crate::cache::Key;
 

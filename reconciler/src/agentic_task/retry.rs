@@ -7,7 +7,8 @@ use schemas::agentic_task::TaskKind;
 use schemas::{AgenticTask, labels, names};
 use serde_json::{Value, json};
 
-use super::index::{Index, TaskObject, phase_of, status_of};
+use super::facts::{TaskObject, phase_of, status_of};
+use super::index::Index;
 use crate::cache::Key;
 use crate::workload::plan::RETRIED;
 

@@ -6,7 +6,7 @@ use schemas::agentic_task::{AgenticTaskStatus, FailureReason, Phase, Waiting};
 use schemas::phase::{self, EndReason, Event, Illegal, Writer};
 use serde_json::{Map, Value, json};
 
-use super::index::{TaskObject, status_of};
+use super::facts::{TaskObject, status_of};
 use super::plan::{What, cancel_request};
 use super::retry::Retry;
 use crate::conditions::{self, Said};

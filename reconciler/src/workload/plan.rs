@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::observe::Observed;
 use super::status::{self, Facts};
 use super::validate::Valid;
-use crate::agentic_task::index::TaskObject;
+use crate::agentic_task::facts::TaskObject;
 use crate::cache::Key;
 
 /// Annotation: id of the retry request for which `spec.run` was raised last.

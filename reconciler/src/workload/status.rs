@@ -11,7 +11,7 @@ use schemas::workload::{RoundRecord, WorkloadPhase, WorkloadStatus};
 use super::observe::Observed;
 use super::validate::Valid;
 use super::{Context, Error};
-use crate::agentic_task::index::TaskObject;
+use crate::agentic_task::facts::TaskObject;
 use crate::conditions::{self, Said};
 use crate::text::{DESCRIPTION_CHARS, one_line};
 use crate::writer::{Outcome, Refusal, status_patch};

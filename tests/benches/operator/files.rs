@@ -153,16 +153,32 @@ async fn by_bare_client(site: &Site, objects: Vec<Value>, times: &mut Times) -> 
     });
     let objects: Vec<Value> = objects.collect();
     let api: Api<AgenticTask> = Api::namespaced(site.client.clone(), &namespace);
-    let begin = Instant::now();
-    parallel(objects, CLIENTS, move |object| {
+    let applied = parallel(objects, CLIENTS, move |object| {
         let api = api.clone();
         async move {
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
             let params = PatchParams::apply("bench").force();
             api.patch(&name, &params, &Patch::Apply(&object)).await.unwrap();
         }
-    })
-    .await;
+    });
+    // Seen by the same watch as what the operator makes, which the server has to serve in both.
+    let (start, started) = tokio::sync::oneshot::channel();
+    let mut begin = Instant::now();
+    let seen = until(
+        &site.client,
+        &namespace,
+        FILES,
+        |_| true,
+        || {
+            begin = Instant::now();
+            start.send(()).unwrap();
+        },
+    );
+    let applied = async {
+        started.await.unwrap();
+        applied.await;
+    };
+    tokio::join!(seen, applied);
     times.bare.push(begin.elapsed());
     namespace
 }

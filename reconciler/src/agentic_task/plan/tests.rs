@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::agentic_task::index::OVERTIME;
+use crate::agentic_task::facts::OVERTIME;
 use crate::cache::Cached;
 use schemas::{Agent, FleetNode};
 use serde_json::{Value, json};
@@ -521,4 +521,18 @@ fn what_a_term_decided_and_did_not_write_is_decided_anew_in_the_next() {
     assert_eq!(told(&plan(&mut index, at(0))), words(&[]), "both are being written");
     index.begin_term();
     assert_eq!(told(&plan(&mut index, at(0))), first);
+}
+
+#[test]
+fn failed_writes_in_a_row_are_counted_as_long_as_their_task_is_there() {
+    let mut index = Index::default();
+    let key = Key::new("n", "t");
+    put(&mut index, "t", json!({}));
+    assert_eq!([index.add_failure(&key), index.add_failure(&key)], [1, 2]);
+    index.end_failures(&key);
+    assert_eq!([index.add_failure(&key), index.add_failure(&key)], [1, 2]);
+    index.set_task(&key, None, at(0));
+    assert_eq!([index.add_failure(&key), index.add_failure(&key)], [1, 1], "it is gone");
+    put(&mut index, "t", json!({}));
+    assert_eq!(index.add_failure(&key), 1, "another of this name begins anew");
 }
