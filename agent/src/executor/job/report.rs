@@ -300,7 +300,9 @@ mod tests {
             back
         };
         assert_eq!(back(large.clone()).evidence.len(), EVIDENCE_MAX);
-        // As long as people's words can be.
+        // As long as people's words can be, and with all that else is told.
+        large.usage = Some(Usage::default());
+        large.diff_stat = Some(DiffStat::default());
         large.summary = "\u{1f980}".repeat(280);
         large.evidence_error = Some("\u{1f980}".repeat(300));
         let told = back(large);

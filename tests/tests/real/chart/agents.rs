@@ -80,7 +80,7 @@ fn ready(cluster: &Cluster, own: &str) {
 #[test]
 #[ignore = "needs a real kube-apiserver"]
 fn an_agent_in_the_cluster_is_the_node_in_its_token() {
-    let release = Release::apply(&[]);
+    let release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
     let (a, b) = (
         format!("{}-a.example", release.name),
         format!("{}-b.example", release.name),
