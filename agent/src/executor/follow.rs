@@ -32,7 +32,7 @@ pub(super) struct Followed<'a> {
 /// What there is to see of a Job.
 pub(super) enum Sight {
     /// The Job as it is now; a Job that is gone has ended as well.
-    Job(JobOutcome),
+    Job(Box<JobOutcome>),
     /// The run is to end.
     Cancelled,
 }
@@ -104,7 +104,7 @@ impl Followed<'_> {
                     tracing::warn!(job = self.name, why = unscheduled, "the Job's Pod finds no node");
                 }
             }
-            if let Some(found) = decide(Sight::Job(seen)) {
+            if let Some(found) = decide(Sight::Job(Box::new(seen))) {
                 return Ok(found);
             }
         }

@@ -228,6 +228,7 @@ fn broken(what: &str, error: &kube::Error) -> Outcome {
 /// Believes a head only where the branch is at it, or where it is what the work began with.
 async fn check_head(run: &Run, repository: &git::RemoteUrl, branch: &str, outcome: &mut Outcome) {
     let Some(head) = outcome.head_sha.clone() else { return };
+    let commit = source::parse(&head).ok();
     let payload = &run.task.spec.payload;
     let revised = payload.revise_from_branch.as_deref().filter(|name| !name.is_empty());
     let mut why = String::new();
@@ -238,7 +239,7 @@ async fn check_head(run: &Run, repository: &git::RemoteUrl, branch: &str, outcom
             .find_ref(repository, &format!("refs/heads/{name}"))
             .await;
         let is_at = match found {
-            Ok(Some(tip)) if tip.to_string() == head => return,
+            Ok(Some(tip)) if Some(tip) == commit => return,
             Ok(Some(tip)) => format!("{name} is at {tip}"),
             Ok(None) => format!("there is no branch {name}"),
             Err(error) => format!("the repository cannot be asked: {error}"),

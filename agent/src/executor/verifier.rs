@@ -311,10 +311,10 @@ async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job) -> Result<JobO
     let (ended, left) = gate
         .until(|sight| match sight {
             Sight::Cancelled => Some((JobOutcome::default(), Some(true))),
-            Sight::Job(seen) if seen.finished() => Some((seen, None)),
+            Sight::Job(seen) if seen.finished() => Some((*seen, None)),
             Sight::Job(seen) => seen.stuck().map(|why| {
                 tracing::warn!(job = gate.name, why, "the gate's Job will not start");
-                (seen, Some(false))
+                (*seen, Some(false))
             }),
         })
         .await?;

@@ -48,7 +48,7 @@ impl Watch {
             Sight::Job(seen) => seen,
         };
         if seen.finished() {
-            return Some(End::Over(Box::new(seen)));
+            return Some(End::Over(seen));
         }
         if matches!(seen.main, ContainerEnd::Running | ContainerEnd::Terminated(_)) {
             self.started.get_or_insert(now);
@@ -265,8 +265,8 @@ mod tests {
     fn the_time_to_start_and_the_time_to_run_are_counted_apart() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let waiting = || Sight::Job(seen(JobEnd::Running, ContainerEnd::Missing));
-        let running = || Sight::Job(seen(JobEnd::Running, ContainerEnd::Running));
+        let waiting = || Sight::Job(Box::new(seen(JobEnd::Running, ContainerEnd::Missing)));
+        let running = || Sight::Job(Box::new(seen(JobEnd::Running, ContainerEnd::Running)));
 
         let mut watch = Watch::new(LIMITS, begin);
         assert!(watch.see(waiting(), at(30)).is_none());
@@ -281,7 +281,7 @@ mod tests {
 
         let mut watch = Watch::new(LIMITS, begin);
         assert!(matches!(watch.see(Sight::Cancelled, at(0)), Some(End::Cancelled)));
-        let ended = Sight::Job(seen(JobEnd::Complete, terminated(0, "Completed", "")));
+        let ended = Sight::Job(Box::new(seen(JobEnd::Complete, terminated(0, "Completed", ""))));
         assert!(
             matches!(watch.see(ended, at(500)), Some(End::Over(_))),
             "an end is an end however late it is seen"

@@ -196,8 +196,10 @@ fn what_is_made_says_which_base_it_is_bound_to_and_is_left_alone_by_argo_cd() {
 
 #[test]
 fn the_secret_of_the_claim_and_the_key_of_the_model_stand_in_the_payload_alone() {
-    let mut payload = Payload::default();
-    payload.secret = request().secret.expose().to_owned();
+    let mut payload = Payload {
+        secret: request().secret.expose().to_owned(),
+        ..Payload::default()
+    };
     payload
         .objects
         .insert("/x".into(), json!({ "data": { "key": "aHVudGVyMg==" } }));
