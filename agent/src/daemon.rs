@@ -180,11 +180,14 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
             loop {
-                let others = desk.with(|running| {
+                let (others, in_hand) = desk.with(|running| {
                     verifiers.retain(|uid| running.contains_key(uid));
-                    running.len() - verifiers.len()
+                    (
+                        running.len() - verifiers.len(),
+                        running.keys().cloned().collect::<HashSet<_>>(),
+                    )
                 });
-                let Some(uid) = startable(&waiting, verifiers.len(), others, config.slots) else {
+                let Some(uid) = startable(&waiting, &in_hand, verifiers.len(), others, config.slots) else {
                     break;
                 };
                 if let Some(task) = waiting.remove(&uid) {
@@ -193,7 +196,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                     }
                     tokio::select! {
                         biased;
-                        () = start(&mut tasks, &services, &executor, &desk, &identity, task) => {}
+                        () = start(&mut tasks, &services, &executor, &desk, &identity, task, &shutdown.stop) => {}
                         () = leave(shutdown, CLAIM_PATIENCE) => break,
                     }
                 }
@@ -236,15 +239,22 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     Ok(())
 }
 
-/// Returns a waiting task that has room: verifiers and the others have as many places each as the node has slots.
-fn startable(waiting: &HashMap<String, AgenticTask>, verifiers: usize, others: usize, slots: usize) -> Option<String> {
+/// Returns a waiting task that has room: verifiers and the others have as many places each as the node has slots. One whose
+/// earlier run has not ended waits for that end.
+fn startable(
+    waiting: &HashMap<String, AgenticTask>,
+    in_hand: &HashSet<String>,
+    verifiers: usize,
+    others: usize,
+    slots: usize,
+) -> Option<String> {
     let has_room = |task: &AgenticTask| match task.spec.kind {
         TaskKind::Verify => verifiers < slots,
         _ => others < slots,
     };
     waiting
         .iter()
-        .find(|(_, task)| has_room(task))
+        .find(|(uid, task)| !in_hand.contains(*uid) && has_room(task))
         .map(|(uid, _)| uid.clone())
 }
 

@@ -10,16 +10,20 @@ pub mod stub;
 pub mod verifier;
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
+use kube::api::Api;
 use schemas::{Agent, AgenticTask};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::daemon::claim::Held;
 use crate::evidence::Spool;
 use crate::outcome::Outcome;
+use crate::patience::{Unanswered, answered};
 use crate::probes::Probes;
 
 /// What the executors of one node share.
@@ -79,6 +83,16 @@ pub struct Run {
     pub cancel: CancellationToken,
     /// Where transcripts and logs go.
     pub spool: Spool,
+}
+
+impl Run {
+    /// Reads an object; an API that is away is waited for.
+    pub async fn read<K>(&self, api: &Api<K>, name: &str) -> Result<Option<K>, Unanswered>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        answered(&self.cancel, name, |_| api.get_opt(name)).await
+    }
 }
 
 /// A way to carry out tasks.

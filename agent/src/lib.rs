@@ -16,6 +16,7 @@ pub mod journal;
 pub mod metrics;
 pub mod model;
 pub mod outcome;
+pub mod patience;
 pub mod probes;
 pub mod prompt;
 pub mod tools;

@@ -29,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use bash::Shell;
 use fetch::Briefing;
+use gate::protected::{Protected, RuleError};
 use output::Spill;
-use root::{Protected, Root, RootError};
+use root::{Root, RootError};
 use schema::{Arguments, ToolSpec};
 
 /// Says how a tool call went.
@@ -173,8 +174,8 @@ pub enum ToolboxError {
         known: String,
     },
     /// A pattern of protected paths is broken.
-    #[error("failed to read the protected paths: {0}")]
-    Pattern(#[from] globset::Error),
+    #[error(transparent)]
+    Protected(#[from] RuleError),
     /// The work tree cannot be opened.
     #[error("failed to open the work tree {path}: {source}")]
     WorkTree {
@@ -245,7 +246,7 @@ impl Toolbox {
             .into_iter()
             .filter(|spec| spec.name == submit_result::NAME || settings.tools.iter().any(|name| name == spec.name))
             .collect();
-        let protected = Protected::new(&settings.protected)?;
+        let protected = Protected::new(settings.protected.iter().map(String::as_str))?;
         let root = Root::open(&settings.work_tree, protected).map_err(|source| ToolboxError::WorkTree {
             path: settings.work_tree.clone(),
             source,

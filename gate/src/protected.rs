@@ -140,6 +140,11 @@ impl Protected {
         found
     }
 
+    /// Returns the rule that protects a file's path, if one does.
+    pub fn covers(&self, path: &str) -> Option<&str> {
+        self.rule_for(path, EntryNow::File)
+    }
+
     fn rule_for(&self, raw: &str, now: EntryNow) -> Option<&str> {
         let path = normal(raw);
         if let Some(index) = self.set.matches(Path::new(&path)).first() {

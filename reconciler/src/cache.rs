@@ -6,12 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -291,6 +293,28 @@ where
     }))
 }
 
+/// The longest pause between two tries to take a watch up: an API that comes back is heard again soon, also after it
+/// was away for long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The usual pauses of a watch that breaks off, none of them long.
+#[derive(Default)]
+struct Pauses(DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next()?.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// Keeps `cache` like the API until `stop`. No namespaces means all of them.
 pub async fn keep<K>(cache: Arc<Cache<K>>, client: Client, namespaces: Vec<String>, stop: CancellationToken)
 where
@@ -315,7 +339,7 @@ where
             let mut listed: HashSet<Key> = HashSet::new();
             let mut first = true;
             let mut events = watcher::watcher(api, watcher::Config::default())
-                .default_backoff()
+                .backoff(Pauses::default())
                 .boxed();
             while let Some(event) = events.next().await {
                 match event {

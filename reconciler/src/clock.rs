@@ -1,6 +1,6 @@
 //! Time, passed in.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -32,6 +32,31 @@ impl Clock for SystemClock {
 
     fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+/// A clock whose elapsed time stands still while something else does not go on: who cannot hear counts no silence.
+pub struct Pausing<F> {
+    clock: Arc<dyn Clock>,
+    paused: F,
+}
+
+impl<F: Fn() -> Duration> Pausing<F> {
+    /// Takes from the time of `clock` what `paused` says that it stood still for, in sum.
+    pub fn new(clock: Arc<dyn Clock>, paused: F) -> Self {
+        Self { clock, paused }
+    }
+}
+
+impl<F: Fn() -> Duration + Send + Sync + 'static> Clock for Pausing<F> {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        // Asked in this order: a pause that begins between the two is not taken off too early.
+        let paused = (self.paused)();
+        self.clock.elapsed().saturating_sub(paused)
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Context {
     pub writer: Writer,
     /// Nodes.
     pub nodes: Arc<Cache<FleetNode>>,
-    /// Time.
+    /// Time; its elapsed part stands still while the API is away, since then no node can be heard of.
     pub clock: Arc<dyn Clock>,
     /// Who is told which nodes live.
     pub scheduler: Arc<Scheduler>,

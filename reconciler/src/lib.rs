@@ -8,7 +8,6 @@ pub mod agentic_task;
 pub mod bootstrap;
 pub mod cache;
 pub mod clock;
-pub mod conditions;
 pub mod crd_check;
 pub mod events;
 pub mod evidence;
@@ -24,3 +23,5 @@ pub mod text;
 pub mod work_queue;
 pub mod workload;
 pub mod writer;
+
+pub use schemas::conditions;

@@ -3,14 +3,15 @@
 mod describe;
 mod observe;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request};
 use kube::Client;
 use kube::client::Body;
 use telemetry::metrics::Metrics as Registry;
+
+use crate::clock::lock;
 
 pub use describe::*;
 pub use observe::{Sources, observe};
@@ -60,42 +61,65 @@ impl Metrics {
     pub fn api_failing_for(&self) -> Option<Duration> {
         self.api.failing_for()
     }
+
+    /// Returns for how long the Kubernetes API has been away since the start, in sum.
+    pub fn api_away(&self) -> Duration {
+        self.api.away_at(self.api.start.elapsed())
+    }
 }
 
 /// Whether the API answers.
 #[derive(Debug)]
 struct Answers {
     start: Instant,
-    /// Milliseconds after the start, plus one, since which every request failed; 0 while it answers.
-    failing_since: AtomicU64,
+    heard: Mutex<Heard>,
+}
+
+/// What was heard of the API, by the time after the start.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Since when every request failed; `None` while it answers.
+    failing_since: Option<Duration>,
+    /// How long it was away before that, in sum.
+    away: Duration,
 }
 
 impl Default for Answers {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            failing_since: AtomicU64::new(0),
+            heard: Mutex::default(),
         }
     }
 }
 
 impl Answers {
     fn heard(&self, answered: bool) {
+        self.heard_at(answered, self.start.elapsed());
+    }
+
+    fn heard_at(&self, answered: bool, at: Duration) {
+        let mut heard = lock(&self.heard);
         if answered {
-            self.failing_since.store(0, Ordering::Release);
+            if let Some(since) = heard.failing_since.take() {
+                heard.away += at.saturating_sub(since);
+            }
         } else {
-            let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-            let _ = self
-                .failing_since
-                .compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+            heard.failing_since.get_or_insert(at);
         }
     }
 
     fn failing_for(&self) -> Option<Duration> {
-        match self.failing_since.load(Ordering::Acquire) {
-            0 => None,
-            since => Some(self.start.elapsed().saturating_sub(Duration::from_millis(since - 1))),
-        }
+        let since = lock(&self.heard).failing_since?;
+        Some(self.start.elapsed().saturating_sub(since))
+    }
+
+    fn away_at(&self, at: Duration) -> Duration {
+        let heard = lock(&self.heard);
+        heard.away
+            + heard
+                .failing_since
+                .map_or(Duration::ZERO, |since| at.saturating_sub(since))
     }
 }
 
@@ -204,18 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn the_time_without_an_api_is_counted_while_it_lasts_and_afterwards() {
+        let answers = Answers::default();
+        let at = Duration::from_secs;
+        assert_eq!(answers.away_at(at(5)), at(0));
+        answers.heard_at(false, at(10));
+        answers.heard_at(false, at(15));
+        assert_eq!(answers.away_at(at(18)), at(8));
+        answers.heard_at(true, at(20));
+        answers.heard_at(true, at(25));
+        assert_eq!(answers.away_at(at(30)), at(10));
+        answers.heard_at(false, at(40));
+        assert_eq!(answers.away_at(at(41)), at(11));
+    }
+
+    #[test]
     fn an_api_that_answers_again_is_no_longer_failing() {
         let answers = Answers::default();
         assert_eq!(answers.failing_for(), None);
         answers.heard(false);
-        let first = answers.failing_since.load(Ordering::Acquire);
+        let first = lock(&answers.heard).failing_since;
         answers.heard(false);
         assert!(answers.failing_for().is_some());
-        assert_eq!(
-            answers.failing_since.load(Ordering::Acquire),
-            first,
-            "the first failure counts"
-        );
+        assert_eq!(lock(&answers.heard).failing_since, first, "the first failure counts");
         answers.heard(true);
         assert_eq!(answers.failing_for(), None);
         drop(Silence(Some(&answers)));

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod agent_release;
 pub mod agentic_task;
+pub mod conditions;
 pub mod config;
 pub mod crds;
 pub mod dependencies;

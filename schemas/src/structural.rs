@@ -3,6 +3,8 @@
 //! kube-apiserver prunes what a schema does not know. A file that a person wrote is checked more
 //! strictly: an unknown key is an error, with the key that may have been meant.
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -13,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::crds;
 use crate::document::{Content, Entry, Node};
 use crate::file_error::{FileError, closest, quote};
+use words::{advice, elsewhere, expectation};
 
 /// Returns the schema of a kind's `spec`, or nothing for a kind that is not ours.
 pub fn spec_of(kind: &str) -> Option<&'static Value> {
@@ -372,203 +375,5 @@ fn scalar_fits(value: &Value, schema: &Value) -> bool {
     }
 }
 
-/// Says in words what a schema asks for.
-pub fn expectation(schema: &Value) -> String {
-    if let Some(choices) = choices(schema) {
-        return choices.iter().map(expectation).collect::<Vec<_>>().join(", or ");
-    }
-    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
-        let words: Vec<String> = words.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        return format!("one of {}", words.join(", "));
-    }
-    // Limits of the kinds are floating-point numbers in the API's own type.
-    #[allow(clippy::cast_possible_truncation)]
-    let bound = |key: &str| schema.get(key).and_then(Value::as_f64).map(|bound| bound as i64);
-    let range = |least: Option<i64>, most: Option<i64>| match (least, most) {
-        (Some(least), Some(most)) => format!(" from {least} to {most}"),
-        (Some(least), None) => format!(" of at least {least}"),
-        (None, Some(most)) => format!(" of at most {most}"),
-        (None, None) => String::new(),
-    };
-    match schema.get("type").and_then(Value::as_str) {
-        Some("string") => match (
-            schema.get("pattern").and_then(Value::as_str),
-            bound("minLength"),
-            bound("maxLength"),
-        ) {
-            (Some(pattern), ..) if pattern.contains("(ms|s|m|h)") => "a time span such as 90s, 30m or 1h30m".to_owned(),
-            (Some(pattern), ..) => format!("a string that matches {pattern}"),
-            (None, None, Some(most)) => format!("a string of at most {most} characters"),
-            (None, Some(1), Some(most)) => format!("a string of 1 to {most} characters"),
-            (None, Some(_), _) => "a string that is not empty".to_owned(),
-            (None, None, None) => "a string".to_owned(),
-        },
-        Some("integer") => format!("a whole number{}", range(bound("minimum"), bound("maximum"))),
-        Some("number") => "a number".to_owned(),
-        Some("boolean") => "true or false".to_owned(),
-        Some("array") => {
-            let items = schema
-                .get("items")
-                .filter(|items| items.get("type").is_some())
-                .map(expectation);
-            let least = bound("minItems")
-                .map(|least| format!(" with at least {least} item"))
-                .unwrap_or_default();
-            format!(
-                "a list{}{least}",
-                items.map(|items| format!(" of {}", plural(&items))).unwrap_or_default()
-            )
-        }
-        Some("object") => match schema.get("properties").and_then(Value::as_object) {
-            Some(properties) if properties.len() <= 12 => {
-                format!(
-                    "a map with the keys {}",
-                    properties.keys().cloned().collect::<Vec<_>>().join(", ")
-                )
-            }
-            _ => "a map".to_owned(),
-        },
-        _ => "a value".to_owned(),
-    }
-}
-
-fn plural(items: &str) -> String {
-    match items.strip_prefix("a ") {
-        Some(rest) if rest.starts_with("string") => {
-            rest.replacen("string", "strings", 1).replace("that is", "that are")
-        }
-        Some(rest) if rest.starts_with("whole number") => rest.replacen("number", "numbers", 1),
-        Some(rest) if rest.starts_with("map") => rest.replacen("map", "maps", 1),
-        _ => items.to_owned(),
-    }
-}
-
-/// Says how a value of the wrong type could be written right.
-fn advice(node: &Node, schema: &Value) -> Option<String> {
-    let Content::Scalar(value) = &node.content else {
-        return None;
-    };
-    match (schema.get("type").and_then(Value::as_str)?, value) {
-        ("string", Value::Number(_) | Value::Bool(_)) => Some(format!("put it in quotes: \"{value}\"")),
-        // A whole number that is too large for one is read as text as well, and had no quotes.
-        ("integer", Value::String(text)) if text.parse::<i64>().is_ok() => Some("remove the quotes".to_owned()),
-        ("number", Value::String(text)) if text.parse::<f64>().is_ok() => Some("remove the quotes".to_owned()),
-        ("boolean", Value::String(text)) => match text.to_ascii_lowercase().as_str() {
-            "yes" | "on" | "y" | "true" => Some("write true".to_owned()),
-            "no" | "off" | "n" | "false" => Some("write false".to_owned()),
-            _ => None,
-        },
-        ("array", Value::String(text)) => Some(format!(
-            "write it as a list: [{}]",
-            crate::file_error::shorten(text, 40)
-        )),
-        _ => None,
-    }
-}
-
-/// Finds a key below, where it is no key of this level.
-fn elsewhere(key: &str, schema: &Value, what: &str, depth: usize) -> Option<String> {
-    let properties = schema.get("properties")?.as_object()?;
-    for (name, child) in properties {
-        let below = child.get("properties").and_then(Value::as_object);
-        if below.is_some_and(|below| below.contains_key(key)) {
-            return Some(format!("{}.{key}", join(what, name)));
-        }
-        if depth < 2
-            && let Some(found) = elsewhere(key, child, &join(what, name), depth + 1)
-        {
-            return Some(found);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-    use crate::document;
-    use serde_json::json;
-
-    fn check(kind: &str, text: &str) -> (Value, Vec<String>) {
-        let (documents, errors) = document::read("f.yaml", text, 0);
-        assert!(errors.is_empty(), "{errors:?}");
-        let mut checker = Checker::new("f.yaml", &[]);
-        let value = checker.check(&documents[0], spec_of(kind).unwrap(), "spec");
-        (value, checker.into_errors().iter().map(ToString::to_string).collect())
-    }
-
-    #[test]
-    fn every_pattern_of_our_schemas_can_be_read() {
-        fn walk(schema: &Value) {
-            if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-                assert!(Regex::new(pattern).is_ok(), "{pattern}");
-            }
-            match schema {
-                Value::Object(map) => map.values().for_each(walk),
-                Value::Array(items) => items.iter().for_each(walk),
-                _ => {}
-            }
-        }
-        crds::all()
-            .iter()
-            .for_each(|crd| walk(&serde_json::to_value(crd).unwrap()));
-    }
-
-    #[test]
-    fn a_good_spec_comes_back_without_nulls_and_without_defaults() {
-        let (value, errors) = check(
-            "AgenticTask",
-            "kind: verify\npriority: null\npayload: {branch: b}\ndependsOn: [a, {name: b, namespace: c}]\n",
-        );
-        assert_eq!(errors, Vec::<String>::new());
-        assert_eq!(
-            value,
-            json!({"kind": "verify", "payload": {"branch": "b"}, "dependsOn": ["a", {"name": "b", "namespace": "c"}]})
-        );
-    }
-
-    #[test]
-    fn all_errors_are_reported_each_with_place_expectation_and_advice() {
-        let text = "kind: verfy\npayload:\n  isue: 4\n  issue: '5'\n  openPullRequest: yes\n  branch: 7\nprompt: x\npriority: [1]\ntimeoutSeconds: -1\n";
-        let (_, errors) = check("AgenticTask", text);
-        let expected = [
-            "f.yaml:1:7: spec.kind is the string \"verfy\"; expected one of issue-fix, verify, review, freeform, integrate, reconcile; did you mean \"verify\"?",
-            "f.yaml:3:3: unknown key \"isue\" in spec.payload; did you mean \"issue\"?",
-            "f.yaml:4:10: spec.payload.issue is the string \"5\"; expected a whole number of at least 1; remove the quotes",
-            "f.yaml:5:20: spec.payload.openPullRequest is the string \"yes\"; expected true or false; write true",
-            "f.yaml:6:11: spec.payload.branch is the number 7; expected a string; put it in quotes: \"7\"",
-            "f.yaml:7:1: unknown key \"prompt\" in spec; \"prompt\" belongs at spec.payload.prompt",
-            "f.yaml:8:11: spec.priority is a list; expected a whole number",
-            "f.yaml:9:17: spec.timeoutSeconds is the number -1; expected a whole number of at least 0",
-        ];
-        assert_eq!(errors, expected);
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_what_it_should_be() {
-        let (_, errors) = check("Agent", "model: m\n");
-        assert_eq!(errors.len(), 2, "{errors:?}");
-        assert!(
-            errors[0].contains("spec.role is missing; expected one of coder"),
-            "{errors:?}"
-        );
-        assert!(
-            errors[1].contains("spec.tools is missing; expected a list of strings"),
-            "{errors:?}"
-        );
-    }
-
-    #[test]
-    fn free_form_parts_are_left_alone() {
-        let (value, errors) = check(
-            "Agent",
-            "role: coder\ntools: [bash]\nexecution: {resources: {limits: {cpu: 1, x: null}}}\nchatTemplateKwargs: {a: {b: [1]}}\n",
-        );
-        assert_eq!(errors, Vec::<String>::new());
-        assert_eq!(
-            value["execution"]["resources"],
-            json!({"limits": {"cpu": 1, "x": null}})
-        );
-    }
-}
+mod tests;

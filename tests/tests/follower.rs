@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures::StreamExt;
 use kube::ResourceExt;
@@ -15,6 +16,8 @@ use crate::foreman::LIMIT;
 /// Everything that a watch showed, in order.
 pub struct Follower<K> {
     seen: Arc<Mutex<Vec<K>>>,
+    /// When each of them was seen.
+    times: Arc<Mutex<Vec<Instant>>>,
     count: watch::Receiver<usize>,
 }
 
@@ -25,25 +28,34 @@ where
     pub fn of(api: Api<K>) -> Self {
         let seen: Arc<Mutex<Vec<K>>> = Arc::default();
         let (sender, count) = watch::channel(0);
-        let into = seen.clone();
+        let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let (into, at) = (seen.clone(), times.clone());
         tokio::spawn(async move {
             let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
             while let Some(event) = events.next().await {
                 if let Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) = event {
                     let mut seen = into.lock().unwrap();
                     seen.push(object);
+                    at.lock().unwrap().push(Instant::now());
                     if sender.send(seen.len()).is_err() {
                         return;
                     }
                 }
             }
         });
-        Self { seen, count }
+        Self { seen, times, count }
     }
 
     /// Returns every state that was seen.
     pub fn states(&self) -> Vec<K> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Returns when a state that pleases `done` was first seen.
+    pub fn when(&self, done: impl Fn(&K) -> bool) -> Option<Instant> {
+        let seen = self.seen.lock().unwrap();
+        let found = seen.iter().position(done)?;
+        Some(self.times.lock().unwrap()[found])
     }
 
     /// Waits until what was seen so far pleases `done`, and returns what that found.

@@ -105,6 +105,18 @@ impl Operator {
         &self.said
     }
 
+    /// Returns the base URL of evidence, metrics and probes.
+    #[allow(dead_code, reason = "the tests ask it, the benchmarks read the counters")]
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// Returns whether this process goes on.
+    #[allow(dead_code, reason = "the tests ask it, the benchmarks read the counters")]
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Kills it as nothing can be killed harder.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -198,6 +198,20 @@ impl Process {
         }
     }
 
+    /// Returns whether it goes on.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Returns all that it said until now.
+    pub fn log(&mut self) -> &str {
+        while let Ok(line) = self.lines.try_recv() {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
+        &self.said
+    }
+
     /// Asks it to end, as a kubelet does, and returns the exit code.
     pub async fn terminate(mut self) -> Option<i32> {
         let id = self.child.id().unwrap().to_string();

@@ -175,32 +175,7 @@ impl Stage {
 
     /// Records a session that writes `notes/<name>.txt`, without asking for it.
     pub fn record(&self, name: &str) {
-        let call = |turn: u32, tool: &str, arguments: serde_json::Value| {
-            serde_json::json!({ "type": "reply", "turn": turn, "content": "", "finish": "tool-calls",
-                "calls": [{ "id": format!("call-{turn}"), "name": tool, "arguments": arguments }],
-                "usage": { "prompt": 1, "completion": 1, "cached": 0 } })
-        };
-        let folder = self.sessions.join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        for round in 1..=3 {
-            // Each round changes something, as it must.
-            let content = format!("{name}\n{}", "again\n".repeat(round - 1));
-            let text = format!(
-                "{}\n{}\n{}\n",
-                serde_json::json!({ "type": "header", "format": 1, "task": name, "round": round, "model": "written by hand", "protocol": "native" }),
-                call(
-                    1,
-                    "write_file",
-                    serde_json::json!({ "path": format!("notes/{name}.txt"), "content": content })
-                ),
-                call(
-                    2,
-                    "submit_result",
-                    serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })
-                ),
-            );
-            std::fs::write(folder.join(format!("round-{round}.jsonl")), text).unwrap();
-        }
+        record(&self.sessions, name);
     }
 
     /// Records sessions and commits one task file for each name.
@@ -208,10 +183,7 @@ impl Stage {
         let mut files = Vec::new();
         for name in names {
             self.record(name);
-            files.push((
-                format!("tasks/{name}.md"),
-                format!("---\ntitle: Write {name}\n---\nWrite notes/{name}.txt.\n"),
-            ));
+            files.push(task_file(name));
         }
         let files: Vec<(&str, &str)> = files
             .iter()
@@ -301,6 +273,44 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Records, in a folder of sessions, one that writes `notes/<name>.txt`.
+pub fn record(sessions: &Path, name: &str) {
+    let call = |turn: u32, tool: &str, arguments: serde_json::Value| {
+        serde_json::json!({ "type": "reply", "turn": turn, "content": "", "finish": "tool-calls",
+            "calls": [{ "id": format!("call-{turn}"), "name": tool, "arguments": arguments }],
+            "usage": { "prompt": 1, "completion": 1, "cached": 0 } })
+    };
+    let folder = sessions.join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    for round in 1..=3 {
+        // Each round changes something, as it must.
+        let content = format!("{name}\n{}", "again\n".repeat(round - 1));
+        let text = format!(
+            "{}\n{}\n{}\n",
+            serde_json::json!({ "type": "header", "format": 1, "task": name, "round": round, "model": "written by hand", "protocol": "native" }),
+            call(
+                1,
+                "write_file",
+                serde_json::json!({ "path": format!("notes/{name}.txt"), "content": content })
+            ),
+            call(
+                2,
+                "submit_result",
+                serde_json::json!({ "verdict": "GO", "summary": "wrote it", "commit_message": format!("Write {name}") })
+            ),
+        );
+        std::fs::write(folder.join(format!("round-{round}.jsonl")), text).unwrap();
+    }
+}
+
+/// Returns the file that asks for the recorded session of this name: its path and its text.
+pub fn task_file(name: &str) -> (String, String) {
+    (
+        format!("tasks/{name}.md"),
+        format!("---\ntitle: Write {name}\n---\nWrite notes/{name}.txt.\n"),
+    )
 }
 
 /// Commits files on `main` of a bare repository, by way of a clone at `clone`.

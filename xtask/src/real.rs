@@ -11,6 +11,7 @@ mod api;
 mod argocd;
 mod build;
 mod go;
+mod halt;
 mod ledger;
 mod node;
 mod pki;
@@ -39,6 +40,25 @@ pub enum Real {
     },
     /// Stops what `up` started, also after a crash, and deletes its data; logs stay.
     Down {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Stops single processes of what is up, as a fault would, and leaves their data.
+    Stop {
+        /// The processes, as `status` names them.
+        #[arg(required = true)]
+        processes: Vec<String>,
+        /// How they are stopped.
+        #[arg(long, value_enum, default_value_t)]
+        by: halt::By,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Starts processes again that `stop` stopped, with the data that they left, and waits until the API answers.
+    Start {
+        /// The processes.
+        #[arg(required = true)]
+        processes: Vec<String>,
         #[command(flatten)]
         at: At,
     },
@@ -109,6 +129,8 @@ pub fn run(root: &Path, command: Real) -> Result<()> {
             Ok(())
         }
         Real::Down { at } => tier::down(&state(at)?),
+        Real::Stop { processes, by, at } => halt::stop(&state(at)?, &processes, by),
+        Real::Start { processes, at } => halt::start(&state(at)?, &processes),
         Real::Status { at } => tier::status(&state(at)?),
         Real::Kubeconfig { at } => {
             println!("{}", state(at)?.kubeconfig()?.display());

@@ -10,6 +10,7 @@ use schemas::{AgenticTask, labels};
 use super::claim;
 use super::desk::{Desk, Stop};
 use crate::config::Config;
+use crate::patience::Pauses;
 
 pub(super) fn watch_tasks(
     client: &Client,
@@ -20,7 +21,7 @@ pub(super) fn watch_tasks(
         None => Api::all(client.clone()),
     };
     let selector = format!("status.assignedNode={}", config.node_name);
-    watcher(api, watcher::Config::default().fields(&selector)).default_backoff()
+    watcher(api, watcher::Config::default().fields(&selector)).backoff(Pauses::default())
 }
 
 pub(super) fn observe(
@@ -46,7 +47,9 @@ pub(super) fn observe(
                 } else if cancel_requested(&task).is_some() {
                     run.end(Stop::Cancelled);
                 }
-            } else if claim::is_claimable(&task, &config.node_name) {
+            }
+            // A run that lost its claim may end later than its task is given to this node anew, and nobody says so twice.
+            if claim::is_claimable(&task, &config.node_name) {
                 waiting.insert(uid, task);
             } else {
                 waiting.remove(&uid);
@@ -59,4 +62,64 @@ pub(super) fn observe(
 pub(super) fn cancel_requested(task: &AgenticTask) -> Option<&String> {
     let id = task.annotations().get(labels::CANCEL)?;
     (task.status.as_ref().and_then(|status| status.handled_cancel.as_ref()) != Some(id)).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use schemas::AgenticTaskStatus;
+    use schemas::agentic_task::{Phase, TaskKind};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::desk::Running;
+    use super::super::startable;
+    use super::*;
+
+    #[test]
+    fn a_task_that_is_given_back_to_this_node_before_its_lost_run_ended_is_claimed_after_it() {
+        let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
+        let secret = claim::ClaimSecret::new([1; 32]);
+        let held = claim::Held {
+            namespace: "default".into(),
+            name: "t".into(),
+            uid: "u".into(),
+            claim: schemas::agentic_task::Claim {
+                node: config.node_name.clone(),
+                agent: "a".into(),
+                epoch: 1,
+                secret_sha256: secret.sha256(),
+            },
+            secret,
+        };
+        let run = Running {
+            held,
+            cancel: CancellationToken::new(),
+            stop: Arc::default(),
+            kind: TaskKind::Verify,
+            timeout: 60,
+        };
+        let desk = Desk::default();
+        desk.with(|running| running.insert("u".into(), run.clone()));
+        let mut task = AgenticTask::default();
+        task.metadata.uid = Some("u".into());
+        task.status = Some(AgenticTaskStatus {
+            phase: Some(Phase::Scheduled),
+            assigned_node: Some(config.node_name.clone()),
+            epoch: Some(1),
+            ..AgenticTaskStatus::default()
+        });
+        let mut waiting = HashMap::new();
+        observe(watcher::Event::Apply(task), &config, &desk, &mut waiting);
+        assert_eq!(run.why(), Some(Stop::Lost));
+        let next = |desk: &Desk| {
+            let in_hand: HashSet<String> = desk.with(|running| running.keys().cloned().collect());
+            startable(&waiting, &in_hand, 0, 0, 1)
+        };
+        assert_eq!(next(&desk), None, "its earlier run goes on");
+        desk.with(|running| running.remove("u"));
+        assert_eq!(next(&desk).as_deref(), Some("u"), "nobody says so twice");
+    }
 }

@@ -21,6 +21,7 @@ use crate::evidence::Spool;
 use crate::executor::{Executor, Run, Services};
 use crate::metrics::CLAIMS;
 use crate::outcome::Outcome;
+use crate::patience::answered;
 
 /// How long a cancelled run may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,12 +35,13 @@ pub(super) async fn start(
     desk: &Arc<Desk>,
     identity: &str,
     task: AgenticTask,
+    stop: &CancellationToken,
 ) {
     let mut random = [0_u8; 32];
     rand::rng().fill_bytes(&mut random);
     let node = &services.config.node_name;
     let counted = |result: &str| services.probes.metrics.count(CLAIMS, &[("result", result)]);
-    let (held, task) = match claim::claim(&services.client, &task, node, identity, random).await {
+    let (held, task) = match claim::claim(&services.client, &task, node, identity, random, stop).await {
         Ok(Some(claimed)) => {
             counted("held");
             claimed
@@ -85,7 +87,7 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
             return finish(services, running, None, outcome, started).await;
         }
     };
-    let agent = match agent_of(services, &task).await {
+    let agent = match agent_of(services, &task, &running.cancel).await {
         Ok(agent) => agent,
         Err(outcome) => return finish(services, running, Some(&spool), *outcome, started).await,
     };
@@ -125,13 +127,17 @@ async fn until_left(work: impl Future<Output = Outcome>, running: &Running, time
     }
 }
 
-async fn agent_of(services: &Services, task: &AgenticTask) -> Result<Option<Agent>, Box<Outcome>> {
+async fn agent_of(
+    services: &Services,
+    task: &AgenticTask,
+    cancel: &CancellationToken,
+) -> Result<Option<Agent>, Box<Outcome>> {
     let Some(name) = task.spec.agent_ref.as_ref().and_then(LocalRef::named) else {
         return Ok(None);
     };
     let namespace = task.namespace().unwrap_or_default();
     let api: Api<Agent> = Api::namespaced(services.client.clone(), &namespace);
-    match api.get_opt(name).await {
+    match answered(cancel, name, |_| api.get_opt(name)).await {
         Ok(Some(agent)) => Ok(Some(agent)),
         Ok(None) => Err(Box::new(Outcome::failed(
             FailureReason::AgentNotFound,

@@ -8,9 +8,11 @@ use schemas::AgenticTask;
 use schemas::agentic_task::{Claim, Phase};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::registration::FIELD_MANAGER;
 use crate::outcome::Outcome;
+use crate::patience::{Unanswered, answered};
 
 /// A claim that this process holds.
 #[derive(Clone, Debug)]
@@ -107,14 +109,15 @@ pub fn build_claim(task: &AgenticTask, claim: &Claim, now: Timestamp) -> Value {
     })
 }
 
-/// Claims `task` for this process; `None` when another write came first.
+/// Claims `task` for this process; `None` when another write came first. An API that is away is waited for.
 pub async fn claim(
     client: &Client,
     task: &AgenticTask,
     node: &str,
     agent: &str,
     random: [u8; 32],
-) -> Result<Option<(Held, AgenticTask)>, kube::Error> {
+    cancel: &CancellationToken,
+) -> Result<Option<(Held, AgenticTask)>, Unanswered> {
     let secret = ClaimSecret::new(random);
     let namespace = task.namespace().unwrap_or_default();
     let claim = Claim {
@@ -125,27 +128,42 @@ pub async fn claim(
     };
     let api: Api<AgenticTask> = Api::namespaced(client.clone(), &namespace);
     let patch = build_claim(task, &claim, Timestamp::now());
-    match api
-        .patch_status(&task.name_any(), &params(), &Patch::Merge(patch))
-        .await
-    {
-        Ok(written) => {
-            let held = Held {
-                namespace,
-                name: task.name_any(),
-                uid: written.uid().unwrap_or_default(),
-                claim,
-                secret,
-            };
-            Ok(Some((held, written)))
+    let held = Held {
+        namespace,
+        name: task.name_any(),
+        uid: task.uid().unwrap_or_default(),
+        claim,
+        secret,
+    };
+    let (api, held_now, patch) = (&api, &held, &patch);
+    let asked = answered(cancel, &held.name, |number| async move {
+        if number > 0
+            // The try before may have been carried out: then the claim stands, and nobody else knows its secret.
+            && let Some(live) = api.get_opt(&held_now.name).await?
+            && is_held_by(&live, held_now)
+        {
+            return Ok(live);
         }
-        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(None),
+        api.patch_status(&held_now.name, &params(), &Patch::Merge(patch)).await
+    });
+    match asked.await {
+        Ok(written) => Ok(Some((held, written))),
+        Err(Unanswered::Refused(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Patches the status under the claim: reads, checks the claim, writes with the version that was read.
 pub async fn patch_status(client: &Client, held: &Held, status: Value) -> Result<Written, kube::Error> {
+    patch_status_by(client, held, |_| status.clone()).await
+}
+
+/// Patches the status under the claim by what it is: `change` is given the task as it was read.
+pub async fn patch_status_by(
+    client: &Client,
+    held: &Held,
+    change: impl Fn(&AgenticTask) -> Value,
+) -> Result<Written, kube::Error> {
     let api: Api<AgenticTask> = Api::namespaced(client.clone(), &held.namespace);
     loop {
         let Some(live) = api.get_opt(&held.name).await? else {
@@ -154,7 +172,7 @@ pub async fn patch_status(client: &Client, held: &Held, status: Value) -> Result
         if !is_held_by(&live, held) {
             return Ok(Written::Lost);
         }
-        let patch = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": status });
+        let patch = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": change(&live) });
         match api.patch_status(&held.name, &params(), &Patch::Merge(patch)).await {
             Ok(task) => return Ok(Written::Done(Box::new(task))),
             Err(kube::Error::Api(error)) if error.code == 409 => continue,
@@ -273,5 +291,61 @@ mod tests {
         let secret = ClaimSecret::new([1; 32]);
         assert!(!format!("{secret:?}").contains("0101"));
         assert_ne!(secret.sha256(), secret.expose());
+    }
+
+    /// An API that keeps one task, and does the first write without an answer.
+    fn losing_an_answer(task: &AgenticTask) -> Client {
+        use std::sync::{Arc, Mutex};
+
+        use axum::extract::{Request, State};
+        use axum::http::{Method, StatusCode};
+        use axum::response::IntoResponse;
+
+        type Kept = Arc<Mutex<(Value, u32)>>;
+        let kept: Kept = Arc::new(Mutex::new((json!(task), 0)));
+        let app = axum::Router::new().fallback(|State(kept): State<Kept>, request: Request| async move {
+            let method = request.method().clone();
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let mut kept = kept.lock().unwrap();
+            if method == Method::PATCH {
+                let patch: Value = serde_json::from_slice(&body).unwrap();
+                let failed = |code: StatusCode| {
+                    let status =
+                        json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16() });
+                    (code, axum::Json(status)).into_response()
+                };
+                if patch["metadata"]["resourceVersion"] != kept.0["metadata"]["resourceVersion"] {
+                    return failed(StatusCode::CONFLICT);
+                }
+                kept.0["status"] = patch["status"].clone();
+                kept.0["metadata"]["resourceVersion"] = json!("2");
+                kept.1 += 1;
+                if kept.1 == 1 {
+                    return failed(StatusCode::GATEWAY_TIMEOUT);
+                }
+            }
+            axum::Json(kept.0.clone()).into_response()
+        });
+        Client::new(app.with_state(kept), "default")
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_answer_was_lost_is_this_agents_and_is_made_once() {
+        let task = task(|task| {
+            task.metadata.name = Some("t".into());
+            task.metadata.namespace = Some("default".into());
+            task.metadata.resource_version = Some("1".into());
+            let status = task.status.as_mut().unwrap();
+            status.phase = Some(Phase::Scheduled);
+            status.claim = None;
+        });
+        let client = losing_an_answer(&task);
+        let cancel = CancellationToken::new();
+        let claimed = claim(&client, &task, "n", "a", [9; 32], &cancel).await.unwrap();
+        let (held, written) = claimed.unwrap();
+        assert_eq!(held.claim.epoch, 1);
+        assert!(is_held_by(&written, &held));
+        let other = claim(&client, &task, "n", "b", [8; 32], &cancel).await.unwrap();
+        assert!(other.is_none(), "the version is another by now");
     }
 }

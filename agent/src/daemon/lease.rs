@@ -20,6 +20,9 @@ use crate::probes::Probes;
 /// How long one turn around the Lease may take before the process counts as stuck.
 const TURN_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long after a renewal that failed it is tried again: an API that was away for a while costs no claims.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Seconds for which a node's Lease holds without renewal.
 pub const LEASE_SECONDS: i32 = 30;
 
@@ -103,33 +106,36 @@ impl NodeLease {
             }
         }
         let name = format!("{}{}", labels::NODE_LEASE_PREFIX, config.node_name);
-        let found = self.api.get_opt(&name).await?;
-        let version = found.as_ref().and_then(ResourceExt::resource_version);
-        let since = match &self.seen {
-            Some((seen, since)) if *seen == version => *since,
-            _ => {
-                let now = tokio::time::Instant::now();
-                self.seen = Some((version, now));
-                now
+        loop {
+            let found = self.api.get_opt(&name).await?;
+            let version = found.as_ref().and_then(ResourceExt::resource_version);
+            let since = match &self.seen {
+                Some((seen, since)) if *seen == version => *since,
+                _ => {
+                    let now = tokio::time::Instant::now();
+                    self.seen = Some((version, now));
+                    now
+                }
+            };
+            if lease_step(found.as_ref(), &self.identity, since.elapsed()) == LeaseStep::Wait {
+                return Ok(false);
             }
-        };
-        if lease_step(found.as_ref(), &self.identity, since.elapsed()) == LeaseStep::Wait {
-            return Ok(false);
-        }
-        let lease = build_lease(config, &self.identity, found.as_ref(), Timestamp::now());
-        let written = match found {
-            Some(_) => self.api.replace(&name, &post(), &lease).await,
-            None => self.api.create(&post(), &lease).await,
-        };
-        match written {
-            // Without the release namespace there is no Lease, and heartbeats alone say that this node lives.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
-            Ok(lease) => {
-                self.held = Some(lease);
-                Ok(true)
+            let lease = build_lease(config, &self.identity, found.as_ref(), Timestamp::now());
+            let written = match found {
+                Some(_) => self.api.replace(&name, &post(), &lease).await,
+                None => self.api.create(&post(), &lease).await,
+            };
+            match written {
+                // Without the release namespace there is no Lease, and heartbeats alone say that this node lives.
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
+                Ok(lease) => {
+                    self.held = Some(lease);
+                    return Ok(true);
+                }
+                // Whoever wrote between: another agent, or an earlier try of this one whose answer was lost.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error),
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
         }
     }
 
@@ -185,12 +191,13 @@ pub(super) async fn keep_lease(
     lost: CancellationToken,
 ) {
     let every = Duration::from_secs(LEASE_SECONDS as u64 / 3);
+    let mut pause = every;
     loop {
         let _turn = probes.health.begin("the renewal of the node's lease", TURN_LIMIT);
         tokio::select! {
             // An answer that never comes must not let the Lease lapse in silence.
-            () = tokio::time::sleep(every) => match tokio::time::timeout(every, lease.tick(&config)).await {
-                Ok(Ok(true)) => {}
+            () = tokio::time::sleep(std::mem::replace(&mut pause, AGAIN_AFTER)) => match tokio::time::timeout(every, lease.tick(&config)).await {
+                Ok(Ok(true)) => pause = every,
                 Ok(Ok(false)) => {
                     probes.holds_name(false);
                     return lost.cancel();

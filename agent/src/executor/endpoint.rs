@@ -213,7 +213,7 @@ async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
     };
     let namespace = run.task.namespace().unwrap_or_default();
     let secrets: Api<KubeSecret> = Api::namespaced(run.services.client.clone(), &namespace);
-    let found = secrets.get_opt(&reference.name).await.map_err(|error| {
+    let found = run.read(&secrets, &reference.name).await.map_err(|error| {
         Outcome::failed(
             FailureReason::InfrastructureError,
             format!("failed to read Secret {}: {error}", reference.name),

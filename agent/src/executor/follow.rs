@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{AsyncReadExt, StreamExt};
 use gate::verdict::JobOutcome;
 use k8s_openapi::api::batch::v1::Job;
@@ -12,6 +13,7 @@ use kube::{Resource, ResourceExt};
 
 use super::Run;
 use crate::daemon::registration::FIELD_MANAGER;
+use crate::patience::{Pauses, Unanswered, answered};
 
 /// How often a Job is looked at where nothing is heard of it.
 const TICK: Duration = Duration::from_secs(5);
@@ -47,70 +49,27 @@ impl Followed<'_> {
     }
 
     /// Lists its Pods.
-    pub(super) async fn pods(&self) -> Result<Vec<Pod>, kube::Error> {
-        let selector = ListParams::default().labels(&format!("job-name={}", self.name));
-        Ok(self.pods_api().list(&selector).await?.items)
+    async fn pods(&self) -> Result<Vec<Pod>, Unanswered> {
+        let (pods, selector) = (
+            &self.pods_api(),
+            &ListParams::default().labels(&format!("job-name={}", self.name)),
+        );
+        Ok(answered(&self.run.cancel, &self.name, |_| pods.list(selector))
+            .await?
+            .items)
     }
 
-    /// Looks at it until `decide` knows what it comes to.
-    ///
-    /// An API that cannot be reached is waited for: the Job goes on without it. One that refuses is not.
-    pub(super) async fn until<T>(&self, mut decide: impl FnMut(Sight) -> Option<T>) -> Result<T, kube::Error> {
+    /// Begins to look at it.
+    pub(super) fn follow(&self) -> Sights<'_> {
         let selector = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
-        let mut events = watcher(self.jobs(), selector).default_backoff().boxed();
-        let mut live: Option<Job> = None;
-        let mut unscheduled = String::new();
-        loop {
-            let mut gone = false;
-            tokio::select! {
-                event = events.next() => match event {
-                    Some(Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job))) => live = Some(job),
-                    Some(Ok(watcher::Event::Delete(_))) | None => gone = true,
-                    // A list without it, after one with it, is how a watch that broke off tells of a deletion.
-                    Some(Ok(watcher::Event::Init)) => { live = None; continue; }
-                    Some(Ok(watcher::Event::InitDone)) => gone = live.is_none(),
-                    Some(Err(watcher::Error::InitialListFailed(error))) if is_refused(&error) => return Err(error),
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, job = self.name, "the watch on the Job broke off and is taken up again");
-                        continue;
-                    }
-                },
-                () = tokio::time::sleep(TICK) => {}
-                () = self.run.cancel.cancelled() => {
-                    if let Some(found) = decide(Sight::Cancelled) {
-                        return Ok(found);
-                    }
-                }
-            }
-            let mut seen = match &live {
-                _ if gone => JobOutcome::default(),
-                None => continue,
-                Some(job) => match self.look(job).await {
-                    Ok(seen) => seen,
-                    Err(error) if is_refused(&error) => return Err(error),
-                    Err(error) => {
-                        tracing::warn!(%error, job = self.name, "failed to look at the Job's Pod; looking again");
-                        continue;
-                    }
-                },
-            };
-            // The Pod goes with the deadline, and what it waited for with the Pod.
-            if seen.finished() && seen.unscheduled.is_empty() {
-                seen.unscheduled.clone_from(&unscheduled);
-            }
-            if seen.unscheduled != unscheduled {
-                unscheduled.clone_from(&seen.unscheduled);
-                if !unscheduled.is_empty() {
-                    tracing::warn!(job = self.name, why = unscheduled, "the Job's Pod finds no node");
-                }
-            }
-            if let Some(found) = decide(Sight::Job(Box::new(seen))) {
-                return Ok(found);
-            }
+        Sights {
+            of: self,
+            events: watcher(self.jobs(), selector).backoff(Pauses::default()).boxed(),
+            live: None,
         }
     }
 
-    async fn look(&self, job: &Job) -> Result<JobOutcome, kube::Error> {
+    async fn look(&self, job: &Job) -> Result<JobOutcome, Unanswered> {
         let alone = JobOutcome::read(Some(job), &[], self.init, self.main);
         let begun = job.status.as_ref().is_some_and(|status| status.start_time.is_some());
         if !begun && !alone.finished() {
@@ -155,6 +114,54 @@ impl Followed<'_> {
     }
 }
 
+/// What is seen of a Job, one sight after the other.
+pub(super) struct Sights<'a> {
+    of: &'a Followed<'a>,
+    events: BoxStream<'a, watcher::Result<watcher::Event<Job>>>,
+    live: Option<Job>,
+}
+
+impl Sights<'_> {
+    /// Waits until there is something to see: a change, or that some time went by.
+    ///
+    /// An API that cannot be reached is waited for: the Job goes on without it. One that refuses is not.
+    pub(super) async fn next(&mut self) -> Result<Sight, Unanswered> {
+        let (run, job) = (self.of.run, &self.of.name);
+        loop {
+            tokio::select! {
+                event = self.events.next() => match event {
+                    Some(Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job))) => self.live = Some(job),
+                    Some(Ok(watcher::Event::Delete(_))) | None => return Ok(Sight::Job(Box::default())),
+                    // A list without it, after one with it, is how a watch that broke off tells of a deletion.
+                    Some(Ok(watcher::Event::Init)) => {
+                        self.live = None;
+                        continue;
+                    }
+                    Some(Ok(watcher::Event::InitDone)) if self.live.is_none() => {
+                        return Ok(Sight::Job(Box::default()));
+                    }
+                    Some(Ok(watcher::Event::InitDone)) => continue,
+                    Some(Err(watcher::Error::InitialListFailed(error))) if is_refused(&error) => {
+                        return Err(error.into());
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, job, "the watch on the Job broke off and is taken up again");
+                        continue;
+                    }
+                },
+                () = tokio::time::sleep(TICK) => {}
+                () = run.cancel.cancelled() => return Ok(Sight::Cancelled),
+            }
+            let Some(live) = &self.live else { continue };
+            return match self.of.look(live).await {
+                Ok(seen) => Ok(Sight::Job(Box::new(seen))),
+                Err(Unanswered::Cancelled(_)) => Ok(Sight::Cancelled),
+                Err(error) => Err(error),
+            };
+        }
+    }
+}
+
 /// Says whether the API refused, so that asking again is of no use.
 fn is_refused(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
@@ -165,14 +172,20 @@ pub(super) fn is_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Creates an object in this agent's name.
-pub(super) async fn create<K>(api: &Api<K>, object: &K) -> Result<K, kube::Error>
+/// Makes an object whose name nobody else uses; `None` where a try whose answer was lost has made it.
+pub(super) async fn create<K>(run: &Run, api: &Api<K>, object: &K) -> Result<Option<K>, Unanswered>
 where
     K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let params = PostParams {
+    let params = &PostParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PostParams::default()
     };
-    api.create(&params, object).await
+    answered(&run.cancel, &object.name_any(), |number| async move {
+        match api.create(params, object).await {
+            Err(kube::Error::Api(status)) if number > 0 && status.code == 409 => Ok(None),
+            created => created.map(Some),
+        }
+    })
+    .await
 }

@@ -27,8 +27,9 @@ use serde_json::json;
 
 use super::follow::{Followed, create, is_missing};
 use super::{Run, endpoint, source, verifier};
-use crate::daemon::claim::{self, Written};
+use crate::daemon::claim::Written;
 use crate::outcome::{Outcome, shorten};
+use crate::patience::{Unanswered, answered};
 use build::{CONTAINER, CoderObjects, CoderRequest, Limits};
 use end::{End, Watch};
 use report::Under;
@@ -66,13 +67,13 @@ pub async fn run(run: &Run, agent: &Agent, execution: &Execution) -> Result<Outc
     };
     let followed = followed(run, &namespace, &work.name);
     let mut watch = Watch::new(limits, Instant::now());
-    let ended = followed.until(|sight| watch.see(sight, Instant::now())).await;
+    let ended = end_of(&followed, &mut watch).await;
     let log = match ended {
         Ok(End::Over(_)) => followed.log().await,
         _ => None,
     };
     take_away(run, &followed, matches!(ended, Ok(End::Over(_)))).await;
-    let ended = ended.map_err(|error| broken("follow the coder's Job", &error))?;
+    let ended = ended.map_err(|error| broken("follow the coder's Job", error))?;
     if let Some(log) = log {
         let _ = run.spool.write("job-log", &log);
     }
@@ -90,6 +91,16 @@ pub async fn run(run: &Run, agent: &Agent, execution: &Execution) -> Result<Outc
     outcome.extra("jobName", json!(work.name));
     outcome.extra("namespace", json!(namespace));
     Ok(outcome)
+}
+
+async fn end_of(followed: &Followed<'_>, watch: &mut Watch) -> Result<End, Unanswered> {
+    let mut sights = followed.follow();
+    loop {
+        let sight = sights.next().await?;
+        if let Some(end) = watch.see(sight, Instant::now()) {
+            return Ok(end);
+        }
+    }
 }
 
 fn followed<'a>(run: &'a Run, namespace: &'a str, name: &str) -> Followed<'a> {
@@ -136,9 +147,17 @@ async fn make(run: &Run, namespace: &str, objects: CoderObjects) -> Result<(), O
     let jobs: Api<Job> = Api::namespaced(run.services.client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(run.services.client.clone(), namespace);
     // Suspended until its payload is there, and owner of the payload, so that one never outlives the other.
-    let job = create(&jobs, &objects.job)
+    let made = create(run, &jobs, &objects.job)
         .await
-        .map_err(|error| broken("create the coder's Job", &error))?;
+        .map_err(|error| broken("create the coder's Job", error))?;
+    let job = match made {
+        Some(job) => job,
+        None => run
+            .read(&jobs, &objects.job.name_any())
+            .await
+            .map_err(|error| broken("read the coder's Job", error))?
+            .unwrap_or(objects.job),
+    };
     let name = job.name_any();
     let mut secret = objects.payload;
     secret.metadata.owner_references = Some(vec![OwnerReference {
@@ -148,14 +167,15 @@ async fn make(run: &Run, namespace: &str, objects: CoderObjects) -> Result<(), O
         uid: job.uid().unwrap_or_default(),
         ..OwnerReference::default()
     }]);
-    create(&secrets, &secret)
+    create(run, &secrets, &secret)
         .await
-        .map_err(|error| broken("create the payload of the coder's Job", &error))?;
-    let begin = Patch::Merge(json!({ "metadata": { "uid": job.uid() }, "spec": { "suspend": false } }));
-    jobs.patch(&name, &PatchParams::default(), &begin)
+        .map_err(|error| broken("create the payload of the coder's Job", error))?;
+    let begin = &Patch::Merge(json!({ "metadata": { "uid": job.uid() }, "spec": { "suspend": false } }));
+    let (jobs, params, name) = (&jobs, &PatchParams::default(), name.as_str());
+    answered(&run.cancel, name, |_| jobs.patch(name, params, begin))
         .await
         .map(drop)
-        .map_err(|error| broken("let the coder's Job begin", &error))
+        .map_err(|error| broken("let the coder's Job begin", error))
 }
 
 fn request(run: &Run, execution: &Execution, namespace: &str, repository: &git::RemoteUrl, base: &str) -> CoderRequest {
@@ -186,13 +206,13 @@ fn request(run: &Run, execution: &Execution, namespace: &str, repository: &git::
 
 /// Writes the Job's name into the task's status.
 async fn tell_name(run: &Run, name: &str) -> Result<(), Outcome> {
-    match claim::patch_status(&run.services.client, &run.held, json!({ "jobName": name })).await {
+    match verifier::patch_status(run, json!({ "jobName": name })).await {
         Ok(Written::Done(_)) => Ok(()),
         Ok(Written::Lost) => {
             run.cancel.cancel();
             Err(Outcome::failed(FailureReason::LostClaims, "the claim was lost"))
         }
-        Err(error) => Err(broken("write the name of the coder's Job", &error)),
+        Err(error) => Err(broken("write the name of the coder's Job", error)),
     }
 }
 
@@ -203,7 +223,7 @@ async fn take_away(run: &Run, followed: &Followed<'_>, over: bool) {
     let client = &run.services.client;
     let jobs: Api<Job> = Api::namespaced(client.clone(), followed.namespace);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), followed.namespace);
-    if let Ok(Some(job)) = jobs.get_opt(&followed.name).await
+    if let Ok(Some(job)) = run.read(&jobs, &followed.name).await
         && job.labels().get(labels::EPOCH) != Some(&run.held.claim.epoch.to_string())
     {
         return;
@@ -221,7 +241,7 @@ async fn take_away(run: &Run, followed: &Followed<'_>, over: bool) {
     }
 }
 
-fn broken(what: &str, error: &kube::Error) -> Outcome {
+fn broken(what: &str, error: impl std::fmt::Display) -> Outcome {
     Outcome::failed(FailureReason::InfrastructureError, format!("failed to {what}: {error}"))
 }
 

@@ -131,7 +131,7 @@ pub async fn workload(run: &Run) -> Result<Option<Workload>, Outcome> {
         return Ok(None);
     };
     let api: Api<Workload> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    api.get_opt(name).await.map_err(|error| {
+    run.read(&api, name).await.map_err(|error| {
         Outcome::failed(
             FailureReason::InfrastructureError,
             format!("failed to read Workload {name}: {error}"),
@@ -142,7 +142,7 @@ pub async fn workload(run: &Run) -> Result<Option<Workload>, Outcome> {
 /// Reads another task of the same namespace.
 pub async fn task(run: &Run, name: &str) -> Result<Option<AgenticTask>, Outcome> {
     let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    api.get_opt(name).await.map_err(|error| {
+    run.read(&api, name).await.map_err(|error| {
         Outcome::failed(
             FailureReason::InfrastructureError,
             format!("failed to read task {name}: {error}"),

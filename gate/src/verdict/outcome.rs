@@ -94,7 +94,10 @@ impl JobOutcome {
         for condition in conditions.unwrap_or_default().iter().filter(|one| one.status == "True") {
             match condition.type_.as_str() {
                 "Complete" if outcome.job != JobEnd::Failed => outcome.job = JobEnd::Complete,
-                "Failed" => {
+                // Said when its time is over; `Failed` follows when its Pods are gone, which takes as long as a node is
+                // silent.
+                "FailureTarget" if condition.reason.as_deref() != Some("DeadlineExceeded") => {}
+                "Failed" | "FailureTarget" => {
                     outcome.job = JobEnd::Failed;
                     outcome.job_reason = condition.reason.clone().unwrap_or_default();
                     outcome.detail = condition.message.clone().unwrap_or_default();

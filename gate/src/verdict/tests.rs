@@ -414,6 +414,25 @@ fn a_pod_without_a_node_says_what_the_scheduler_says() {
 }
 
 #[test]
+fn a_job_whose_time_is_over_has_ended_also_while_its_node_is_silent() {
+    let with = |reason: &str| {
+        let job: Job = serde_json::from_value(json!({
+            "metadata": { "uid": "u" },
+            "status": { "conditions": [{ "type": "FailureTarget", "status": "True", "reason": reason, "message": "m" }] },
+        }))
+        .unwrap();
+        JobOutcome::from_objects(Some(&job), &[])
+    };
+    let over = with("DeadlineExceeded");
+    assert!(over.finished());
+    assert!(
+        matches!(judge(&over, &binding()), Verdict::Error(Failure { reason, retry: true, .. }) if reason == "DeadlineExceeded")
+    );
+    // What else ends a Job is told by its Pod, whose end is waited for.
+    assert!(!with("BackoffLimitExceeded").finished());
+}
+
+#[test]
 fn an_image_that_cannot_be_pulled_is_named_while_its_job_goes_on() {
     let waiting = JobOutcome {
         job: JobEnd::Running,

@@ -36,6 +36,8 @@ pub struct Sources<'a> {
     pub leadership: &'a Leadership,
     /// Time.
     pub clock: &'a Arc<dyn Clock>,
+    /// The time by which nodes are heard of.
+    pub heard: &'a Arc<dyn Clock>,
 }
 
 /// Feeds the metrics from the caches from now on.
@@ -52,7 +54,7 @@ pub fn observe(metrics: &Arc<Metrics>, sources: &Sources<'_>) {
             tell_queue(&queue, set);
         }
     });
-    let (nodes, watch, clock) = (sources.nodes.clone(), sources.watch.clone(), sources.clock.clone());
+    let (nodes, watch, clock) = (sources.nodes.clone(), sources.watch.clone(), sources.heard.clone());
     metrics.on_render(&[HEARTBEAT_AGE, NODE_ALIVE], move |set| {
         let now = clock.elapsed();
         for (name, seen, alive) in watch.nodes(&nodes, now) {

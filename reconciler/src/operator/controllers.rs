@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Config;
 use super::caches::Caches;
 use crate::cache::Key;
+use crate::clock::{Clock, Pausing};
 use crate::evidence::Evidence;
 use crate::lanes::Lanes;
 use crate::leader::Leadership;
@@ -78,6 +79,9 @@ impl Controllers {
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());
         let clock = config.clock.clone();
+        // A node is not silent for as long as the operator itself cannot hear of anybody.
+        let counted_from = metrics.clone();
+        let heard: Arc<dyn Clock> = Arc::new(Pausing::new(clock.clone(), move || counted_from.api_away()));
         let forge: Option<Arc<dyn Forge>> = config.notes.then(|| {
             let git = Git::new(config.state_dir.join("mirrors"), config.git.clone());
             Arc::new(Notes::new(
@@ -105,7 +109,7 @@ impl Controllers {
             node: Arc::new(fleet_node::Context {
                 writer: writer("fleetnode"),
                 nodes: caches.nodes.clone(),
-                clock: clock.clone(),
+                clock: heard,
                 scheduler,
                 watch: Arc::default(),
                 health: health.clone(),
@@ -170,6 +174,7 @@ impl Controllers {
                 watch: &self.node.watch,
                 leadership: &self.leadership,
                 clock: &config.clock,
+                heard: &self.node.clock,
             },
         );
         let queues = [
@@ -192,7 +197,7 @@ impl Controllers {
         );
         self.node
             .watch
-            .observe(&caches.nodes, &caches.leases, &config.lease_namespace, &config.clock);
+            .observe(&caches.nodes, &caches.leases, &config.lease_namespace, &self.node.clock);
         agent::observe(&self.agent_work, &caches.agents, &caches.profiles);
         workload::observe(
             &self.workload_work,

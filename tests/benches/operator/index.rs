@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reconciler::agentic_task::index::{Index, TaskObject};
+use reconciler::agentic_task::facts::TaskObject;
+use reconciler::agentic_task::index::Index;
 use reconciler::agentic_task::plan::{What, plan};
 use reconciler::cache::{Cached, Key};
 use schemas::phase::Event;

@@ -2,5 +2,7 @@
 
 mod away;
 mod nodes;
+mod pods;
 mod refused;
 mod relay;
+mod servers;

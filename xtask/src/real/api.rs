@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
 use super::pki::{Admin, SERVICE_ADDRESS};
 use super::program::Program;
@@ -164,6 +167,23 @@ impl Api {
             base,
             token: token.to_owned(),
         })
+    }
+
+    /// Prepares to ask the API as a kubeconfig of ours says.
+    pub fn of(path: &Path) -> Result<Api> {
+        let failed = || format!("failed to read {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(failed)?;
+        let config = schemas::yaml::parse_value(&text).with_context(failed)?;
+        let word = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
+        let (Some(server), Some(ca), Some(token)) = (
+            word("/clusters/0/cluster/server"),
+            word("/clusters/0/cluster/certificate-authority-data"),
+            word("/users/0/user/token"),
+        ) else {
+            bail!("{}: server, certificate or token is missing", failed());
+        };
+        let ca = String::from_utf8(STANDARD.decode(ca).with_context(failed)?).with_context(failed)?;
+        Api::at(server.to_owned(), &ca, token)
     }
 
     /// Makes an object.

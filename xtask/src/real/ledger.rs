@@ -27,6 +27,9 @@ pub struct Recorded {
     pub started: u64,
     /// The boot that the ticks count from.
     pub boot: String,
+    /// What it was started with: the program and what it was told.
+    #[serde(default)]
+    pub command: Vec<String>,
 }
 
 impl Recorded {
@@ -39,6 +42,7 @@ impl Recorded {
             pid,
             started,
             boot: boot()?,
+            command: Vec::new(),
         })
     }
 
@@ -48,23 +52,38 @@ impl Recorded {
             && stat(self.pid).is_some_and(|(state, started)| runs(state) && started == self.started))
     }
 
-    /// Ends the process: asks it to, and after `patience` makes it. Does nothing to another process of the same id.
-    pub fn stop(&self, patience: Duration) -> Result<()> {
-        let failed = || format!("failed to stop {} (process {})", self.name, self.pid);
+    /// Returns whether it was frozen: it is there, and does nothing.
+    pub fn is_frozen(&self) -> bool {
+        stat(self.pid).is_some_and(|(state, started)| state == 'T' && started == self.started)
+    }
+
+    /// Sends a signal to this very process, and to no other that was given its id later.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let failed = || format!("failed to signal {} (process {})", self.name, self.pid);
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
             bail!("{}: {} is no process id", failed(), self.pid);
         };
-        // The handle stays with the process that had the id when it was opened: what is looked at below is what is ended.
+        // The handle stays with the process that had the id when it was opened: what is looked at next is what is signalled.
         let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
             return Ok(());
         };
+        if !self.runs()? {
+            return Ok(());
+        }
+        match pidfd_send_signal(&handle, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error).with_context(failed),
+        }
+    }
+
+    /// Ends the process: asks it to, and after `patience` makes it. Does nothing to another process of the same id.
+    pub fn stop(&self, patience: Duration) -> Result<()> {
+        let failed = || format!("failed to stop {} (process {})", self.name, self.pid);
         for signal in [Signal::TERM, Signal::KILL] {
-            if !self.runs()? {
-                return Ok(());
-            }
-            match pidfd_send_signal(&handle, signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error).with_context(failed),
+            self.signal(signal)?;
+            if self.is_frozen() {
+                // It hears of the signal once it goes on.
+                self.signal(Signal::CONT)?;
             }
             let begin = Instant::now();
             while begin.elapsed() < patience {
@@ -217,6 +236,7 @@ mod tests {
             pid: 1,
             started: 0,
             boot: String::new(),
+            command: Vec::new(),
         };
         write(&state, &recorded(1, "b")).unwrap();
         write(&state, &recorded(0, "c")).unwrap();

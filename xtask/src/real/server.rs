@@ -29,29 +29,47 @@ pub struct Server {
 impl Server {
     /// Starts it, in a process group of its own, and records it before it does anything.
     pub fn start(&self, state: &State, order: usize) -> Result<Recorded> {
-        let failed = || format!("failed to start {}", self.name);
         let log = state.log(self.name);
-        if let Some(folder) = log.parent() {
-            std::fs::create_dir_all(folder).with_context(failed)?;
-        }
-        let output = File::create(&log).with_context(failed)?;
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", WAIT_TO_BE_RECORDED, "sh"])
-            .arg(&self.program)
-            .args(&self.arguments)
-            .current_dir(state.folder())
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone().with_context(failed)?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .with_context(failed)?;
-        let recorded = Recorded::of(order, self.name, child.id())?;
-        ledger::write(state, &recorded)?;
-        let mut gate = child.stdin.take().with_context(failed)?;
-        gate.write_all(b"go\n").with_context(failed)?;
-        Ok(recorded)
+        let begun = || -> Result<File> {
+            if let Some(folder) = log.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            Ok(File::create(&log)?)
+        };
+        let output = begun().with_context(|| format!("failed to start {}", self.name))?;
+        let mut command = vec![self.program.to_string_lossy().into_owned()];
+        command.extend(self.arguments.iter().cloned());
+        launch(state, order, self.name, command, output)
     }
+}
+
+/// Starts a process again as it was started before; its log goes on.
+pub fn start_again(state: &State, before: &Recorded) -> Result<Recorded> {
+    let output = File::options().append(true).create(true).open(state.log(&before.name));
+    let output = output.with_context(|| format!("failed to start {}", before.name))?;
+    launch(state, before.order, &before.name, before.command.clone(), output)
+}
+
+fn launch(state: &State, order: usize, name: &str, command: Vec<String>, output: File) -> Result<Recorded> {
+    let failed = || format!("failed to start {name}");
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", WAIT_TO_BE_RECORDED, "sh"])
+        .args(&command)
+        .current_dir(state.folder())
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone().with_context(failed)?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()
+        .with_context(failed)?;
+    let recorded = Recorded {
+        command,
+        ..Recorded::of(order, name, child.id())?
+    };
+    ledger::write(state, &recorded)?;
+    let mut gate = child.stdin.take().with_context(failed)?;
+    gate.write_all(b"go\n").with_context(failed)?;
+    Ok(recorded)
 }
 
 #[cfg(test)]

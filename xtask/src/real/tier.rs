@@ -144,7 +144,7 @@ fn durability(durable: bool) -> &'static str {
 fn ended(cluster: &Cluster, recorded: &[Recorded]) -> Result<Option<String>> {
     for name in &cluster.processes {
         let runs = match recorded.iter().find(|recorded| recorded.name == *name) {
-            Some(recorded) => recorded.runs()?,
+            Some(recorded) => recorded.runs()? && !recorded.is_frozen(),
             None => false,
         };
         if !runs {
@@ -257,7 +257,7 @@ fn is_ready(answer: &str) -> bool {
 }
 
 /// Waits until the API answers a path with success and what is wanted. The last of the servers is waited for.
-fn until_ready(
+pub fn until_ready(
     state: &State,
     servers: &[&Recorded],
     api: &Api,
@@ -365,6 +365,7 @@ pub fn status(state: &State) -> Result<()> {
     for name in &cluster.processes {
         let found = recorded.iter().find(|recorded| recorded.name == *name);
         let (shown, pid, memory) = match found {
+            Some(found) if found.is_frozen() => ("frozen", found.pid.to_string(), found.memory()),
             Some(found) if found.runs()? => ("runs", found.pid.to_string(), found.memory()),
             Some(found) => ("ended", found.pid.to_string(), None),
             None => ("absent", "-".to_owned(), None),
@@ -375,8 +376,9 @@ pub fn status(state: &State) -> Result<()> {
     }
     match ended(&cluster, &recorded)? {
         None => Ok(()),
-        Some(name) => Err(anyhow!("{name} does not run; {} says why", state.log(&name).display()))
-            .context("the cluster is not whole; `cargo xtask real up` starts it anew"),
+        Some(name) => Err(anyhow!("{name} does not run; {} says why", state.log(&name).display())).context(
+            "the cluster is not whole; `cargo xtask real start` starts what `stop` stopped, `up` starts all anew",
+        ),
     }
 }
 

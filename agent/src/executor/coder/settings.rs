@@ -18,7 +18,7 @@ pub(super) async fn settings(run: &Run, agent: &Agent, asked: &endpoint::Asked) 
     let profile = match spec.model_profile_ref.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => {
             let api: Api<schemas::ModelProfile> = Api::all(run.services.client.clone());
-            api.get_opt(name).await.map_err(|error| {
+            run.read(&api, name).await.map_err(|error| {
                 Outcome::failed(
                     FailureReason::InfrastructureError,
                     format!("failed to read ModelProfile {name}: {error}"),

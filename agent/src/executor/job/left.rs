@@ -15,6 +15,7 @@ use super::{Work, broken, followed};
 use crate::executor::Run;
 use crate::executor::follow::is_missing;
 use crate::outcome::Outcome;
+use crate::patience::{answered, is_away};
 
 /// How often a Job that changes meanwhile is looked at anew.
 const TRIES: usize = 5;
@@ -34,10 +35,10 @@ pub(super) async fn take_over(run: &Run, namespace: &str) -> Result<Option<Work>
         run.services.config.node_name
     );
     for _ in 0..TRIES {
-        let found = jobs
-            .list(&ListParams::default().labels(&selector))
+        let (all, params) = (&jobs, &ListParams::default().labels(&selector));
+        let found = answered(&run.cancel, &run.held.name, |_| all.list(params))
             .await
-            .map_err(|error| broken("look for a coder's Job that was left", &error))?;
+            .map_err(|error| broken("look for a coder's Job that was left", error))?;
         let (useful, useless) = sort(found.items, epoch);
         for job in useless {
             tracing::info!(job = job.name_any(), "removing a coder's Job that was left");
@@ -60,8 +61,8 @@ pub(super) async fn take_over(run: &Run, namespace: &str) -> Result<Option<Work>
                 return Ok(Some(work));
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(broken("take over the coder's Job", &error)),
+            Err(error) if is_missing(&error) || is_away(&error) => {}
+            Err(error) => return Err(broken("take over the coder's Job", error)),
         }
     }
     Ok(None)

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::executor::{Run, endpoint, source, verifier};
 use crate::model::replay::session_path;
 use crate::outcome::Outcome;
+use crate::patience::answered;
 
 const OURS: &str = "/apis/foreman.llmkube.dev/v1alpha1";
 
@@ -130,8 +131,8 @@ pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base:
     }
     if let Some(name) = agent.spec.model_profile_ref.as_deref().filter(|name| !name.is_empty()) {
         let api: Api<ModelProfile> = Api::all(run.services.client.clone());
-        let found = api
-            .get_opt(name)
+        let found = run
+            .read(&api, name)
             .await
             .map_err(|error| failed(&format!("ModelProfile {name}"), error))?;
         if let Some(profile) = found {
@@ -141,8 +142,8 @@ pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base:
     let provider = agent.spec.provider_config.as_ref();
     if let Some(reference) = provider.and_then(|provider| provider.api_key_secret_ref.as_ref()) {
         let api: Api<Secret> = Api::namespaced(run.services.client.clone(), namespace);
-        let found = api
-            .get_opt(&reference.name)
+        let found = run
+            .read(&api, &reference.name)
             .await
             .map_err(|error| failed(&format!("Secret {}", reference.name), error))?;
         if let Some(secret) = found {
@@ -184,8 +185,8 @@ fn only(secret: Secret, key: &str) -> Secret {
 async fn siblings(run: &Run, workload: &str) -> Result<Value, Outcome> {
     let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
     let selector = format!("{}={}", labels::WORKLOAD, schemas::names::label_value(workload));
-    let found = api
-        .list(&ListParams::default().labels(&selector))
+    let (tasks, params) = (&api, &ListParams::default().labels(&selector));
+    let found = answered(&run.cancel, workload, |_| tasks.list(params))
         .await
         .map_err(|error| failed("the workload's tasks", error))?;
     let items: Vec<Value> = found

@@ -43,6 +43,7 @@ fn world(leads: bool) -> World {
             watch: &watch,
             leadership: &leadership,
             clock: &shared,
+            heard: &shared,
         },
     );
     world

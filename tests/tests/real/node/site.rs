@@ -69,6 +69,25 @@ impl Site {
             "kubectl get crds -o name | { grep foreman.llmkube.dev || true; } | xargs -r kubectl delete --timeout=120s",
         );
         self.shell("kubectl delete namespace foreman-system foreman-system-jobs --ignore-not-found --timeout=120s");
+        self.shell("kubectl get namespaces -o name | { grep /test- || true; } | xargs -r kubectl delete --timeout=120s");
+    }
+
+    /// Returns the folder in which everything of the test lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns the address of the Git server.
+    pub fn git_url(&self) -> &str {
+        &self.git.url
+    }
+
+    /// Writes what the Git server asks for into a file of credentials, and returns its path.
+    pub fn git_credentials(&self) -> PathBuf {
+        let path = self.folder.path().join("git-credentials");
+        let host = self.git.url.strip_prefix("http://").unwrap();
+        std::fs::write(&path, format!("http://{USER}:{PASSWORD}@{host}\n")).unwrap();
+        path
     }
 
     /// Makes a repository on the server with files on `main` and with branches that each have other files besides.

@@ -3,11 +3,9 @@
 //! It takes the place of CoreDNS, whose image no registry is asked for here. Questions come over UDP, one name each.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
@@ -54,7 +52,7 @@ struct Question {
 impl Names {
     /// Answers until it is stopped.
     pub fn serve(&self) -> Result<()> {
-        let api = connect(&self.kubeconfig)?;
+        let api = Api::of(&self.kubeconfig)?;
         let socket = UdpSocket::bind(self.listen).with_context(|| format!("failed to listen at {}", self.listen))?;
         let mut buffer = [0; LONGEST];
         loop {
@@ -67,23 +65,6 @@ impl Names {
             let _ = socket.send_to(&answer(datagram, &question, &known), from);
         }
     }
-}
-
-/// Reads a kubeconfig of ours.
-fn connect(path: &Path) -> Result<Api> {
-    let failed = || format!("failed to read {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(failed)?;
-    let config = schemas::yaml::parse_value(&text).with_context(failed)?;
-    let word = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
-    let (Some(server), Some(ca), Some(token)) = (
-        word("/clusters/0/cluster/server"),
-        word("/clusters/0/cluster/certificate-authority-data"),
-        word("/users/0/user/token"),
-    ) else {
-        bail!("{}: server, certificate or token is missing", failed());
-    };
-    let ca = String::from_utf8(STANDARD.decode(ca).with_context(failed)?).with_context(failed)?;
-    Api::at(server.to_owned(), &ca, token)
 }
 
 /// Reads a question that stands alone; anything else is left unanswered.

@@ -1,7 +1,7 @@
 //! Conditions as kstatus reads them: Ready, Reconciling, Stalled.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 
 /// What a condition is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]

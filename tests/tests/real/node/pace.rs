@@ -1,0 +1,155 @@
+//! How long a task takes from the push of its file to its verdict, where model and check take no time: part by part, and
+//! beside what a Pod of the same image takes to start.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use kube::api::PostParams;
+use schemas::agentic_task::Phase;
+use schemas::workload::WorkloadPhase;
+use schemas::{AgenticTask, Workload, labels};
+use serde_json::json;
+
+use super::outside::{Outside, Seen, gate, runs};
+use crate::real::site::is_in;
+
+const TASKS: usize = 10;
+/// From one part's end to the next.
+const PARTS: [&str; 11] = [
+    "push → coder's task",
+    "→ assigned",
+    "→ branch pushed",
+    "→ verifier's task assigned",
+    "→ gate's Pod made",
+    "→ Pod scheduled",
+    "→ steps run",
+    "→ Pod ended",
+    "→ Job ended",
+    "→ verdict of the task",
+    "→ Workload completed",
+];
+
+fn median(mut of: Vec<Duration>) -> f64 {
+    of.sort();
+    of[of.len() / 2].as_secs_f64()
+}
+
+/// Waits until a branch of ours is on the server that was not there before, and returns when that was.
+async fn pushed(outside: &Outside, before: usize) -> Instant {
+    loop {
+        if outside.branches() > before {
+            return Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Makes a Pod of the gate's image that does nothing, and returns how long it took to run.
+async fn start_of_a_pod(outside: &Outside, seen: &mut Seen, name: &str) -> Duration {
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": {
+            "restartPolicy": "Never", "automountServiceAccountToken": false,
+            "initContainers": [{ "name": "first", "image": super::outside::IMAGE, "command": ["true"] }],
+            "containers": [{ "name": "second", "image": super::outside::IMAGE, "command": ["sleep", "1"] }],
+        },
+    }))
+    .unwrap();
+    let begin = Instant::now();
+    outside.api::<Pod>().create(&PostParams::default(), &pod).await.unwrap();
+    let own = |pod: &Pod| pod.name_any() == name && runs(pod);
+    seen.pods.saw("a Pod that runs", own).await;
+    seen.pods.when(own).unwrap() - begin
+}
+
+/// Returns by the node's own clock, which knows seconds, how long it took to the first container's start, how long that
+/// one ran, and how long the second one did.
+fn in_pod(pod: &Pod) -> [Duration; 3] {
+    let status = pod.status.clone().unwrap();
+    let times = |list: Option<Vec<ContainerStatus>>| {
+        let state = list.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        (state.started_at.unwrap().0, state.finished_at.unwrap().0)
+    };
+    let (fetch, steps) = (times(status.init_container_statuses), times(status.container_statuses));
+    let made = pod.metadata.creation_timestamp.clone().unwrap().0;
+    [made.duration_until(fetch.0), fetch.0.duration_until(fetch.1), steps.0.duration_until(steps.1)]
+        .map(|took| Duration::try_from(took).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real node"]
+async fn a_task_goes_from_push_to_verdict_and_says_where_its_time_went() {
+    let mut outside = Outside::open(&gate("true", 120), &[]).await;
+    let mut seen = Seen::of(&outside);
+    let mut parts: Vec<Vec<Duration>> = vec![Vec::new(); PARTS.len()];
+    let (mut all, mut starts) = (Vec::new(), Vec::new());
+    let mut within: [Vec<Duration>; 3] = Default::default();
+    for number in 0..TASKS {
+        let name = format!("paced-{number}");
+        let before = outside.branches();
+        outside.ask(&[&name]);
+        let push = Instant::now();
+        let branch = pushed(&outside, before).await;
+        let of = |found: &str| found.contains(&name);
+        let done = |workload: &Workload| {
+            let phase = workload.status.as_ref().and_then(|status| status.phase);
+            of(&workload.name_any()) && phase == Some(WorkloadPhase::Completed)
+        };
+        seen.workloads.saw("a Workload's end", done).await;
+        let task = |step: &'static str, phase: Phase| {
+            let name = name.clone();
+            move |task: &AgenticTask| {
+                let found = task.name_any();
+                found.contains(&name) && found.ends_with(step) && is_in(task, phase)
+            }
+        };
+        let own = |pod: &Pod| pod.labels().get(labels::TASK).is_some_and(|task| of(task));
+        let scheduled = |pod: &Pod| own(pod) && pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let over = |pod: &Pod| own(pod) && pod.status.as_ref().and_then(|it| it.phase.as_deref()) == Some("Succeeded");
+        // Steps that take no time are seen when they are over, where they are not seen to run.
+        let began = |pod: &Pod| over(pod) || own(pod) && runs(pod);
+        let complete = |job: &Job| {
+            let own = job.labels().get(labels::TASK).is_some_and(|task| of(task));
+            own && job.status.as_ref().is_some_and(|status| status.completion_time.is_some())
+        };
+        seen.jobs.saw("a Job's end", complete).await;
+        let pod = seen.pods.saw("a Pod's end", over).await;
+        for (at, took) in in_pod(&pod).into_iter().enumerate() {
+            within[at].push(took);
+        }
+        let times = [
+            seen.tasks.when(|task| of(&task.name_any())),
+            seen.tasks.when(task("-code", Phase::Scheduled)),
+            Some(branch),
+            seen.tasks.when(task("-verify", Phase::Scheduled)),
+            seen.pods.when(own),
+            seen.pods.when(scheduled),
+            seen.pods.when(began),
+            seen.pods.when(over),
+            seen.jobs.when(complete),
+            seen.tasks.when(task("-verify", Phase::Succeeded)),
+            seen.workloads.when(done),
+        ];
+        let mut last = push;
+        for (part, time) in parts.iter_mut().zip(times) {
+            let time = time.unwrap();
+            part.push(time.saturating_duration_since(last));
+            last = time;
+        }
+        all.push(last - push);
+        starts.push(start_of_a_pod(&outside, &mut seen, &format!("plain-{number}")).await);
+    }
+    outside.assert_each_done_once(&mut seen).await;
+    for (name, part) in PARTS.iter().zip(parts) {
+        println!("{name:<30} p50 {:.2} s", median(part));
+    }
+    for (name, took) in ["until it fetches", "it fetches", "its steps run"].iter().zip(within) {
+        println!("in the Pod, {name:<18} p50 {:.0} s", median(took));
+    }
+    let (all, start) = (median(all), median(starts));
+    println!("push → verdict                 p50 {all:.2} s");
+    println!("a Pod of two containers starts p50 {start:.2} s");
+    println!("push → verdict beyond that     p50 {:.2} s", all - start);
+}
