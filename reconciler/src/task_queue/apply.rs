@@ -50,7 +50,8 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Er
         writes.buffer_unordered(CONCURRENT).collect().await
     };
     if total > 0 {
-        tracing::info!(queue = %queue, revision, writes = total, "the queue's files were applied");
+        let written = results.iter().filter(|it| matches!(it, Ok(Outcome::Done))).count();
+        tracing::info!(queue = %queue, revision, written, left = total - written, "the queue's files were applied");
     }
     for error in broke.iter().take(EVENTS) {
         let warning = Warning {

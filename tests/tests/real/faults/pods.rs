@@ -156,8 +156,19 @@ async fn a_cache_that_no_storage_class_makes_is_explained_with_what_to_do() {
     let mut outside = Outside::open(&gate("true", 120), &["--gate-cache-pvc=gate-cache"]).await;
     let mut seen = Seen::of(&outside);
     let default = "storageclass.kubernetes.io/is-default-class";
-    let undo = Undo(|| undo(&["annotate", "--overwrite", "storageclass", "local", &format!("{default}=true")]));
-    kubectl(&outside, &format!("annotate --overwrite storageclass local {default}=false"));
+    let undo = Undo(|| {
+        undo(&[
+            "annotate",
+            "--overwrite",
+            "storageclass",
+            "local",
+            &format!("{default}=true"),
+        ])
+    });
+    kubectl(
+        &outside,
+        &format!("annotate --overwrite storageclass local {default}=false"),
+    );
     // As the chart renders it, where no class is named.
     kubectl(
         &outside,
@@ -177,7 +188,12 @@ async fn a_cache_that_no_storage_class_makes_is_explained_with_what_to_do() {
     let task = seen.tasks.saw_of("cached", "without a volume", waits).await;
     let said = condition(&task, "GateScheduled").unwrap();
     println!("{said}");
-    for part in ["gate-cache", "PersistentVolumeClaim", "agent.gateCache.enabled=false", "storageClass"] {
+    for part in [
+        "gate-cache",
+        "PersistentVolumeClaim",
+        "agent.gateCache.enabled=false",
+        "storageClass",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     // Somebody names a class: the claim is made anew, and the gate goes on.

@@ -66,7 +66,10 @@ impl Outside {
             let project = site.repository("team/project", &files, &[]);
             // Every change of a reference is written down.
             stage::git(&project, &["config", "core.logAllRefUpdates", "always"]);
-            (project, site.repository("team/tasks", &[("README.md", "Tasks.\n")], &[]))
+            (
+                project,
+                site.repository("team/tasks", &[("README.md", "Tasks.\n")], &[]),
+            )
         });
         let sessions = site.folder().join("sessions");
         std::fs::create_dir(&sessions).unwrap();
@@ -85,7 +88,11 @@ impl Outside {
             ],
         });
         operator.says(&["Starting workers", "TaskQueue"]);
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let listen = format!("127.0.0.1:{port}");
         let node = format!("{namespace}-outside");
         let workspace = site.folder().join("agent");
@@ -270,14 +277,18 @@ impl Outside {
     /// Waits until every task that was asked for has ended, and fails unless each was done once, and well.
     pub async fn assert_each_done_once(&mut self, seen: &mut Seen) {
         let asked = self.asked.len();
-        let all = tokio::time::timeout(LIMIT - Duration::from_secs(5), seen.workloads.until("the end of all work", |states| {
-            let last: BTreeMap<String, &Workload> = states.iter().map(|it| (it.name_any(), it)).collect();
-            let over = |it: &&Workload| {
-                let phase = it.status.as_ref().and_then(|status| status.phase);
-                phase.is_some_and(WorkloadPhase::is_terminal)
-            };
-            (last.len() == asked && last.values().all(over)).then(|| last.into_values().cloned().collect::<Vec<_>>())
-        }))
+        let all = tokio::time::timeout(
+            LIMIT - Duration::from_secs(5),
+            seen.workloads.until("the end of all work", |states| {
+                let last: BTreeMap<String, &Workload> = states.iter().map(|it| (it.name_any(), it)).collect();
+                let over = |it: &&Workload| {
+                    let phase = it.status.as_ref().and_then(|status| status.phase);
+                    phase.is_some_and(WorkloadPhase::is_terminal)
+                };
+                (last.len() == asked && last.values().all(over))
+                    .then(|| last.into_values().cloned().collect::<Vec<_>>())
+            }),
+        )
         .await;
         let Ok(all) = all else {
             panic!("not all work ended:\n{}", self.logs());
@@ -297,9 +308,22 @@ impl Outside {
             all
         };
         let made = [
-            uids(seen.workloads.states().iter().map(|it| (it.name_any(), it.uid())).collect()),
+            uids(
+                seen.workloads
+                    .states()
+                    .iter()
+                    .map(|it| (it.name_any(), it.uid()))
+                    .collect(),
+            ),
             uids(seen.tasks.states().iter().map(|it| (it.name_any(), it.uid())).collect()),
-            uids(seen.jobs.states().iter().map(|it| (it.name_any(), it.uid())).collect()),
+            uids(
+                seen.jobs
+                    .states()
+                    .iter()
+                    .filter(|it| it.labels().contains_key(labels::TASK))
+                    .map(|it| (it.name_any(), it.uid()))
+                    .collect(),
+            ),
         ];
         for made in &made {
             for (name, uids) in made {
@@ -307,7 +331,11 @@ impl Outside {
             }
         }
         let [_, tasks, jobs] = made;
-        assert_eq!(tasks.len(), 2 * asked, "a coder's and a verifier's task for each: {tasks:?}");
+        assert_eq!(
+            tasks.len(),
+            2 * asked,
+            "a coder's and a verifier's task for each: {tasks:?}"
+        );
         // What a task came to is said once, and stands.
         for name in tasks.keys() {
             let states = seen.tasks.states_of(name);
@@ -384,7 +412,10 @@ impl Seen {
 
 /// Returns whether a Pod's steps run.
 pub fn runs(pod: &Pod) -> bool {
-    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let containers = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
     containers
         .into_iter()
         .flatten()

@@ -69,7 +69,9 @@ impl Site {
             "kubectl get crds -o name | { grep foreman.llmkube.dev || true; } | xargs -r kubectl delete --timeout=120s",
         );
         self.shell("kubectl delete namespace foreman-system foreman-system-jobs --ignore-not-found --timeout=120s");
-        self.shell("kubectl get namespaces -o name | { grep /test- || true; } | xargs -r kubectl delete --timeout=120s");
+        self.shell(
+            "kubectl get namespaces -o name | { grep /test- || true; } | xargs -r kubectl delete --timeout=120s",
+        );
     }
 
     /// Returns the folder in which everything of the test lies.
