@@ -313,12 +313,11 @@ fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox)
     let mut runner =
         RunnerConfig::new(place.state.join("runner"), sandbox).context("failed to find the running executable")?;
     runner.host_paths.clone_from(&config.file_roots);
-    runner.own_images = vec![
-        gate::IMAGE
-            .rsplit_once(':')
-            .map_or(gate::IMAGE, |(name, _)| name)
-            .to_owned(),
-    ];
+    runner.own_images = [gate::IMAGE, agent::executor::job::build::IMAGE]
+        .map(|image| image.rsplit_once(':').map_or(image, |(name, _)| name).to_owned())
+        .into();
+    // An Agent may name an image of its own for its Jobs; here it stands for this machine's tools, as a gate's does.
+    runner.own_programs = vec![agent::executor::job::inside::PROGRAM.to_owned()];
     Ok(runner)
 }
 
@@ -383,6 +382,7 @@ fn agent_config(
         git_secret: None,
         gate_image: None,
         gate_service_account: None,
+        coder: Default::default(),
         git: git_settings(config)?,
         ca_bundle: config.access.ca_bundle.clone(),
         evidence_url: Some(evidence_url.to_owned()),

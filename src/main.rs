@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use agent::executor::job::inside;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
     if let Some(args) = called(gate::job::PROGRAM) {
         return gate::program::main(args);
+    }
+    if let Some(args) = called(inside::PROGRAM).filter(|args| inside::is_asked(args)) {
+        return inside::main(args);
     }
     end_with_the_reader();
     let cli = Cli::parse();

@@ -146,6 +146,18 @@ pub struct Flags {
     /// Service account of gate Jobs; empty means their namespace's default. Its token is not mounted.
     #[arg(long, default_value = "")]
     pub gate_service_account: String,
+    /// Image of coders' Jobs whose Agent names none; empty means the one of this release.
+    #[arg(long, default_value = "")]
+    pub coder_image: String,
+    /// Service account of coders' Jobs whose Agent names none. Its token is not mounted.
+    #[arg(long, default_value = "")]
+    pub coder_service_account: String,
+    /// Time that the container of a coder's Job may take to start; how long it may run is the Agent's to say.
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub coder_startup_timeout: Duration,
+    /// Seconds for which an ended Job of a coder stays.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(i32).range(0..))]
+    pub coder_ttl_seconds: i32,
     /// Token for clones and pushes below a URL, as `URL=FILE`; may be repeated.
     #[arg(long)]
     pub git_token: Vec<String>,
@@ -266,6 +278,8 @@ pub struct Config {
     pub gate_image: Option<String>,
     /// Service account of gate Jobs.
     pub gate_service_account: Option<String>,
+    /// How coders' Jobs are set up.
+    pub coder: CoderJobs,
     /// Git settings: credentials, CA bundle, roots of `file://`.
     pub git: git::Settings,
     /// PEM bundle of certificate authorities.
@@ -284,6 +298,30 @@ pub struct Config {
     pub unsafe_no_sandbox: bool,
     /// Sandbox backend; none means the best that works here.
     pub sandbox_backend: Option<sandbox::Backend>,
+}
+
+/// How coders' Jobs are set up where their Agent does not say.
+#[derive(Clone, Debug)]
+pub struct CoderJobs {
+    /// Image.
+    pub image: Option<String>,
+    /// Service account.
+    pub service_account: Option<String>,
+    /// Time that the container may take to start.
+    pub startup: Duration,
+    /// Seconds for which an ended Job stays.
+    pub ttl_seconds: i32,
+}
+
+impl Default for CoderJobs {
+    fn default() -> Self {
+        Self {
+            image: None,
+            service_account: None,
+            startup: Duration::from_secs(300),
+            ttl_seconds: 600,
+        }
+    }
 }
 
 fn filled(text: String) -> Option<String> {
@@ -378,6 +416,12 @@ impl Flags {
             git_secret: filled(self.coder_git_secret).map(|name| (name, self.coder_git_secret_key)),
             gate_image: filled(self.gate_image),
             gate_service_account: filled(self.gate_service_account),
+            coder: CoderJobs {
+                image: filled(self.coder_image),
+                service_account: filled(self.coder_service_account),
+                startup: self.coder_startup_timeout,
+                ttl_seconds: self.coder_ttl_seconds,
+            },
             git,
             ca_bundle: self.ca_bundle,
             evidence_url: filled(self.evidence_url).map(|url| url.trim_end_matches('/').to_owned()),

@@ -131,7 +131,7 @@ impl Spool {
                 bytes,
             });
         };
-        let base = format!("{target}/evidence/{}/{}/{name}", self.uid, self.epoch);
+        let base = address(target, &self.uid, self.epoch, name);
         let mut file = tokio::fs::File::open(&path).await.map_err(spool)?;
         let mut segment = 0_u32;
         let mut chunk = Vec::new();
@@ -198,6 +198,11 @@ impl Spool {
         }
         Ok(())
     }
+}
+
+/// Returns the address of the file called `name` of a claim in a store.
+pub fn address(store: &str, uid: &str, epoch: i64, name: &str) -> String {
+    format!("{store}/evidence/{uid}/{epoch}/{name}")
 }
 
 /// Returns where a full segment ends: after its last line, so that no secret in a line is cut in two and stored so.

@@ -2,6 +2,8 @@
 
 pub mod coder;
 pub mod endpoint;
+mod follow;
+pub mod job;
 pub mod native;
 pub mod source;
 pub mod stub;

@@ -7,6 +7,7 @@
 //! Every path of a volume is an argument, so that a runner without mounts can put its own in place.
 //! Networks are annotations: see [`crate::network`].
 
+pub mod parts;
 mod pod;
 
 use std::collections::BTreeMap;
@@ -168,7 +169,12 @@ impl JobKind {
 /// Builds the objects of a gate.
 pub fn build_job(gate: &ResolvedGate, request: &GateRequest) -> Result<GateObjects, JobError> {
     check(request)?;
-    let source = source_folder(request)?;
+    let source =
+        parts::source_folder(&request.repository, &request.file_roots).map_err(|expected| JobError::Invalid {
+            field: "repository",
+            found: request.repository.clone(),
+            expected,
+        })?;
     let plan = Plan::new(
         gate.clone(),
         &request.repository,
@@ -342,27 +348,6 @@ fn check(request: &GateRequest) -> Result<(), JobError> {
         return invalid("cache key", &cache.key.folder(), "what cache_key() returns");
     }
     Ok(())
-}
-
-/// Returns the folder of a `file://` repository, which must lie below an allowed root.
-fn source_folder(request: &GateRequest) -> Result<Option<String>, JobError> {
-    let Some(path) = request.repository.strip_prefix("file://") else {
-        return Ok(None);
-    };
-    let path = path.trim_end_matches('/');
-    let below = |root: &str| {
-        let root = root.trim_end_matches('/');
-        !root.is_empty() && (path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
-    };
-    let plain = path.starts_with('/') && !path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
-    if plain && request.file_roots.iter().any(|root| below(root)) {
-        return Ok(Some(path.to_owned()));
-    }
-    Err(JobError::Invalid {
-        field: "repository",
-        found: request.repository.clone(),
-        expected: format!("a folder below one of {:?}", request.file_roots),
-    })
 }
 
 #[cfg(test)]

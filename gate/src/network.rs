@@ -10,8 +10,10 @@ use std::fmt;
 
 /// Prefix of the annotation; the container's name follows.
 pub const ANNOTATION_PREFIX: &str = "foreman.llmkube.dev/network.";
-/// Label of Job and Pod: `gate` or `prepare`.
+/// Label of Job and Pod: `gate`, `prepare` or [`CODER`].
 pub const KIND_LABEL: &str = "foreman.llmkube.dev/job-kind";
+/// Value of that label for the Job of a coder.
+pub const CODER: &str = "coder";
 
 /// The network of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,6 +41,8 @@ pub struct RunnerConfig {
     pub host_paths: Vec<PathBuf>,
     /// Names, without tags, of the images that stand for the running executable.
     pub own_images: Vec<String>,
+    /// Programs that stand for the running executable, whatever image they are called from.
+    pub own_programs: Vec<String>,
     /// The running executable.
     pub executable: PathBuf,
     /// How containers are confined.
@@ -61,6 +63,7 @@ impl RunnerConfig {
             node: "local".into(),
             host_paths: Vec::new(),
             own_images: Vec::new(),
+            own_programs: Vec::new(),
             executable: std::env::current_exe()?,
             sandbox,
             toolchain: sandbox::Toolchain::host(),

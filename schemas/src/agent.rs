@@ -1,5 +1,7 @@
 //! The kind Agent: who works, with which model, tools and limits.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -7,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::shared::{
-    FreeForm, LocalRef, RequiredCapability, SecretKeyRef, StuckLoopDetection, conditions_schema, free_form_map_schema,
-    free_form_schema,
+    FreeForm, LocalRef, RequiredCapability, SecretKeyRef, StuckLoopDetection, conditions_schema, free_form_list_schema,
+    free_form_map_schema, free_form_schema,
 };
 
 /// An agent's role, model, tools and limits.
@@ -197,26 +199,65 @@ pub enum ModelProvider {
     CloudProxy,
 }
 
-/// How a run is executed.
+/// How a run is executed; what is beside the mode is about its Job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
-    /// Seconds after which a Job is ended.
+    /// Seconds that the Job's container may run, once it has started.
     #[serde(default = "default_deadline")]
     pub active_deadline_seconds: i64,
-    /// Image of the Job.
+    /// Image of the Job; unset means the node agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Secrets to pull the image with, besides those of the service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secrets: Option<Vec<LocalRef>>,
     /// In the node agent's process, or in a Job.
     #[serde(default)]
     pub mode: ExecutionMode,
-    /// Resources of the Job's container.
+    /// Labels of the cluster's nodes that the Job's Pod may run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Requests and limits of the Job's container, GPUs among the limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form_schema")]
     pub resources: Option<FreeForm>,
-    /// Service account of the Job's Pod.
+    /// RuntimeClass of the Job's Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_class_name: Option<String>,
+    /// Service account of the Job's Pod, whose token is not mounted; unset means the one that the node agent was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
+    /// Seconds that the Job's container may take to start; unset means what the node agent was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub startup_timeout_seconds: Option<i64>,
+    /// Taints of the cluster's nodes that the Job's Pod tolerates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_form_list_schema")]
+    pub tolerations: Option<Vec<FreeForm>>,
+    /// Seconds for which the ended Job stays; unset means what the node agent was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ttl_seconds_after_finished: Option<i64>,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self {
+            active_deadline_seconds: default_deadline(),
+            image: None,
+            image_pull_secrets: None,
+            mode: ExecutionMode::default(),
+            node_selector: None,
+            resources: None,
+            runtime_class_name: None,
+            service_account_name: None,
+            startup_timeout_seconds: None,
+            tolerations: None,
+            ttl_seconds_after_finished: None,
+        }
+    }
 }
 
 /// In which process a run happens.

@@ -366,6 +366,8 @@ pub enum FailureReason {
     PushRejected,
     /// The task asks for something that is not built yet.
     NotSupportedYet,
+    /// The Job of the run did not start in time; once it runs, its limit is `Timeout`.
+    JobNotStarted,
 }
 
 impl FailureReason {

@@ -14,6 +14,14 @@ pub fn free_form_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// Renders the schema of a list of free-form objects.
+pub fn free_form_list_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true }
+    })
+}
+
 /// Renders the schema of a map whose values are free-form objects.
 pub fn free_form_map_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

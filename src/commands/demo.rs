@@ -525,6 +525,7 @@ fn not_worked(workload: &Workload) -> Option<String> {
         FailureReason::AgentNotFound,
         FailureReason::PushRejected,
         FailureReason::LostClaims,
+        FailureReason::JobNotStarted,
     ];
     status
         .failure_reason

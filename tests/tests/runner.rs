@@ -7,6 +7,7 @@
 
 mod chaos;
 mod chart;
+mod coder_job;
 mod commands;
 mod demo;
 mod doctor;

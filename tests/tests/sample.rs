@@ -98,25 +98,30 @@ impl Sample {
 
     /// Records a coder that writes `text` to `path` and hands it in.
     pub fn record(&self, task: &str, round: u32, path: &str, text: &str) {
-        let call = |turn: u32, name: &str, arguments: serde_json::Value| {
+        let write = ("write_file", json!({ "path": path, "content": text }));
+        self.record_calls(task, round, &[write]);
+    }
+
+    /// Records a coder that makes these calls, one a turn, and hands in.
+    pub fn record_calls(&self, task: &str, round: u32, calls: &[(&str, serde_json::Value)]) {
+        let reply = |turn: usize, name: &str, arguments: &serde_json::Value| {
             json!({
                 "type": "reply", "turn": turn, "content": "", "finish": "tool-calls",
                 "calls": [{ "id": format!("call-{turn}"), "name": name, "arguments": arguments }],
                 "usage": { "prompt": 10, "completion": 5, "cached": 0 },
             })
         };
-        let lines = [
-            json!({ "type": "header", "format": 1, "task": task, "round": round, "model": "by hand", "protocol": "native" }),
-            call(1, "write_file", json!({ "path": path, "content": text })),
-            call(
-                2,
-                "submit_result",
-                json!({ "verdict": "GO", "summary": format!("wrote {path}") }),
-            ),
-        ];
+        let header = json!({ "type": "header", "format": 1, "task": task, "round": round, "model": "by hand", "protocol": "native" });
+        let submit = ("submit_result", json!({ "verdict": "GO", "summary": "did it" }));
+        let turns = calls.iter().chain([&submit]).enumerate();
+        let lines = turns.map(|(index, (name, arguments))| reply(index + 1, name, arguments));
+        let text: String = [header]
+            .into_iter()
+            .chain(lines)
+            .map(|line| format!("{line}\n"))
+            .collect();
         let folder = self.sessions().join(task);
         std::fs::create_dir_all(&folder).unwrap();
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         std::fs::write(folder.join(format!("round-{round}.jsonl")), text).unwrap();
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use agent::config::{Flags, normalise_args};
 use agent::daemon::{self, Shutdown};
+use agent::executor::job::inside;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
     sandbox::reexec_main_if_requested();
     if is_called(gate::job::PROGRAM) {
         return gate::program::main(std::env::args_os());
+    }
+    let args: Vec<_> = std::env::args_os().collect();
+    if inside::is_asked(&args) {
+        return inside::main(args);
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
     init_logging(program.log_json || program.log_format == LogFormat::Json);

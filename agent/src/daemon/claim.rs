@@ -39,6 +39,11 @@ impl ClaimSecret {
         Self(hex::encode(random))
     }
 
+    /// Takes a secret that another process of the same claim was given.
+    pub(crate) fn from_text(text: String) -> Self {
+        Self(text)
+    }
+
     /// Returns the secret itself, for the evidence store.
     pub fn expose(&self) -> &str {
         &self.0

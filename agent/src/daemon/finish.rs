@@ -61,8 +61,10 @@ pub(super) async fn finish(
     };
     if let Some(spool) = spool {
         let (stored, error) = spool.send_all().await;
-        outcome.evidence = stored;
-        outcome.evidence_error = error.map(|error| crate::outcome::shorten(&error.to_string(), 500));
+        // A run in a Job has stored its own.
+        outcome.evidence.extend(stored);
+        let error = error.map(|error| crate::outcome::shorten(&error.to_string(), 500));
+        outcome.evidence_error = outcome.evidence_error.or(error);
         if let Some(error) = &outcome.evidence_error {
             tracing::warn!(task = held.name, error, "evidence is missing");
         }

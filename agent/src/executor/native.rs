@@ -6,11 +6,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use schemas::agent::AgentRole;
+use schemas::agent::{AgentRole, ExecutionMode};
 use schemas::agentic_task::{FailureReason, TaskKind};
 use schemas::{Agent, AgenticTask};
 
-use super::{Executor, Run, coder, endpoint, verifier};
+use super::{Executor, Run, coder, endpoint, job, verifier};
 use crate::capability::Served;
 use crate::config::{Config, Mode};
 use crate::outcome::Outcome;
@@ -72,7 +72,10 @@ async fn dispatch(run: &Run) -> Result<Outcome, Outcome> {
         };
     }
     match (agent.spec.role, kind) {
-        (AgentRole::Coder, TaskKind::IssueFix | TaskKind::Freeform) => coder::run(run, agent).await,
+        (AgentRole::Coder, TaskKind::IssueFix | TaskKind::Freeform) => match &agent.spec.execution {
+            Some(execution) if execution.mode == ExecutionMode::Job => job::run(run, agent, execution).await,
+            _ => coder::run(run, agent).await,
+        },
         (role, kind) => Err(Outcome::failed(
             FailureReason::NotSupportedYet,
             format!(

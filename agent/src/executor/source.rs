@@ -67,42 +67,55 @@ pub fn clone_failed(error: &git::Error) -> Outcome {
     Outcome::failed(reason, error.to_string())
 }
 
+/// Returns the base commit that a task is bound to: its own, else the one of its Workload's run.
+pub fn pinned_base<'a>(task: &'a AgenticTask, workload: Option<&'a Workload>) -> Option<&'a str> {
+    task.spec.base_sha.as_deref().or_else(|| {
+        let status = workload?.status.as_ref()?;
+        status
+            .base_sha
+            .as_deref()
+            .filter(|_| status.run == Some(task.spec.run.unwrap_or(1)))
+    })
+}
+
 /// Finds the base commit: the pinned one, else the base branch's tip now; it is in the mirror afterwards.
 pub async fn base(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<&str>) -> Result<Oid, Outcome> {
+    let oid = base_id(run, git, url, pinned).await?;
+    let fetched = match pinned {
+        Some(_) => git.fetch_oid(url, oid, false).await.map(|()| oid),
+        None => git.fetch_branch(url, &base_branch(&run.task), false).await,
+    };
+    fetched.map_err(|error| clone_failed(&error))
+}
+
+/// Finds the id of the base commit, and fetches nothing.
+pub async fn base_id(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<&str>) -> Result<Oid, Outcome> {
     if let Some(pinned) = pinned {
-        let oid = parse(pinned)?;
-        git.fetch_oid(url, oid, false)
-            .await
-            .map_err(|error| clone_failed(&error))?;
-        return Ok(oid);
+        return parse(pinned);
     }
     let branch = base_branch(&run.task);
     let tip = git
         .find_ref(url, &format!("refs/heads/{branch}"))
         .await
         .map_err(|error| clone_failed(&error))?;
-    if tip.is_none() {
-        let refs = git.list_refs(url, &["refs/heads/"]).await.unwrap_or_default();
-        let mut known: Vec<&str> = refs
-            .iter()
-            .filter_map(|found| found.name.strip_prefix("refs/heads/"))
-            .collect();
-        known.truncate(10);
-        let has = if known.is_empty() {
-            "no branch at all".to_owned()
-        } else {
-            known.join(", ")
-        };
-        return Err(Outcome::failed(
-            FailureReason::CloneFailed,
-            format!(
-                "the base branch {branch:?} does not exist in {url}; it has {has}. Set baseBranch, or push the branch"
-            ),
-        ));
+    if let Some(tip) = tip {
+        return Ok(tip);
     }
-    git.fetch_branch(url, &branch, false)
-        .await
-        .map_err(|error| clone_failed(&error))
+    let refs = git.list_refs(url, &["refs/heads/"]).await.unwrap_or_default();
+    let mut known: Vec<&str> = refs
+        .iter()
+        .filter_map(|found| found.name.strip_prefix("refs/heads/"))
+        .collect();
+    known.truncate(10);
+    let has = if known.is_empty() {
+        "no branch at all".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Err(Outcome::failed(
+        FailureReason::CloneFailed,
+        format!("the base branch {branch:?} does not exist in {url}; it has {has}. Set baseBranch, or push the branch"),
+    ))
 }
 
 /// Reads a commit id.

@@ -3,36 +3,32 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::{AsyncReadExt, StreamExt};
 use gate::cache::{CacheScope, cache_key};
 use gate::fixlog::FixLog;
-use gate::job::{CacheMount, GateObjects, GateRequest, MAIN_CONTAINER, build_job};
+use gate::job::{CacheMount, GateObjects, GateRequest, INIT_CONTAINER, MAIN_CONTAINER, build_job};
 use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
 use git::Oid;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::conditions::{self, Said};
 use schemas::shared::Verdict as Published;
 use schemas::{AgenticTask, labels};
 use serde_json::{Value, json};
 
+use super::follow::{Followed, Sight, create};
 use super::{Run, source};
 use crate::config::Config;
 use crate::daemon::claim::{self, Written};
-use crate::daemon::registration::FIELD_MANAGER;
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
-use crate::patience::{Pauses, Unanswered, answered};
+use crate::patience::{Unanswered, answered};
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
-/// Bytes of a gate's log that are kept as evidence.
-const LOG_BYTES: u64 = 16 << 20;
 /// Seconds for which an ended Job stays.
 const TTL_SECONDS: i32 = 600;
 /// The condition that says why a gate's Pod finds no node.
@@ -179,7 +175,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
 }
 
 /// Labels of a gate's objects: the node, which its agent may not name otherwise, and the work that they belong to.
-fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
+pub(super) fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = [labels::WORKLOAD, labels::QUEUE, labels::RUN, labels::ROUND]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), task.labels().get(name)?.clone())))
@@ -188,8 +184,8 @@ fn job_labels(task: &AgenticTask, node: &str) -> BTreeMap<String, String> {
     all
 }
 
-/// Reads the certificate authorities that the gate's fetch is to trust as this agent does.
-fn ca_bundle(config: &Config) -> Result<Option<String>, String> {
+/// Reads the certificate authorities that a Job is to trust as this agent does.
+pub(super) fn ca_bundle(config: &Config) -> Result<Option<String>, String> {
     let Some(path) = &config.ca_bundle else { return Ok(None) };
     std::fs::read_to_string(path)
         .map(Some)
@@ -295,27 +291,33 @@ async fn run_jobs(
     objects: &GateObjects,
     told: &mut Told,
 ) -> (Verdict, Option<Vec<u8>>) {
+    let followed = |job: &Job| Followed {
+        run,
+        namespace,
+        name: job.name_any(),
+        init: INIT_CONTAINER,
+        main: MAIN_CONTAINER,
+    };
     if let Some(prepare) = &objects.prepare_job {
-        match run_job(run, jobs, namespace, prepare, told).await {
+        let gate = followed(prepare);
+        match run_job(&gate, jobs, prepare, told).await {
             Err(error) => return broken("run the prepare Job", error),
             Ok(ended) => {
                 if let Err(failure) = judge_prepare(&ended) {
-                    return (Verdict::Error(failure), log(run, namespace, prepare).await);
+                    return (Verdict::Error(failure), gate.log().await);
                 }
             }
         }
     }
-    match run_job(run, jobs, namespace, &objects.job, told).await {
+    let gate = followed(&objects.job);
+    match run_job(&gate, jobs, &objects.job, told).await {
         Err(error) => broken("run the gate Job", error),
-        Ok(ended) => {
-            let verdict = judge(&ended, &objects.plan.binding());
-            (verdict, log(run, namespace, &objects.job).await)
-        }
+        Ok(ended) => (judge(&ended, &objects.plan.binding()), gate.log().await),
     }
 }
 
 /// Writes to the task's status under the claim.
-async fn patch_status(run: &Run, status: Value) -> Result<Written, Unanswered> {
+pub(super) async fn patch_status(run: &Run, status: Value) -> Result<Written, Unanswered> {
     let (client, held, status) = (&run.services.client, &run.held, &status);
     answered(&run.cancel, &held.name, |_| {
         claim::patch_status(client, held, status.clone())
@@ -323,70 +325,20 @@ async fn patch_status(run: &Run, status: Value) -> Result<Written, Unanswered> {
     .await
 }
 
-/// Makes an object whose name nobody else uses.
-async fn create<K>(run: &Run, api: &Api<K>, object: &K) -> Result<(), Unanswered>
-where
-    K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-{
-    let params = &PostParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PostParams::default()
-    };
-    answered(&run.cancel, &object.name_any(), |number| async move {
-        match api.create(params, object).await {
-            // By an earlier try, whose answer was lost: the name is of this claim and this try of the gate.
-            Err(kube::Error::Api(status)) if number > 0 && status.code == 409 => Ok(()),
-            created => created.map(drop),
-        }
-    })
-    .await
-}
-
-async fn pods(run: &Run, namespace: &str, job: &str) -> Result<Vec<Pod>, Unanswered> {
-    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    let params = &ListParams::default().labels(&format!("job-name={job}"));
-    Ok(answered(&run.cancel, job, |_| pods.list(params)).await?.items)
-}
-
 /// Creates a Job and waits for its end, or for what it will never get over.
-async fn run_job(
-    run: &Run,
-    jobs: &Api<Job>,
-    namespace: &str,
-    job: &Job,
-    told: &mut Told,
-) -> Result<JobOutcome, Unanswered> {
-    let name = job.name_any();
-    let selector = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = watcher(jobs.clone(), selector).backoff(Pauses::default()).boxed();
+async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job, told: &mut Told) -> Result<JobOutcome, Unanswered> {
+    let run = gate.run;
     create(run, jobs, job).await?;
-    let mut live = None;
+    let mut sights = gate.follow();
     let mut unscheduled = String::new();
     loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job))) => live = Some(job),
-                Some(Ok(watcher::Event::Delete(_))) => return Ok(JobOutcome::from_objects(None, &[])),
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => {
-                    tracing::warn!(%error, job = name, "the watch on the gate's Job broke off and is taken up again");
-                    continue;
-                }
-                None => return Ok(JobOutcome::from_objects(None, &[])),
-            },
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = run.cancel.cancelled() => {
-                let _ = jobs.delete(&name, &DeleteParams::background().grace_period(0)).await;
-                return Ok(JobOutcome::from_objects(None, &[]));
+        let mut seen = match sights.next().await? {
+            Sight::Cancelled => {
+                gate.remove(true).await;
+                return Ok(JobOutcome::default());
             }
-        }
-        let Some(job) = &live else { continue };
-        if !JobOutcome::from_objects(Some(job), &[]).finished()
-            && job.status.as_ref().is_none_or(|status| status.start_time.is_none())
-        {
-            continue;
-        }
-        let mut seen = JobOutcome::from_objects(Some(job), &pods(run, namespace, &name).await?);
+            Sight::Job(seen) => *seen,
+        };
         if seen.finished() {
             // The Pod goes with the deadline, and what it waited for with the Pod.
             if seen.job_reason == "DeadlineExceeded" && !unscheduled.is_empty() {
@@ -395,16 +347,13 @@ async fn run_job(
             return Ok(seen);
         }
         if seen.pods > 0 {
-            unscheduled = explained(
-                &seen.unscheduled,
-                run.services.config.gate_cache_pvc.as_deref(),
-                namespace,
-            );
-            told.tell(run, &name, &unscheduled).await;
+            let cache = run.services.config.gate_cache_pvc.as_deref();
+            unscheduled = explained(&seen.unscheduled, cache, gate.namespace);
+            told.tell(run, &gate.name, &unscheduled).await;
         }
         if let Some(why) = seen.stuck() {
-            tracing::warn!(job = name, why, "the gate's Job will not start");
-            let _ = jobs.delete(&name, &DeleteParams::background()).await;
+            tracing::warn!(job = gate.name, why, "the gate's Job will not start");
+            gate.remove(false).await;
             return Ok(seen);
         }
     }
@@ -451,31 +400,6 @@ impl Told {
             Err(error) => tracing::warn!(%error, task = held.name, "failed to say why the gate waits; trying again"),
         }
     }
-}
-
-/// Reads the end of the main container's log, as much as is kept.
-async fn log(run: &Run, namespace: &str, job: &Job) -> Option<Vec<u8>> {
-    let pod = pods(run, namespace, &job.name_any()).await.ok()?.into_iter().next()?;
-    let pods: Api<Pod> = Api::namespaced(run.services.client.clone(), namespace);
-    let params = LogParams {
-        container: Some(MAIN_CONTAINER.into()),
-        ..LogParams::default()
-    };
-    let mut stream = pods.log_stream(&pod.name_any(), &params).await.ok()?;
-    let mut kept: Vec<u8> = Vec::new();
-    let mut block = vec![0_u8; 64 * 1024];
-    loop {
-        match stream.read(&mut block).await {
-            Ok(0) | Err(_) => break,
-            Ok(read) => {
-                kept.extend_from_slice(&block[..read]);
-                if kept.len() as u64 > LOG_BYTES * 2 {
-                    kept.drain(..kept.len() - LOG_BYTES as usize);
-                }
-            }
-        }
-    }
-    Some(kept)
 }
 
 /// Returns what is stored beside a verdict: the gate's own report, as it was judged.

@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, KeyToPath,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    ConfigMapVolumeSource, Container, KeyToPath, PersistentVolumeClaimVolumeSource, PodSpec, ResourceRequirements,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::parts::{TMP_PATH, credentials, folder_of_host, locked_down, mount, not_root, scratch};
 use super::{
     CA_PATH, CACHE_PATH, CREDENTIALS_PATH, EVIDENCE_PATH, GateRequest, HOME_PATH, INIT_CONTAINER, JobKind,
     MAIN_CONTAINER, PLAN_PATH, PROGRAM, SOURCE_PATH, TERMINATION_PATH, TOOLS_PATH, WORK_PATH,
 };
 use crate::definition::ResolvedResources;
 use crate::plan::{PLAN_KEY, Plan};
-
-const TMP_PATH: &str = "/tmp";
 
 pub(super) fn build_pod(
     kind: JobKind,
@@ -32,15 +30,7 @@ pub(super) fn build_pod(
         service_account_name: request.service_account.clone(),
         runtime_class_name: request.runtime_class.clone(),
         termination_grace_period_seconds: Some(5),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(request.user),
-            run_as_group: Some(request.user),
-            fs_group: Some(request.user),
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(runtime_default()),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(not_root(request.user)),
         init_containers: Some(vec![init_container(kind, plan, request, source)]),
         containers: vec![main_container(kind, plan, request)],
         volumes: Some(volumes(request, source, config_map)),
@@ -140,39 +130,6 @@ fn main_container(kind: JobKind, plan: &Plan, request: &GateRequest) -> Containe
     }
 }
 
-/// What every container has: no privileges, a root that cannot be written, its message from the file
-/// alone and never from the end of its log.
-fn locked_down(home: &str) -> Container {
-    Container {
-        env: Some(
-            // Git must not ask for the settings of whatever machine or image this is.
-            [("HOME", home), ("TMPDIR", TMP_PATH), ("GIT_CONFIG_NOSYSTEM", "1")]
-                .map(|(name, value)| EnvVar {
-                    name: name.to_owned(),
-                    value: Some(value.to_owned()),
-                    ..EnvVar::default()
-                })
-                .into(),
-        ),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
-        termination_message_path: Some(TERMINATION_PATH.to_owned()),
-        termination_message_policy: Some("File".to_owned()),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities {
-                drop: Some(strings(&["ALL"])),
-                add: None,
-            }),
-            privileged: Some(false),
-            read_only_root_filesystem: Some(true),
-            run_as_non_root: Some(true),
-            seccomp_profile: Some(runtime_default()),
-            ..SecurityContext::default()
-        }),
-        ..Container::default()
-    }
-}
-
 fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec<Volume> {
     let mut volumes = vec![Volume {
         name: "plan".to_owned(),
@@ -187,40 +144,10 @@ fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec
         }),
         ..Volume::default()
     }];
-    for name in ["work", "tools", "home", "tmp", "evidence"] {
-        volumes.push(Volume {
-            name: name.to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        });
-    }
-    if let Some(path) = source {
-        volumes.push(Volume {
-            name: "source".to_owned(),
-            host_path: Some(HostPathVolumeSource {
-                path: path.to_owned(),
-                type_: Some("Directory".to_owned()),
-            }),
-            ..Volume::default()
-        });
-    }
+    volumes.extend(["work", "tools", "home", "tmp", "evidence"].map(scratch));
+    volumes.extend(source.map(folder_of_host));
     if let Some(secret) = &request.credentials_secret {
-        volumes.push(Volume {
-            name: "credentials".to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.clone()),
-                items: request.credentials_key.as_ref().map(|key| {
-                    vec![KeyToPath {
-                        key: key.clone(),
-                        path: "token".to_owned(),
-                        mode: None,
-                    }]
-                }),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
+        volumes.push(credentials(secret, request.credentials_key.as_deref()));
     }
     if request.ca_bundle.is_some() {
         volumes.push(Volume {
@@ -261,22 +188,6 @@ fn resources(resources: &ResolvedResources) -> ResourceRequirements {
         requests: quantities(&resources.cpu_request, &resources.memory_request),
         limits: quantities(&resources.cpu_limit, &resources.memory_limit),
         ..ResourceRequirements::default()
-    }
-}
-
-fn runtime_default() -> SeccompProfile {
-    SeccompProfile {
-        type_: "RuntimeDefault".to_owned(),
-        localhost_profile: None,
-    }
-}
-
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
     }
 }
 

@@ -78,6 +78,11 @@ pub struct Terminated {
 impl JobOutcome {
     /// Reads a Job and the Pods that were found by its labels; Pods of another Job are left out.
     pub fn from_objects(job: Option<&Job>, pods: &[Pod]) -> Self {
+        Self::read(job, pods, INIT_CONTAINER, MAIN_CONTAINER)
+    }
+
+    /// Reads a Job whose containers have other names than a gate's.
+    pub fn read(job: Option<&Job>, pods: &[Pod], init: &str, main: &str) -> Self {
         let Some(job) = job else {
             return Self::default();
         };
@@ -126,8 +131,8 @@ impl JobOutcome {
         {
             outcome.unscheduled = crate::tail::line(found.message.as_deref().unwrap_or("it is not scheduled"), 300);
         }
-        outcome.init = end_of(status.init_container_statuses.as_deref(), INIT_CONTAINER);
-        outcome.main = end_of(status.container_statuses.as_deref(), MAIN_CONTAINER);
+        outcome.init = end_of(status.init_container_statuses.as_deref(), init);
+        outcome.main = end_of(status.container_statuses.as_deref(), main);
         outcome
     }
 

@@ -49,6 +49,24 @@ pub struct Wanted {
     pub own_image: bool,
 }
 
+/// What stands for the running executable.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    /// Images, by their names without tags.
+    pub images: &'a [String],
+    /// Programs, whatever image they are called from: images are not pulled here.
+    pub programs: &'a [String],
+}
+
+impl Own<'_> {
+    /// Says whether `container` is one of Foreman's own.
+    fn includes(&self, container: &Container) -> bool {
+        let program = container.command.as_ref().and_then(|words| words.first());
+        is_own(container.image.as_deref().unwrap_or_default(), self.images)
+            || program.is_some_and(|program| self.programs.contains(program))
+    }
+}
+
 /// Says whether `image` is one of Foreman's own, which stand for the running executable.
 pub fn is_own(image: &str, own: &[String]) -> bool {
     let digest_free = image.split('@').next().unwrap_or(image);
@@ -92,12 +110,12 @@ pub fn wanted(
     container: &Container,
     volumes: &BTreeMap<String, Placed>,
     sources: &Sources,
-    own: &[String],
+    own: Own<'_>,
     termination: &Path,
 ) -> Result<Wanted, String> {
     let env = environment::build(container, pod, sources)?;
     let image = container.image.as_deref().unwrap_or_default();
-    let own_image = is_own(image, own);
+    let own_image = own.includes(container);
     let mut words: Vec<String> = container
         .command
         .iter()
@@ -136,7 +154,7 @@ pub fn wanted(
         mounts.push((
             source,
             PathBuf::from(&mount.mount_path),
-            placed.writable && mount.read_only != Some(true),
+            placed.writable && mount.read_only != Some(true) && (own_image || !placed.of_host),
         ));
     }
     let message = container
@@ -209,6 +227,7 @@ mod tests {
             Placed {
                 path: "/data/v".into(),
                 writable: true,
+                of_host: false,
             },
         )]
         .into();
@@ -217,9 +236,66 @@ mod tests {
             container,
             &volumes,
             &Sources::default(),
-            &["ghcr.io/x/foreman-gate".into()],
+            Own {
+                images: &["ghcr.io/x/foreman-gate".into()],
+                programs: &["foreman-agent".into()],
+            },
             Path::new("/t"),
         )
+    }
+
+    #[test]
+    fn a_program_of_our_own_is_known_in_any_image_and_by_its_whole_name() {
+        let mut asked = container();
+        asked.image = Some("registry.example/cuda:12".into());
+        for (command, is_ours) in [
+            (vec!["foreman-agent"], true),
+            (vec!["./foreman-agent"], false),
+            (vec!["sh", "foreman-agent"], false),
+        ] {
+            asked.command = Some(command.iter().map(|word| (*word).to_owned()).collect());
+            assert_eq!(
+                build(&Pod::default(), &asked).unwrap().own_image,
+                is_ours,
+                "{command:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_folder_of_the_host_is_written_by_our_own_program_alone() {
+        let mut asked = container();
+        asked.volume_mounts = Some(vec![VolumeMount {
+            name: "v".into(),
+            mount_path: "/srv/git".into(),
+            ..VolumeMount::default()
+        }]);
+        let volumes = [(
+            "v".to_owned(),
+            Placed {
+                path: "/srv/git".into(),
+                writable: true,
+                of_host: true,
+            },
+        )]
+        .into();
+        let programs = ["foreman-agent".to_owned()];
+        for (program, may_write) in [("foreman-agent", true), ("sh", false)] {
+            asked.command = Some(vec![program.into()]);
+            let own = Own {
+                images: &[],
+                programs: &programs,
+            };
+            let found = wanted(
+                &Pod::default(),
+                &asked,
+                &volumes,
+                &Sources::default(),
+                own,
+                Path::new("/t"),
+            );
+            assert_eq!(found.unwrap().mounts[0].2, may_write, "{program}");
+        }
     }
 
     #[test]
@@ -287,6 +363,7 @@ mod tests {
             Placed {
                 path: "/data/v".into(),
                 writable: false,
+                of_host: false,
             },
         )]
         .into();
@@ -295,7 +372,10 @@ mod tests {
             &asked,
             &volumes,
             &Sources::default(),
-            &[],
+            Own {
+                images: &[],
+                programs: &[],
+            },
             Path::new("/t"),
         )
         .unwrap();

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::container::{Wanted, WantedNetwork, wanted};
+use super::container::{Own, Wanted, WantedNetwork, is_own, wanted};
 use super::environment::Sources;
 use super::logs::{self, LogWriter};
 use super::status::{self, Ended, Seen, Stage};
@@ -257,7 +257,10 @@ impl Carrier {
             container,
             &ground.volumes,
             &ground.sources,
-            &self.desk.config.own_images,
+            Own {
+                images: &self.desk.config.own_images,
+                programs: &self.desk.config.own_programs,
+            },
             &termination,
         ) {
             Ok(asked) => asked,
@@ -266,7 +269,7 @@ impl Carrier {
                 return refused("StartError", why);
             }
         };
-        self.tell(container, &asked).await;
+        self.tell(container).await;
         let command = match self.command(&asked) {
             Ok(command) => command,
             Err(why) => {
@@ -389,9 +392,9 @@ impl Carrier {
         Ok(command)
     }
 
-    async fn tell(&self, container: &Container, asked: &Wanted) {
-        if !asked.own_image {
-            let image = container.image.clone().unwrap_or_default();
+    async fn tell(&self, container: &Container) {
+        let image = container.image.clone().unwrap_or_default();
+        if !is_own(&image, &self.desk.config.own_images) {
             let text = format!("Image {image:?} stands for this host's tools: images are not pulled on one machine");
             self.event("Normal", "HostTools", &text).await;
         }

@@ -15,6 +15,8 @@ pub struct Placed {
     pub path: PathBuf,
     /// Whether mounts of it may write.
     pub writable: bool,
+    /// Whether it is a folder of the host, which Foreman's own program alone may write, where its mount allows it.
+    pub of_host: bool,
 }
 
 /// Where volumes are made and which folders of the host may be shown.
@@ -52,6 +54,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
         return Ok(Placed {
             path: own,
             writable: true,
+            of_host: false,
         });
     }
     if let Some(source) = &volume.config_map {
@@ -62,6 +65,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
                 Ok(Placed {
                     path: own,
                     writable: false,
+                    of_host: false,
                 })
             } else {
                 Err(format!("configmap {:?} not found", source.name))
@@ -81,6 +85,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
         return Ok(Placed {
             path: own,
             writable: false,
+            of_host: false,
         });
     }
     if let Some(source) = &volume.secret {
@@ -92,6 +97,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
                 Ok(Placed {
                     path: own,
                     writable: false,
+                    of_host: false,
                 })
             } else {
                 Err(format!("secret {name:?} not found"))
@@ -110,6 +116,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
         return Ok(Placed {
             path: own,
             writable: false,
+            of_host: false,
         });
     }
     if let Some(source) = &volume.persistent_volume_claim {
@@ -118,6 +125,7 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
         return Ok(Placed {
             path,
             writable: source.read_only != Some(true),
+            of_host: false,
         });
     }
     if let Some(source) = &volume.host_path {
@@ -130,7 +138,11 @@ fn one(volume: &Volume, namespace: &str, roots: &Roots, sources: &Sources) -> Re
         if !allowed {
             return Err(format!("hostPath {} is not below an allowed root", source.path));
         }
-        return Ok(Placed { path, writable: false });
+        return Ok(Placed {
+            path,
+            writable: true,
+            of_host: true,
+        });
     }
     Err(
         "its kind is not supported here; expected emptyDir, configMap, secret, persistentVolumeClaim or hostPath"
@@ -241,7 +253,7 @@ mod tests {
             };
             place(&pod(volume), &roots(folder.path()), &Sources::default())
         };
-        assert!(!host(&allowed.join("repo")).unwrap()["v"].writable);
+        assert!(host(&allowed.join("repo")).unwrap()["v"].of_host);
         assert!(
             host(&allowed.join("link"))
                 .unwrap_err()

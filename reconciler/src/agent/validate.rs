@@ -1,7 +1,9 @@
 //! What is wrong with an Agent, and what of it nothing acts on yet. Pure.
 
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use schemas::Agent;
-use schemas::agent::{AgentRole, ExecutionMode, ModelProvider};
+use schemas::agent::{AgentRole, Execution, ExecutionMode, ModelProvider};
+use serde_json::Value;
 
 /// Tools of the list that are built.
 const BUILT: [&str; 9] = [
@@ -87,8 +89,15 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
         .execution
         .as_ref()
         .is_some_and(|execution| execution.mode == ExecutionMode::Job)
+        && spec.role != AgentRole::Coder
     {
-        found.unsupported.push("spec.execution.mode Job".into());
+        // A gate is a Job already, and nobody else's work is built yet.
+        found
+            .unsupported
+            .push(format!("spec.execution.mode Job for role {}", spec.role.as_str()));
+    }
+    if let Some(execution) = spec.execution.as_ref().filter(|it| it.mode == ExecutionMode::Job) {
+        found.problems.extend(job_problems(execution));
     }
     if let Some(mcp) = &spec.mcp
         && (mcp.enabled == Some(true) || mcp.servers.as_ref().is_some_and(|servers| !servers.is_empty()))
@@ -102,6 +111,40 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
         found.unsupported.push("spec.maxEnvtestIterations".into());
     }
     found
+}
+
+/// Says what no Job can be made of.
+fn job_problems(execution: &Execution) -> Vec<String> {
+    let mut problems = Vec::new();
+    let seconds = execution.active_deadline_seconds;
+    if seconds < 1 {
+        problems.push(format!(
+            "spec.execution.activeDeadlineSeconds is {seconds}; expected 1 or more"
+        ));
+    }
+    let resources = Value::Object(execution.resources.clone().unwrap_or_default());
+    match serde_json::from_value::<ResourceRequirements>(resources) {
+        Ok(resources) if resources.claims.is_some() => {
+            problems.push("spec.execution.resources has claims; expected requests and limits".into());
+        }
+        Ok(_) => {}
+        Err(error) => problems.push(format!(
+            "spec.execution.resources cannot be read: {error}; expected requests and limits, as in a container"
+        )),
+    }
+    let tolerations = execution
+        .tolerations
+        .iter()
+        .flatten()
+        .cloned()
+        .map(Value::Object)
+        .collect();
+    if let Err(error) = serde_json::from_value::<Vec<Toleration>>(Value::Array(tolerations)) {
+        problems.push(format!(
+            "spec.execution.tolerations cannot be read: {error}; expected tolerations, as in a Pod"
+        ));
+    }
+    problems
 }
 
 /// Suggests the tool whose name is nearest, where one is near.
@@ -126,6 +169,34 @@ mod tests {
         }))
         .unwrap();
         validate(&agent, &|name| name == "known")
+    }
+
+    #[test]
+    fn what_no_job_can_be_made_of_is_named() {
+        let found = |mode: &str| {
+            found(json!({
+                "role": "coder", "tools": ["read_file"], "providerConfig": { "baseURL": "http://h/v1" },
+                "execution": {
+                    "mode": mode, "activeDeadlineSeconds": 0,
+                    "resources": { "limits": { "nvidia.com/gpu": [1] } }, "tolerations": [{ "key": 7 }],
+                },
+            }))
+        };
+        let problems = found("Job").problems;
+        let named = [
+            "activeDeadlineSeconds is 0",
+            "execution.resources",
+            "execution.tolerations",
+        ];
+        assert_eq!(problems.len(), named.len(), "{problems:?}");
+        for (problem, name) in problems.iter().zip(named) {
+            assert!(problem.contains(name), "{problem}");
+        }
+        assert_eq!(
+            found("InProcess").problems,
+            Vec::<String>::new(),
+            "nothing is made of it"
+        );
     }
 
     #[test]
@@ -180,7 +251,7 @@ mod tests {
             [
                 "spec.tools \"fetch_issue\"",
                 "spec.role planner",
-                "spec.execution.mode Job",
+                "spec.execution.mode Job for role planner",
                 "spec.mcp",
                 "spec.vision"
             ]

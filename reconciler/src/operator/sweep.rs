@@ -1,19 +1,21 @@
-//! What nobody needs any more: old evidence, Jobs whose task is gone.
+//! What nobody needs any more: old evidence, Jobs whose task is gone, coders' Jobs that run for nobody.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use gate::network::{CODER, KIND_LABEL};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use schemas::labels;
+use schemas::agentic_task::Phase;
+use schemas::{AgenticTaskStatus, labels};
 use tokio_util::sync::CancellationToken;
 
 use super::controllers::Controllers;
 use crate::cache::{Cache, Key};
 
 impl Controllers {
-    /// Takes away, now and then, evidence that nobody needs and Jobs whose task is gone.
+    /// Takes away, now and then, evidence and Jobs that nobody needs.
     pub(super) async fn sweep(self: Arc<Self>, term: CancellationToken) {
         loop {
             tokio::select! {
@@ -51,7 +53,12 @@ impl Controllers {
         for api in apis {
             for job in api.list(&ListParams::default().labels(labels::TASK_UID)).await? {
                 let uid = job.labels().get(labels::TASK_UID).cloned().unwrap_or_default();
-                if self.workload.tasks.by_uid(&uid).is_some() {
+                if let Some(task) = self.workload.tasks.by_uid(&uid)
+                    && !is_of_no_use(
+                        &job,
+                        &task.readable().and_then(|task| task.status.clone()).unwrap_or_default(),
+                    )
+                {
                     continue;
                 }
                 let key = Key::of(&job.metadata);
@@ -62,10 +69,68 @@ impl Controllers {
                     .delete(&jobs, &key, job.metadata.uid.as_deref().unwrap_or_default())
                     .await
                 {
-                    tracing::warn!(job = %key, %error, "a Job whose task is gone was not deleted");
+                    tracing::warn!(job = %key, %error, "a Job that nobody needs was not deleted");
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Says whether a coder's Job runs for nobody: its agent died, and its task ended or was taken up by another node. The
+/// agent of the same node takes such a Job over, or removes it.
+fn is_of_no_use(job: &Job, task: &AgenticTaskStatus) -> bool {
+    let status = job.status.clone().unwrap_or_default();
+    let ended = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|it| matches!(it.type_.as_str(), "Complete" | "Failed") && it.status == "True");
+    if ended || job.labels().get(KIND_LABEL).map(String::as_str) != Some(CODER) {
+        return false;
+    }
+    let node = job.labels().get(labels::NODE);
+    task.phase.is_some_and(Phase::is_terminal) || task.claim.as_ref().is_some_and(|claim| Some(&claim.node) != node)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_coders_job_that_runs_for_nobody_is_of_no_use() {
+        let job = |kind: &str, condition: &str| -> Job {
+            serde_json::from_value(json!({
+                "metadata": { "labels": { KIND_LABEL: kind, (labels::NODE): "a" } },
+                "status": { "conditions": [{ "type": condition, "status": "True" }] },
+            }))
+            .unwrap()
+        };
+        let task = |phase: &str, node: Option<&str>| -> AgenticTaskStatus {
+            let claim = node.map(|node| json!({ "node": node, "agent": "x", "epoch": 2, "secretSHA256": "s" }));
+            serde_json::from_value(json!({ "phase": phase, "claim": claim })).unwrap()
+        };
+        let running = job(CODER, "Suspended");
+        for (status, of_no_use) in [
+            (task("Running", Some("a")), false),
+            // Its agent died, and may come back.
+            (task("Pending", None), false),
+            (task("Scheduled", None), false),
+            (task("Running", Some("b")), true),
+            (task("Failed", None), true),
+            (task("Succeeded", None), true),
+        ] {
+            assert_eq!(is_of_no_use(&running, &status), of_no_use, "{status:?}");
+            assert!(
+                !is_of_no_use(&job("gate", "Suspended"), &status),
+                "a gate is bound to its commit"
+            );
+            assert!(
+                !is_of_no_use(&job(CODER, "Complete"), &status),
+                "it has its time to stay"
+            );
+        }
     }
 }

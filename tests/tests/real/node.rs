@@ -3,6 +3,7 @@
 //! The tests share one release and its namespaces, as a cluster has one; they run one after the other.
 
 pub mod barrier;
+mod coder_job;
 mod gates;
 mod model;
 pub mod outside;

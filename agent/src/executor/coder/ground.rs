@@ -38,13 +38,7 @@ pub(super) async fn lay(run: &Run) -> Result<Ground, Outcome> {
     let git = run.services.git.clone();
     let workload = source::workload(run).await?;
     let branch = source::branch(task, workload.as_ref())?;
-    let pinned = task.spec.base_sha.as_deref().or(workload.as_ref().and_then(|w| {
-        let status = w.status.as_ref()?;
-        status
-            .base_sha
-            .as_deref()
-            .filter(|_| status.run == Some(task.spec.run.unwrap_or(1)))
-    }));
+    let pinned = source::pinned_base(task, workload.as_ref());
     let base = source::base(run, &git, &url, pinned).await?;
     run.services.repositories.add(&url);
     let tip = git

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::admission::{gate_objects, refusal};
+use super::admission::{coder_objects, gate_objects, refusal};
 use super::cluster::{Cluster, Release};
 
 fn fleet_node(name: &str) -> Value {
@@ -80,7 +80,7 @@ fn ready(cluster: &Cluster, own: &str) {
 #[test]
 #[ignore = "needs a real kube-apiserver"]
 fn an_agent_in_the_cluster_is_the_node_in_its_token() {
-    let release = Release::apply(&[]);
+    let release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
     let (a, b) = (
         format!("{}-a.example", release.name),
         format!("{}-b.example", release.name),
@@ -236,6 +236,79 @@ fn an_agent_in_the_cluster_is_the_node_in_its_token() {
         &["delete", "job", name, "--namespace", &release.jobs, "--wait=false"],
         "",
     );
+
+    // Payloads of its own coders' Jobs, and no other Secret.
+    let payload = |node: &str, name: Option<&str>| {
+        let mut object = serde_json::to_value(coder_objects(&release, node, "mine").payload).unwrap();
+        if let Some(name) = name {
+            object["metadata"]["name"] = json!(name);
+        }
+        object
+    };
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": "clone", "namespace": release.jobs }, "stringData": { "token": "hunter2" },
+    });
+    release.cluster.run(&["create", "--filename", "-"], &secret.to_string());
+    let mine = payload(&own_a, None);
+    one.run(&["create", "--filename", "-"], &mine.to_string());
+    refused(
+        "a payload in another's name",
+        refusal(&two, &payload(&own_a, None)),
+        &["has the label foreman.llmkube.dev/node="],
+    );
+    refused(
+        "another Secret",
+        refusal(&one, &payload(&own_a, Some("token-of-mine"))),
+        &["no other Secrets than payloads"],
+    );
+    let mut elsewhere = payload(&own_a, None);
+    elsewhere["metadata"]["namespace"] = json!(space);
+    assert!(
+        refusal(&one, &elsewhere).is_some(),
+        "a payload beside the release's Secrets"
+    );
+    let name = mine["metadata"]["name"].as_str().unwrap().to_owned();
+    let delete = |who: &Cluster, name: &str| {
+        let gone = who.call(
+            &[
+                "delete",
+                "--raw",
+                &format!("/api/v1/namespaces/{}/secrets/{name}", release.jobs),
+            ],
+            "",
+        );
+        assert!(!gone.out.contains("aHVudGVyMg"), "{}", gone.out);
+        Some(gone.err).filter(|_| gone.code != Some(0))
+    };
+    refused("another's payload deleted", delete(&two, &name), &["has the label"]);
+    refused(
+        "the credential deleted",
+        delete(&one, "clone"),
+        &["no other Secrets than payloads"],
+    );
+    allowed("its payload deleted", delete(&one, &name));
+    let job = serde_json::to_value(coder_objects(&release, &own_a, "mine").job).unwrap();
+    one.run(&["create", "--filename", "-"], &job.to_string());
+    let begin = |who: &Cluster, patch: Value| {
+        let name = job["metadata"]["name"].as_str().unwrap();
+        let words = [
+            "patch",
+            "job",
+            name,
+            "--namespace",
+            &release.jobs,
+            "--type=merge",
+            "--patch",
+        ];
+        let said = who.call(&[&words[..], &[&patch.to_string()]].concat(), "");
+        Some(said.err).filter(|_| said.code != Some(0))
+    };
+    let resume = json!({ "spec": { "suspend": false } });
+    let take = json!({ "metadata": { "labels": { (schemas::labels::NODE): own_b } } });
+    assert!(begin(&two, resume.clone()).is_some(), "another's Job is begun");
+    assert!(begin(&two, take).is_some(), "another's Job is taken over");
+    allowed("its own Job", begin(&one, resume));
 
     // A token that names no node writes nothing.
     let outside = release.outside("agent");

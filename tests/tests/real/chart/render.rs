@@ -362,6 +362,10 @@ const CHANGES: &[(&str, &str)] = &[
     ("gate.image.repository=example/gate", "--gate-image=example/gate:"),
     ("gate.serviceAccount.name=judge", "--gate-service-account=judge"),
     ("coder.serviceAccount.name=writer", "name: writer"),
+    ("coder.startupTimeout=20m", "--coder-startup-timeout=20m"),
+    ("coder.ttlSecondsAfterFinished=60", "--coder-ttl-seconds=60"),
+    ("coder.moreServiceAccounts={gpu}", "[\"foreman-coder\",\"gpu\"]"),
+    ("coder.pullSecrets={registry}", "s.name in [\"registry\"]"),
     (
         "coder.gitCredentialsSecret=clone,coder.gitCredentialsSecretKey=pass",
         "--coder-git-secret-key=pass",

@@ -14,8 +14,8 @@ use super::site::Site;
 
 /// How long all gates may take, tries and images included.
 const LIMIT: Duration = Duration::from_secs(300);
-const JOBS: &str = "foreman-system-jobs";
-const IMAGE: &str = "docker.io/library/debian:bookworm-slim";
+pub(super) const JOBS: &str = "foreman-system-jobs";
+pub(super) const IMAGE: &str = "docker.io/library/debian:bookworm-slim";
 
 /// A gate, and how it must end.
 struct Case {
@@ -106,7 +106,7 @@ impl Case {
 #[ignore = "needs a real node"]
 async fn every_end_of_a_gate_is_told_for_what_it_is() {
     let site = Site::open().await;
-    tokio::task::block_in_place(|| install(&site));
+    tokio::task::block_in_place(|| install(&site, "verifier"));
     let client = site.client.clone();
     for case in &CASES {
         repository(&site, case.name, &case.gate());
@@ -161,20 +161,20 @@ async fn every_end_of_a_gate_is_told_for_what_it_is() {
     );
 }
 
-/// Installs Foreman as a verifier of repositories that ask for a password.
-fn install(site: &Site) {
+/// Installs Foreman with an agent of these roles, for repositories that ask for a password.
+pub(super) fn install(site: &Site, roles: &str) {
     site.shell("kubectl create namespace foreman-system");
     site.shell(&secret(
         "git",
         "foreman-system",
         "--from-literal=credentials=\"http://$GIT_USER:$GIT_PASSWORD@${GIT_URL#*://}\"",
     ));
-    site.shell(
+    site.shell(&format!(
         "helm upgrade --install foreman charts/foreman -n foreman-system --set agent.mode=native \
-         --set 'agent.roles={verifier}' --set agent.slots=8 --set agent.gateCache.enabled=false \
+         --set 'agent.roles={{{roles}}}' --set agent.slots=8 --set agent.gateCache.enabled=false \
          --set \"agent.gitRemoteURL=$GIT_URL\" --set agent.gitCredentials.secretName=git \
          --set operator.gitCredentials.secretName=git --set coder.gitCredentialsSecret=clone",
-    );
+    ));
     site.shell(&secret(
         "clone",
         JOBS,
@@ -216,7 +216,7 @@ async fn verify(client: &Client, name: &str) {
 }
 
 /// Waits until a task has ended, and returns its status.
-async fn ended(client: &Client, name: &str) -> Value {
+pub(super) async fn ended(client: &Client, name: &str) -> Value {
     let api: Api<AgenticTask> = Api::namespaced(client.clone(), "default");
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = watcher(api.clone(), config).default_backoff().boxed();

@@ -1,4 +1,5 @@
-//! A model server that always asks for the same: it writes `notes.txt`, and hands in.
+//! A model server that always asks for the same: it writes `notes.txt`, and hands in. Told to look around, it first reads
+//! what it should not.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -27,10 +28,15 @@ fn answer(body: &Value) -> Response {
         let mut tools = body["tools"].as_array().into_iter().flatten();
         tools.any(|tool| tool["function"]["name"] == name)
     };
-    let mut messages = body["messages"].as_array().into_iter().flatten();
+    let messages = body["messages"].as_array().into_iter().flatten();
+    let done = messages.filter(|message| message["role"] == "tool").count();
+    let looks = body["messages"].to_string().contains("Look around");
     let (name, arguments) = if offers("report") {
         ("report", json!({ "word": "ready" }))
-    } else if messages.any(|message| message["role"] == "tool") {
+    } else if looks && done == 0 {
+        let command = "(id; cat /foreman/*/* /workspace/*.* /proc/1/environ; echo looked) >around 2>&1";
+        ("bash", json!({ "command": command }))
+    } else if done > usize::from(looks) {
         (
             "submit_result",
             json!({ "verdict": "GO", "summary": "wrote it", "commit_message": "Write notes" }),
