@@ -15,7 +15,7 @@ use serde_json::json;
 use super::outside::{Outside, Seen, gate, runs};
 use crate::real::site::is_in;
 
-const TASKS: usize = 10;
+const TASKS: usize = 6;
 /// From one part's end to the next.
 const PARTS: [&str; 11] = [
     "push → coder's task",
