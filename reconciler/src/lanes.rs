@@ -1,8 +1,8 @@
 //! Who writes first: while a commit's objects are being made, all else goes slower.
 //!
 //! A thousand new objects call for a thousand answers: admissions, tasks, statuses. On a server with a bound capacity
-//! those would take half of it from the objects that are still to be made. They have one place as long as that
-//! lasts, so that nothing stands still, and all of them afterwards.
+//! those would take half of it from the objects that are still to be made. So they have a few places as long as that
+//! lasts, enough that nothing stands still, and all places afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 /// Other writes that are under way at once while objects of a commit are made.
-const MEANWHILE: usize = 1;
+const MEANWHILE: usize = 2;
 
 /// What all writers of a process share.
 pub struct Lanes {
     bulks: AtomicUsize,
     over: Notify,
-    meanwhile: Semaphore,
+    few: Semaphore,
 }
 
 impl Default for Lanes {
@@ -24,7 +24,7 @@ impl Default for Lanes {
         Self {
             bulks: AtomicUsize::new(0),
             over: Notify::new(),
-            meanwhile: Semaphore::new(MEANWHILE),
+            few: Semaphore::new(MEANWHILE),
         }
     }
 }
@@ -57,7 +57,7 @@ impl Lanes {
             return None;
         }
         tokio::select! {
-            permit = self.meanwhile.acquire() => permit.ok(),
+            permit = self.few.acquire() => permit.ok(),
             () = over => None,
         }
     }
@@ -71,20 +71,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_commits_objects_leave_one_place_and_its_end_leaves_all() {
+    async fn a_commits_objects_leave_few_places_and_its_end_leaves_all() {
         let lanes = Arc::new(Lanes::default());
         assert!(lanes.place().await.is_none(), "nothing else is under way");
         let bulk = lanes.begin();
-        let held = lanes.place().await;
-        assert!(held.is_some());
-        let mut second = Box::pin(lanes.place());
-        assert!(second.as_mut().now_or_never().is_none(), "there is no second place");
+        let held: Vec<_> = [lanes.place().await, lanes.place().await]
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(held.len(), MEANWHILE);
+        let mut third = Box::pin(lanes.place());
+        assert!(third.as_mut().now_or_never().is_none(), "there is no third place");
         drop(held);
-        let held = second.await;
-        assert!(held.is_some(), "it was given back");
-        let mut second = Box::pin(lanes.place());
-        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.await.is_some(), "one was given back");
+        let held = (lanes.place().await, lanes.place().await);
+        let mut third = Box::pin(lanes.place());
+        assert!(third.as_mut().now_or_never().is_none());
         drop(bulk);
-        assert!(second.await.is_none(), "nobody has to wait any more");
+        assert!(third.await.is_none(), "nobody has to wait any more");
+        drop(held);
     }
 }
