@@ -198,6 +198,10 @@ async fn serve(desk: Arc<Desk>, stop: CancellationToken) {
             Some(ended) = running.join_next(), if !running.is_empty() => {
                 if let Ok(uid) = ended {
                     world.running.remove(&uid);
+                    // Its deletion may have been asked for when its run was over and not known to be.
+                    if let Some(pod) = world.pods.get(&uid).filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
+                        forget(&desk, pod).await;
+                    }
                 }
                 vec![]
             }
@@ -304,7 +308,11 @@ async fn forget(desk: &Desk, pod: &Pod) {
         grace_period_seconds: Some(0),
         ..DeleteParams::default()
     };
-    let _ = pods.delete(&pod.name_any(), &now).await;
+    match pods.delete(&pod.name_any(), &now).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => tracing::warn!(%error, pod = pod.name_any(), "failed to remove a Pod that is to go"),
+    }
 }
 
 /// Binds a Pod to this node; says whether it is ours.
