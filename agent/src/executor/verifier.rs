@@ -363,7 +363,7 @@ async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job, told: &mut Tol
 fn explained(unscheduled: &str, cache: Option<&str>, namespace: &str) -> String {
     match cache {
         Some(claim) if unscheduled.to_ascii_lowercase().contains("persistentvolumeclaim") => format!(
-            "{unscheduled} The gates' cache is PersistentVolumeClaim {claim:?} in namespace {namespace:?}: look at it, name a \
+            "{unscheduled}; the gates' cache is PersistentVolumeClaim {claim:?} in namespace {namespace:?}: look at it, name a \
              StorageClass with agent.gateCache.storageClass where the cluster has no default one, or do without the cache \
              with agent.gateCache.enabled=false"
         ),

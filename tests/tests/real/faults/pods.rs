@@ -196,7 +196,19 @@ async fn a_cache_that_no_storage_class_makes_is_explained_with_what_to_do() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    // Somebody names a class: the claim is made anew, and the gate goes on.
+    // Somebody names a class: the claim gets it, and the gate goes on.
     drop(undo);
+    kubectl(
+        &outside,
+        &format!(
+            "-n {} wait --for=jsonpath='{{.spec.storageClassName}}'=local --timeout=60s pvc/gate-cache",
+            outside.namespace
+        ),
+    );
+    // A kube-scheduler that hears of the class may look before its own cache of claims has it, and then not for 5 minutes.
+    kubectl(
+        &outside,
+        &format!("-n {} label pvc/gate-cache foreman-test=look", outside.namespace),
+    );
     passed(&mut outside, &mut seen, "cached", &[1, 2]).await;
 }
