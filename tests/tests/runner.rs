@@ -21,6 +21,7 @@ mod init;
 mod kubectl;
 mod monitoring;
 mod operator;
+mod poll;
 mod processes;
 mod queue;
 mod real;

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::chart::cluster::Cluster;
 use super::chart::helm::helm;
 use crate::foreman::{Said, program};
+use crate::poll;
 
 /// How long anything here may take: much of it is done by programs that look again only now and then.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -107,15 +108,8 @@ impl Alone {
     }
 
     /// Tries until something is there.
-    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>, told: impl Fn() -> String) -> T {
-        let end = Instant::now() + LIMIT;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(Instant::now() < end, "{what} did not come about\n{}", told());
-            std::thread::sleep(Duration::from_millis(500));
-        }
+    pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>, told: impl Fn() -> String) -> T {
+        poll::until(LIMIT, what, look, told)
     }
 
     /// Starts `foreman-operator` as the Pod of the release would: with its service account and its namespaces.

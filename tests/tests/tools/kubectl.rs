@@ -1,6 +1,8 @@
 //! A real kubectl against `foreman up`: every verb that a person uses.
 
+use crate::foreman::LIMIT;
 use crate::kubectl::{Kubectl, Server, play};
+use crate::poll;
 use crate::sample::Sample;
 use crate::served::Served;
 use crate::watch::ended;
@@ -130,8 +132,15 @@ async fn kubectl_gets_applies_describes_edits_deletes_waits_logs_and_explains() 
     // The file is still there: what is deleted by hand is made anew, and is another object.
     let uid = ["get", &name, "--ignore-not-found", "-o", "jsonpath={.metadata.uid}"];
     let before = kubectl.run(&uid);
-    kubectl.run(&["delete", &name, "--cascade=foreground", "--timeout=60s"]);
-    assert_ne!(kubectl.run(&uid), before);
+    // kubectl's own wait would go on for ever where the new object is made between its get and its list.
+    kubectl.run(&["delete", &name, "--cascade=foreground", "--wait=false"]);
+    let anew = || {
+        let now = kubectl.run(&uid);
+        (!now.is_empty() && now != before).then_some(())
+    };
+    poll::until(LIMIT, "a new Workload", anew, || {
+        kubectl.run(&["get", "workloads,agentictasks,jobs,pods", "-o", "yaml"])
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

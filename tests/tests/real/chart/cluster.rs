@@ -3,12 +3,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::helm::{needed, parse, template_as};
 use crate::foreman::{LIMIT, Said};
+use crate::poll;
 
 /// kubectl on the API server of this tier.
 pub struct Cluster {
@@ -67,11 +67,7 @@ impl Cluster {
 
     /// As `until`, and tells what `told` says where it fails.
     pub fn until_or(&self, what: &str, mut done: impl FnMut() -> bool, told: impl Fn() -> String) {
-        let end = Instant::now() + LIMIT;
-        while !done() {
-            assert!(Instant::now() < end, "{what} did not come about\n{}", told());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        poll::until(LIMIT, what, || done().then_some(()), told);
     }
 
     /// Makes a kubeconfig for the bearer of a token.
