@@ -11,6 +11,7 @@ pub mod parts;
 mod pod;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
@@ -88,12 +89,10 @@ pub struct GateRequest {
     /// Commit whose gate it is.
     pub base_sha: String,
     /// Folders below which a `file://` repository may lie.
-    pub file_roots: Vec<String>,
-    /// Secret with clone credentials: keys `username` and `password`, or `token`, or `ssh-privatekey` and
-    /// `known_hosts`.
-    pub credentials_secret: Option<String>,
-    /// Key of that Secret that holds a token; unset means all of the keys above.
-    pub credentials_key: Option<String>,
+    pub file_roots: Vec<PathBuf>,
+    /// Secret with clone credentials, and its key that holds a token; `token` means all of the keys `username` and
+    /// `password`, or `token`, or `ssh-privatekey` and `known_hosts`.
+    pub credentials: Option<(String, String)>,
     /// PEM certificates that the fetch trusts besides the system's; they travel beside the plan.
     pub ca_bundle: Option<String>,
     /// Where the cache lies; unset means that nothing is prepared.

@@ -81,21 +81,8 @@ mod tests {
     #[test]
     fn a_task_that_is_given_back_to_this_node_before_its_lost_run_ended_is_claimed_after_it() {
         let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
-        let secret = claim::ClaimSecret::new([1; 32]);
-        let held = claim::Held {
-            namespace: "default".into(),
-            name: "t".into(),
-            uid: "u".into(),
-            claim: schemas::agentic_task::Claim {
-                node: config.node_name.clone(),
-                agent: "a".into(),
-                epoch: 1,
-                secret_sha256: secret.sha256(),
-            },
-            secret,
-        };
         let run = Running {
-            held,
+            held: claim::Held::sample(1),
             cancel: CancellationToken::new(),
             stop: Arc::default(),
             kind: TaskKind::Verify,

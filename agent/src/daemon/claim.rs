@@ -29,6 +29,26 @@ pub struct Held {
     pub secret: ClaimSecret,
 }
 
+#[cfg(test)]
+impl Held {
+    /// Returns a claim of task `t` by node `n`.
+    pub fn sample(epoch: i64) -> Self {
+        let secret = ClaimSecret::new([1; 32]);
+        Self {
+            namespace: "default".into(),
+            name: "t".into(),
+            uid: "u".into(),
+            claim: Claim {
+                node: "n".into(),
+                agent: "a".into(),
+                epoch,
+                secret_sha256: secret.sha256(),
+            },
+            secret,
+        }
+    }
+}
+
 /// A secret that only one claim knows.
 #[derive(Clone)]
 pub struct ClaimSecret(String);

@@ -84,11 +84,6 @@ async fn work(
 ) -> Result<End, Outcome> {
     let broken = |error: String| Outcome::failed(FailureReason::InfrastructureError, error);
     let text = text(run, ground).await?;
-    let protected = ground
-        .gate
-        .as_ref()
-        .map(|gate| gate.protected.clone())
-        .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
     let root: PathBuf = work_tree.path().to_owned();
     let read_only = work_tree.read_only_paths();
     let mut shell = SandboxSettings::new(root.clone());
@@ -99,7 +94,7 @@ async fn work(
         work_tree: root.clone(),
         kept_outputs: outputs.to_owned(),
         tools: agent.spec.tools.clone(),
-        protected,
+        protected: ground.protected(),
         shell: Some(Arc::new(shell)),
         bash_timeout: Duration::from_secs(agent.spec.bash_timeout_seconds.max(1) as u64),
         briefing: briefing(run, &text),

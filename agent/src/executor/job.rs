@@ -189,12 +189,7 @@ fn request(run: &Run, execution: &Execution, namespace: &str, repository: &git::
         labels: verifier::job_labels(&run.task, &config.node_name),
         repository: repository.to_string(),
         base: base.to_owned(),
-        file_roots: config
-            .git
-            .file_roots
-            .iter()
-            .map(|root| root.display().to_string())
-            .collect(),
+        file_roots: config.git.file_roots.clone(),
         execution: execution.clone(),
         default_image: config.coder.image.clone(),
         default_account: config.coder.service_account.clone(),

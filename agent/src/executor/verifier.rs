@@ -93,18 +93,8 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             branch: question.branch.clone(),
             head_sha: question.head.to_string(),
             base_sha: question.base.to_string(),
-            file_roots: config
-                .git
-                .file_roots
-                .iter()
-                .map(|root| root.display().to_string())
-                .collect(),
-            credentials_secret: config.git_secret.as_ref().map(|(name, _)| name.clone()),
-            credentials_key: config
-                .git_secret
-                .as_ref()
-                .map(|(_, key)| key.clone())
-                .filter(|key| key != "token"),
+            file_roots: config.git.file_roots.clone(),
+            credentials: config.git_secret.clone(),
             ca_bundle: ca_bundle.clone(),
             cache: config
                 .gate_cache_pvc

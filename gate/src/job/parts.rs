@@ -1,5 +1,7 @@
 //! What Pods of Foreman's Jobs have in common, gates' and coders'.
 
+use std::path::{Path, PathBuf};
+
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, HostPathVolumeSource, KeyToPath, PodSecurityContext,
     SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
@@ -69,13 +71,15 @@ pub fn scratch(name: &str) -> Volume {
     }
 }
 
-/// Returns a Secret with the credential for Git; without a key all of its keys, else that one as `token`.
-pub fn credentials(secret: &str, key: Option<&str>) -> Volume {
+/// Returns a Secret with the credential for Git: all of its keys where they have the names that are looked for, else the
+/// one as `token`.
+pub fn credentials((secret, key): &(String, String)) -> Volume {
+    let renamed = (key != "token").then_some(key);
     Volume {
         name: CREDENTIALS.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
-            items: key.map(|key| {
+            items: renamed.map(|key| {
                 vec![KeyToPath {
                     key: key.to_owned(),
                     path: "token".to_owned(),
@@ -112,17 +116,15 @@ pub fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 /// Returns the folder of a `file://` repository, and none of another; the error says where the folder must lie.
-pub fn source_folder(repository: &str, roots: &[String]) -> Result<Option<String>, String> {
+pub fn source_folder(repository: &str, roots: &[PathBuf]) -> Result<Option<String>, String> {
     let Some(path) = repository.strip_prefix("file://") else {
         return Ok(None);
     };
     let path = path.trim_end_matches('/');
-    let below = |root: &str| {
-        let root = root.trim_end_matches('/');
-        !root.is_empty() && (path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
-    };
+    // All of the host is no root.
+    let below = |root: &PathBuf| root.parent().is_some() && Path::new(path).starts_with(root);
     let plain = path.starts_with('/') && !path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
-    if plain && roots.iter().any(|root| below(root)) {
+    if plain && roots.iter().any(below) {
         return Ok(Some(path.to_owned()));
     }
     Err(format!("a folder below one of {roots:?}"))

@@ -60,7 +60,7 @@ fn init_container(kind: JobKind, plan: &Plan, request: &GateRequest, source: Opt
         args.extend(strings(&["--source", SOURCE_PATH]));
         mounts.push(mount("source", SOURCE_PATH, true));
     }
-    if request.credentials_secret.is_some() {
+    if request.credentials.is_some() {
         args.extend(strings(&["--credentials", CREDENTIALS_PATH]));
         mounts.push(mount("credentials", CREDENTIALS_PATH, true));
     }
@@ -146,8 +146,8 @@ fn volumes(request: &GateRequest, source: Option<&str>, config_map: &str) -> Vec
     }];
     volumes.extend(["work", "tools", "home", "tmp", "evidence"].map(scratch));
     volumes.extend(source.map(folder_of_host));
-    if let Some(secret) = &request.credentials_secret {
-        volumes.push(credentials(secret, request.credentials_key.as_deref()));
+    if let Some(credential) = &request.credentials {
+        volumes.push(credentials(credential));
     }
     if request.ca_bundle.is_some() {
         volumes.push(Volume {

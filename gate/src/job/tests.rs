@@ -40,8 +40,7 @@ fn request() -> GateRequest {
         head_sha: "a".repeat(40),
         base_sha: "b".repeat(40),
         file_roots: vec!["/srv/git".into()],
-        credentials_secret: Some("clone".into()),
-        credentials_key: None,
+        credentials: Some(("clone".into(), "token".into())),
         ca_bundle: Some("-----BEGIN CERTIFICATE-----\n".into()),
         cache: Some(CacheMount {
             claim: "foreman-gate-cache".into(),
@@ -158,7 +157,7 @@ fn jobs_are_bounded_and_found_by_label() {
 #[test]
 fn a_key_that_is_named_is_shown_as_the_token_and_no_other_key_is() {
     let mut request = request();
-    request.credentials_key = Some("GITHUB_TOKEN".into());
+    request.credentials = Some(("clone".into(), "GITHUB_TOKEN".into()));
     let objects = build_job(&gate(), &request).unwrap();
     for job in both(&objects) {
         let volumes = pod(job).volumes.as_ref().unwrap();

@@ -116,7 +116,7 @@ impl Bench {
     }
 
     pub fn objects(&self) -> GateObjects {
-        let roots = vec![self.root.path().to_str().unwrap().to_owned()];
+        let roots = vec![self.root.path().to_owned()];
         let request = GateRequest {
             task_name: "task".into(),
             task_uid: "uid".into(),
@@ -129,8 +129,7 @@ impl Bench {
             head_sha: self.head.to_string(),
             base_sha: self.base.to_string(),
             file_roots: roots,
-            credentials_secret: None,
-            credentials_key: None,
+            credentials: None,
             ca_bundle: None,
             cache: self.cache.clone().map(|key| CacheMount {
                 claim: "cache".into(),

@@ -29,6 +29,14 @@ impl Ground {
     pub(super) fn refname(&self) -> String {
         format!("refs/heads/{}", self.branch)
     }
+
+    /// Returns the rules for paths that the work may not change; without a gate, those that always hold.
+    pub(super) fn protected(&self) -> Vec<String> {
+        match &self.gate {
+            Some(gate) => gate.protected.clone(),
+            None => vec![gate::protected::ALWAYS.into()],
+        }
+    }
 }
 
 pub(super) async fn lay(run: &Run) -> Result<Ground, Outcome> {

@@ -65,12 +65,7 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         deletions: diff.deletions as i64,
     });
     let changed: Vec<ChangedPath> = changes.iter().map(changed_path).collect();
-    let rules: Vec<String> = ground
-        .gate
-        .as_ref()
-        .map(|gate| gate.protected.clone())
-        .unwrap_or_else(|| vec![gate::protected::ALWAYS.into()]);
-    let protected = Protected::new(rules.iter().map(String::as_str))
+    let protected = Protected::new(ground.protected().iter().map(String::as_str))
         .map_err(|error| Outcome::failed(FailureReason::GateError, error.to_string()))?;
     let violations = protected.violations(&changed);
     if !violations.is_empty() {

@@ -93,11 +93,7 @@ pub(super) async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome
                 .flat_map(|gate| &gate.steps)
                 .map(|step| step.command.clone())
                 .collect(),
-            protected: ground
-                .gate
-                .as_ref()
-                .map(|gate| gate.protected.clone())
-                .unwrap_or_default(),
+            protected: ground.protected(),
             guidelines,
         },
     })

@@ -1,6 +1,7 @@
 //! The objects of a coder's Job: a pure builder.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gate::job::parts::{CREDENTIALS, SOURCE, TMP_PATH};
@@ -62,7 +63,7 @@ pub struct CoderRequest {
     /// Base commit of the work.
     pub base: String,
     /// Folders below which a `file://` repository may lie.
-    pub file_roots: Vec<String>,
+    pub file_roots: Vec<PathBuf>,
     /// What the Agent says of its Jobs.
     pub execution: Execution,
     /// Image that the node names for Agents that do not.
@@ -277,11 +278,10 @@ fn pod(request: &CoderRequest, name: &str) -> Result<PodSpec, BuildError> {
     let mut args: Vec<String> = [WORD, "--payload"].map(str::to_owned).into();
     args.push(format!("{PAYLOAD_PATH}/{PAYLOAD_KEY}"));
     args.extend(["--work", WORK_PATH, "--termination-log", TERMINATION_PATH].map(str::to_owned));
-    if let Some((secret, key)) = &request.credentials {
+    if let Some(credential) = &request.credentials {
         args.extend(["--credentials", CREDENTIALS_PATH].map(str::to_owned));
         mounts.push(mount(CREDENTIALS, CREDENTIALS_PATH, true));
-        // `token` stands for all keys that are known.
-        volumes.push(credentials(secret, Some(key.as_str()).filter(|key| *key != "token")));
+        volumes.push(credentials(credential));
     }
     if let Some(path) = &source {
         // Under its own name, since its address is that name; pushes go there as well.

@@ -143,10 +143,10 @@ pub(super) fn judge(end: &End, under: Under<'_>, limits: Limits) -> Outcome {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-    use crate::daemon::claim::{ClaimSecret, Held};
     use gate::verdict::Terminated;
-    use schemas::agentic_task::Claim;
+
+    use super::*;
+    use crate::daemon::claim::Held;
 
     const LIMITS: Limits = Limits {
         startup_seconds: 30,
@@ -157,22 +157,6 @@ mod tests {
         epoch: 1,
         store: None,
     };
-
-    fn held(epoch: i64) -> Held {
-        let secret = ClaimSecret::new([1; 32]);
-        Held {
-            namespace: "n".into(),
-            name: "t".into(),
-            uid: "u".into(),
-            claim: Claim {
-                node: "a".into(),
-                agent: "p".into(),
-                epoch,
-                secret_sha256: secret.sha256(),
-            },
-            secret,
-        }
-    }
 
     fn seen(job: JobEnd, main: ContainerEnd) -> JobOutcome {
         JobOutcome {
@@ -198,7 +182,7 @@ mod tests {
 
     #[test]
     fn only_a_message_of_this_claim_is_a_result_and_all_else_is_nobodys_verdict() {
-        let done = |epoch| Report::of(Outcome::ended(Verdict::Go, "done"), &held(epoch)).text();
+        let done = |epoch| Report::of(Outcome::ended(Verdict::Go, "done"), &Held::sample(epoch)).text();
         let (good, other) = (done(1), done(2));
         let judged = |end: &End| judge(end, UNDER, LIMITS);
         let told = judged(&over(JobEnd::Complete, terminated(0, "Completed", &good)));

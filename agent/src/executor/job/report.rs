@@ -170,25 +170,7 @@ fn counted(said: Usage) -> Usage {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::daemon::claim::ClaimSecret;
-    use schemas::agentic_task::Claim;
     use serde_json::json;
-
-    fn held(epoch: i64) -> Held {
-        let secret = ClaimSecret::new([1; 32]);
-        Held {
-            namespace: "n".into(),
-            name: "t".into(),
-            uid: "u".into(),
-            claim: Claim {
-                node: "a".into(),
-                agent: "p".into(),
-                epoch,
-                secret_sha256: secret.sha256(),
-            },
-            secret,
-        }
-    }
 
     const STORE: &str = "http://operator.example";
 
@@ -214,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_report_comes_out_as_it_went_in() {
-        let text = Report::of(outcome(), &held(2)).text();
+        let text = Report::of(outcome(), &Held::sample(2)).text();
         let back = Report::parse(&text, under(2)).unwrap().into_outcome(under(2));
         assert_eq!(format!("{back:?}"), format!("{:?}", outcome()));
     }
@@ -226,7 +208,7 @@ mod tests {
         said.branch = Some("main".into());
         said.job_name = Some("gate-of-another".into());
         said.evidence[0].url = "http://elsewhere.example/".into();
-        let mut text = serde_json::to_value(Report::of(said, &held(2))).unwrap();
+        let mut text = serde_json::to_value(Report::of(said, &Held::sample(2))).unwrap();
         text["baseSha"] = json!("b".repeat(40));
         text["evidence"][0]["url"] = json!("http://elsewhere.example/");
         text["usage"] = json!({ "promptTokens": -5, "turns": i64::MAX });
@@ -247,7 +229,7 @@ mod tests {
 
     #[test]
     fn only_a_coders_own_words_under_this_very_claim_count() {
-        let good = serde_json::to_value(Report::of(outcome(), &held(2))).unwrap();
+        let good = serde_json::to_value(Report::of(outcome(), &Held::sample(2))).unwrap();
         let with = |key: &str, value: serde_json::Value| {
             let mut changed = good.clone();
             changed[key] = value;
@@ -289,7 +271,7 @@ mod tests {
             });
         }
         let back = |outcome: Outcome| {
-            let text = Report::of(outcome, &held(2)).text();
+            let text = Report::of(outcome, &Held::sample(2)).text();
             assert!(text.len() <= MESSAGE_MAX);
             let back = Report::parse(&text, under(2)).unwrap().into_outcome(under(2));
             assert_eq!(

@@ -48,8 +48,7 @@ pub fn gate_objects(release: &Release, node: &str, task: &str) -> GateObjects {
         head_sha: "a".repeat(40),
         base_sha: "b".repeat(40),
         file_roots: Vec::new(),
-        credentials_secret: Some("clone".into()),
-        credentials_key: None,
+        credentials: Some(("clone".into(), "token".into())),
         ca_bundle: None,
         cache: Some(CacheMount {
             claim: format!("{}-gate-cache", release.name),

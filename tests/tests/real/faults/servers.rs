@@ -11,6 +11,9 @@ use crate::real::chart::helm::needed;
 use crate::real::node::outside::{Outside, Seen, gate};
 use crate::real::site::condition;
 
+/// How long a server stays away at least.
+const AWAY: Duration = Duration::from_secs(30);
+
 /// Calls `cargo xtask real` on the servers that the tests were given.
 pub fn real(arguments: &[&str]) {
     let kubeconfig = needed("FOREMAN_REAL_KUBECONFIG");
@@ -69,44 +72,39 @@ async fn all_is_well(outside: &mut Outside, seen: &mut Seen) {
     assert!(ready.starts_with("True "), "{ready}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a real node"]
-async fn etcd_that_is_gone_for_half_a_minute_costs_time_only() {
+/// Takes a server away from tasks in every stage, by what `while_away` does meanwhile, and looks on until all is done.
+async fn costs_time_only(server: &'static str, by: &str, while_away: impl AsyncFnOnce()) {
     let mut outside = Outside::open(&gate("sleep 4", 120), &[]).await;
     let mut seen = Seen::of(&outside);
     outside.ask(&["one", "two"]);
     seen.gate_runs(None).await;
     outside.ask(&["pushed-just-before"]);
     let begin = Instant::now();
-    let away = Away::stop("etcd", "freeze");
+    let away = Away::stop(server, by);
     outside.ask(&["pushed-meanwhile"]);
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    // It was slow, and now it crashes.
-    tokio::task::block_in_place(|| real(&["stop", "etcd", "--by", "kill"]));
+    while_away().await;
     lack_the_api(&mut outside).await;
     println!("both said so after {:.1} s", begin.elapsed().as_secs_f64());
-    tokio::time::sleep(Duration::from_secs(30).saturating_sub(begin.elapsed())).await;
+    tokio::time::sleep(AWAY.saturating_sub(begin.elapsed())).await;
     away.back();
-    println!("etcd was gone for {:.1} s", begin.elapsed().as_secs_f64());
+    println!("{server} was gone for {:.1} s", begin.elapsed().as_secs_f64());
     all_is_well(&mut outside, &mut seen).await;
     println!("all was done after {:.1} s", begin.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a real node"]
+async fn etcd_that_is_gone_for_half_a_minute_costs_time_only() {
+    costs_time_only("etcd", "freeze", async || {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        // It was slow, and now it crashes.
+        tokio::task::block_in_place(|| real(&["stop", "etcd", "--by", "kill"]));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real node"]
 async fn a_kube_apiserver_that_is_killed_and_comes_back_costs_time_only() {
-    let mut outside = Outside::open(&gate("sleep 4", 120), &[]).await;
-    let mut seen = Seen::of(&outside);
-    outside.ask(&["one", "two"]);
-    seen.gate_runs(None).await;
-    outside.ask(&["pushed-just-before"]);
-    let begin = Instant::now();
-    let away = Away::stop("kube-apiserver", "kill");
-    outside.ask(&["pushed-meanwhile"]);
-    lack_the_api(&mut outside).await;
-    println!("both said so after {:.1} s", begin.elapsed().as_secs_f64());
-    away.back();
-    println!("the API was gone for {:.1} s", begin.elapsed().as_secs_f64());
-    all_is_well(&mut outside, &mut seen).await;
-    println!("all was done after {:.1} s", begin.elapsed().as_secs_f64());
+    costs_time_only("kube-apiserver", "kill", async || {}).await;
 }
