@@ -66,11 +66,15 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
 }
 
 async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
-    let Some(observed) = observe::observe(ctx, key) else {
+    let Some(mut observed) = observe::observe(ctx, key) else {
         return Ok(Next::Wait);
     };
     let valid = validate::validate(&observed);
-    let plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
+    let mut plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
+    observed.taken = observe::taken(ctx, &plan);
+    if !observed.taken.is_empty() {
+        plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
+    }
     let applied = apply::apply(ctx, &observed, plan).await;
     if let Err(Error::Apply(error)) = &applied
         && let Some(refusal) = error.refusal()
@@ -85,6 +89,7 @@ async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use std::convert::Infallible;
+    use std::sync::Mutex;
 
     use kube::Client;
     use kube::api::DynamicObject;
@@ -95,40 +100,75 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::leader::Leadership;
 
-    /// A context over an API that answers every request with this code.
-    fn context(code: u16) -> Context {
+    /// A context over an API that answers every request with this code, and what it was asked.
+    fn context(code: u16) -> (Context, Arc<Mutex<Vec<String>>>) {
         let answer = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": "Conflict", "code": code });
-        let api = tower::service_fn(move |_: http::Request<Body>| {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        let api = tower::service_fn(move |request: http::Request<Body>| {
+            log.lock()
+                .unwrap()
+                .push(format!("{} {}", request.method(), request.uri().path()));
             let body = Body::from(serde_json::to_vec(&answer).unwrap());
             let response = http::Response::builder().status(code).body(body).unwrap();
             std::future::ready(Ok::<_, Infallible>(response))
         });
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        Context {
+        let ctx = Context {
             writer: Writer::new(Client::new(api, "n"), Leadership::always(clock.clone())),
             workloads: Arc::default(),
             tasks: Arc::default(),
             links: Arc::default(),
             clock,
             task_ttl: Duration::from_secs(60),
-        }
+        };
+        (ctx, asked)
     }
 
-    async fn answered(code: u16) -> Next {
-        let ctx = context(code);
-        let object: DynamicObject = serde_json::from_value(json!({
+    fn seen<K>(cache: &Cache<K>, object: serde_json::Value)
+    where
+        K: kube::Resource + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        cache.observe(serde_json::from_value::<DynamicObject>(object).unwrap());
+    }
+
+    /// Brings a Workload forward beside these tasks.
+    async fn brought_forward(code: u16, tasks: &[serde_json::Value]) -> (Next, Vec<String>) {
+        let (ctx, asked) = context(code);
+        for task in tasks {
+            seen(&ctx.tasks, task.clone());
+        }
+        let object = json!({
             "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload",
             "metadata": { "name": "w", "namespace": "n", "uid": "u", "resourceVersion": "7", "generation": 1 },
             "spec": { "intent": "do it", "pipeline": [{ "name": "code", "kind": "freeform", "agentRef": { "name": "c" }, "payload": {} }] }
-        }))
-        .unwrap();
-        ctx.workloads.observe(object);
-        reconcile(Arc::new(ctx), Key::new("n", "w")).await
+        });
+        seen(&ctx.workloads, object);
+        let next = reconcile(Arc::new(ctx), Key::new("n", "w")).await;
+        let asked = asked.lock().unwrap().clone();
+        (next, asked)
     }
 
     #[tokio::test]
     async fn a_lost_race_is_a_value_and_an_error_a_failure() {
-        assert_eq!(answered(409).await, Next::Lost);
-        assert!(matches!(answered(500).await, Next::Failed(_)));
+        assert_eq!(brought_forward(409, &[]).await.0, Next::Lost);
+        assert!(matches!(brought_forward(500, &[]).await.0, Next::Failed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_somebody_else_made_under_a_name_that_is_wanted_is_not_written_to() {
+        let theirs = json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": "w-code", "namespace": "n", "uid": "theirs", "resourceVersion": "3" },
+            "spec": { "kind": "freeform", "payload": {} },
+            "status": { "phase": "Succeeded", "verdict": "GATE-PASS" },
+        });
+        let at = |rest: &str| format!("/apis/foreman.llmkube.dev/v1alpha1/namespaces/n/{rest}");
+        let (_, asked) = brought_forward(409, &[]).await;
+        assert_eq!(asked[0], format!("POST {}", at("agentictasks")));
+        // All that is written is that the name is taken.
+        let (_, asked) = brought_forward(409, &[theirs]).await;
+        assert_eq!(asked, [format!("PATCH {}", at("workloads/w/status"))]);
     }
 }

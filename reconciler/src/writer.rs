@@ -18,7 +18,7 @@ use crate::leader::Leadership;
 /// Longest time that one request may take: a server that went away without a word must not hold work for good.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Field manager of everything that the operator applies.
+/// Field manager of everything that the operator makes.
 pub const FIELD_MANAGER: &str = "foreman-operator";
 
 /// Why a write did not happen.
@@ -263,11 +263,12 @@ impl Writer {
         object["kind"] = json!(resource.kind);
         object["metadata"]["name"] = json!(key.name);
         object["metadata"]["namespace"] = json!(key.namespace);
+        let parameters = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
         let sent = match serde_json::from_value::<DynamicObject>(object) {
-            Ok(object) => {
-                self.within("create", key, api.create(&PostParams::default(), &object))
-                    .await?
-            }
+            Ok(object) => self.within("create", key, api.create(&parameters, &object)).await?,
             Err(error) => Err(kube::Error::SerdeError(error)),
         };
         settle(cache, "create", key, sent)

@@ -12,6 +12,9 @@ use super::index::Index;
 use crate::cache::Key;
 use crate::workload::plan::RETRIED;
 
+/// Names that may be taken before a request is refused: the number of a run is whatever a file says.
+const MOST_TAKEN: i64 = 1_000;
+
 /// What follows a request to run a task again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Retry {
@@ -49,9 +52,7 @@ pub(super) fn decide(index: &Index, key: &Key, task: &TaskObject, object: &Agent
     }
     let before = object.spec.run.unwrap_or(1).max(1);
     let base = key.name.strip_suffix(&format!("-x{before}")).unwrap_or(&key.name);
-    let mut run = before;
-    loop {
-        run = run.saturating_add(1);
+    for run in (before..=before.saturating_add(MOST_TAKEN)).skip(1) {
         let name = names::fit(&format!("{base}-x{run}"));
         let next = Key::new(key.namespace.clone(), name.clone());
         match index.tasks.get(&next) {
@@ -62,6 +63,9 @@ pub(super) fn decide(index: &Index, key: &Key, task: &TaskObject, object: &Agent
             Some(_) => {}
         }
     }
+    Retry::Answer(Err(format!(
+        "{MOST_TAKEN} names after {base}-x{before} are taken; delete tasks that are done with"
+    )))
 }
 
 fn is_owned(made: &TaskObject, uid: &str) -> bool {

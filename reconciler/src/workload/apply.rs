@@ -51,7 +51,8 @@ pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<Nex
         }
     }
     for (task_key, object) in creates {
-        lost |= ctx.writer.apply(&ctx.tasks, &task_key, object).await? == Outcome::Lost;
+        // Never over what is there: a task of this name that somebody else made stays theirs.
+        lost |= ctx.writer.create(&ctx.tasks, &task_key, object).await? == Outcome::Lost;
     }
     for task in collects {
         let task_key = Key::of(task.meta());

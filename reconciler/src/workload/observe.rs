@@ -7,6 +7,7 @@ use schemas::workload::WorkloadPhase;
 use schemas::{AgenticTask, Workload};
 
 use super::Context;
+use super::plan::Plan;
 use crate::cache::{Cached, Change, Key};
 use crate::clock::lock;
 
@@ -124,8 +125,8 @@ pub struct Observed {
     pub tasks: Vec<Arc<Cached<AgenticTask>>>,
     /// The Workloads that it depends on, each with the phase of its current run.
     pub upstream: Vec<(String, Option<WorkloadPhase>)>,
-    /// Looks up any task of the namespace by name: its owner's UID, empty where it has none.
-    pub foreign: BTreeSet<String>,
+    /// Names that tasks have which are none of its own.
+    pub taken: BTreeSet<String>,
 }
 
 /// Reads the caches; `None` when there is nothing to bring forward.
@@ -138,14 +139,8 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
         tracing::warn!(workload = %key, error = cached.unreadable(), "a Workload cannot be read");
         return None;
     };
-    let (mut tasks, mut foreign) = (Vec::new(), BTreeSet::new());
-    for task in ctx.links.tasks_of(key).iter().filter_map(|key| ctx.tasks.get(key)) {
-        if is_owned(&task, cached.uid()) {
-            tasks.push(task);
-        } else {
-            foreign.insert(task.meta().name.clone().unwrap_or_default());
-        }
-    }
+    let tasks = ctx.links.tasks_of(key).into_iter().filter_map(|key| ctx.tasks.get(&key));
+    let tasks = tasks.filter(|task| is_owned(task, cached.uid())).collect();
     let state = |name: &String| {
         let found = ctx.workloads.get(&Key::new(key.namespace.clone(), name.clone()));
         found
@@ -165,8 +160,15 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
         workload,
         tasks,
         upstream,
-        foreign,
+        taken: BTreeSet::new(),
     })
+}
+
+/// Returns which names of new tasks other tasks have: the Workload's own are never planned again.
+pub fn taken(ctx: &Context, plan: &Plan) -> BTreeSet<String> {
+    let keys = plan.creates.iter().map(|(key, _)| key);
+    let taken = keys.filter(|key| ctx.tasks.get(key).is_some());
+    taken.map(|key| key.name.clone()).collect()
 }
 
 /// Says whether a task belongs to the Workload with this UID.

@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::dependencies::WorkloadDependencyState;
 use schemas::rounds::{self, Decision, Ledger, NewTask, Step, TaskEnd, TaskView};
-use schemas::shared::Verdict;
 use schemas::workload::{WorkloadPhase, WorkloadStatus};
 use schemas::{labels, names};
 use serde_json::{Value, json};
@@ -19,6 +18,8 @@ use crate::cache::Key;
 
 /// Annotation: id of the retry request for which `spec.run` was raised last.
 pub const RETRIED: &str = "foreman.llmkube.dev/retried";
+/// Before a name that is taken is looked at again: nothing tells of the end of a task that is not the Workload's.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// Evidence that never came keeps its task this many times longer.
 const WITHOUT_EVIDENCE: i32 = 7;
 
@@ -203,9 +204,10 @@ fn carry_out(
         Step::Create { round, tasks } => {
             let taken: Vec<&NewTask> = tasks
                 .iter()
-                .filter(|task| observed.foreign.contains(&task.name))
+                .filter(|task| observed.taken.contains(&task.name))
                 .collect();
             if let Some(task) = taken.first() {
+                plan.wake = Some(plan.wake.map_or(LOOK_AGAIN, |wake| wake.min(LOOK_AGAIN)));
                 Facts::NameTaken(format!(
                     "AgenticTask {:?} exists and belongs to something else; delete or rename it",
                     task.name
@@ -364,11 +366,6 @@ fn collect(observed: &Observed, run: i64, now: Timestamp, ttl: Duration, plan: &
     plan.wake = wake
         .and_then(|wake| Duration::try_from(wake).ok())
         .map(|wake| wake + Duration::from_millis(50));
-}
-
-/// Says whether a verdict proves the work.
-pub fn is_proved(verdict: Option<Verdict>) -> bool {
-    verdict == Some(Verdict::GatePass)
 }
 
 #[cfg(test)]

@@ -325,6 +325,21 @@ fn a_bare_task_that_ended_runs_again_as_another_once() {
 }
 
 #[test]
+fn a_retry_of_the_last_run_that_can_be_counted_is_refused() {
+    let mut index = Index::default();
+    put(
+        &mut index,
+        &format!("t-x{}", i64::MAX),
+        json!({
+            "metadata": { "annotations": { "foreman.llmkube.dev/retry": "r1" } },
+            "spec": { "run": i64::MAX }, "status": { "phase": "Failed" },
+        }),
+    );
+    let name = format!("t-x{}", i64::MAX);
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[(&name, "refuse to retry")]));
+}
+
+#[test]
 fn a_retry_ends_what_runs_first_and_leaves_a_workloads_task_to_the_workload() {
     let retry = json!({ "metadata": { "annotations": { "foreman.llmkube.dev/retry": "r1" } } });
     let mut index = Index::default();

@@ -33,7 +33,7 @@ fn task(name: &str, step: &str, status: Value) -> TaskObject {
     Arc::new(Cached::of(object))
 }
 
-fn planned(more: Value, tasks: Vec<TaskObject>, upstream: Option<WorkloadPhase>, foreign: &[&str]) -> Plan {
+fn planned(more: Value, tasks: Vec<TaskObject>, upstream: Option<WorkloadPhase>, taken: &[&str]) -> Plan {
     let object = workload(more);
     let cached = Arc::new(Cached::of(object.clone()));
     let upstream = object
@@ -43,14 +43,14 @@ fn planned(more: Value, tasks: Vec<TaskObject>, upstream: Option<WorkloadPhase>,
         .flatten()
         .map(|name| (name.clone(), upstream))
         .collect();
-    let foreign = foreign.iter().map(|name| (*name).to_owned()).collect();
+    let taken = taken.iter().map(|name| (*name).to_owned()).collect();
     let observed = Observed {
         key: Key::new("n", "w"),
         cached,
         workload: object,
         tasks,
         upstream,
-        foreign,
+        taken,
     };
     let valid = validate(&observed);
     plan(
