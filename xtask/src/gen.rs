@@ -7,12 +7,14 @@ use anyhow::{Context, Result, bail};
 use schemas::generated::{CRD_FOLDER, GeneratedFile, JSON_FOLDER, files};
 
 mod argocd;
+mod limits;
 
 /// Writes the generated files below `root` and removes what is not generated any more; with `check` it writes nothing
 /// and fails where something differs.
 pub fn run(root: &Path, check: bool) -> Result<()> {
     let mut files = files().context("failed to generate")?;
     files.push(argocd::file(root)?);
+    files.push(limits::file(root)?);
     let mut differs = Vec::new();
     for file in &files {
         let path = root.join(&file.path);

@@ -139,7 +139,11 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
         tracing::warn!(workload = %key, error = cached.unreadable(), "a Workload cannot be read");
         return None;
     };
-    let tasks = ctx.links.tasks_of(key).into_iter().filter_map(|key| ctx.tasks.get(&key));
+    let tasks = ctx
+        .links
+        .tasks_of(key)
+        .into_iter()
+        .filter_map(|key| ctx.tasks.get(&key));
     let tasks = tasks.filter(|task| is_owned(task, cached.uid())).collect();
     let state = |name: &String| {
         let found = ctx.workloads.get(&Key::new(key.namespace.clone(), name.clone()));

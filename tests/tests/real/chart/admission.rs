@@ -268,7 +268,7 @@ fn a_job_mounts_nothing_but_what_a_gate_needs() {
 
 #[test]
 #[ignore = "needs a real kube-apiserver"]
-fn a_job_of_a_coder_may_hold_the_credential_itself() {
+fn a_coders_job_may_hold_the_credential_itself_and_none_that_only_names_its_account() {
     let release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
     let mut job = serde_json::to_value(gate_objects(&release, "node-a", "fix-login-code").job).unwrap();
     push(
@@ -280,7 +280,13 @@ fn a_job_of_a_coder_may_hold_the_credential_itself() {
         .cluster
         .until("the policy", || refusal(&release.cluster, &job).is_some());
     put(&mut job, "", "serviceAccountName", json!("foreman-coder"));
-    assert_eq!(refusal(&release.cluster, &job), None);
+    let said = refusal(&release.cluster, &job).unwrap();
+    assert!(said.contains("never by the one that runs"), "{said}");
+    let coder = serde_json::to_value(coder_objects(&release, "node-a", "fix-login-code").job).unwrap();
+    let pod = &coder["spec"]["template"]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().any(|mount| mount["name"] == "credentials"), "{pod:#}");
+    assert_eq!(refusal(&release.cluster, &coder), None);
 }
 
 /// Builds the objects of a coder's Job as an agent on `node` does.

@@ -200,7 +200,12 @@ fn an_agent_in_the_cluster_is_the_node_in_its_token() {
     refused(
         "an end reopened",
         status(&one, "agentictask", "mine", space, json!({ "phase": "Running" })),
-        &["does not move a task from Succeeded to Running"],
+        &["AgenticTask mine has ended as Succeeded"],
+    );
+    refused(
+        "a verdict told anew",
+        status(&one, "agentictask", "mine", space, json!({ "verdict": "GATE-FAIL" })),
+        &["what its status says stays"],
     );
 
     // Its own Jobs.
@@ -325,7 +330,7 @@ fn an_agent_in_the_cluster_is_the_node_in_its_token() {
 fn a_pool_writes_for_its_part_of_a_node_and_an_agent_outside_for_its_name() {
     let release = Release::apply(&[
         "--set",
-        "agents.gpu.roles={coder},agents.cpu.roles={verifier},agents.fixed.fleetNodeName=big-box,hostAgents.studio.taskNamespace=",
+        "agents.gpu.roles={coder},agents.cpu.roles={verifier},agents.fixed.fleetNodeName=big-box,hostAgents.studio.taskNamespace=,agents.gpu.coderGitSecret=gpu-clone,agents.cpu.coderGitSecret=cpu-clone",
     ]);
     let node = format!("{}-n", release.name);
     let gpu = release.on_node("gpu-agent", &node);
@@ -340,6 +345,31 @@ fn a_pool_writes_for_its_part_of_a_node_and_an_agent_outside_for_its_name() {
         "the other pool's",
         refusal(&cpu, &fleet_node(&own)),
         &["is not the one of"],
+    );
+    // A Job of the pool, with the credential and the cache of one.
+    let job = |of: &str| {
+        let mut job = serde_json::to_value(gate_objects(&release, &format!("{node}-cpu"), "mine").job).unwrap();
+        for volume in job["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap() {
+            if volume["name"] == "credentials" {
+                volume["secret"]["secretName"] = json!(format!("{of}-clone"));
+            }
+            if !volume["persistentVolumeClaim"].is_null() {
+                volume["persistentVolumeClaim"]["claimName"] = json!(format!("{}-cpu-gate-cache", release.name));
+            }
+        }
+        job
+    };
+    allowed("its own credential", refusal(&cpu, &job("cpu")));
+    refused(
+        "the other pool's credential",
+        refusal(&cpu, &job("gpu")),
+        &["mounts no other Secrets than [cpu-clone]"],
+    );
+    let cached = job("cpu").to_string().replace("-cpu-gate-cache", "-gpu-gate-cache");
+    refused(
+        "the other pool's cache",
+        refusal(&cpu, &serde_json::from_str(&cached).unwrap()),
+        &["mounts no other claims than ["],
     );
     let fixed = release.on_node("fixed-agent", &node);
     ready(&fixed, "big-box");

@@ -382,7 +382,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("networkPolicies.fetchPorts={3000}", "port: 3000"),
     ("webhook.failurePolicy=Ignore", "failurePolicy: Ignore"),
     ("admissionPolicies.failurePolicy=Ignore", "failurePolicy: Ignore"),
-    ("admissionPolicies.jobSecrets={extra}", "[\"extra\"]"),
+    ("admissionPolicies.jobSecrets={extra}", r#"[\"extra\"]"#),
     ("jobsNamespace=elsewhere", "--jobs-namespace=elsewhere"),
     ("namespace=other", "--jobs-namespace=other-jobs"),
     ("nameOverride=forge", "name: foreman-forge-operator"),
