@@ -6,6 +6,7 @@ mod agents;
 pub mod cluster;
 pub mod helm;
 mod host_agent;
+mod pod_security;
 mod rbac;
 mod refusals;
 mod render;
