@@ -141,6 +141,13 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 .map(|()| Next::Wait);
         }
     };
+    if valid.suspend {
+        // Nothing is made, changed or pruned, and what goes away stays noted: resuming acts on all that came meanwhile.
+        ctx.sources.leave(key);
+        return status::write(ctx, &cached, queue, &Seen::Suspended, None)
+            .await
+            .map(|()| Next::Wait);
+    }
     let requested = cached.annotation(schemas::labels::REQUESTED_AT).map(str::to_owned);
     let Some(found) = ctx.sources.join(ctx, key, &valid, requested.as_deref()) else {
         // The first look at the repository is under way and wakes the queue.
@@ -247,3 +254,6 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     }
     Ok(Next::Wait)
 }
+
+#[cfg(test)]
+mod tests;

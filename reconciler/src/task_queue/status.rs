@@ -15,6 +15,8 @@ use crate::writer::{Outcome, status_patch};
 pub enum Seen {
     /// The queue cannot be served until somebody changes it.
     Stalled(Problem),
+    /// The queue rests: what was said of it stands.
+    Suspended,
     /// The repository cannot be read.
     NotFetched(Problem),
     /// The repository was read, but the API refuses objects that it asks for.
@@ -87,6 +89,7 @@ fn build(
             set(&mut list, Said::new("Stalled", true, &problem.reason, &problem.message));
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
+        Seen::Suspended => conditions::clear(&mut list, "Stalled"),
         Seen::NotFetched(problem) => {
             conditions::clear(&mut list, "Stalled");
             set(

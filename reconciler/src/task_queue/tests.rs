@@ -1,0 +1,284 @@
+//! The controller driven by hand: a plane in process, a bare repository, and one turn of the queue at a time.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use git::{FileEdit, Identity, Repository};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Client, Resource, ResourceExt};
+use plane::{Plane, PlaneConfig};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::leader::Leadership;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const NAMESPACE: &str = "default";
+
+/// An API, a repository, and a controller that nobody but the test drives.
+struct Stage {
+    folder: tempfile::TempDir,
+    plane: Plane,
+    ctx: Arc<Context>,
+    work: Arc<WorkQueue<Key>>,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    /// Opens an API and a repository that holds `files`.
+    async fn open(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let plane = Plane::open(PlaneConfig::new(folder.path().join("plane"), "0.1.0"))
+            .await
+            .unwrap();
+        for crd in schemas::crds::all() {
+            let (api, name) = (
+                Api::<CustomResourceDefinition>::all(plane.client()),
+                crd.metadata.name.clone().unwrap(),
+            );
+            api.create(&PostParams::default(), &crd).await.unwrap();
+            await_condition(api, &name, conditions::is_crd_established())
+                .await
+                .unwrap();
+        }
+        let (ctx, work, stop) = controller(plane.client(), folder.path());
+        let stage = Self {
+            folder,
+            plane,
+            ctx,
+            work,
+            stop,
+        };
+        Repository::init_bare(&stage.repository(), "main").unwrap();
+        let edits: Vec<FileEdit> = files.iter().map(|(path, text)| FileEdit::write(*path, *text)).collect();
+        stage.commit(&edits);
+        stage
+    }
+
+    /// Begins anew as another process would.
+    async fn restart(&mut self) {
+        self.stop.cancel();
+        (self.ctx, self.work, self.stop) = controller(self.plane.client(), self.folder.path());
+        for found in self.api::<TaskQueue>().list(&ListParams::default()).await.unwrap() {
+            self.ctx.queues.observe(found);
+        }
+        for found in self.api::<Workload>().list(&ListParams::default()).await.unwrap() {
+            self.ctx.workloads.observe(found);
+        }
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.folder.path().join("tasks.git")
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.repository().display())
+    }
+
+    fn nudge(&self) {
+        self.ctx.sources.nudge().nudge(&self.url());
+    }
+
+    /// Commits on top of the branch, and has it looked at.
+    fn commit(&self, edits: &[FileEdit]) -> git::Oid {
+        let repository = Repository::open(&self.repository()).unwrap();
+        let parent = repository.resolve("refs/heads/main").unwrap();
+        let who = Identity::new("T", "t@example.invalid", 1_700_000_000);
+        let commit = repository.commit_files(parent, edits, "change", &who).unwrap();
+        let moved = std::process::Command::new("git")
+            .arg("-C")
+            .arg(self.repository())
+            .args(["update-ref", "refs/heads/main", &commit.to_string()])
+            .status();
+        assert!(moved.unwrap().success());
+        self.nudge();
+        commit
+    }
+
+    fn api<K: Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.plane.client(), NAMESPACE, &ApiResource::erase::<K>(&()))
+    }
+
+    /// Makes the queue `q`.
+    async fn queue(&self, more: Value) {
+        let mut spec = json!({ "git": { "url": self.url(), "interval": "1h" } });
+        for (field, value) in more.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        let object = json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "TaskQueue", "metadata": { "name": "q" }, "spec": spec
+        });
+        let object = serde_json::from_value(object).unwrap();
+        let made = self.api::<TaskQueue>().create(&PostParams::default(), &object).await;
+        self.ctx.queues.observe(made.unwrap());
+    }
+
+    /// Edits the queue's spec.
+    async fn edit(&self, spec: Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let edited = self
+            .api::<TaskQueue>()
+            .patch("q", &PatchParams::default(), &patch)
+            .await;
+        self.ctx.queues.observe(edited.unwrap());
+    }
+
+    /// Deletes a Workload by hand.
+    async fn delete(&self, name: &str) {
+        self.api::<Workload>()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
+        self.ctx.workloads.forget(&Key::new(NAMESPACE, name), None);
+    }
+
+    /// Gives the queue one turn.
+    async fn step(&self) -> Next {
+        reconcile(self.ctx.clone(), Key::new(NAMESPACE, "q")).await
+    }
+
+    /// Gives the queue the turns that it is woken for, until `is` holds of its status.
+    async fn turns_until(&self, what: &str, is: impl Fn(&Value) -> bool) {
+        let turns = async {
+            while !is(&self.status()) {
+                let key = self.work.next().await;
+                let next = reconcile(self.ctx.clone(), key.clone()).await;
+                self.work.done(key, &next);
+            }
+        };
+        let ended = tokio::time::timeout(PATIENCE, turns).await;
+        assert!(ended.is_ok(), "{what} never came: {:#}", self.status());
+    }
+
+    /// Gives the queue turns until it acted on `commit`.
+    async fn acts_on(&self, commit: git::Oid) {
+        let wanted = format!("main@sha1:{commit}");
+        self.turns_until(&wanted, |status| {
+            status["observedRevision"] == wanted && says(status, "Ready", "True")
+        })
+        .await;
+    }
+
+    fn status(&self) -> Value {
+        let queue = self.ctx.queues.get(&Key::new(NAMESPACE, "q")).unwrap();
+        json!(queue.readable().unwrap().status)
+    }
+
+    /// Returns the paths that the API holds Workloads of, in order.
+    async fn made(&self) -> Vec<String> {
+        let found = self.api::<Workload>().list(&ListParams::default()).await.unwrap();
+        let path = |object: DynamicObject| object.annotations().get(schemas::labels::SOURCE_PATH).cloned();
+        let mut paths: Vec<String> = found.into_iter().filter_map(path).collect();
+        paths.sort();
+        paths
+    }
+
+    /// Returns the name of the Workload of a path.
+    fn name_of(&self, path: &str) -> String {
+        let all = self.ctx.workloads.all();
+        let found = all
+            .iter()
+            .find(|found| found.annotation(schemas::labels::SOURCE_PATH) == Some(path));
+        found.unwrap().meta().name.clone().unwrap()
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.plane.shutdown().await;
+    }
+}
+
+fn controller(client: Client, folder: &Path) -> (Arc<Context>, Arc<WorkQueue<Key>>, CancellationToken) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let (work, stop, metrics) = (
+        Arc::<WorkQueue<Key>>::default(),
+        CancellationToken::new(),
+        Arc::default(),
+    );
+    let settings = git::Settings {
+        file_roots: vec![folder.to_owned()],
+        ..git::Settings::default()
+    };
+    let ctx = Context {
+        writer: Writer::new(client.clone(), Leadership::always(clock.clone())),
+        queues: Arc::default(),
+        workloads: Arc::default(),
+        tasks: Arc::default(),
+        inventory: Arc::default(),
+        sources: Arc::new(Sources::new(
+            settings,
+            folder.join("state"),
+            client,
+            Arc::clone(&metrics),
+            work.clone(),
+            stop.clone(),
+        )),
+        states: Mutex::default(),
+        forge: None,
+        clock,
+        metrics,
+    };
+    observe(&work, &ctx.inventory, &ctx.queues, &ctx.workloads, &ctx.tasks);
+    (Arc::new(ctx), work, stop)
+}
+
+fn says(status: &Value, condition: &str, value: &str) -> bool {
+    let found = |condition_of: &Value| condition_of["type"] == condition && condition_of["status"] == value;
+    status["conditions"].as_array().is_some_and(|all| all.iter().any(found))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_made_suspended_makes_nothing_until_it_is_resumed() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n")]).await;
+    stage.queue(json!({ "suspend": true })).await;
+    stage
+        .turns_until("the condition", |status| says(status, "Suspended", "True"))
+        .await;
+    assert_eq!(stage.made().await, [""; 0]);
+    let tip = stage.commit(&[FileEdit::write("tasks/b.md", "do b\n")]);
+    let before = stage.plane.latest_version();
+    assert_eq!(stage.step().await, Next::Wait);
+    assert_eq!(
+        stage.plane.latest_version(),
+        before,
+        "a queue that rests writes nothing"
+    );
+    stage.edit(json!({ "suspend": false })).await;
+    stage.acts_on(tip).await;
+    assert_eq!(stage.made().await, ["tasks/a.md", "tasks/b.md"]);
+    assert!(!says(&stage.status(), "Suspended", "True"));
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_while_a_queue_rested_is_acted_on_once_it_is_resumed() {
+    for restarts in [false, true] {
+        let mut stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "do b\n")]).await;
+        stage.queue(json!({})).await;
+        let first = Repository::open(&stage.repository()).unwrap();
+        stage.acts_on(first.resolve("refs/heads/main").unwrap().unwrap()).await;
+        stage.edit(json!({ "suspend": true })).await;
+        stage
+            .turns_until("the condition", |status| says(status, "Suspended", "True"))
+            .await;
+        stage.delete(&stage.name_of("tasks/a.md")).await;
+        let tip = stage.commit(&[FileEdit::remove("tasks/b.md"), FileEdit::write("tasks/c.md", "do c\n")]);
+        if restarts {
+            stage.restart().await;
+        }
+        assert_eq!(stage.step().await, Next::Wait);
+        assert_eq!(
+            stage.made().await,
+            ["tasks/b.md"],
+            "nothing is made anew, and nothing is pruned"
+        );
+        stage.edit(json!({ "suspend": false })).await;
+        stage.acts_on(tip).await;
+        assert_eq!(stage.made().await, ["tasks/a.md", "tasks/c.md"]);
+        stage.close().await;
+    }
+}
