@@ -59,12 +59,23 @@ pub struct Context {
 pub struct State {
     /// UID of the queue that this is about.
     pub uid: String,
-    /// Branch and folder that this is about.
-    pub place: (String, String),
+    /// What of the spec this is about.
+    pub asked: Asked,
     /// Commit that was acted on.
     pub revision: Option<git::Oid>,
     /// The files at that commit; `None` when they were not read by this process.
     pub files: Option<Files>,
+}
+
+/// What of a queue's spec says which objects there are to be: where it changes, all files are looked at anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Branch.
+    pub branch: String,
+    /// Folder.
+    pub folder: String,
+    /// Whether a removed file ends what it made.
+    pub prune: bool,
 }
 
 /// Why a queue could not be brought up to date.
@@ -155,11 +166,15 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     };
     let state = lock(&ctx.states).entry(key.clone()).or_default().clone();
     let mut state = state.lock().await;
-    let place = (valid.branch.clone(), valid.folder.clone());
-    if state.uid != cached.uid() || state.place != place {
+    let asked = Asked {
+        branch: valid.branch.clone(),
+        folder: valid.folder.clone(),
+        prune: queue.spec.prune,
+    };
+    if state.uid != cached.uid() || state.asked != asked {
         *state = State {
             uid: cached.uid().to_owned(),
-            place,
+            asked,
             ..State::default()
         };
     }
@@ -175,7 +190,10 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     let dirty = ctx.inventory.take_missing(cached.uid());
     let known = state.revision == Some(tip);
     if known && dirty.is_empty() && !(state.files.is_some() && state.files.as_ref().is_some_and(Files::is_unfinished)) {
-        let seen = Seen::Unchanged(state.files.as_ref().map(Files::summary));
+        let seen = Seen::Unchanged {
+            revision: tip,
+            summary: state.files.as_ref().map(Files::summary),
+        };
         status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
         return Ok(Next::Wait);
     }
@@ -185,7 +203,11 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     {
         // A restart: this revision was dealt with, and what it made is all there.
         state.revision = Some(tip);
-        status::write(ctx, &cached, queue, &Seen::Unchanged(None), found.requested.as_deref()).await?;
+        let seen = Seen::Unchanged {
+            revision: tip,
+            summary: None,
+        };
+        status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
         return Ok(Next::Wait);
     }
     let git = found.git.clone();

@@ -99,6 +99,11 @@ impl Stage {
         commit
     }
 
+    fn tip(&self) -> git::Oid {
+        let repository = Repository::open(&self.repository()).unwrap();
+        repository.resolve("refs/heads/main").unwrap().unwrap()
+    }
+
     fn api<K: Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
         Api::namespaced_with(self.plane.client(), NAMESPACE, &ApiResource::erase::<K>(&()))
     }
@@ -141,13 +146,18 @@ impl Stage {
         reconcile(self.ctx.clone(), Key::new(NAMESPACE, "q")).await
     }
 
+    /// Waits until the queue is woken, and gives it its turn.
+    async fn turn(&self) {
+        let key = self.work.next().await;
+        let next = reconcile(self.ctx.clone(), key.clone()).await;
+        self.work.done(key, &next);
+    }
+
     /// Gives the queue the turns that it is woken for, until `is` holds of its status.
     async fn turns_until(&self, what: &str, is: impl Fn(&Value) -> bool) {
         let turns = async {
             while !is(&self.status()) {
-                let key = self.work.next().await;
-                let next = reconcile(self.ctx.clone(), key.clone()).await;
-                self.work.done(key, &next);
+                self.turn().await;
             }
         };
         let ended = tokio::time::timeout(PATIENCE, turns).await;
@@ -259,8 +269,7 @@ async fn what_came_while_a_queue_rested_is_acted_on_once_it_is_resumed() {
     for restarts in [false, true] {
         let mut stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "do b\n")]).await;
         stage.queue(json!({})).await;
-        let first = Repository::open(&stage.repository()).unwrap();
-        stage.acts_on(first.resolve("refs/heads/main").unwrap().unwrap()).await;
+        stage.acts_on(stage.tip()).await;
         stage.edit(json!({ "suspend": true })).await;
         stage
             .turns_until("the condition", |status| says(status, "Suspended", "True"))
@@ -281,4 +290,88 @@ async fn what_came_while_a_queue_rested_is_acted_on_once_it_is_resumed() {
         assert_eq!(stage.made().await, ["tasks/a.md", "tasks/c.md"]);
         stage.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_made_while_the_repository_is_away_is_acted_on_once_it_is_back() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n"), ("other/b.md", "do b\n")]).await;
+    stage.queue(json!({})).await;
+    let tip = stage.tip();
+    stage.acts_on(tip).await;
+    let away = stage.folder.path().join("away.git");
+    std::fs::rename(stage.repository(), &away).unwrap();
+    stage.nudge();
+    stage
+        .turns_until("the failure", |status| says(status, "Fetched", "False"))
+        .await;
+    stage.edit(json!({ "git": { "path": "other" } })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
+        .await;
+    assert!(says(&stage.status(), "Ready", "False"));
+    std::fs::rename(&away, stage.repository()).unwrap();
+    stage.nudge();
+    stage.acts_on(tip).await;
+    assert_eq!(stage.made().await, ["other/b.md"]);
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruning_that_is_asked_for_later_ends_what_removed_files_made() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "do b\n")]).await;
+    stage.queue(json!({ "prune": false })).await;
+    stage.acts_on(stage.tip()).await;
+    let tip = stage.commit(&[FileEdit::remove("tasks/b.md")]);
+    stage.acts_on(tip).await;
+    assert_eq!(stage.made().await, ["tasks/a.md", "tasks/b.md"]);
+    stage.edit(json!({ "prune": true })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
+        .await;
+    assert_eq!(stage.made().await, ["tasks/a.md"]);
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_that_passed_leaves_the_status_as_it_was_and_a_restart_writes_nothing() {
+    let mut stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "---\nbad: [\n---\nb\n")]).await;
+    stage.queue(json!({})).await;
+    let tip = stage.tip();
+    stage.acts_on(tip).await;
+    let reason = |status: &Value| {
+        let all = status["conditions"].as_array().unwrap().iter();
+        all.filter(|it| it["type"] == "Ready")
+            .map(|it| it["reason"].clone())
+            .next()
+    };
+    assert_eq!(reason(&stage.status()), Some(json!("AppliedWithInvalidFiles")));
+    let away = stage.folder.path().join("away.git");
+    std::fs::rename(stage.repository(), &away).unwrap();
+    stage.nudge();
+    stage
+        .turns_until("the failure", |status| says(status, "Fetched", "False"))
+        .await;
+    std::fs::rename(&away, stage.repository()).unwrap();
+    stage.nudge();
+    stage.acts_on(tip).await;
+    assert_eq!(reason(&stage.status()), Some(json!("AppliedWithInvalidFiles")));
+    // An edit that asks for no other objects is taken note of, and a restart after it has nothing to do.
+    stage.edit(json!({ "git": { "interval": "2h" } })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
+        .await;
+    let before = stage.plane.latest_version();
+    stage.restart().await;
+    while stage.ctx.metrics.sum(crate::metrics::TICKS, &[]) == 0 {
+        stage.turn().await;
+    }
+    assert_eq!(stage.step().await, Next::Wait);
+    assert_eq!(
+        (
+            stage.plane.latest_version(),
+            stage.ctx.metrics.sum(crate::metrics::FILES_PARSED, &[])
+        ),
+        (before, 0)
+    );
+    stage.close().await;
 }
