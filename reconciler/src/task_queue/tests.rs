@@ -2,8 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::extract::Request;
+use axum::middleware;
+use axum::response::IntoResponse;
 use git::{FileEdit, Identity, Repository};
+use http::{Method, StatusCode};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
@@ -26,6 +31,8 @@ struct Stage {
     ctx: Arc<Context>,
     work: Arc<WorkQueue<Key>>,
     stop: CancellationToken,
+    /// Whether the API refuses to delete anything.
+    undeletable: Arc<AtomicBool>,
 }
 
 impl Stage {
@@ -45,13 +52,15 @@ impl Stage {
                 .await
                 .unwrap();
         }
-        let (ctx, work, stop) = controller(plane.client(), folder.path());
+        let undeletable = Arc::<AtomicBool>::default();
+        let (ctx, work, stop) = controller(client(&plane, &undeletable), folder.path());
         let stage = Self {
             folder,
             plane,
             ctx,
             work,
             stop,
+            undeletable,
         };
         Repository::init_bare(&stage.repository(), "main").unwrap();
         let edits: Vec<FileEdit> = files.iter().map(|(path, text)| FileEdit::write(*path, *text)).collect();
@@ -62,7 +71,7 @@ impl Stage {
     /// Begins anew as another process would.
     async fn restart(&mut self) {
         self.stop.cancel();
-        (self.ctx, self.work, self.stop) = controller(self.plane.client(), self.folder.path());
+        (self.ctx, self.work, self.stop) = controller(client(&self.plane, &self.undeletable), self.folder.path());
         for found in self.api::<TaskQueue>().list(&ListParams::default()).await.unwrap() {
             self.ctx.queues.observe(found);
         }
@@ -85,10 +94,21 @@ impl Stage {
 
     /// Commits on top of the branch, and has it looked at.
     fn commit(&self, edits: &[FileEdit]) -> git::Oid {
+        let commit = self.write(edits);
+        self.push(commit);
+        commit
+    }
+
+    /// Writes a commit that lies on top of the branch.
+    fn write(&self, edits: &[FileEdit]) -> git::Oid {
         let repository = Repository::open(&self.repository()).unwrap();
         let parent = repository.resolve("refs/heads/main").unwrap();
         let who = Identity::new("T", "t@example.invalid", 1_700_000_000);
-        let commit = repository.commit_files(parent, edits, "change", &who).unwrap();
+        repository.commit_files(parent, edits, "change", &who).unwrap()
+    }
+
+    /// Moves the branch to a commit, and has it looked at.
+    fn push(&self, commit: git::Oid) {
         let moved = std::process::Command::new("git")
             .arg("-C")
             .arg(self.repository())
@@ -96,7 +116,6 @@ impl Stage {
             .status();
         assert!(moved.unwrap().success());
         self.nudge();
-        commit
     }
 
     fn tip(&self) -> git::Oid {
@@ -200,6 +219,23 @@ impl Stage {
         self.stop.cancel();
         self.plane.shutdown().await;
     }
+}
+
+/// Returns a client whose deletions are refused as long as `undeletable` says so.
+fn client(plane: &Plane, undeletable: &Arc<AtomicBool>) -> Client {
+    let undeletable = undeletable.clone();
+    let refuse = move |request: Request, next: middleware::Next| {
+        let refused = request.method() == Method::DELETE && undeletable.load(Ordering::Acquire);
+        async move {
+            if refused {
+                let status =
+                    json!({ "status": "Failure", "message": "a policy says no", "reason": "Forbidden", "code": 403 });
+                return (StatusCode::FORBIDDEN, axum::Json(status)).into_response();
+            }
+            next.run(request).await
+        }
+    };
+    Client::new(plane.router().layer(middleware::from_fn(refuse)), NAMESPACE)
 }
 
 fn controller(client: Client, folder: &Path) -> (Arc<Context>, Arc<WorkQueue<Key>>, CancellationToken) {
@@ -373,5 +409,94 @@ async fn a_failure_that_passed_leaves_the_status_as_it_was_and_a_restart_writes_
         ),
         (before, 0)
     );
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_was_somebody_elses_is_taken_once_it_is_free() {
+    let manifest = "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: mine\nspec:\n  intent: from the file\n";
+    let mut stage = Stage::open(&[("tasks/w.yaml", manifest)]).await;
+    let foreign = serde_json::from_value(json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload", "metadata": { "name": "mine" },
+        "spec": { "intent": "by hand" }
+    }));
+    let made = stage
+        .api::<Workload>()
+        .create(&PostParams::default(), &foreign.unwrap())
+        .await;
+    stage.ctx.workloads.observe(made.unwrap());
+    stage.queue(json!({})).await;
+    let taken = |status: &Value| says(status, "NameTaken", "True");
+    stage.turns_until("the condition", taken).await;
+    let tip = format!("main@sha1:{}", stage.commit(&[FileEdit::write("tasks/b.md", "do b\n")]));
+    stage
+        .turns_until("the next commit", |status| status["observedRevision"] == tip)
+        .await;
+    for restarts in [false, true] {
+        if restarts {
+            stage.restart().await;
+            stage
+                .turns_until("the files", |_| {
+                    stage.ctx.metrics.sum(crate::metrics::FILES_PARSED, &[]) > 0
+                })
+                .await;
+        }
+        assert!(taken(&stage.status()), "another change does not free the name");
+        // What the one Workload that was made is counted as is written once.
+        stage.step().await;
+        let before = stage.plane.latest_version();
+        assert_eq!(stage.step().await, Next::After(AGAIN));
+        assert_eq!(stage.plane.latest_version(), before, "waiting writes nothing");
+    }
+    assert_eq!(stage.made().await, ["tasks/b.md"]);
+    stage.delete("mine").await;
+    assert_eq!(stage.step().await, Next::Wait);
+    assert_eq!(stage.made().await, ["tasks/b.md", "tasks/w.yaml"]);
+    assert!(!taken(&stage.status()) && says(&stage.status(), "Ready", "True"));
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_deleted_by_hand_is_made_again_after_a_commit_that_could_not_be_fetched() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n")]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let commit = stage.write(&[FileEdit::write("tasks/b.md", "do b\n")]);
+    let tree = Repository::open(&stage.repository())
+        .unwrap()
+        .tree_of(commit)
+        .unwrap()
+        .to_string();
+    // The branch can be listed, and what it leads to cannot be read.
+    let object = stage.repository().join("objects").join(&tree[..2]).join(&tree[2..]);
+    let away = stage.folder.path().join("tree");
+    std::fs::rename(&object, &away).unwrap();
+    stage.push(commit);
+    stage
+        .turns_until("the failure", |status| says(status, "Fetched", "False"))
+        .await;
+    stage.delete(&stage.name_of("tasks/a.md")).await;
+    assert_eq!(stage.step().await, Next::After(AGAIN));
+    std::fs::rename(&away, &object).unwrap();
+    assert_eq!(stage.step().await, Next::Wait);
+    assert_eq!(stage.made().await, ["tasks/a.md", "tasks/b.md"]);
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_edited_folder_leaves_behind_is_pruned_also_where_that_was_refused_at_first() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n"), ("other/b.md", "do b\n")]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    stage.undeletable.store(true, Ordering::Release);
+    stage.edit(json!({ "git": { "path": "other" } })).await;
+    stage
+        .turns_until("the refusal", |status| says(status, "Ready", "False"))
+        .await;
+    assert_eq!(stage.made().await, ["other/b.md", "tasks/a.md"]);
+    stage.undeletable.store(false, Ordering::Release);
+    assert_eq!(stage.step().await, Next::Wait);
+    assert_eq!(stage.made().await, ["other/b.md"]);
+    assert!(says(&stage.status(), "Ready", "True"));
     stage.close().await;
 }
