@@ -12,7 +12,7 @@ pub mod source;
 pub mod status;
 pub mod validate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -59,12 +59,23 @@ pub struct Context {
 pub struct State {
     /// UID of the queue that this is about.
     pub uid: String,
-    /// Branch and folder that this is about.
-    pub place: (String, String),
+    /// What of the spec this is about.
+    pub asked: Asked,
     /// Commit that was acted on.
     pub revision: Option<git::Oid>,
     /// The files at that commit; `None` when they were not read by this process.
     pub files: Option<Files>,
+}
+
+/// What of a queue's spec says which objects there are to be: where it changes, all files are looked at anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Branch.
+    pub branch: String,
+    /// Folder.
+    pub folder: String,
+    /// Whether a removed file ends what it made.
+    pub prune: bool,
 }
 
 /// Why a queue could not be brought up to date.
@@ -80,6 +91,8 @@ pub enum Error {
 
 /// Between two writes of the counts in a queue's status.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
+/// Until what no event tells of is looked at again: a repository that could not be read, a name that somebody else has.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// Queues a TaskQueue whenever it, or what it made, changes.
 pub fn observe(
@@ -141,6 +154,13 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 .map(|()| Next::Wait);
         }
     };
+    if valid.suspend {
+        // Nothing is made, changed or pruned, and what goes away stays noted: resuming acts on all that came meanwhile.
+        ctx.sources.leave(key);
+        return status::write(ctx, &cached, queue, &Seen::Suspended, None)
+            .await
+            .map(|()| Next::Wait);
+    }
     let requested = cached.annotation(schemas::labels::REQUESTED_AT).map(str::to_owned);
     let Some(found) = ctx.sources.join(ctx, key, &valid, requested.as_deref()) else {
         // The first look at the repository is under way and wakes the queue.
@@ -148,11 +168,15 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     };
     let state = lock(&ctx.states).entry(key.clone()).or_default().clone();
     let mut state = state.lock().await;
-    let place = (valid.branch.clone(), valid.folder.clone());
-    if state.uid != cached.uid() || state.place != place {
+    let asked = Asked {
+        branch: valid.branch.clone(),
+        folder: valid.folder.clone(),
+        prune: queue.spec.prune,
+    };
+    if state.uid != cached.uid() || state.asked != asked {
         *state = State {
             uid: cached.uid().to_owned(),
-            place,
+            asked,
             ..State::default()
         };
     }
@@ -165,20 +189,27 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 .map(|()| Next::Wait);
         }
     };
-    let dirty = ctx.inventory.take_missing(cached.uid());
+    let complete = !ctx.inventory.has_missing(cached.uid());
     let known = state.revision == Some(tip);
-    if known && dirty.is_empty() && !(state.files.is_some() && state.files.as_ref().is_some_and(Files::is_unfinished)) {
-        let seen = Seen::Unchanged(state.files.as_ref().map(Files::summary));
+    if known && complete && !state.files.as_ref().is_some_and(Files::is_unfinished) {
+        let seen = Seen::Unchanged {
+            revision: tip,
+            summary: state.files.as_ref().map(Files::summary),
+        };
         status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
         return Ok(Next::Wait);
     }
     if state.revision.is_none()
-        && dirty.is_empty()
+        && complete
         && status::is_acted_on(queue, &valid.branch, tip, ctx.inventory.count(cached.uid()))
     {
         // A restart: this revision was dealt with, and what it made is all there.
         state.revision = Some(tip);
-        status::write(ctx, &cached, queue, &Seen::Unchanged(None), found.requested.as_deref()).await?;
+        let seen = Seen::Unchanged {
+            revision: tip,
+            summary: None,
+        };
+        status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
         return Ok(Next::Wait);
     }
     let git = found.git.clone();
@@ -197,13 +228,19 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 found.requested.as_deref(),
             )
             .await?;
-            return Ok(Next::After(Duration::from_secs(15)));
+            return Ok(Next::After(AGAIN));
         }
     };
-    ctx.metrics
-        .count(crate::metrics::GIT_REQUESTS, &[("operation", "fetch")]);
+    if !known {
+        ctx.metrics
+            .count(crate::metrics::GIT_REQUESTS, &[("operation", "fetch")]);
+    }
     ctx.metrics.add(crate::metrics::FILES_PARSED, &[], loaded.parsed);
-    loaded.look_at.extend(dirty);
+    // Taken only now: what went away is made again after a load that failed, too.
+    loaded.look_at.extend(ctx.inventory.take_missing(cached.uid()));
+    if loaded.whole {
+        loaded.look_at.extend(ctx.inventory.paths(cached.uid()));
+    }
     let plan = plan::plan(ctx, &cached, queue, &valid, &loaded);
     for (path, error) in &plan.rejects {
         loaded.files.reject(path, error.clone());
@@ -211,14 +248,21 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     let seen = Seen::Acted {
         revision: loaded.revision,
         summary: loaded.files.summary(),
-        taken: plan.taken.clone(),
+        taken: plan.taken.iter().map(|(_, name)| name.clone()).collect(),
         guarded: plan.guarded,
+    };
+    // Nothing tells when a name is free that belongs to somebody else.
+    let taken: BTreeSet<String> = plan.taken.iter().map(|(path, _)| path.clone()).collect();
+    let after = if taken.is_empty() {
+        Next::Wait
+    } else {
+        Next::After(AGAIN)
     };
     let applied = apply::apply(ctx, key, plan).await;
     let finished = matches!(applied, Ok(Applied::Done));
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;
-    files.set_unfinished((!finished).then(|| loaded.look_at.clone()));
+    files.set_unfinished(if finished { taken } else { loaded.look_at });
     state.files = Some(files);
     match applied? {
         Applied::Done => {}
@@ -245,5 +289,8 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     {
         return Ok(Next::After(Duration::from_millis(1)));
     }
-    Ok(Next::Wait)
+    Ok(after)
 }
+
+#[cfg(test)]
+mod tests;

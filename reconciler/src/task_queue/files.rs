@@ -143,17 +143,17 @@ impl Files {
         self.broken.entry(path.to_owned()).or_default().push(error);
     }
 
-    /// Remembers the paths that have to be looked at again because writes failed.
-    pub fn set_unfinished(&mut self, paths: Option<BTreeSet<String>>) {
-        self.unfinished = paths.unwrap_or_default();
+    /// Remembers the paths that have to be looked at again: writes failed, or a name belongs to somebody else.
+    pub fn set_unfinished(&mut self, paths: BTreeSet<String>) {
+        self.unfinished = paths;
     }
 
-    /// Says whether writes failed.
+    /// Says whether paths have to be looked at again.
     pub fn is_unfinished(&self) -> bool {
         !self.unfinished.is_empty()
     }
 
-    /// Takes the paths whose writes failed.
+    /// Takes the paths that have to be looked at again.
     pub fn take_unfinished(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.unfinished)
     }

@@ -34,7 +34,8 @@ pub struct Failed {
     pub error: git::Error,
 }
 
-/// Fetches the branch, unless its tip is here, and reads what differs from the files that are known.
+/// Fetches the branch, unless its tip is here, and reads what differs from the files that are known; nothing where the
+/// tip is what they were read at.
 pub async fn load(
     git: &Git,
     url: &RemoteUrl,
@@ -48,6 +49,17 @@ pub async fn load(
         Some((files, Some(revision))) => (files, Some(revision)),
         _ => (Files::default(), None),
     };
+    if known == Some(tip) {
+        // What has to be looked at again is known without the repository.
+        return Ok(Loaded {
+            revision: tip,
+            look_at: files.take_unfinished(),
+            files,
+            changed: BTreeSet::new(),
+            whole: false,
+            parsed: 0,
+        });
+    }
     let spare = known.map(|_| ());
     let read = git
         .run(move |git| {

@@ -150,6 +150,13 @@ impl Inventory {
             .collect()
     }
 
+    /// Says whether an object of a queue went away that was not taken yet.
+    pub fn has_missing(&self, uid: &str) -> bool {
+        lock(&self.queues)
+            .get(uid)
+            .is_some_and(|queue| !queue.missing.is_empty())
+    }
+
     /// Takes the paths of which an object went away.
     pub fn take_missing(&self, uid: &str) -> BTreeSet<String> {
         lock(&self.queues)

@@ -31,8 +31,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// Files that broke in this revision, each with its first error: they get an Event.
     pub broke: Vec<FileError>,
-    /// Names that belong to somebody else.
-    pub taken: Vec<String>,
+    /// Paths whose object has a name that belongs to somebody else, and which.
+    pub taken: Vec<(String, String)>,
     /// How many objects the zero guard kept.
     pub guarded: i64,
     /// Files that showed to be wrong only when their objects were made.
@@ -64,13 +64,9 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
         uid: uid.to_owned(),
         ..Plan::default()
     };
-    let mut look_at: BTreeSet<String> = loaded.look_at.clone();
-    if loaded.whole {
-        look_at.extend(ctx.inventory.paths(uid));
-    }
     let defaults = queue.spec.defaults.clone().unwrap_or_default();
     let may_prune = queue.spec.prune && !loaded.files.is_empty();
-    for path in &look_at {
+    for path in &loaded.look_at {
         let mut wanted: BTreeSet<Made> = BTreeSet::new();
         let mut keeps_all = false;
         match loaded.files.get(path) {
@@ -184,8 +180,8 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
     let existing = find(ctx, object.kind(), &key, queue.uid());
     if let Some(existing) = &existing {
         if !existing.mine {
-            plan.taken
-                .push(format!("{} {:?} (wanted by {path})", object.kind(), key.name));
+            let name = format!("{} {:?} (wanted by {path})", object.kind(), key.name);
+            plan.taken.push((path.to_owned(), name));
             return;
         }
         let same_run = existing.run_key == wanted_key;

@@ -71,7 +71,6 @@ struct SourceId {
 struct Member {
     branch: String,
     interval: Duration,
-    suspend: bool,
     /// Request (annotation) that was made, and the one that the last listing served.
     requested: Option<String>,
     served: Option<String>,
@@ -175,19 +174,17 @@ impl Sources {
         let fresh = || Member {
             branch: valid.branch.clone(),
             interval: valid.interval,
-            suspend: valid.suspend,
             requested: None,
             served: None,
             tip: None,
         };
         let member = members.entry(key.clone()).or_insert_with(fresh);
         let mut look = member.tip.is_none();
-        if member.branch != valid.branch || (member.suspend && !valid.suspend) {
+        if member.branch != valid.branch {
             member.branch.clone_from(&valid.branch);
             member.tip = None;
             look = true;
         }
-        member.suspend = valid.suspend;
         if member.interval != valid.interval {
             member.interval = valid.interval;
             look = true;
@@ -208,7 +205,7 @@ impl Sources {
         })
     }
 
-    /// Stops following for a queue that is gone.
+    /// Stops following for a queue that is gone, or rests.
     pub fn leave(&self, key: &Key) {
         if let Some(id) = lock(&self.of_queue).remove(key) {
             self.part(key, &id);
@@ -327,8 +324,8 @@ async fn poll(sources: Weak<Sources>, poller: Arc<Poller>) {
             let failed = tick(&sources, &poller).await;
             failures = if failed { failures.saturating_add(1) } else { 0 };
             let members = lock(&poller.members);
-            let awake = members.values().filter(|member| !member.suspend);
-            awake.map(|member| member.interval).min().unwrap_or(LONGEST)
+            let intervals = members.values().map(|member| member.interval);
+            intervals.min().unwrap_or(LONGEST)
         };
         let wait = match failures {
             0 => interval,
@@ -391,7 +388,7 @@ fn watch_local(poller: &Arc<Poller>) -> Option<RecommendedWatcher> {
 async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
     let prefixes: Vec<String> = {
         let members = lock(&poller.members);
-        if members.values().all(|member| member.suspend && member.tip.is_some()) {
+        if members.is_empty() {
             return false;
         }
         let mut prefixes: Vec<String> = members
@@ -457,9 +454,6 @@ async fn tick(sources: &Arc<Sources>, poller: &Arc<Poller>) -> bool {
                 },
             };
             let request = asked.get(key).cloned().flatten();
-            if member.suspend && member.tip.is_some() && member.served == request {
-                continue;
-            }
             if member.tip.as_ref() != Some(&tip) || member.served != request {
                 member.tip = Some(tip);
                 member.served = request;
