@@ -62,6 +62,9 @@ pub async fn run(global: &Global, place: &Place, project: &Project, access: &Acc
     let revision = format!("{branch}@sha1:{tip}");
     let rows = plan(project, &files, &known, &revision, &global.namespace);
     println!("{} of {} at {}", source.path, url, &tip.to_string()[..12]);
+    if queue.spec.suspend {
+        println!("The queue is suspended: none of this happens until spec.suspend is unset.");
+    }
     if rows.is_empty() {
         println!("There are no task files; commit one below {}.", source.path);
         return Ok(ExitCode::SUCCESS);

@@ -162,6 +162,7 @@ impl Row for TaskQueue {
     fn cells(&self, now: Timestamp) -> Vec<String> {
         let status = self.status.clone().unwrap_or_default();
         let ready = condition(status.conditions.as_ref(), "Ready");
+        let suspended = condition(status.conditions.as_ref(), "Suspended").filter(|said| said.status == "True");
         vec![
             self.name_any(),
             text(ready.map(|ready| &ready.status)),
@@ -173,7 +174,7 @@ impl Row for TaskQueue {
             text(status.files),
             text(status.invalid_file_count),
             since(self.metadata.creation_timestamp.as_ref(), now),
-            text(ready.map(|ready| &ready.message)),
+            text(suspended.or(ready).map(|said| &said.message)),
             text(self.spec.git.as_ref().map(|git| git::redact(&git.url))),
             text(self.spec.git.as_ref().map(|git| &git.path)),
         ]

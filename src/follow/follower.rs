@@ -142,16 +142,23 @@ impl Follower {
     pub fn queue(&mut self, queue: &TaskQueue) -> Vec<Line> {
         let subject = format!("queue {}", queue.name_any());
         let status = queue.status.clone().unwrap_or_default();
-        let ready = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|condition| condition.type_ == "Ready");
+        let said = |kind: &str| {
+            status
+                .conditions
+                .iter()
+                .flatten()
+                .find(|condition| condition.type_ == kind)
+        };
+        let suspended = said("Suspended").filter(|suspended| suspended.status == "True");
         let mut lines = Vec::new();
-        if let Some(text) = ready.map(|ready| match ready.status.as_str() {
-            "True" => fetched(&status),
-            _ => format!("not ready: {}: {}", ready.reason, ready.message),
-        }) && self.queues.get(&subject) != Some(&text)
+        let text = match (suspended, said("Ready")) {
+            (Some(suspended), _) => Some(format!("suspended: {}", suspended.message)),
+            (None, Some(ready)) if ready.status == "True" => Some(fetched(&status)),
+            (None, Some(ready)) => Some(format!("not ready: {}: {}", ready.reason, ready.message)),
+            (None, None) => None,
+        };
+        if let Some(text) = text
+            && self.queues.get(&subject) != Some(&text)
         {
             self.queues.insert(subject.clone(), text.clone());
             lines.push(Line::new(subject.clone(), text));
@@ -335,6 +342,28 @@ mod tests {
             2,
             "it is broken again"
         );
+    }
+
+    #[test]
+    fn a_queue_that_is_suspended_says_so_and_what_it_read_once_it_goes_on() {
+        let mut follower = Follower::new(true);
+        let mut texts = |suspended: &str| {
+            let said = |kind: &str, status: &str| {
+                json!({ "type": kind, "status": status, "reason": "X", "message": "spec.suspend is set",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+            };
+            let queue = json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "TaskQueue",
+                "metadata": { "name": "tasks" }, "spec": { "git": { "url": "/x" } },
+                "status": { "observedRevision": "main@sha1:0123456789abcdef", "files": 2,
+                    "conditions": [said("Ready", "True"), said("Suspended", suspended)] },
+            });
+            let lines = follower.queue(&serde_json::from_value(queue).unwrap());
+            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts("True"), ["suspended: spec.suspend is set"]);
+        assert!(texts("True").is_empty(), "said once");
+        assert_eq!(texts("False"), ["main at 0123456789ab, 2 task files"]);
     }
 
     #[test]

@@ -152,10 +152,14 @@ fn build(
         let ready = ready(&list, &after, &text);
         set(&mut list, ready);
     }
-    let suspended = queue
-        .spec
-        .suspend
-        .then(|| Said::new("Suspended", true, "Suspended", "spec.suspend is set"));
+    let suspended = queue.spec.suspend.then(|| {
+        Said::new(
+            "Suspended",
+            true,
+            "Suspended",
+            "spec.suspend is set: nothing is read, made or removed until it is unset",
+        )
+    });
     conditions::set_or_clear(&mut list, "Suspended", suspended, generation, now);
     let fields = validate::unsupported(queue);
     let unsupported = (!fields.is_empty()).then(|| {
