@@ -8,6 +8,7 @@ mod environment;
 mod fence;
 mod fetch;
 mod harden;
+mod kept;
 mod log;
 mod lookup;
 mod manifest;

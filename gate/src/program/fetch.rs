@@ -117,6 +117,15 @@ impl CheckedOut {
     }
 }
 
+/// Protected paths that a refusal names: a branch may touch any number.
+const MOST_REFUSED: usize = 64;
+
+/// Reads the rules of the plan.
+pub(super) fn protected(plan: &Plan) -> Result<Protected, Trouble> {
+    Protected::new(plan.gate.protected.iter().map(String::as_str))
+        .map_err(|error| Trouble::new(ErrorReason::PlanInvalid, error.to_string(), false))
+}
+
 /// Reports the protected paths that the change from base to head touches, if any.
 pub(super) fn refusal(repository: &Repository, plan: &Plan) -> Result<Option<Report>, Trouble> {
     let changes = repository
@@ -134,14 +143,17 @@ pub(super) fn refusal(repository: &Repository, plan: &Plan) -> Result<Option<Rep
             path: change.path.into(),
         })
         .collect();
-    let protected = Protected::new(plan.gate.protected.iter().map(String::as_str))
-        .map_err(|error| Trouble::new(ErrorReason::PlanInvalid, error.to_string(), false))?;
-    let violations = protected.violations(&changed);
+    let mut violations = protected(plan)?.violations(&changed);
     if violations.is_empty() {
         return Ok(None);
     }
+    let more = violations.len().saturating_sub(MOST_REFUSED);
+    violations.truncate(MOST_REFUSED);
     for violation in &violations {
         println!("refused: {} is protected by {}", violation.path, violation.rule);
+    }
+    if more > 0 {
+        println!("refused: and {more} more");
     }
     Ok(Some(Report {
         refused: violations.into_iter().map(|violation| violation.path).collect(),

@@ -10,7 +10,8 @@ use clap::Args;
 use super::caches;
 use super::environment::{self, Environment};
 use super::fence::Fenced;
-use super::fetch::{CheckedOut, refusal};
+use super::fetch::{CheckedOut, protected, refusal};
+use super::kept::Kept;
 use super::log::GateLog;
 use super::lookup::{NotRunnable, Programs};
 use super::memory::OomCounter;
@@ -25,6 +26,9 @@ use crate::tail;
 pub(super) const LOG: &str = "gate.log";
 /// Search path where the container has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Exit code of a step that was not run, by the shells' convention for a command that cannot be.
+const NOT_RUN: i32 = 126;
 
 /// Arguments of `foreman-gate run`.
 #[derive(Debug, Args)]
@@ -58,13 +62,15 @@ pub(super) fn run(args: &RunArgs, plan: &Plan) -> Result<Report, Trouble> {
     if let Some(report) = refusal(&checked_out.repository, plan)? {
         return Ok(report);
     }
+    let kept = Kept::of(&args.folders.work, &protected(plan)?)
+        .map_err(|error| Trouble::internal("read the work tree", error))?;
     let environment = lay_out(args)?;
     let path = args.evidence.join(LOG);
     let log = GateLog::create(&path).map_err(|error| Trouble::internal(&format!("open {}", path.display()), error))?;
     let log = Arc::new(Mutex::new(log));
     locked(&log).line(&format!("gate {} on {} against {}", plan.digest, plan.head, plan.base));
 
-    let results = run_steps(args, plan, &environment, &log);
+    let results = run_steps(args, plan, &kept, &environment, &log);
     // Whatever went wrong above, nothing may write after the report.
     let alone = reap::end_all_others();
     let results = results?;
@@ -128,6 +134,7 @@ fn lay_out(args: &RunArgs) -> Result<Environment, Trouble> {
 fn run_steps(
     args: &RunArgs,
     plan: &Plan,
+    kept: &Kept,
     environment: &Environment,
     log: &Arc<Mutex<GateLog>>,
 ) -> Result<Results, Trouble> {
@@ -144,8 +151,25 @@ fn run_steps(
     let mut results = Results::default();
     for step in &plan.gate.steps {
         locked(log).line(&format!("step {}: {}", step.name, tail::line(&step.command, 500)));
-        let (report, end) = match programs.check(&step.command, path) {
-            Ok(shell) => {
+        let changed = kept.changed(&args.folders.work);
+        let (report, end) = match (changed, programs.check(&step.command, path)) {
+            (Some(changed), _) => {
+                let detail = format!(
+                    "not run: an earlier step changed {}, which is protected; what the change is judged by stays as it is at the base",
+                    tail::line(&changed.to_string_lossy(), 200)
+                );
+                locked(log).line(&detail);
+                let report = StepReport {
+                    name: step.name.clone(),
+                    outcome: StepOutcome::Fail,
+                    exit_code: Some(NOT_RUN),
+                    ms: 0,
+                    advisory: step.advisory,
+                    oom: false,
+                };
+                (report, detail.into_bytes())
+            }
+            (None, Ok(shell)) => {
                 let before = memory.kills();
                 let ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
                 if ended.fenced != Fenced::Whole && results.steps.is_empty() {
@@ -168,7 +192,7 @@ fn run_steps(
                 };
                 (report, ended.tail)
             }
-            Err(why) => {
+            (None, Err(why)) => {
                 let trouble = not_runnable(plan, step, &why, path);
                 let detail = trouble.detail.clone();
                 locked(log).line(&detail);

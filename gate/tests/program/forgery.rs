@@ -241,3 +241,22 @@ fn a_program_that_an_earlier_step_puts_in_front_is_not_run() {
     bench.env.insert("PATH".into(), path);
     assert_eq!(bench.run().error(), ("ProgramChanged".to_owned(), false));
 }
+
+#[test]
+fn a_step_that_rewrites_what_a_later_one_judges_with_does_not_pass() {
+    let base = [("ci/check.sh", "exit 1\n"), ("build.sh", "true\n")];
+    let head = [FileEdit::write("build.sh", "echo 'exit 0' > ci/check.sh\n")];
+    let steps = vec![step("build", "sh build.sh"), step("check", "sh ci/check.sh")];
+    let mut bench = Bench::new(&base, &head, steps);
+    // Nobody said that it matters.
+    bench.gate.protected = Vec::new();
+    assert!(matches!(bench.run().verdict, Verdict::Pass { .. }));
+    bench.gate.protected = vec!["ci/**".into()];
+    let ran = bench.run();
+    assert_eq!(ran.verdict.summary(), "step check failed with exit code 126");
+    assert!(
+        ran.report().tail.contains("changed ci/check.sh, which is protected"),
+        "{}",
+        ran.report().tail
+    );
+}
