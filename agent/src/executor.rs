@@ -5,6 +5,8 @@ pub mod endpoint;
 mod follow;
 pub mod job;
 pub mod native;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod source;
 pub mod stub;
 pub mod verifier;

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::ground::Ground;
 use super::push::{identity, push};
 use crate::coder::{self as machine, End};
+use crate::daemon::claim;
 use crate::executor::Run;
 use crate::outcome::Outcome;
 
@@ -85,6 +86,19 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
     if outcome.verdict == Some(Verdict::NoGo) {
         return Ok(outcome);
     }
+    if run.cancel.is_cancelled() {
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.summary = "the run was cancelled before its push".into();
+        return Ok(outcome);
+    }
+    // Fencing holds off what a later claim outlives; a task that was deleted or ended meanwhile has none.
+    if claim::is_lost(&run.services.client, &run.held).await {
+        run.cancel.cancel();
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.failure = Some(FailureReason::LostClaims);
+        outcome.summary = "the claim was lost before the push; nothing was pushed".into();
+        return Ok(outcome);
+    }
     match push(ground, work_tree.repository(), commit).await {
         Ok(()) => {
             outcome.head_sha = Some(commit.to_string());
@@ -157,3 +171,6 @@ fn outcome_of(end: &End) -> Outcome {
     outcome.extra("ending", json!(end.ending));
     outcome
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,7 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
     let config = Arc::new(config);
     let run = Run {
         services: Services {
-            client: payload::client(payload.objects, &held.namespace),
+            client: payload::client(payload.objects, &payload.task, &held.namespace),
             git: git::Git::new(work.join("mirrors"), config.git.clone()),
             repositories: Repositories::default(),
             sandbox: native::open_sandbox(&config)?,

@@ -229,8 +229,12 @@ fn sessions(run: &Run, agent: &Agent, stem: &str) -> Result<BTreeMap<PathBuf, St
     }
 }
 
-/// Makes a client that knows these objects alone, and can change nothing.
-pub fn client(objects: BTreeMap<String, Value>, namespace: &str) -> Client {
+/// Makes a client that knows these objects alone and the task as it was claimed, and can change nothing.
+///
+/// The claim stands as long as the Pod does: the node agent that holds it takes the Job away when it is lost.
+pub fn client(mut objects: BTreeMap<String, Value>, task: &AgenticTask, namespace: &str) -> Client {
+    let path = format!("{OURS}/namespaces/{namespace}/agentictasks/{}", task.name_any());
+    objects.insert(path, value(task));
     let objects = Arc::new(objects);
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let found = (request.method() == Method::GET)
@@ -267,7 +271,9 @@ fn answer(found: Option<Value>, method: &Method) -> Response<Body> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::daemon::claim::{self, Held};
     use kube::api::PostParams;
+    use schemas::AgenticTaskStatus;
 
     #[tokio::test]
     async fn the_api_of_a_pod_knows_what_it_was_given_and_changes_nothing() {
@@ -276,11 +282,25 @@ mod tests {
             "metadata": { "name": "t", "namespace": "n" }, "spec": { "kind": "freeform", "payload": {} },
         });
         let objects = BTreeMap::from([(format!("{OURS}/namespaces/n/agentictasks/t"), task)]);
-        let tasks: Api<AgenticTask> = Api::namespaced(client(objects, "n"), "n");
+        let tasks: Api<AgenticTask> = Api::namespaced(client(objects, &AgenticTask::default(), "n"), "n");
         assert!(tasks.get_opt("t").await.unwrap().is_some());
         assert!(tasks.get_opt("other").await.unwrap().is_none());
         let made = tasks.create(&PostParams::default(), &AgenticTask::default()).await;
         assert!(matches!(made, Err(kube::Error::Api(status)) if status.code == 403));
+    }
+
+    #[tokio::test]
+    async fn the_claim_of_a_run_in_a_pod_is_not_lost() {
+        let held = Held::sample(2);
+        let mut task = AgenticTask::default();
+        task.metadata.name = Some(held.name.clone());
+        task.metadata.uid = Some(held.uid.clone());
+        task.status = Some(AgenticTaskStatus {
+            claim: Some(held.claim.clone()),
+            ..AgenticTaskStatus::default()
+        });
+        let client = client(BTreeMap::new(), &task, &held.namespace);
+        assert!(!claim::is_lost(&client, &held).await);
     }
 
     #[test]
