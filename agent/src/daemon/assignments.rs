@@ -108,7 +108,7 @@ mod tests {
             cancel: CancellationToken::new(),
             stop: Arc::default(),
             kind: TaskKind::Verify,
-            timeout: 60,
+            limit: std::time::Duration::from_secs(60),
         };
         desk.with(|running| running.insert(uid.into(), run.clone()));
         run

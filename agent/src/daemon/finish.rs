@@ -16,7 +16,7 @@ use crate::executor::Services;
 use crate::outcome::Outcome;
 
 /// Turns what a cancelled run came to into what is said of it; `None` gives the claim back.
-fn settle(stop: Option<Stop>, outcome: Outcome, timeout: i64) -> Option<Outcome> {
+fn settle(stop: Option<Stop>, outcome: Outcome, limit: Duration) -> Option<Outcome> {
     let keep = |reason, summary: String| {
         let mut settled = Outcome::failed(reason, summary);
         settled.verdict = Some(schemas::shared::Verdict::Incomplete);
@@ -30,7 +30,10 @@ fn settle(stop: Option<Stop>, outcome: Outcome, timeout: i64) -> Option<Outcome>
     match stop {
         None => Some(outcome),
         Some(Stop::Cancelled) => keep(FailureReason::Cancelled, "cancelled by request".into()),
-        Some(Stop::Timeout) => keep(FailureReason::Timeout, format!("the wall time of {timeout} s is spent")),
+        Some(Stop::Timeout) => keep(
+            FailureReason::Timeout,
+            format!("the wall time of {} s is spent", limit.as_secs()),
+        ),
         Some(Stop::Shutdown | Stop::Lost) => None,
     }
 }
@@ -42,7 +45,7 @@ pub(super) async fn finish(
     outcome: Outcome,
     started: Timestamp,
 ) {
-    let (held, timeout) = (&running.held, running.timeout);
+    let held = &running.held;
     let stop = running.why();
     if stop == Some(Stop::Lost) {
         tracing::info!(
@@ -52,7 +55,7 @@ pub(super) async fn finish(
         );
         return;
     }
-    let Some(mut outcome) = settle(stop, outcome, timeout) else {
+    let Some(mut outcome) = settle(stop, outcome, running.limit) else {
         match claim::patch_status(&services.client, held, claim::build_release()).await {
             Ok(_) => tracing::info!(task = held.name, "gave the claim back"),
             Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),
@@ -121,12 +124,24 @@ mod tests {
     #[test]
     fn a_cancelled_run_never_keeps_a_good_verdict() {
         for stop in [Stop::Cancelled, Stop::Timeout] {
-            let outcome = settle(Some(stop), Outcome::ended(Verdict::GatePass, "ok"), 60).unwrap();
+            let outcome = settle(
+                Some(stop),
+                Outcome::ended(Verdict::GatePass, "ok"),
+                Duration::from_secs(60),
+            )
+            .unwrap();
             assert_eq!(outcome.verdict, Some(Verdict::Incomplete));
             assert!(outcome.failure.is_some());
         }
         for stop in [Stop::Lost, Stop::Shutdown] {
-            assert!(settle(Some(stop), Outcome::ended(Verdict::GatePass, "ok"), 60).is_none());
+            assert!(
+                settle(
+                    Some(stop),
+                    Outcome::ended(Verdict::GatePass, "ok"),
+                    Duration::from_secs(60)
+                )
+                .is_none()
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use kube::Client;
 use schemas::{AgenticTask, AgenticTaskStatus};
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Repositories, Run, Services};
@@ -67,6 +68,7 @@ pub(crate) fn run(folder: &Path, client: Client, held: Held) -> Run {
         },
         task: task(&held),
         agent: None,
+        began: Instant::now(),
         cancel: CancellationToken::new(),
         spool: Spool::open(&folder.join("evidence"), None, &held, http).unwrap(),
         held,
