@@ -21,7 +21,7 @@ pub(super) fn watch_tasks(
         None => Api::all(client.clone()),
     };
     let selector = format!("status.assignedNode={}", config.node_name);
-    watcher(api, watcher::Config::default().fields(&selector)).backoff(Pauses::default())
+    watcher(api, watcher::Config::default().fields(&selector)).backoff(Pauses::up_to(config.poll_interval))
 }
 
 /// What the watch told of this node's tasks.
