@@ -8,11 +8,11 @@ use std::sync::Arc;
 use http::{Method, Response, StatusCode};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::client::Body;
 use kube::{Client, ResourceExt};
 use schemas::agentic_task::{Claim, FailureReason};
-use schemas::{Agent, AgenticTask, ModelProfile, Workload, labels};
+use schemas::{Agent, AgenticTask, ModelProfile, Workload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::executor::{Run, endpoint, source, verifier};
 use crate::model::replay::session_path;
 use crate::outcome::Outcome;
-use crate::patience::answered;
 
 const OURS: &str = "/apis/foreman.llmkube.dev/v1alpha1";
 
@@ -119,10 +118,7 @@ pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base:
     let mut objects = BTreeMap::new();
     if let Some(workload) = workload {
         objects.insert(format!("{ours}/workloads/{}", workload.name_any()), value(workload));
-        objects.insert(
-            format!("{ours}/agentictasks"),
-            siblings(run, &workload.name_any()).await?,
-        );
+        objects.insert(format!("{ours}/agentictasks"), siblings(run, workload).await?);
     }
     if let Some(name) = &run.task.spec.feedback_from
         && let Some(earlier) = source::task(run, name).await?
@@ -182,15 +178,9 @@ fn only(secret: Secret, key: &str) -> Secret {
 }
 
 /// Lists the tasks of the same Workload, by no more than who they are.
-async fn siblings(run: &Run, workload: &str) -> Result<Value, Outcome> {
-    let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, schemas::names::label_value(workload));
-    let (tasks, params) = (&api, &ListParams::default().labels(&selector));
-    let found = answered(&run.cancel, workload, |_| tasks.list(params))
-        .await
-        .map_err(|error| failed("the workload's tasks", error))?;
-    let items: Vec<Value> = found
-        .items
+async fn siblings(run: &Run, workload: &Workload) -> Result<Value, Outcome> {
+    let items: Vec<Value> = source::siblings(run, workload)
+        .await?
         .iter()
         .map(|task| {
             json!({
