@@ -17,6 +17,8 @@ pub(super) struct Ground {
     pub(super) base: Oid,
     pub(super) start: Oid,
     pub(super) expected: Expected,
+    /// What this claim pushed before the work, where an earlier claim may still push.
+    pub(super) marker: Option<Oid>,
     pub(super) claim: Claim,
     pub(super) gate: Option<ResolvedGate>,
     pub(super) workload: Option<Workload>,
@@ -93,6 +95,7 @@ pub(super) async fn lay(run: &Run) -> Result<Ground, Outcome> {
         base,
         start,
         expected: Expected::found(tip),
+        marker: None,
         claim,
         gate,
         workload,

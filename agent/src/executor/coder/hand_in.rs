@@ -39,7 +39,9 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
             outcome.extra("outcome", json!("EMPTY-DIFF"));
         }
         if ground.start != ground.base {
-            outcome.head_sha = Some(ground.start.to_string());
+            // The marker has the files of the start, and the branch is at it. To put the start back would let an earlier
+            // claim, which expects the branch there, push once more.
+            outcome.head_sha = Some(ground.marker.unwrap_or(ground.start).to_string());
         }
         return Ok(outcome);
     };

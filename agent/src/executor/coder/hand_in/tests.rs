@@ -4,6 +4,7 @@ use axum::response::IntoResponse;
 use git::{Claim, Expected, FileEdit, Oid, RemoteUrl, Repository};
 use kube::Client;
 
+use super::super::push::fence;
 use super::*;
 use crate::coder::Ending;
 use crate::daemon::claim::Held;
@@ -11,7 +12,7 @@ use crate::executor::sample::{self, answering, failure};
 
 /// A run on a repository with one commit, and where its work lies.
 struct Site {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     run: Run,
     ground: Ground,
     work_tree: WorkTree,
@@ -43,6 +44,7 @@ impl Site {
             base,
             start: base,
             expected: Expected::Absent,
+            marker: None,
             claim: Claim {
                 task: run.held.uid.clone(),
                 epoch: epoch as u64,
@@ -53,7 +55,7 @@ impl Site {
             stem: "t".into(),
         };
         Self {
-            _folder: folder,
+            folder,
             run,
             ground,
             work_tree,
@@ -113,6 +115,28 @@ async fn what_is_held_no_more_is_not_pushed_and_an_api_that_is_away_keeps_nothin
         assert_eq!(outcome.head_sha, tip.map(|tip| tip.to_string()), "{case}");
         let lost = outcome.failure == Some(FailureReason::LostClaims);
         assert_eq!(lost, !pushed, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn the_head_of_a_claim_that_changes_nothing_is_where_its_branch_is() {
+    for epoch in [1, 2] {
+        let mut site = Site::new(epoch, holding(epoch)).await;
+        // What an earlier round pushed, from where this one goes on.
+        site.change();
+        let earlier = site.hand_in(Ending::Submitted).await.head_sha.unwrap();
+        let earlier = Oid::from_hex(earlier.as_bytes()).unwrap();
+        (site.ground.start, site.ground.expected) = (earlier, Expected::At(earlier));
+        let folder = site.folder.path().join("again");
+        let (git, url) = (site.ground.git.clone(), site.ground.url.clone());
+        git.fetch_oid(&url, earlier, false).await.unwrap();
+        let made = git.work_tree(&url, earlier, folder.join("tree"), folder.join("admin"));
+        site.work_tree = made.await.unwrap();
+        fence(&site.run, &mut site.ground).await.unwrap();
+        let outcome = site.hand_in(Ending::EmptyDiff).await;
+        let tip = site.tip().await.unwrap();
+        assert_eq!(outcome.head_sha, Some(tip.to_string()), "epoch {epoch}");
+        assert_eq!(tip == earlier, epoch == 1);
     }
 }
 
