@@ -149,3 +149,18 @@ async fn a_run_that_is_cancelled_while_it_commits_pushes_nothing() {
     assert_eq!((outcome.verdict, outcome.head_sha), (Some(Verdict::Incomplete), None));
     assert_eq!(site.tip().await, None);
 }
+
+#[tokio::test]
+async fn work_whose_time_is_spent_is_kept_on_the_branch_and_called_unfinished() {
+    let site = Site::new(1, holding(1)).await;
+    site.change();
+    let outcome = site.hand_in(Ending::WallTimeExhausted).await;
+    assert_eq!(
+        (outcome.verdict, outcome.failure),
+        (Some(Verdict::Incomplete), Some(FailureReason::Timeout))
+    );
+    let tip = site.tip().await.unwrap();
+    assert_eq!(outcome.head_sha, Some(tip.to_string()));
+    let commit = site.work_tree.repository().commit_info(tip).unwrap();
+    assert!(commit.message.starts_with("Unfinished: t\n"), "{}", commit.message);
+}
