@@ -31,7 +31,7 @@ use crate::executor::stub::Stub;
 use crate::executor::{Executor, Services};
 use crate::metrics::{RUNNING, SLOTS};
 use crate::probes::Probes;
-use assignments::{observe, watch_tasks};
+use assignments::{Assigned, watch_tasks};
 use beat::beat;
 use carry_out::start;
 use desk::{Desk, Stop};
@@ -173,7 +173,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     ));
 
     let mut events = watch_tasks(&client, &config).boxed();
-    let mut waiting: HashMap<String, AgenticTask> = HashMap::new();
+    let mut assigned = Assigned::default();
     // Verifiers that run: they wait for a gate Job, use no model, and take no slot from those that do.
     let mut verifiers: HashSet<String> = HashSet::new();
     loop {
@@ -187,10 +187,10 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                         running.keys().cloned().collect::<HashSet<_>>(),
                     )
                 });
-                let Some(uid) = startable(&waiting, &in_hand, verifiers.len(), others, config.slots) else {
+                let Some(uid) = startable(&assigned.waiting, &in_hand, verifiers.len(), others, config.slots) else {
                     break;
                 };
-                if let Some(task) = waiting.remove(&uid) {
+                if let Some(task) = assigned.waiting.remove(&uid) {
                     if task.spec.kind == TaskKind::Verify {
                         verifiers.insert(uid);
                     }
@@ -206,7 +206,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         }
         tokio::select! {
             event = events.next() => match event {
-                Some(Ok(event)) => observe(event, &config, &desk, &mut waiting),
+                Some(Ok(event)) => assigned.observe(event, &config, &desk),
                 Some(Err(error)) => tracing::warn!(%error, "the watch on tasks broke off and is taken up again"),
                 None => break,
             },

@@ -5,6 +5,8 @@ pub mod endpoint;
 mod follow;
 pub mod job;
 pub mod native;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod source;
 pub mod stub;
 pub mod verifier;
@@ -17,6 +19,7 @@ use futures::future::BoxFuture;
 use kube::api::Api;
 use schemas::{Agent, AgenticTask};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -79,6 +82,8 @@ pub struct Run {
     pub agent: Option<Agent>,
     /// The claim.
     pub held: Held,
+    /// When the time that the run may take began to count.
+    pub began: Instant,
     /// Ends the run at once; why is the daemon's business.
     pub cancel: CancellationToken,
     /// Where transcripts and logs go.

@@ -27,20 +27,38 @@ const PACE: Pace = Pace {
 const LONGEST_PAUSE_OF_WATCHES: Duration = Duration::from_secs(5);
 
 /// The usual pauses of a watch that breaks off, none of them long: an API that comes back is heard again soon.
-#[derive(Default)]
-pub struct Pauses(DefaultBackoff);
+pub struct Pauses {
+    usual: DefaultBackoff,
+    longest: Duration,
+}
+
+impl Pauses {
+    /// Makes pauses of at most `longest`, which is a second at the least.
+    pub fn up_to(longest: Duration) -> Self {
+        Self {
+            usual: DefaultBackoff::default(),
+            longest: longest.max(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self::up_to(LONGEST_PAUSE_OF_WATCHES)
+    }
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        Some(self.0.next()?.min(LONGEST_PAUSE_OF_WATCHES))
+        Some(self.usual.next()?.min(self.longest))
     }
 }
 
 impl Backoff for Pauses {
     fn reset(&mut self) {
-        self.0.reset();
+        self.usual.reset();
     }
 }
 
@@ -138,6 +156,15 @@ mod tests {
         }
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         assert!(is_away(&kube::Error::Service(refused.into())));
+    }
+
+    #[test]
+    fn a_watch_is_taken_up_again_within_the_time_that_was_asked_for() {
+        let longest = |pauses: Pauses| pauses.take(30).max().unwrap();
+        assert_eq!(longest(Pauses::default()), LONGEST_PAUSE_OF_WATCHES);
+        assert_eq!(longest(Pauses::up_to(Duration::from_secs(2))), Duration::from_secs(2));
+        let none = Pauses::up_to(Duration::ZERO).map(|pause| pause.as_millis());
+        assert!(none.take(30).all(|millis| millis > 0), "never at once, again and again");
     }
 
     #[tokio::test]

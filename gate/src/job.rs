@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use schemas::labels;
+use schemas::{labels, names};
 use sha2::{Digest, Sha256};
 
 use crate::binding::is_hex;
@@ -257,7 +257,7 @@ fn metadata(request: &GateRequest, plan: &Plan, kind: &str, name: &str) -> Objec
         [
             ("app.kubernetes.io/managed-by", "foreman".to_owned()),
             (labels::TASK_UID, request.task_uid.clone()),
-            (labels::TASK, request.task_name.clone()),
+            (labels::TASK, names::label_value(&request.task_name)),
             (labels::EPOCH, request.epoch.to_string()),
             (TRY_LABEL, request.attempt.to_string()),
             (KIND_LABEL, kind.to_owned()),
@@ -316,10 +316,11 @@ fn check(request: &GateRequest) -> Result<(), JobError> {
             && value.starts_with(|c: char| c.is_ascii_alphanumeric())
             && value.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
-    for (field, value) in [("task_uid", &request.task_uid), ("task_name", &request.task_name)] {
-        if !label(value) {
-            return invalid(field, value, "1 to 63 characters of a label's value");
-        }
+    if !label(&request.task_uid) {
+        return invalid("task_uid", &request.task_uid, "1 to 63 characters of a label's value");
+    }
+    if !names::is_object_name(&request.task_name) {
+        return invalid("task_name", &request.task_name, "the name of an object");
     }
     if request.epoch < 0 || request.attempt < 1 {
         return invalid(

@@ -1,5 +1,7 @@
 //! The kind AgenticTask: one schedulable step of work.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -10,6 +12,9 @@ use crate::shared::{
     Budget, DiffStat, EvidenceRef, FreeForm, GateProfile, LocalRef, RequiredCapability, Usage, Verdict, VerdictPolicy,
     conditions_schema, free_form_schema, untyped_list_schema,
 };
+
+/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
+const VERIFY_SECONDS: i64 = 3 * 1800;
 
 /// One schedulable step of work.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +105,18 @@ impl AgenticTaskSpec {
             Some(seconds) => own.min(seconds),
             None => own,
         }
+    }
+
+    /// Returns how long a node may work on the task, from its claim: a verifier has time for every try of its gate.
+    ///
+    /// Node agents end a run by it, and the operator takes a claim for dead some time after it.
+    pub fn limit(&self) -> Duration {
+        let own = self.timeout().max(1);
+        let seconds = match self.kind {
+            TaskKind::Verify => own.max(VERIFY_SECONDS),
+            _ => own,
+        };
+        Duration::from_secs(seconds.unsigned_abs())
     }
 }
 
@@ -494,4 +511,35 @@ pub struct AgenticTaskStatus {
     /// Generation that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_has_time_for_every_try_of_its_gate_and_others_have_what_they_ask_for() {
+        let budget = |seconds| Budget {
+            seconds: Some(seconds),
+            ..Budget::default()
+        };
+        for (kind, timeout_seconds, budget, limit) in [
+            (TaskKind::Freeform, None, None, 2700),
+            (TaskKind::Freeform, Some(0), None, 2700),
+            (TaskKind::IssueFix, Some(600), None, 600),
+            (TaskKind::IssueFix, Some(600), Some(budget(60)), 60),
+            (TaskKind::IssueFix, None, Some(budget(-1)), 1),
+            (TaskKind::Verify, None, None, 5400),
+            (TaskKind::Verify, Some(600), Some(budget(60)), 5400),
+            (TaskKind::Verify, Some(9000), None, 9000),
+        ] {
+            let spec = AgenticTaskSpec {
+                kind,
+                timeout_seconds,
+                budget,
+                ..AgenticTaskSpec::default()
+            };
+            assert_eq!(spec.limit(), Duration::from_secs(limit), "{kind:?} {timeout_seconds:?}");
+        }
+    }
 }

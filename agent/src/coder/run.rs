@@ -28,6 +28,8 @@ pub struct Session {
     pub settings: AgentSettings,
     /// What may be spent.
     pub budget: Budget,
+    /// When its time began to count: what went before the first turn belongs to the whole run.
+    pub began: Instant,
     /// The task.
     pub task: TaskText,
     /// The tools, in the task's work tree.
@@ -106,7 +108,7 @@ pub async fn run(session: Session, provider: &dyn Provider, journal: &mut Journa
         replay: provider.replays(),
     };
     let watch = Watch {
-        started: Instant::now(),
+        started: session.began,
         life: AtomicU64::new(0),
         budget: session.budget,
     };

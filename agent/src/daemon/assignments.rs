@@ -1,6 +1,6 @@
 //! The tasks that are assigned to this node, as the watch tells of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -21,39 +21,61 @@ pub(super) fn watch_tasks(
         None => Api::all(client.clone()),
     };
     let selector = format!("status.assignedNode={}", config.node_name);
-    watcher(api, watcher::Config::default().fields(&selector)).backoff(Pauses::default())
+    watcher(api, watcher::Config::default().fields(&selector)).backoff(Pauses::up_to(config.poll_interval))
 }
 
-pub(super) fn observe(
-    event: watcher::Event<AgenticTask>,
-    config: &Config,
-    desk: &Desk,
-    waiting: &mut HashMap<String, AgenticTask>,
-) {
-    match event {
-        watcher::Event::Init | watcher::Event::InitDone => {}
-        watcher::Event::Delete(task) => {
-            let uid = task.uid().unwrap_or_default();
-            waiting.remove(&uid);
-            if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
-                run.end(Stop::Lost);
+/// What the watch told of this node's tasks.
+#[derive(Default)]
+pub(super) struct Assigned {
+    /// Those that wait to be claimed, by UID.
+    pub(super) waiting: HashMap<String, AgenticTask>,
+    /// UIDs that the list under way has named so far.
+    listed: HashSet<String>,
+}
+
+impl Assigned {
+    /// Takes in what the watch tells; a run whose task is gone, or is another's by now, is ended.
+    pub(super) fn observe(&mut self, event: watcher::Event<AgenticTask>, config: &Config, desk: &Desk) {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(task) => {
+                self.listed.insert(task.uid().unwrap_or_default());
+                self.see(task, config, desk);
             }
-        }
-        watcher::Event::Apply(task) | watcher::Event::InitApply(task) => {
-            let uid = task.uid().unwrap_or_default();
-            if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
-                if !claim::is_held_by(&task, &run.held) {
+            // A watch that broke off is taken up by a list, which tells of what went meanwhile by not naming it.
+            watcher::Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed);
+                self.waiting.retain(|uid, _| listed.contains(uid));
+                desk.with(|running| {
+                    let gone = running.iter().filter(|(uid, _)| !listed.contains(*uid));
+                    gone.for_each(|(_, run)| run.end(Stop::Lost));
+                });
+            }
+            watcher::Event::Apply(task) => self.see(task, config, desk),
+            watcher::Event::Delete(task) => {
+                let uid = task.uid().unwrap_or_default();
+                self.waiting.remove(&uid);
+                if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
                     run.end(Stop::Lost);
-                } else if cancel_requested(&task).is_some() {
-                    run.end(Stop::Cancelled);
                 }
             }
-            // A run that lost its claim may end later than its task is given to this node anew, and nobody says so twice.
-            if claim::is_claimable(&task, &config.node_name) {
-                waiting.insert(uid, task);
-            } else {
-                waiting.remove(&uid);
+        }
+    }
+
+    fn see(&mut self, task: AgenticTask, config: &Config, desk: &Desk) {
+        let uid = task.uid().unwrap_or_default();
+        if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
+            if !claim::is_held_by(&task, &run.held) {
+                run.end(Stop::Lost);
+            } else if cancel_requested(&task).is_some() {
+                run.end(Stop::Cancelled);
             }
+        }
+        // A run that lost its claim may end later than its task is given to this node anew, and nobody says so twice.
+        if claim::is_claimable(&task, &config.node_name) {
+            self.waiting.insert(uid, task);
+        } else {
+            self.waiting.remove(&uid);
         }
     }
 }
@@ -67,7 +89,6 @@ pub(super) fn cancel_requested(task: &AgenticTask) -> Option<&String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use std::collections::HashSet;
     use std::sync::Arc;
 
     use schemas::AgenticTaskStatus;
@@ -78,35 +99,88 @@ mod tests {
     use super::super::startable;
     use super::*;
 
-    #[test]
-    fn a_task_that_is_given_back_to_this_node_before_its_lost_run_ended_is_claimed_after_it() {
-        let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
+    fn run(uid: &str, desk: &Desk) -> Running {
         let run = Running {
-            held: claim::Held::sample(1),
+            held: claim::Held {
+                uid: uid.into(),
+                ..claim::Held::sample(1)
+            },
             cancel: CancellationToken::new(),
             stop: Arc::default(),
             kind: TaskKind::Verify,
-            timeout: 60,
+            limit: std::time::Duration::from_secs(60),
         };
-        let desk = Desk::default();
-        desk.with(|running| running.insert("u".into(), run.clone()));
+        desk.with(|running| running.insert(uid.into(), run.clone()));
+        run
+    }
+
+    fn task(uid: &str, status: AgenticTaskStatus) -> AgenticTask {
         let mut task = AgenticTask::default();
-        task.metadata.uid = Some("u".into());
+        task.metadata.uid = Some(uid.into());
         task.status = Some(AgenticTaskStatus {
-            phase: Some(Phase::Scheduled),
-            assigned_node: Some(config.node_name.clone()),
+            assigned_node: Some("n".into()),
             epoch: Some(1),
-            ..AgenticTaskStatus::default()
+            ..status
         });
-        let mut waiting = HashMap::new();
-        observe(watcher::Event::Apply(task), &config, &desk, &mut waiting);
+        task
+    }
+
+    fn waits(uid: &str) -> AgenticTask {
+        let phase = Some(Phase::Scheduled);
+        task(
+            uid,
+            AgenticTaskStatus {
+                phase,
+                ..AgenticTaskStatus::default()
+            },
+        )
+    }
+
+    #[test]
+    fn a_task_that_is_given_back_to_this_node_before_its_lost_run_ended_is_claimed_after_it() {
+        let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
+        let desk = Desk::default();
+        let run = run("u", &desk);
+        let mut assigned = Assigned::default();
+        assigned.observe(watcher::Event::Apply(waits("u")), &config, &desk);
         assert_eq!(run.why(), Some(Stop::Lost));
         let next = |desk: &Desk| {
             let in_hand: HashSet<String> = desk.with(|running| running.keys().cloned().collect());
-            startable(&waiting, &in_hand, 0, 0, 1)
+            startable(&assigned.waiting, &in_hand, 0, 0, 1)
         };
         assert_eq!(next(&desk), None, "its earlier run goes on");
         desk.with(|running| running.remove("u"));
         assert_eq!(next(&desk).as_deref(), Some("u"), "nobody says so twice");
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_name_is_gone_and_what_it_names_goes_on() {
+        use watcher::Event::{Apply, Init, InitApply, InitDone};
+
+        let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
+        let desk = Desk::default();
+        let (deleted, stays) = (run("deleted", &desk), run("stays", &desk));
+        let held = AgenticTaskStatus {
+            phase: Some(Phase::Running),
+            claim: Some(stays.held.claim.clone()),
+            ..AgenticTaskStatus::default()
+        };
+        let mut assigned = Assigned::default();
+        let broke_off = [
+            Apply(waits("given-away")),
+            Init,
+            InitApply(waits("given-away")),
+            InitApply(task("deleted", held.clone())),
+        ];
+        let again = [Init, InitApply(task("stays", held)), InitApply(waits("new")), InitDone];
+        for event in broke_off {
+            assigned.observe(event, &config, &desk);
+        }
+        assert_eq!(deleted.why(), None, "a list that did not come to its end says nothing");
+        for event in again {
+            assigned.observe(event, &config, &desk);
+        }
+        assert_eq!((deleted.why(), stays.why()), (Some(Stop::Lost), None));
+        assert_eq!(assigned.waiting.keys().collect::<Vec<_>>(), ["new"]);
     }
 }

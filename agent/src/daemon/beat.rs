@@ -53,16 +53,16 @@ pub(super) async fn beat(
             repositories: &cached,
         };
         let now = Timestamp::now();
-        let written = registration::heartbeat(&client, &config.node_name, &beat, now).await;
+        let mut written = registration::heartbeat(&client, &config.node_name, &beat, now).await;
+        if matches!(&written, Err(kube::Error::Api(status)) if status.code == 404) {
+            match registration::register(&client, &config).await {
+                Ok(_) => written = registration::heartbeat(&client, &config.node_name, &beat, now).await,
+                Err(error) => tracing::warn!(%error, "failed to register again; trying again at the next heartbeat"),
+            }
+        }
         probes.beat(written.is_ok(), now.as_second() as f64);
         if let Err(error) = written {
             tracing::warn!(%error, "failed to write the heartbeat; trying again at the next");
-            if matches!(&error, kube::Error::Api(status) if status.code == 404) {
-                if let Err(error) = registration::register(&client, &config).await {
-                    tracing::warn!(%error, "failed to register again");
-                }
-                continue;
-            }
         }
         drop(turn);
         if draining {
@@ -78,5 +78,81 @@ pub(super) async fn beat(
             () = shutdown.drain.cancelled(), if !draining => draining = true,
             () = shutdown.stop.cancelled(), if !draining => draining = true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use axum::extract::{Request, State};
+    use axum::http::{Method, StatusCode};
+    use axum::response::IntoResponse;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API of one FleetNode, which somebody deleted, and what it was asked.
+    #[derive(Default)]
+    struct Kept {
+        may_create: bool,
+        node: Option<Value>,
+        asked: Vec<String>,
+    }
+
+    async fn serve(State(kept): State<Arc<Mutex<Kept>>>, request: Request) -> impl IntoResponse {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+        let mut kept = kept.lock().unwrap();
+        let part = if path.ends_with("/status") { " status" } else { "" };
+        kept.asked.push(format!("{method}{part}"));
+        if method == Method::POST && kept.may_create {
+            kept.node = Some(serde_json::from_slice(&body).unwrap());
+        }
+        match &kept.node {
+            Some(node) => axum::Json(node.clone()).into_response(),
+            None => {
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404 });
+                (StatusCode::NOT_FOUND, axum::Json(status)).into_response()
+            }
+        }
+    }
+
+    /// Beats until the agent drains, and returns what the API was asked.
+    async fn beat_over(kept: Kept) -> Vec<String> {
+        let kept = Arc::new(Mutex::new(kept));
+        let app = axum::Router::new().fallback(serve).with_state(kept.clone());
+        let args = ["--fleet-node-name=n", "--agent-mode=stub", "--heartbeat-interval=1h"];
+        let config = Arc::new(crate::config::tests::parse(&args));
+        let shutdown = Shutdown::default();
+        shutdown.drain.cancel();
+        let beats = beat(
+            Client::new(app, "default"),
+            config.clone(),
+            Arc::default(),
+            crate::executor::Repositories::default(),
+            Probes::new(&config),
+            shutdown,
+        );
+        tokio::time::timeout(Duration::from_secs(20), beats).await.unwrap();
+        std::mem::take(&mut kept.lock().unwrap().asked)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_cannot_be_registered_again_is_tried_once_a_beat() {
+        let turn = ["PATCH status", "GET", "POST"];
+        assert_eq!(beat_over(Kept::default()).await, [turn, turn].concat());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_deleted_is_registered_again_and_beats_at_once() {
+        let kept = Kept {
+            may_create: true,
+            ..Kept::default()
+        };
+        let turn = ["PATCH status", "GET", "POST", "PATCH status"];
+        assert_eq!(beat_over(kept).await, [&turn[..], &turn[..1]].concat());
     }
 }

@@ -7,10 +7,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::Api;
 use rand::RngCore;
-use schemas::agentic_task::FailureReason;
+use schemas::agentic_task::{FailureReason, TaskKind};
 use schemas::shared::LocalRef;
 use schemas::{Agent, AgenticTask};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::assignments::cancel_requested;
@@ -23,6 +24,9 @@ use crate::metrics::CLAIMS;
 use crate::outcome::Outcome;
 use crate::patience::answered;
 
+/// How long beyond its limit a run may take to hand in what there is by then. With the time that a cancelled run may take it
+/// stays below the two minutes after which the operator takes the claim for dead.
+const HAND_IN_TIME: Duration = Duration::from_secs(60);
 /// How long a cancelled run may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take where this agent itself has two seconds left.
@@ -59,7 +63,7 @@ pub(super) async fn start(
         cancel: CancellationToken::new(),
         stop: Arc::default(),
         kind: task.spec.kind,
-        timeout: task.spec.timeout().max(1),
+        limit: task.spec.limit(),
     };
     desk.with(|map| map.insert(held.uid.clone(), running.clone()));
     desk.changed.notify_waiters();
@@ -73,7 +77,7 @@ pub(super) async fn start(
 
 async fn carry_out(services: &Services, executor: &dyn Executor, running: &Running, task: AgenticTask) {
     let held = &running.held;
-    let started = Timestamp::now();
+    let (started, began) = (Timestamp::now(), Instant::now());
     let root = services.config.workspace_dir.join("evidence");
     let spool = match Spool::open(
         &root,
@@ -94,17 +98,26 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
     if cancel_requested(&task).is_some() {
         running.end(Stop::Cancelled);
     }
-    let timeout = Duration::from_secs(running.timeout as u64);
     let run = Run {
         services: services.clone(),
         task,
         agent,
         held: held.clone(),
+        began,
         cancel: running.cancel.clone(),
         spool: spool.clone(),
     };
-    let outcome = until_left(executor.run(&run), running, timeout).await;
+    let left = longest(running).saturating_sub(began.elapsed());
+    let outcome = until_left(executor.run(&run), running, left).await;
     finish(services, running, Some(&spool), outcome, started).await;
+}
+
+/// Returns how long a run may take before it is cancelled: a coder ends itself at its limit, and hands in what it has.
+fn longest(running: &Running) -> Duration {
+    match running.kind {
+        TaskKind::Verify => running.limit,
+        _ => running.limit.saturating_add(HAND_IN_TIME),
+    }
 }
 
 /// Waits for a run; one that goes on after it was cancelled is left, since others wait for its claim.
@@ -173,8 +186,8 @@ mod tests {
             },
             cancel: CancellationToken::new(),
             stop: Arc::default(),
-            kind: schemas::agentic_task::TaskKind::Verify,
-            timeout: 60,
+            kind: TaskKind::Verify,
+            limit: Duration::from_secs(60),
         }
     }
 
@@ -185,6 +198,16 @@ mod tests {
         let left = until_left(std::future::pending(), &running, Duration::from_secs(3600));
         let outcome = tokio::time::timeout(Duration::from_millis(1500), left).await.unwrap();
         assert_eq!(outcome.failure, Some(FailureReason::InfrastructureError));
+    }
+
+    #[test]
+    fn a_coder_has_time_to_hand_in_what_it_has_before_anybody_takes_it_for_dead() {
+        let mut running = running();
+        assert_eq!(longest(&running), running.limit, "a gate has nothing to hand in");
+        running.kind = TaskKind::IssueFix;
+        assert!(longest(&running) >= running.limit + Duration::from_secs(30));
+        let operators = running.limit + Duration::from_secs(120);
+        assert!(longest(&running) + PATIENCE < operators);
     }
 
     #[tokio::test]

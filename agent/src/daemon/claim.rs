@@ -1,5 +1,7 @@
 //! Claims: a compare-and-set on an AgenticTask's status, and every write under one.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
@@ -13,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::registration::FIELD_MANAGER;
 use crate::outcome::Outcome;
 use crate::patience::{Unanswered, answered};
+
+/// How long an API may take to say whether a claim still stands.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A claim that this process holds.
 #[derive(Clone, Debug)]
@@ -107,6 +112,15 @@ pub fn is_held_by(task: &AgenticTask, held: &Held) -> bool {
         && task.status.as_ref().is_some_and(|status| {
             status.claim.as_ref() == Some(&held.claim) && !status.phase.is_some_and(Phase::is_terminal)
         })
+}
+
+/// Says whether the API answers that `held` no longer stands. One that does not answer says nothing of it.
+pub async fn is_lost(client: &Client, held: &Held) -> bool {
+    let api: Api<AgenticTask> = Api::namespaced(client.clone(), &held.namespace);
+    match tokio::time::timeout(LOOK_PATIENCE, api.get_opt(&held.name)).await {
+        Ok(Ok(found)) => !found.is_some_and(|task| is_held_by(&task, held)),
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 /// Builds the status patch of a claim.

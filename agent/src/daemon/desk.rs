@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use schemas::agentic_task::TaskKind;
 use tokio::sync::Notify;
@@ -28,8 +29,8 @@ pub(super) struct Running {
     pub(super) cancel: CancellationToken,
     pub(super) stop: Arc<Mutex<Option<Stop>>>,
     pub(super) kind: TaskKind,
-    /// Wall time of the whole run, in seconds.
-    pub(super) timeout: i64,
+    /// Wall time of the whole run.
+    pub(super) limit: Duration,
 }
 
 impl Running {

@@ -108,6 +108,7 @@ async fn work(
     let session = Session {
         settings: settings(run, agent, &asked).await?,
         budget: budget(run, agent, ground),
+        began: run.began,
         task: text,
         toolbox,
         work_tree: Arc::new(snapshot),

@@ -6,7 +6,7 @@ use gate::definition::BaseTree;
 use gate::{GateError, ResolvedGate};
 use git::{Oid, RemoteUrl, Repository};
 use kube::ResourceExt;
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::LocalRef;
 use schemas::{AgenticTask, Workload, labels, names};
@@ -14,6 +14,7 @@ use schemas::{AgenticTask, Workload, labels, names};
 use super::Run;
 use crate::config::Config;
 use crate::outcome::Outcome;
+use crate::patience::answered;
 
 /// Resolves `payload.repo`: a URL, a path, or `owner/name` below the configured remote.
 pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outcome> {
@@ -150,6 +151,21 @@ pub async fn task(run: &Run, name: &str) -> Result<Option<AgenticTask>, Outcome>
     })
 }
 
+/// Lists the tasks of a Workload.
+pub async fn siblings(run: &Run, workload: &Workload) -> Result<Vec<AgenticTask>, Outcome> {
+    let name = workload.name_any();
+    let api: &Api<AgenticTask> = &Api::namespaced(run.services.client.clone(), &run.held.namespace);
+    let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&name));
+    let params = &ListParams::default().labels(&selector);
+    match answered(&run.cancel, &name, |_| api.list(params)).await {
+        Ok(found) => Ok(found.items),
+        Err(error) => Err(Outcome::failed(
+            FailureReason::InfrastructureError,
+            format!("failed to list the tasks of Workload {name}: {error}"),
+        )),
+    }
+}
+
 /// Returns the stem of the task's file, or a name where there is no file.
 pub fn stem(task: &AgenticTask, workload: Option<&Workload>) -> String {
     let path = workload
@@ -266,8 +282,39 @@ pub fn gate_in(task: &AgenticTask, tree: &CommitTree) -> Result<ResolvedGate, Ga
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::daemon::claim::Held;
+    use crate::executor::sample;
+    use axum::http::{StatusCode, Uri};
+    use axum::response::IntoResponse;
     use std::path::Path;
     use std::process::Command;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test]
+    async fn the_tasks_of_a_workload_are_listed_once_the_api_is_there_again() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let app = axum::Router::new().fallback(move |uri: Uri| async move {
+            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                return sample::failure(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            assert!(
+                uri.query().is_some_and(|query| query.contains("workload%3Dfix-login")),
+                "{uri}"
+            );
+            axum::Json(serde_json::json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTaskList",
+                "metadata": { "resourceVersion": "1" }, "items": [sample::task(&Held::sample(1))],
+            }))
+            .into_response()
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let run = sample::run(folder.path(), kube::Client::new(app, "default"), Held::sample(1));
+        let mut workload = Workload::default();
+        workload.metadata.name = Some("fix-login".into());
+        let found = siblings(&run, &workload).await.unwrap();
+        assert_eq!(found.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["t"]);
+    }
 
     fn git(folder: &Path, arguments: &[&str]) -> String {
         let ran = Command::new("git")

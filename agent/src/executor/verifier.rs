@@ -315,8 +315,22 @@ pub(super) async fn patch_status(run: &Run, status: Value) -> Result<Written, Un
     .await
 }
 
-/// Creates a Job and waits for its end, or for what it will never get over.
+/// Runs a Job to its end. One that is not followed to its end is removed, since the next try must not run beside it.
 async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job, told: &mut Told) -> Result<JobOutcome, Unanswered> {
+    let ended = create_and_follow(gate, jobs, job, told).await;
+    if ended.is_err() {
+        gate.remove(true).await;
+    }
+    ended
+}
+
+/// Creates a Job and waits for its end, or for what it will never get over.
+async fn create_and_follow(
+    gate: &Followed<'_>,
+    jobs: &Api<Job>,
+    job: &Job,
+    told: &mut Told,
+) -> Result<JobOutcome, Unanswered> {
     let run = gate.run;
     create(run, jobs, job).await?;
     let mut sights = gate.follow();
@@ -437,60 +451,4 @@ fn outcome_of(verdict: &Verdict, log: Option<&[u8]>) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-
-    #[test]
-    fn a_gates_objects_are_found_by_their_work_and_never_name_another_node() {
-        let mut task = AgenticTask::default();
-        task.labels_mut().extend(
-            [
-                (labels::WORKLOAD, "fix-login"),
-                (labels::NODE, "elsewhere"),
-                ("team", "a"),
-            ]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-        );
-        let found = job_labels(&task, "here");
-        let expected = [(labels::NODE, "here"), (labels::WORKLOAD, "fix-login")];
-        assert_eq!(
-            found,
-            expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
-        );
-    }
-
-    #[test]
-    fn a_claim_that_stays_unbound_is_named_with_what_to_do() {
-        let said = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
-        let told = explained(said, Some("gate-cache"), "jobs");
-        for part in [said, "\"gate-cache\"", "\"jobs\"", "agent.gateCache.enabled=false"] {
-            assert!(told.contains(part), "{part}: {told}");
-        }
-        assert_eq!(explained(said, None, "jobs"), said);
-        let busy = "0/1 nodes are available: 1 Insufficient cpu.";
-        assert_eq!(explained(busy, Some("gate-cache"), "jobs"), busy);
-    }
-
-    #[test]
-    fn only_a_pass_becomes_a_pass() {
-        let error = Verdict::Error(Failure {
-            reason: "Evicted".into(),
-            detail: "x".into(),
-            retry: true,
-        });
-        let outcome = outcome_of(&error, Some(b"GATE-PASS"));
-        assert_eq!(outcome.verdict, Some(Published::GateError));
-        assert_eq!(outcome.failure, Some(FailureReason::GateError));
-        let refused = outcome_of(
-            &Verdict::Refused {
-                paths: vec![".foreman/gate.yaml".into()],
-            },
-            None,
-        );
-        assert_eq!(
-            (refused.verdict, refused.failure),
-            (None, Some(FailureReason::ConstraintViolated))
-        );
-    }
-}
+mod tests;

@@ -296,7 +296,9 @@ fn a_local_repository_is_shown_read_only_below_an_allowed_root() {
 
 #[test]
 fn requests_that_cannot_be_bound_are_refused() {
-    let changes: [&dyn Fn(&mut GateRequest); 6] = [
+    let changes: [&dyn Fn(&mut GateRequest); 8] = [
+        &|one| one.task_name = "a b".into(),
+        &|one| one.task_name = "x".repeat(254),
         &|one| one.head_sha = "main".into(),
         &|one| one.base_sha = "A".repeat(40),
         &|one| one.task_uid = "a b".into(),
@@ -330,16 +332,20 @@ fn the_plan_stands_in_the_config_map_and_names_no_secret() {
 fn names_differ_by_task_epoch_try_and_kind() {
     let mut seen = Vec::new();
     let mut long = request();
-    long.task_name = "x".repeat(63);
-    for epoch in [1, 2] {
-        for attempt in [1, 2] {
-            long.epoch = epoch;
-            long.attempt = attempt;
+    let longest = "x".repeat(253);
+    let names = ["x".repeat(63), format!("{}.b", "x".repeat(100)), longest];
+    for (name, uid) in names.into_iter().zip(["u1", "u2", "u3"]) {
+        (long.task_name, long.task_uid) = (name, uid.into());
+        for (epoch, attempt) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            (long.epoch, long.attempt) = (epoch, attempt);
             let objects = build_job(&gate(), &long).unwrap();
             for job in both(&objects) {
                 let name = job.metadata.name.clone().unwrap();
-                assert!(name.len() <= 63 && !seen.contains(&name), "{name}");
+                assert!(schemas::names::is_object_name(&name) && name.len() <= 63, "{name}");
+                assert!(!seen.contains(&name), "{name}");
                 seen.push(name);
+                let told = &job.metadata.labels.as_ref().unwrap()[labels::TASK];
+                assert_eq!(*told, schemas::names::label_value(&long.task_name));
             }
         }
     }

@@ -15,8 +15,6 @@ pub const PRIORITY_STEP: Duration = Duration::from_secs(600);
 pub const CLAIM_TIME: Duration = Duration::from_secs(120);
 /// How long beyond its own time limit a task may be worked on before its claim counts as dead.
 pub const OVERTIME: Duration = Duration::from_secs(120);
-/// Seconds that a verifier may take: three tries of a gate of thirty minutes.
-const VERIFY_SECONDS: i64 = 3 * 1800;
 
 /// A task as it was last seen.
 pub type TaskObject = Arc<Cached<AgenticTask>>;
@@ -26,14 +24,7 @@ pub(super) fn time_limit(task: &TaskObject, phase: Phase) -> Option<Duration> {
     if phase == Phase::Scheduled {
         return Some(CLAIM_TIME);
     }
-    let object = task.readable()?;
-    let own = object.spec.timeout();
-    let seconds = if is_verifier(object) {
-        own.max(VERIFY_SECONDS)
-    } else {
-        own
-    };
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_add(OVERTIME))
+    Some(task.readable()?.spec.limit().saturating_add(OVERTIME))
 }
 
 /// Returns a task's status; an empty one where it has none or cannot be read.

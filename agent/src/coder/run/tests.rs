@@ -127,6 +127,7 @@ fn session(folder: &Path, name: &str) -> Session {
     Session {
         settings: AgentSettings::default(),
         budget: Budget::default(),
+        began: Instant::now(),
         task: TaskText {
             stem: "fix-sum".into(),
             round: 1,
@@ -320,6 +321,23 @@ async fn a_model_that_never_answers_is_left_when_the_time_is_over() {
         let end = run(session, &Scripted::new(vec![]), &mut journal, CancellationToken::new()).await;
         assert_eq!((end.ending, end.failure_reason), (ending, Some(FailureReason::Timeout)));
     }
+}
+
+#[tokio::test]
+async fn what_went_before_the_first_turn_counts_as_time_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::create(&folder.path().join("j"), None).unwrap();
+    let mut session = session(folder.path(), "one");
+    session.budget.wall = Duration::from_secs(60);
+    session.began = Instant::now().checked_sub(session.budget.wall).unwrap();
+    let scripted = Scripted::new(fixing());
+    let end = run(session, &scripted, &mut journal, CancellationToken::new()).await;
+    assert_eq!(end.ending, Ending::WallTimeExhausted);
+    assert!(
+        end.summary.contains("limit of 60 s"),
+        "the limit as it was set: {}",
+        end.summary
+    );
 }
 
 #[cfg(target_os = "linux")]

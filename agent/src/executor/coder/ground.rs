@@ -3,9 +3,8 @@
 use gate::{GateError, ResolvedGate};
 use git::{Claim, Expected, Git, Oid, RemoteUrl};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use schemas::Workload;
 use schemas::agentic_task::FailureReason;
-use schemas::{AgenticTask, Workload, labels};
 
 use crate::executor::{Run, source};
 use crate::outcome::Outcome;
@@ -18,6 +17,8 @@ pub(super) struct Ground {
     pub(super) base: Oid,
     pub(super) start: Oid,
     pub(super) expected: Expected,
+    /// What this claim pushed before the work, where an earlier claim may still push.
+    pub(super) marker: Option<Oid>,
     pub(super) claim: Claim,
     pub(super) gate: Option<ResolvedGate>,
     pub(super) workload: Option<Workload>,
@@ -94,6 +95,7 @@ pub(super) async fn lay(run: &Run) -> Result<Ground, Outcome> {
         base,
         start,
         expected: Expected::found(tip),
+        marker: None,
         claim,
         gate,
         workload,
@@ -165,23 +167,8 @@ async fn is_ours(
         return Ok(true);
     }
     let Some(found) = found else { return Ok(false) };
-    let tasks: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, labels_value(workload));
-    let siblings = tasks
-        .list(&ListParams::default().labels(&selector))
-        .await
-        .map_err(|error| {
-            Outcome::failed(
-                FailureReason::InfrastructureError,
-                format!("failed to list the workload's tasks: {error}"),
-            )
-        })?;
+    let siblings = source::siblings(run, workload).await?;
     Ok(siblings
-        .items
         .iter()
-        .any(|sibling| sibling.metadata.uid.as_deref() == Some(&found.task)))
-}
-
-fn labels_value(workload: &Workload) -> String {
-    schemas::names::label_value(&workload.name_any())
+        .any(|sibling| sibling.uid().as_ref() == Some(&found.task)))
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::ground::Ground;
 use super::push::{identity, push};
 use crate::coder::{self as machine, End};
+use crate::daemon::claim;
 use crate::executor::Run;
 use crate::outcome::Outcome;
 
@@ -38,7 +39,9 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
             outcome.extra("outcome", json!("EMPTY-DIFF"));
         }
         if ground.start != ground.base {
-            outcome.head_sha = Some(ground.start.to_string());
+            // The marker has the files of the start, and the branch is at it. To put the start back would let an earlier
+            // claim, which expects the branch there, push once more.
+            outcome.head_sha = Some(ground.marker.unwrap_or(ground.start).to_string());
         }
         return Ok(outcome);
     };
@@ -83,6 +86,19 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         return Ok(outcome);
     }
     if outcome.verdict == Some(Verdict::NoGo) {
+        return Ok(outcome);
+    }
+    if run.cancel.is_cancelled() {
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.summary = "the run was cancelled before its push".into();
+        return Ok(outcome);
+    }
+    // Fencing holds off what a later claim outlives; a task that was deleted or ended meanwhile has none.
+    if claim::is_lost(&run.services.client, &run.held).await {
+        run.cancel.cancel();
+        outcome.verdict = Some(Verdict::Incomplete);
+        outcome.failure = Some(FailureReason::LostClaims);
+        outcome.summary = "the claim was lost before the push; nothing was pushed".into();
         return Ok(outcome);
     }
     match push(ground, work_tree.repository(), commit).await {
@@ -157,3 +173,6 @@ fn outcome_of(end: &End) -> Outcome {
     outcome.extra("ending", json!(end.ending));
     outcome
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ pub(super) async fn fence(run: &Run, ground: &mut Ground) -> Result<(), Outcome>
         .map_err(|error| source::clone_failed(&error))?;
     push(ground, &repository, marker).await?;
     ground.expected = Expected::At(marker);
+    ground.marker = Some(marker);
     Ok(())
 }
 

@@ -1,7 +1,5 @@
 //! How a coder's session is set: what its Agent and model profile say, and what the task may spend.
 
-use std::time::Duration;
-
 use kube::api::Api;
 use schemas::Agent;
 use schemas::agentic_task::FailureReason;
@@ -87,7 +85,7 @@ pub(super) fn budget(run: &Run, agent: &Agent, ground: &Ground) -> Budget {
     Budget {
         turns: turns.clamp(1, 500) as u32,
         tokens: said.tokens.map(|tokens| (tokens - spent).max(1) as u64),
-        wall: Duration::from_secs(run.task.spec.timeout().max(1) as u64),
+        wall: run.task.spec.limit(),
         idle: None,
     }
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use schemas::Agent;
+use k8s_openapi::jiff::Timestamp;
 use schemas::agentic_task::FailureReason;
+use schemas::{Agent, AgenticTask};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::payload::{self, Payload};
@@ -165,9 +167,10 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
     )
     .map_err(|error| error.to_string())?;
     let config = Arc::new(config);
+    let began = began(&payload.task, Timestamp::now(), Instant::now());
     let run = Run {
         services: Services {
-            client: payload::client(payload.objects, &held.namespace),
+            client: payload::client(payload.objects, &payload.task, &held.namespace),
             git: git::Git::new(work.join("mirrors"), config.git.clone()),
             repositories: Repositories::default(),
             sandbox: native::open_sandbox(&config)?,
@@ -178,10 +181,20 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
         task: payload.task,
         agent: Some(agent.clone()),
         held: held.clone(),
+        began,
         cancel: CancellationToken::new(),
         spool,
     };
     Ok((run, agent))
+}
+
+/// Returns when the run's time began to count: at the claim, since the node agent counts from there. Clocks that differ take
+/// no more than half of it.
+fn began(task: &AgenticTask, now: Timestamp, here: Instant) -> Instant {
+    let claimed = task.status.as_ref().and_then(|status| status.claimed_at.as_ref());
+    let since = claimed.map_or(0.0, |at| now.duration_since(at.0).as_secs_f64());
+    let since = Duration::try_from_secs_f64(since).unwrap_or_default();
+    here.checked_sub(since.min(task.spec.limit() / 2)).unwrap_or(here)
 }
 
 fn sessions_of(work: &Path) -> PathBuf {
@@ -322,6 +335,29 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(secret(&[("other", "x")]).1.unwrap_err().contains("ssh-privatekey"));
+    }
+
+    #[test]
+    fn the_time_that_a_pod_took_to_start_is_time_of_its_run() {
+        let here = Instant::now();
+        let mut task = AgenticTask::default();
+        task.spec.timeout_seconds = Some(600);
+        assert_eq!(
+            began(&task, Timestamp::UNIX_EPOCH, here),
+            here,
+            "a claim without its time"
+        );
+        let claimed = Timestamp::from_second(1_000_000).unwrap();
+        let status = task.status.get_or_insert_default();
+        status.claimed_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(claimed));
+        for (seconds, counted) in [(0, 0), (90, 90), (-90, 0), (300, 300), (86_400, 300)] {
+            let now = Timestamp::from_second(1_000_000 + seconds).unwrap();
+            assert_eq!(
+                here - began(&task, now, here),
+                Duration::from_secs(counted),
+                "{seconds}"
+            );
+        }
     }
 
     #[test]

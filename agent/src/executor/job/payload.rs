@@ -8,11 +8,11 @@ use std::sync::Arc;
 use http::{Method, Response, StatusCode};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::client::Body;
 use kube::{Client, ResourceExt};
 use schemas::agentic_task::{Claim, FailureReason};
-use schemas::{Agent, AgenticTask, ModelProfile, Workload, labels};
+use schemas::{Agent, AgenticTask, ModelProfile, Workload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::executor::{Run, endpoint, source, verifier};
 use crate::model::replay::session_path;
 use crate::outcome::Outcome;
-use crate::patience::answered;
 
 const OURS: &str = "/apis/foreman.llmkube.dev/v1alpha1";
 
@@ -119,10 +118,7 @@ pub async fn gather(run: &Run, agent: &Agent, workload: Option<&Workload>, base:
     let mut objects = BTreeMap::new();
     if let Some(workload) = workload {
         objects.insert(format!("{ours}/workloads/{}", workload.name_any()), value(workload));
-        objects.insert(
-            format!("{ours}/agentictasks"),
-            siblings(run, &workload.name_any()).await?,
-        );
+        objects.insert(format!("{ours}/agentictasks"), siblings(run, workload).await?);
     }
     if let Some(name) = &run.task.spec.feedback_from
         && let Some(earlier) = source::task(run, name).await?
@@ -182,15 +178,9 @@ fn only(secret: Secret, key: &str) -> Secret {
 }
 
 /// Lists the tasks of the same Workload, by no more than who they are.
-async fn siblings(run: &Run, workload: &str) -> Result<Value, Outcome> {
-    let api: Api<AgenticTask> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, schemas::names::label_value(workload));
-    let (tasks, params) = (&api, &ListParams::default().labels(&selector));
-    let found = answered(&run.cancel, workload, |_| tasks.list(params))
-        .await
-        .map_err(|error| failed("the workload's tasks", error))?;
-    let items: Vec<Value> = found
-        .items
+async fn siblings(run: &Run, workload: &Workload) -> Result<Value, Outcome> {
+    let items: Vec<Value> = source::siblings(run, workload)
+        .await?
         .iter()
         .map(|task| {
             json!({
@@ -229,8 +219,12 @@ fn sessions(run: &Run, agent: &Agent, stem: &str) -> Result<BTreeMap<PathBuf, St
     }
 }
 
-/// Makes a client that knows these objects alone, and can change nothing.
-pub fn client(objects: BTreeMap<String, Value>, namespace: &str) -> Client {
+/// Makes a client that knows these objects alone and the task as it was claimed, and can change nothing.
+///
+/// The claim stands as long as the Pod does: the node agent that holds it takes the Job away when it is lost.
+pub fn client(mut objects: BTreeMap<String, Value>, task: &AgenticTask, namespace: &str) -> Client {
+    let path = format!("{OURS}/namespaces/{namespace}/agentictasks/{}", task.name_any());
+    objects.insert(path, value(task));
     let objects = Arc::new(objects);
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let found = (request.method() == Method::GET)
@@ -267,7 +261,9 @@ fn answer(found: Option<Value>, method: &Method) -> Response<Body> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::daemon::claim::{self, Held};
     use kube::api::PostParams;
+    use schemas::AgenticTaskStatus;
 
     #[tokio::test]
     async fn the_api_of_a_pod_knows_what_it_was_given_and_changes_nothing() {
@@ -276,11 +272,25 @@ mod tests {
             "metadata": { "name": "t", "namespace": "n" }, "spec": { "kind": "freeform", "payload": {} },
         });
         let objects = BTreeMap::from([(format!("{OURS}/namespaces/n/agentictasks/t"), task)]);
-        let tasks: Api<AgenticTask> = Api::namespaced(client(objects, "n"), "n");
+        let tasks: Api<AgenticTask> = Api::namespaced(client(objects, &AgenticTask::default(), "n"), "n");
         assert!(tasks.get_opt("t").await.unwrap().is_some());
         assert!(tasks.get_opt("other").await.unwrap().is_none());
         let made = tasks.create(&PostParams::default(), &AgenticTask::default()).await;
         assert!(matches!(made, Err(kube::Error::Api(status)) if status.code == 403));
+    }
+
+    #[tokio::test]
+    async fn the_claim_of_a_run_in_a_pod_is_not_lost() {
+        let held = Held::sample(2);
+        let mut task = AgenticTask::default();
+        task.metadata.name = Some(held.name.clone());
+        task.metadata.uid = Some(held.uid.clone());
+        task.status = Some(AgenticTaskStatus {
+            claim: Some(held.claim.clone()),
+            ..AgenticTaskStatus::default()
+        });
+        let client = client(BTreeMap::new(), &task, &held.namespace);
+        assert!(!claim::is_lost(&client, &held).await);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Report {
             summary: shorten(&self.summary, 280),
             head_sha: self.head,
             usage: self.usage.map(counted),
-            diff_stat: self.diff,
+            diff_stat: self.diff.map(measured),
             evidence: evidence.collect(),
             evidence_error: self.evidence_error.map(|error| shorten(&error, 300)),
             result: self.result,
@@ -153,9 +153,20 @@ impl Report {
     }
 }
 
-/// Makes sums of what is added up over rounds: no figure takes away from another.
+/// Makes a count of a Pod's word: none takes away from another, and sums of them fit.
+fn figure(said: i64) -> i64 {
+    said.clamp(0, 1 << 40)
+}
+
+fn measured(said: DiffStat) -> DiffStat {
+    DiffStat {
+        files: figure(said.files),
+        insertions: figure(said.insertions),
+        deletions: figure(said.deletions),
+    }
+}
+
 fn counted(said: Usage) -> Usage {
-    let figure = |figure: i64| figure.clamp(0, 1 << 40);
     Usage {
         prompt_tokens: figure(said.prompt_tokens),
         cached_prompt_tokens: figure(said.cached_prompt_tokens),
@@ -212,6 +223,7 @@ mod tests {
         text["baseSha"] = json!("b".repeat(40));
         text["evidence"][0]["url"] = json!("http://elsewhere.example/");
         text["usage"] = json!({ "promptTokens": -5, "turns": i64::MAX });
+        text["diff"] = json!({ "files": -1, "insertions": i64::MAX, "deletions": i64::MIN });
         let told = Report::parse(&text.to_string(), under(2))
             .unwrap()
             .into_outcome(under(2));
@@ -219,6 +231,8 @@ mod tests {
         assert_eq!(told.evidence[0].url, "http://operator.example/evidence/u/2/transcript");
         let usage = told.usage.unwrap();
         assert_eq!((usage.prompt_tokens, usage.turns), (0, 1 << 40));
+        let diff = told.diff_stat.unwrap();
+        assert_eq!((diff.files, diff.insertions, diff.deletions), (0, 1 << 40, 0));
         let nowhere = Under {
             store: None,
             ..under(2)
