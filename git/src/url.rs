@@ -235,6 +235,14 @@ impl RemoteUrl {
         self.port.or(self.scheme.default_port())
     }
 
+    /// Returns the address without its user, as a request line names it.
+    pub(crate) fn without_user(&self) -> RemoteUrl {
+        RemoteUrl {
+            user: None,
+            ..self.clone()
+        }
+    }
+
     /// Says whether two addresses share scheme, host and port.
     pub(crate) fn same_origin(&self, other: &RemoteUrl) -> bool {
         self.scheme == other.scheme && self.host == other.host && self.port_or_default() == other.port_or_default()

@@ -100,6 +100,15 @@ const CREDENTIALS: [&str; 27] = [
     ".bash_history",
 ];
 
+/// Folders beside `bin` by which a distribution of tools is known.
+const DISTRIBUTION: [&str; 5] = ["lib", "lib64", "libexec", "share", "pkg"];
+
+/// Hidden files that Python's environments and Conda write into a distribution.
+const HIDDEN_IN_DISTRIBUTIONS: [&str; 4] = [".gitignore", ".lock", ".nonadmin", CONDA_SETTINGS];
+
+/// Conda's settings, whose addresses of channels may hold tokens.
+const CONDA_SETTINGS: &str = ".condarc";
+
 /// The host's tools: mounts and environment that let `cargo`, `python3`, `node`, `go`, `git` and the
 /// like run without the person's home.
 #[derive(Debug, Clone, Default)]
@@ -133,6 +142,7 @@ impl Toolchain {
             binds: Vec::new(),
             own_home: home,
             homes: home.map(Path::to_owned).into_iter().collect(),
+            masks: Vec::new(),
         };
         let mut mounts = system_mounts();
         let mut env = BTreeMap::new();
@@ -310,6 +320,8 @@ struct Finder<'a> {
     own_home: Option<&'a Path>,
     /// The caller's home, and those that folders of the search path lie in.
     homes: Vec<PathBuf>,
+    /// Files of bound distributions that may hold credentials.
+    masks: Vec<PathBuf>,
 }
 
 impl Finder<'_> {
@@ -338,19 +350,23 @@ impl Finder<'_> {
             }
             return true;
         }
-        // A distribution of tools outside the home: /opt/x/bin is bound as /opt/x.
-        let whole = match folder.parent() {
-            Some(parent) if folder.ends_with("bin") && parent.components().count() > 2 => parent,
-            _ => folder,
-        };
-        let holds_home = self.own_home.is_some_and(|home| home.starts_with(whole));
+        let holds_home = |path: &Path| self.own_home.is_some_and(|home| home.starts_with(path)) || is_home(path);
+        // Outside the home, /opt/x/bin may belong to a distribution, whose tools need the rest of /opt/x.
+        let whole = folder
+            .parent()
+            .filter(|parent| folder.ends_with("bin") && parent.components().count() > 2)
+            .filter(|parent| !holds_home(parent) && is_distribution(parent));
         let forbidden = [
             "/", "/root", "/home", "/tmp", "/var", "/etc", "/proc", "/sys", "/dev", "/run",
         ];
-        if holds_home || forbidden.iter().any(|path| whole == Path::new(path)) {
+        if holds_home(folder) || forbidden.iter().any(|path| folder == Path::new(path)) {
             return false;
         }
-        self.add_with_links(whole);
+        if let Some(whole) = whole {
+            self.add(whole);
+            self.masks.push(whole.join(CONDA_SETTINGS));
+        }
+        self.add_with_links(folder);
         true
     }
 
@@ -394,6 +410,8 @@ impl Finder<'_> {
                 access: Access::ReadOnly,
             })
             .collect();
+        let masks = self.masks.iter().filter(|path| path.exists());
+        mounts.extend(masks.map(|target| Mount::Mask { target: target.clone() }));
         for home in &self.homes {
             let credentials = CREDENTIALS.iter().map(|name| home.join(name));
             let inside = credentials.filter(|path| self.binds.iter().any(|bound| path.starts_with(bound)));
@@ -401,6 +419,44 @@ impl Finder<'_> {
         }
         mounts
     }
+}
+
+/// Says whether `path` is somebody's home by where it lies.
+fn is_home(path: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.parent()
+        .is_some_and(|parent| real(parent) == real(Path::new("/home")))
+        || real(path) == real(Path::new("/root"))
+}
+
+/// Says whether the folder that holds a `bin` is a distribution of tools and nothing else.
+///
+/// A project or the home of a service has a `bin` too, with what nobody else may read beside it: they are told by
+/// hidden files and by what is closed to other users where `bin` is not.
+fn is_distribution(folder: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let open = |path: &Path| path.metadata().is_ok_and(|data| data.permissions().mode() & 0o004 != 0);
+    let shared = open(&folder.join("bin"));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    let mut formed = false;
+    for entry in entries {
+        let Ok(entry) = entry else {
+            return false;
+        };
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") && !HIDDEN_IN_DISTRIBUTIONS.iter().any(|known| name == *known) {
+            return false;
+        }
+        let path = entry.path();
+        // A link that leads nowhere shows nothing.
+        if shared && path.exists() && !open(&path) {
+            return false;
+        }
+        formed |= DISTRIBUTION.iter().any(|part| name == *part) && path.is_dir();
+    }
+    formed
 }
 
 fn is_system(path: &Path) -> bool {
@@ -498,6 +554,110 @@ mod tests {
         // Something hidden right below the root is nobody's home.
         assert_eq!(home_of(Path::new("/.tools/bin")), None);
         assert_eq!(home_of(Path::new("/root/.cargo/bin")), Some("/root".into()));
+    }
+
+    /// What is shown of a folder with these entries beside a `bin` that is on the search path.
+    fn shown_beside_bin(entries: &[(&str, u32)]) -> (tempfile::TempDir, Vec<PathBuf>, Toolchain) {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::Builder::new().prefix("tools").tempdir().unwrap();
+        let root = dir.path().join("x");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::set_permissions(root.join("bin"), fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, mode) in entries {
+            let path = root.join(name);
+            match name.strip_suffix('/') {
+                Some(_) => fs::create_dir(&path).unwrap(),
+                None => fs::write(&path, "").unwrap(),
+            }
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        let toolchain = Toolchain::of(&[root.join("bin")], None, None, None);
+        assert_eq!(toolchain.env["PATH"], root.join("bin").display().to_string());
+        let shown = sources(&toolchain)
+            .iter()
+            .filter_map(|path| Some(path.strip_prefix(dir.path()).ok()?.to_owned()))
+            .collect();
+        (dir, shown, toolchain)
+    }
+
+    #[test]
+    fn a_distribution_is_shown_whole() {
+        let go = [("lib/", 0o755), ("pkg/", 0o755), ("src/", 0o755), ("VERSION", 0o644)];
+        let node = [
+            ("lib/", 0o755),
+            ("include/", 0o755),
+            ("share/", 0o755),
+            ("LICENSE", 0o644),
+        ];
+        let environment = [
+            ("lib/", 0o755),
+            ("pyvenv.cfg", 0o644),
+            (".gitignore", 0o644),
+            (".lock", 0o666),
+        ];
+        let cmake = [("share/", 0o755)];
+        for entries in [&go[..], &node, &environment, &cmake] {
+            assert_eq!(shown_beside_bin(entries).1, [Path::new("x")], "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_beside_the_bin_of_a_project_or_a_service_is_not_shown() {
+        let service = [("credentials", 0o600)];
+        let open_service = [("credentials", 0o644)];
+        let service_with_libraries = [("lib/", 0o755), ("credentials", 0o600)];
+        let project = [("lib/", 0o755), (".env", 0o644)];
+        let checkout = [("share/", 0o755), (".git/", 0o755), (".gitignore", 0o644)];
+        let cargo = [("registry/", 0o755), ("credentials.toml", 0o600)];
+        let no_folder = [("lib", 0o644)];
+        for entries in [
+            &service[..],
+            &open_service,
+            &service_with_libraries,
+            &project,
+            &checkout,
+            &cargo,
+            &no_folder,
+        ] {
+            assert_eq!(shown_beside_bin(entries).1, [Path::new("x/bin")], "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn the_settings_of_a_conda_distribution_are_masked() {
+        let (dir, shown, toolchain) = shown_beside_bin(&[("lib/", 0o755), (".condarc", 0o644)]);
+        assert_eq!(shown, [Path::new("x")]);
+        let mask = Mount::Mask {
+            target: dir.path().join("x/.condarc"),
+        };
+        assert!(toolchain.mounts.contains(&mask));
+    }
+
+    #[test]
+    fn links_of_a_bin_that_is_shown_alone_lead_to_their_files() {
+        let dir = tempfile::Builder::new().prefix("tools").tempdir().unwrap();
+        for folder in ["x/bin", "y"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        fs::write(dir.path().join("y/tool"), "").unwrap();
+        fs::write(dir.path().join("y/secret"), "").unwrap();
+        std::os::unix::fs::symlink("../../y/tool", dir.path().join("x/bin/tool")).unwrap();
+        let toolchain = Toolchain::of(&[dir.path().join("x/bin")], None, None, None);
+        let real = dir.path().canonicalize().unwrap();
+        let shown = sources(&toolchain);
+        assert!(shown.contains(&real.join("y/tool")), "{shown:?}");
+        assert!(
+            !shown.iter().any(|path| real.join("y/secret").starts_with(path)),
+            "{shown:?}"
+        );
+    }
+
+    #[test]
+    fn a_home_is_known_by_where_it_lies() {
+        assert!(is_home(Path::new("/home/someone")));
+        assert!(is_home(Path::new("/root")));
+        assert!(!is_home(Path::new("/home/someone/bin")));
+        assert!(!is_home(Path::new("/opt/x")));
     }
 
     #[test]

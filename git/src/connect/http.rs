@@ -125,7 +125,7 @@ impl HttpExchange {
                 let base = lock(&self.base).clone();
                 let request = self
                     .client
-                    .post(format!("{}/{name}", base.url))
+                    .post(format!("{}/{name}", base.url.without_user()))
                     .headers(headers)
                     .body(Body::sized(body, length));
                 let response = self.execute(self.authorise(request, &base))?;
@@ -144,7 +144,10 @@ impl HttpExchange {
         for _ in 0..=MAX_REDIRECTS {
             let base = lock(&self.base).clone();
             let asked = format!("{}{suffix}", base.url);
-            let request = self.client.get(&asked).headers(headers.clone());
+            let request = self
+                .client
+                .get(format!("{}{suffix}", base.url.without_user()))
+                .headers(headers.clone());
             let response = self.execute(self.authorise(request, &base))?;
             if !response.status().is_redirection() {
                 return self.check(response, &base, &format!("application/x-{name}-advertisement"));
@@ -166,6 +169,8 @@ impl HttpExchange {
         ))))
     }
 
+    /// Adds what proves who asks. The request's address names no user: the client would send one of its own accord,
+    /// without a password and beside this.
     fn authorise(&self, request: RequestBuilder, base: &Base) -> RequestBuilder {
         let remaining = self.session.remaining().max(Duration::from_millis(1));
         let request = request.timeout(remaining);

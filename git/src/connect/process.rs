@@ -17,7 +17,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     lock,
-    settings::{CredentialKind, HostKeys},
+    settings::{Credential, CredentialKind, HostKeys, Settings},
+    url::{RemoteUrl, Scheme},
 };
 
 /// Serves the local repository at `path`, which was checked to lie below an allowed root.
@@ -75,9 +76,7 @@ pub(super) fn ssh(remotes: &Remotes, session: &Arc<Session>, service: Service) -
         option.push(file);
         command.arg("-o").arg(option);
     }
-    if let Some(CredentialKind::SshKey { path }) = remotes.settings().credential_for(url).map(|c| c.kind()) {
-        command.arg("-o").arg("IdentitiesOnly=yes").arg("-i").arg(path);
-    }
+    name_identity(&mut command, remotes.settings(), url);
     if let Some(port) = url.port {
         command.arg("-p").arg(port.to_string());
     }
@@ -95,6 +94,38 @@ pub(super) fn ssh(remotes: &Remotes, session: &Arc<Session>, service: Service) -
         .unwrap_or(url.path());
     command.arg(format!("{} {}", service.as_str(), shell_quote(path)));
     spawn(command, session, service)
+}
+
+/// Says which key proves who we are: that of the credential whose prefix covers the address, and no other.
+///
+/// Where the settings hold credentials for ssh and none covers the address, no key is offered at all. Only where they
+/// hold none for ssh does the program choose, from the person's own keys.
+fn name_identity(command: &mut Command, settings: &Settings, url: &RemoteUrl) {
+    let only: &[&str] = &["IdentitiesOnly=yes", "IdentityAgent=none"];
+    // `IdentityFile=none` stands for the keys that are tried by default. Those that the person's configuration names
+    // for the host, and Kerberos tickets, need the way itself closed.
+    let nothing: &[&str] = &[
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "IdentityFile=none",
+        "PreferredAuthentications=none",
+    ];
+    let key = match settings.credential_for(url).map(Credential::kind) {
+        Some(CredentialKind::SshKey { path }) => Some(path),
+        _ => None,
+    };
+    let bound = |credential: &Credential| credential.prefix().scheme() == Scheme::Ssh;
+    let options = match key {
+        Some(_) => only,
+        None if settings.credentials.iter().any(bound) => nothing,
+        None => &[],
+    };
+    for option in options {
+        command.arg("-o").arg(option);
+    }
+    if let Some(path) = key {
+        command.arg("-i").arg(path);
+    }
 }
 
 /// Quotes for the remote shell, which forges also parse this way.

@@ -77,6 +77,30 @@ fn a_token_is_sent_as_the_password() {
 }
 
 #[test]
+fn a_user_in_the_url_names_who_the_token_is_of_and_is_sent_by_itself_never() {
+    let (bare, head) = Bare::with_commit();
+    let server = Server::start(
+        bare.root(),
+        Behaviour {
+            auth: Some(("me", "t0ken")),
+            ..Default::default()
+        },
+    );
+    let url = RemoteUrl::parse(&format!("http://me@127.0.0.1:{}/repo.git", server.port)).unwrap();
+    let token = Credential::new(&server.prefix(), CredentialKind::Token("t0ken".into())).unwrap();
+    round_trip(&with(vec![token]), &url, &bare, head);
+    for (asked, auth) in server.seen() {
+        assert_eq!(auth.as_deref(), Some("Basic bWU6dDBrZW4="), "{asked}");
+    }
+
+    let before = server.seen().len();
+    let error = with(vec![]).list_refs(&url, &[]).unwrap_err();
+    assert_eq!(error.category(), Category::Auth, "{error}");
+    let sent: Vec<_> = server.seen().into_iter().skip(before).map(|(_, auth)| auth).collect();
+    assert_eq!(sent, [None]);
+}
+
+#[test]
 fn wrong_missing_and_foreign_credentials_are_refused_without_being_named() {
     let (bare, head) = Bare::with_commit();
     let server = Server::start(

@@ -139,10 +139,14 @@ async fn serve(State(backend): State<Backend>, request: Request) -> Response {
             .unwrap_or("")
             .to_owned()
     };
-    let auth = parts
+    let proofs: Vec<&str> = parts
         .headers
-        .get("authorization")
-        .map(|v| v.to_str().unwrap().to_owned());
+        .get_all("authorization")
+        .iter()
+        .map(|v| v.to_str().unwrap())
+        .collect();
+    // More than one shows, and opens nothing.
+    let auth = (!proofs.is_empty()).then(|| proofs.join(", "));
     let asked = format!("{} {}", parts.method, parts.uri);
     backend.seen.lock().unwrap().push((asked, auth.clone()));
     let behaviour = &backend.behaviour;

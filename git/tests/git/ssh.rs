@@ -49,6 +49,7 @@ fn ssh_keeps_the_contract_and_is_given_key_host_keys_and_batch_mode() {
         "BatchMode=yes",
         "StrictHostKeyChecking=yes",
         "IdentitiesOnly=yes",
+        "IdentityAgent=none",
         "/keys/id one",
         "2222",
         "git@forge.example",
@@ -70,7 +71,7 @@ fn ssh_keeps_the_contract_and_is_given_key_host_keys_and_batch_mode() {
 }
 
 #[test]
-fn no_key_is_named_for_another_host() {
+fn no_key_at_all_is_offered_to_a_host_that_no_ssh_credential_covers() {
     let (bare, head) = Bare::with_commit();
     let key = CredentialKind::SshKey {
         path: "/keys/id".into(),
@@ -82,10 +83,29 @@ fn no_key_is_named_for_another_host() {
     );
     let url = RemoteUrl::parse(&format!("git@forge.example:{}", bare.path.display())).unwrap();
     assert_eq!(remotes.find_ref(&url, "refs/heads/main").unwrap(), Some(head));
+    let log = std::fs::read_to_string(bare.root().join("arguments")).unwrap();
+    assert!(!log.contains("/keys/id"), "{log}");
+    for wanted in [
+        "IdentitiesOnly=yes",
+        "IdentityFile=none",
+        "IdentityAgent=none",
+        "PreferredAuthentications=none",
+    ] {
+        assert!(log.lines().any(|line| line == wanted), "{wanted} in {log}");
+    }
+}
+
+#[test]
+fn without_a_credential_for_ssh_the_program_offers_the_persons_own_keys() {
+    let (bare, head) = Bare::with_commit();
+    let token = Credential::new("https://forge.example/", CredentialKind::Token("t".into())).unwrap();
+    let remotes = remotes(&bare, RUN, vec![token]);
+    let url = RemoteUrl::parse(&format!("git@forge.example:{}", bare.path.display())).unwrap();
+    assert_eq!(remotes.find_ref(&url, "refs/heads/main").unwrap(), Some(head));
+    let log = std::fs::read_to_string(bare.root().join("arguments")).unwrap();
     assert!(
-        !std::fs::read_to_string(bare.root().join("arguments"))
-            .unwrap()
-            .contains("/keys/id")
+        !log.contains("Identit") && !log.contains("PreferredAuthentications"),
+        "{log}"
     );
 }
 
