@@ -109,7 +109,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Takes the state folder, or finds the server that holds it.
 ///
 /// Other short commands hold the folder without serving it, for their own duration.
-async fn lock(place: &Place) -> Result<std::result::Result<Lock, (Holder, Kubeconfig)>> {
+pub async fn lock(place: &Place) -> Result<std::result::Result<Lock, (Holder, Kubeconfig)>> {
     let begun = Instant::now();
     loop {
         let holder = match place.lock()? {

@@ -19,8 +19,15 @@ use crate::target::{Target, find, tasks_of};
 /// Prints a log, and what comes to it while the task is not over.
 pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
     let mut task = pick(connection, args).await?;
-    let mut printed = 0;
+    let (mut printed, mut epoch) = (0, epoch_of(&task));
     loop {
+        if epoch_of(&task) != epoch {
+            // Another claim has begun the work anew, and its log with it.
+            if printed > 0 {
+                println!("--- claim {} begins", epoch_of(&task));
+            }
+            (printed, epoch) = (0, epoch_of(&task));
+        }
         let text = read(connection, &task, args.gate).await?;
         let over = is_over(&task);
         if let Some(text) = &text {
@@ -58,6 +65,10 @@ pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
             .await
             .context("failed to read the task again")?;
     }
+}
+
+fn epoch_of(task: &AgenticTask) -> i64 {
+    task.status.as_ref().and_then(|status| status.epoch).unwrap_or_default()
 }
 
 fn is_over(task: &AgenticTask) -> bool {

@@ -34,6 +34,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
             "the prompt is empty; say what is to be done, such as `foreman run \"fix the failing test in src/lib.rs\"`"
         );
     }
+    on_this_machine(global, "run", "apply a Workload there by kubectl")?;
     let root = root(global)?;
     let repository = project::repository(&root)?;
     let Some(branch) = repository.branch.clone() else {
@@ -71,10 +72,31 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let place = Place::new(&root, global.state.as_deref())?;
-    let ended = match place.lock()? {
-        Err(Holder { pid }) => {
+    let ended = match connect::lock(&place).await? {
+        Err((Holder { pid }, _)) => {
             println!("Server     foreman up, process {pid}");
+            let without_effect = of_the_server(args);
+            if !without_effect.is_empty() {
+                bail!(
+                    "{} cannot be set for this work, which process {pid} does as `foreman up` was started; stop that one, or leave them out",
+                    without_effect.join(", ")
+                );
+            }
             let connection = connect::connect(global).await?;
+            for name in [Some(coder), verifier(&project)].into_iter().flatten() {
+                let agents: Api<Agent> = Api::namespaced(connection.client.clone(), &global.namespace);
+                if agents
+                    .get_opt(&name)
+                    .await
+                    .context("failed to look for the agents")?
+                    .is_none()
+                {
+                    bail!(
+                        "`foreman up`, process {pid}, does not know agent {name:?}; start it anew, so that it reads {}/agents.yaml",
+                        project::FOLDER
+                    );
+                }
+            }
             work(&connection.client, &global.namespace, &workload).await?
         }
         Ok(lock) => {
@@ -96,6 +118,36 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
         }
     };
     Ok(end(&ended, &root))
+}
+
+/// Refuses the flags that name a cluster, where a command works on this machine alone.
+pub fn on_this_machine(global: &Global, command: &str, instead: &str) -> Result<()> {
+    let named = [
+        ("--kubeconfig", global.kubeconfig.is_some()),
+        ("--context", global.context.is_some()),
+    ];
+    match named.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => bail!("`foreman {command}` works on this machine, and {flag} names a cluster; {instead}"),
+        None => Ok(()),
+    }
+}
+
+/// Returns the flags that were given and that only whoever starts the server decides.
+fn of_the_server(args: &RunArgs) -> Vec<&'static str> {
+    let (sandbox, access) = (&args.sandbox, &args.access);
+    let given = [
+        ("--unsafe-no-sandbox", sandbox.unsafe_no_sandbox),
+        ("--sandbox", sandbox.sandbox.is_some()),
+        ("--git-credentials", access.git_credentials.is_some()),
+        ("--file-root", !access.file_roots.is_empty()),
+        ("--replay-sessions", access.replay_sessions.is_some()),
+        ("--git-remote-url", access.git_remote_url.is_some()),
+    ];
+    given
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(flag, _)| flag)
+        .collect()
 }
 
 async fn alone(local: &mut Local, global: &Global, project: &Project, workload: &Workload) -> Result<Workload> {

@@ -15,6 +15,11 @@ use crate::signals::{Asked, Signals};
 
 /// Serves the repository.
 pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
+    super::run::on_this_machine(
+        global,
+        "up",
+        "the operator does there what `up` does here: see docs/runbook.md",
+    )?;
     let root = root(global)?;
     let repository = project::repository(&root)?;
     let url = repository.root.display().to_string();

@@ -244,3 +244,33 @@ async fn cancel_ends_what_runs_and_retry_starts_a_new_run() {
     let done = ended(&client, "note", 2).await;
     assert!(passed(&done), "{done:#?}");
 }
+
+#[test]
+fn run_beside_up_refuses_what_only_the_server_decides_and_what_it_does_not_know() {
+    let sample = Sample::new();
+    let up = sample.up();
+    let pid = format!("process {}", up.pid());
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let said = sample.call(&[&["run", "Write the note."], arguments].concat());
+        assert_eq!(said.code, Some(2), "{said:#?}");
+        for word in words {
+            assert!(said.err.contains(word), "{word}: {said:#?}");
+        }
+    };
+    refused(
+        &["--sandbox", "landlock", "--file-root", "/srv"],
+        &["--sandbox, --file-root", &pid],
+    );
+    refused(
+        &["--kubeconfig", "/nowhere"],
+        &["works on this machine", "--kubeconfig"],
+    );
+    let agents = sample.repository().join(".foreman/agents.yaml");
+    let more = std::fs::read_to_string(&agents).unwrap();
+    let more = format!(
+        "{more}---\n{}",
+        more.split("---").next().unwrap().replace("name: coder", "name: newer")
+    );
+    std::fs::write(&agents, more).unwrap();
+    refused(&["--agent", "newer"], &["does not know agent \"newer\"", &pid]);
+}
