@@ -16,9 +16,11 @@ pub mod sandboxed;
 pub mod schema;
 pub mod str_replace;
 pub mod submit_result;
+pub(crate) mod walk;
 pub mod write_file;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -324,7 +326,7 @@ fn run_blocking(inner: &Inner, call: &Call, cancel: &CancellationToken) -> ToolR
         "str_replace" => str_replace::run(inner, arguments),
         "apply_patch" => apply_patch::run(inner, arguments),
         "grep" => grep::run(inner, arguments, cancel),
-        "glob" => glob::run(inner, arguments),
+        "glob" => glob::run(inner, arguments, cancel),
         "fetch_issue" => fetch::issue(inner, arguments),
         "fetch_pull_request" => fetch::pull_request(inner, arguments),
         other => ToolResult::refused(format!("there is no tool {other:?}")),
@@ -333,27 +335,19 @@ fn run_blocking(inner: &Inner, call: &Call, cancel: &CancellationToken) -> ToolR
 
 fn fingerprint(root: &Root) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let walk = ignore::WalkBuilder::new(root.path())
-        .hidden(false)
-        .parents(false)
-        .git_global(false)
-        .git_exclude(false)
-        .require_git(false)
-        .filter_entry(|entry| entry.file_name() != ".git")
-        .sort_by_file_name(Ord::cmp)
-        .build();
-    for entry in walk.flatten() {
-        let Ok(metadata) = entry.metadata() else {
-            continue;
-        };
-        if metadata.is_dir() {
-            continue;
+    let Ok(folder) = root.folder(".") else {
+        return 0;
+    };
+    let walked = walk::walk(folder, &|| false, |entry| {
+        // What cannot be listed cannot tell of a change; the rest still does.
+        if let Ok(entry) = entry {
+            let stat = entry.stat;
+            entry.path.hash(&mut hasher);
+            (stat.st_size, stat.st_mode, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher);
         }
-        entry.path().hash(&mut hasher);
-        metadata.len().hash(&mut hasher);
-        std::os::unix::fs::MetadataExt::mode(&metadata).hash(&mut hasher);
-        metadata.modified().ok().hash(&mut hasher);
-    }
+        ControlFlow::<()>::Continue(())
+    });
+    debug_assert!(walked.is_continue());
     hasher.finish()
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 pub use commit::CommitLimits;
 use gix::progress::Discard;
+pub use ignore::Ignores;
 
 use crate::{
     Oid,

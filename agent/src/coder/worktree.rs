@@ -1,11 +1,16 @@
 //! What a run changed, found by looking at the files and not at what was said.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
+use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
+
+use crate::tools::walk::{Entry, walk};
 
 /// Tells which files differ from the start of the run.
 pub trait WorkTree: Send + Sync {
@@ -56,41 +61,42 @@ impl WorkTree for Snapshot {
 }
 
 fn scan(root: &Path) -> std::io::Result<BTreeMap<String, Mark>> {
-    let walk = ignore::WalkBuilder::new(root)
-        .hidden(false)
-        .parents(false)
-        .git_global(false)
-        .git_exclude(false)
-        .require_git(false)
-        .follow_links(false)
-        .filter_entry(|entry| entry.file_name() != ".git")
-        .build();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(root, flags, Mode::empty())?;
     let mut files = BTreeMap::new();
-    for entry in walk {
-        let entry = entry.map_err(std::io::Error::other)?;
-        let Some(kind) = entry.file_type() else {
-            continue;
-        };
-        let mut hasher = Sha256::new();
-        if kind.is_symlink() {
-            hasher.update(std::fs::read_link(entry.path())?.as_os_str().as_encoded_bytes());
-        } else if kind.is_file() {
-            digest_file(entry.path(), &mut hasher)?;
-        } else if kind.is_dir() {
-            continue;
+    let walked = walk(folder, &|| false, |entry| match entry.and_then(|entry| mark(&entry)) {
+        Ok(Some((path, mark))) => {
+            files.insert(path, mark);
+            ControlFlow::Continue(())
         }
-        let metadata = entry.metadata().map_err(std::io::Error::other)?;
-        // Git knows of a file's mode only whether it can be run.
-        let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o170_100;
-        if let Ok(path) = entry.path().strip_prefix(root) {
-            files.insert(path.to_string_lossy().into_owned(), (mode, hasher.finalize().into()));
-        }
+        Ok(None) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    });
+    match walked {
+        ControlFlow::Continue(()) => Ok(files),
+        ControlFlow::Break(error) => Err(error),
     }
-    Ok(files)
 }
 
-fn digest_file(path: &Path, hasher: &mut Sha256) -> std::io::Result<()> {
-    let mut file = std::fs::File::open(path)?;
+/// Returns the path and the content of one file; `None` where it went away since it was listed.
+fn mark(entry: &Entry<'_>) -> std::io::Result<Option<(String, Mark)>> {
+    let mut hasher = Sha256::new();
+    let read = match entry.kind() {
+        FileType::Symlink => entry.target().map(|target| hasher.update(target.as_bytes())),
+        FileType::RegularFile => entry.open().and_then(|file| digest_file(file, &mut hasher)),
+        _ => Ok(()),
+    };
+    match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    }
+    // Git knows of a file's mode only whether it can be run.
+    let mode = entry.stat.st_mode & 0o170_100;
+    let path = String::from_utf8_lossy(entry.path).into_owned();
+    Ok(Some((path, (mode, hasher.finalize().into()))))
+}
+
+fn digest_file(mut file: File, hasher: &mut Sha256) -> std::io::Result<()> {
     let mut piece = vec![0; 64 * 1024];
     loop {
         let read = file.read(&mut piece)?;
@@ -124,5 +130,18 @@ mod tests {
         std::fs::create_dir_all(at("src")).unwrap();
         std::fs::write(at("src/new"), "x").unwrap();
         assert_eq!(snapshot.changed().await.unwrap(), ["changed", "gone", "src/new"]);
+    }
+
+    #[tokio::test]
+    async fn an_ignore_file_made_a_pipe_or_a_link_is_a_change_and_not_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        let snapshot = Snapshot::take(folder.path()).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at(".gitignore")).unwrap();
+        std::fs::create_dir(at("src")).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, at("src/.gitignore"), FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(snapshot.changed().await.unwrap(), [".gitignore", "src/.gitignore"]);
     }
 }

@@ -1,8 +1,11 @@
 //! `glob`: files by name.
 
-use globset::GlobBuilder;
+use std::time::Instant;
 
-use super::grep::files_below;
+use globset::GlobBuilder;
+use tokio_util::sync::CancellationToken;
+
+use super::grep::{TIME_LIMIT, files_below};
 use super::output::{one_line, printable};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
 use super::{Inner, ToolResult, optional_text, text};
@@ -25,7 +28,7 @@ pub(super) fn spec() -> ToolSpec {
     }
 }
 
-pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
+pub(super) fn run(inner: &Inner, arguments: &Arguments, cancel: &CancellationToken) -> ToolResult {
     let pattern = text(arguments, "pattern").trim_start_matches("./");
     let full = if pattern.contains('/') {
         pattern.to_owned()
@@ -43,9 +46,16 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
         }
     };
     let folder = optional_text(arguments, "path").unwrap_or(".");
-    let files = match files_below(&inner.root, folder) {
+    let until = Instant::now() + TIME_LIMIT;
+    let stop = || cancel.is_cancelled() || Instant::now() > until;
+    let files = match files_below(&inner.root, folder, &stop) {
         Ok(files) => files,
         Err(result) => return *result,
+    };
+    let stopped = if stop() {
+        "\n[stopped: the search took too long; narrow the path]"
+    } else {
+        ""
     };
     let base = inner.root.relative(folder).trim_start_matches("./").trim_matches('/');
     let prefix = if base.is_empty() || base == "." {
@@ -64,7 +74,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
         })
         .collect();
     if found.is_empty() {
-        return ToolResult::done("no file matches");
+        return ToolResult::done(format!("no file matches{stopped}"));
     }
     let shown: Vec<String> = found.iter().take(MOST).map(|file| printable(file)).collect();
     let more = if found.len() > MOST {
@@ -72,5 +82,5 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     } else {
         String::new()
     };
-    ToolResult::done(format!("{}{more}", shown.join("\n")))
+    ToolResult::done(format!("{}{more}{stopped}", shown.join("\n")))
 }

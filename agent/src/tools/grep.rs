@@ -1,18 +1,22 @@
 //! `grep`: lines that match a regular expression.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use ignore::WalkBuilder;
 use regex::RegexBuilder;
+use rustix::fs::FileType;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{one_line, printable, truncate};
 use super::root::{Found, Root, components};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
+use super::walk::walk;
 use super::{Inner, ToolResult, integer, optional_text, text};
 
 const FILE_LIMIT: u64 = 4 * 1024 * 1024;
-const TIME_LIMIT: Duration = Duration::from_secs(20);
+const MOST_FILES: usize = 200_000;
+/// Longest search, the listing of files included.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) fn spec() -> ToolSpec {
     ToolSpec {
@@ -64,17 +68,19 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments, cancel: &CancellationTok
             ));
         }
     };
-    let files = match files_below(&inner.root, optional_text(arguments, "path").unwrap_or(".")) {
+    let until = Instant::now() + TIME_LIMIT;
+    let stop = || cancel.is_cancelled() || Instant::now() > until;
+    let path = optional_text(arguments, "path").unwrap_or(".");
+    let files = match files_below(&inner.root, path, &stop) {
         Ok(files) => files,
         Err(result) => return *result,
     };
-    let until = Instant::now() + TIME_LIMIT;
     let mut lines = Vec::new();
     let mut more = false;
-    let mut stopped = false;
+    let mut stopped = stop();
     let mut searched = 0usize;
     'files: for path in files {
-        if cancel.is_cancelled() || Instant::now() > until {
+        if stop() {
             stopped = true;
             break;
         }
@@ -116,8 +122,8 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments, cancel: &CancellationTok
     ToolResult::done(answer)
 }
 
-/// Lists the files at or below a path, as paths of the work tree, sorted.
-pub(super) fn files_below(root: &Root, path: &str) -> Result<Vec<String>, Box<ToolResult>> {
+/// Lists the files at or below a path, as paths of the work tree, sorted. What is found until `stop` says so.
+pub(super) fn files_below(root: &Root, path: &str, stop: &dyn Fn() -> bool) -> Result<Vec<String>, Box<ToolResult>> {
     let path = root.relative(path);
     let parts = components(path).map_err(|error| Box::new(error.into()))?;
     match root.read(path, FILE_LIMIT) {
@@ -125,35 +131,26 @@ pub(super) fn files_below(root: &Root, path: &str) -> Result<Vec<String>, Box<To
         Ok(Found::Folder(_)) => {}
         Err(error) => return Err(Box::new(error.into())),
     }
-    let start = parts
-        .iter()
-        .fold(root.path().to_owned(), |folder, part| folder.join(part));
-    let walk = WalkBuilder::new(start)
-        .hidden(false)
-        .parents(false)
-        .git_global(false)
-        .git_exclude(false)
-        .require_git(false)
-        .follow_links(false)
-        .filter_entry(|entry| entry.file_name() != ".git")
-        .sort_by_file_name(Ord::cmp)
-        .build();
-    let mut files = Vec::new();
-    for entry in walk
-        .flatten()
-        .filter(|entry| entry.file_type().is_some_and(|kind| kind.is_file()))
-    {
-        if let Some(name) = entry
-            .path()
-            .strip_prefix(root.path())
-            .ok()
-            .and_then(|path| path.to_str())
-        {
-            files.push(name.to_owned());
-        }
-        if files.len() == 200_000 {
-            break;
-        }
+    let folder = root.folder(path).map_err(|error| Box::new(error.into()))?;
+    let mut prefix = parts.join("/");
+    if !prefix.is_empty() {
+        prefix.push('/');
     }
+    let mut files = Vec::new();
+    // A list that the limit cut short is as good as any list.
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = walk(folder, stop, |entry| {
+        // A folder that may not be listed hides only itself.
+        let Ok(entry) = entry else {
+            return ControlFlow::Continue(());
+        };
+        if let (FileType::RegularFile, Ok(name)) = (entry.kind(), std::str::from_utf8(entry.path)) {
+            files.push(format!("{prefix}{name}"));
+        }
+        if files.len() < MOST_FILES {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
     Ok(files)
 }

@@ -170,6 +170,18 @@ impl Root {
         path
     }
 
+    /// Opens a folder for listing.
+    pub fn folder(&self, path: &str) -> Result<OwnedFd, RootError> {
+        let path = self.relative(path);
+        match self.walk(path, &components(path)?, false)? {
+            Some(folder) => Ok(folder),
+            None => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&self.folder, ".", flags, Mode::empty()).map_err(|error| io("open", path, error))
+            }
+        }
+    }
+
     /// Reads a regular file of at most `limit` bytes, or lists a folder.
     pub fn read(&self, path: &str, limit: u64) -> Result<Found, RootError> {
         let path = self.relative(path);

@@ -171,6 +171,30 @@ async fn searches_see_the_tree_and_nothing_that_is_not_for_them() {
 }
 
 #[tokio::test]
+async fn an_ignore_file_that_never_ends_or_never_opens_stops_no_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let toolbox = toolbox(folder.path(), false);
+    let tree = folder.path().join("tree");
+    let before = toolbox.fingerprint().await;
+    std::fs::write(tree.join("ignored"), "needle, longer").unwrap();
+    assert_eq!(toolbox.fingerprint().await, before, "ignored files do not count");
+    std::fs::remove_file(tree.join(".gitignore")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", tree.join(".gitignore")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    for name in [".ignore", "src/.gitignore"] {
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, tree.join(name), kind, mode, 0).unwrap();
+    }
+    assert_ne!(toolbox.fingerprint().await, before);
+    let found = run(&toolbox, "grep", json!({"pattern": "needle"})).await;
+    assert_eq!(found.content, "ignored:1: needle, longer\nsrc/a.rs:2:     needle();");
+    assert_eq!(
+        run(&toolbox, "glob", json!({"pattern": "*"})).await.content,
+        "ignored\nimage.bin\nsrc/a.rs\nsrc/b.txt"
+    );
+}
+
+#[tokio::test]
 async fn patches_apply_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let toolbox = toolbox(folder.path(), false);

@@ -5,9 +5,9 @@ use std::path::Path;
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::glob::pattern::Case;
 
-/// The patterns of the folders from the root down to the one that is being read.
+/// The patterns of the folders from the root down to the one that is being read. It opens nothing by itself.
 #[derive(Default)]
-pub(super) struct Ignores {
+pub struct Ignores {
     search: gix::ignore::Search,
 }
 
@@ -15,8 +15,8 @@ pub(super) struct Ignores {
 const ROOT: &str = "/work-tree";
 
 impl Ignores {
-    /// Adds the patterns of the `.gitignore` in `folder`.
-    pub(super) fn enter(&mut self, folder: &BString, patterns: &[u8]) {
+    /// Adds the patterns of the `.gitignore` in `folder`, a path from the root without a trailing slash.
+    pub fn enter(&mut self, folder: &BString, patterns: &[u8]) {
         let folder = gix::path::from_bstr(folder.as_bstr()).unwrap_or_else(|_| Path::new("").into());
         let source = Path::new(ROOT).join(&folder).join(".gitignore");
         // It fails only for a source outside of the root, which this one is not.
@@ -29,12 +29,12 @@ impl Ignores {
     }
 
     /// Takes the patterns of the last folder away again.
-    pub(super) fn leave(&mut self) {
+    pub fn leave(&mut self) {
         self.search.patterns.pop();
     }
 
     /// Says whether the path is ignored; the last matching pattern of the deepest folder decides.
-    pub(super) fn matches(&self, path: &BStr, is_dir: bool) -> bool {
+    pub fn matches(&self, path: &BStr, is_dir: bool) -> bool {
         let found = self
             .search
             .pattern_matching_relative_path(path, Some(is_dir), Case::Sensitive);
