@@ -1,7 +1,10 @@
 //! `apply_patch`: several changes in one call, in the patch envelope or as a unified diff. All of it or nothing.
 
+use std::collections::BTreeMap;
+
 use super::matching;
 use super::output::one_line;
+use super::root::{Root, RootError, components};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
 use super::str_replace::TextFile;
 use super::{Inner, ToolResult, text};
@@ -45,82 +48,163 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
         Err(reason) => return ToolResult::refused(format!("failed to read the patch: {reason}")),
     };
     // First everything is worked out, then everything is written.
-    let mut writes: Vec<(String, Option<(TextFile, String)>)> = Vec::new();
+    let mut staged = Staged::new(&inner.root);
     let mut done = Vec::new();
     for change in changes {
-        let worked = match change {
+        match staged.stage(change) {
+            Ok(line) => done.push(line),
+            Err(result) => return *result,
+        }
+    }
+    match staged.write() {
+        Ok(()) => ToolResult::mutation(done.join("\n")),
+        Err(result) => *result,
+    }
+}
+
+/// The files of a patch as they will be. Later parts of a patch see what earlier ones made of a file.
+struct Staged<'a> {
+    root: &'a Root,
+    files: BTreeMap<String, File>,
+}
+
+struct File {
+    /// Whether the work tree has it.
+    on_disk: bool,
+    /// What it will hold; `None` where it will be gone.
+    after: Option<TextFile>,
+}
+
+type Refusal = Box<ToolResult>;
+
+impl<'a> Staged<'a> {
+    fn new(root: &'a Root) -> Self {
+        Self {
+            root,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Works one part of the patch out; returns what to tell of it.
+    fn stage(&mut self, change: Change) -> Result<String, Refusal> {
+        match change {
             Change::Add { path, content } => {
-                if inner.root.read(&path, 0).is_ok()
-                    || matches!(inner.root.read(&path, 0), Err(super::root::RootError::TooLarge { .. }))
-                {
-                    return ToolResult::refused(format!(
-                        "failed to add {path:?}: it exists; use Update File. Nothing was changed."
-                    ));
-                }
-                done.push(format!("added {path}"));
-                vec![(path, Some((TextFile::plain(), content)))]
+                let key = self.key(&path)?;
+                self.refuse_existing("add", &key, "use Update File")?;
+                let mut file = TextFile::plain();
+                file.text = content;
+                self.set(key, Some(file))?;
+                Ok(format!("added {path}"))
             }
             Change::Delete { path } => {
-                done.push(format!("deleted {path}"));
-                vec![(path, None)]
+                let key = self.key(&path)?;
+                if !self.exists(&key)? {
+                    return Err(refuse(format!("failed to delete {path:?}: no such file")));
+                }
+                self.set(key, None)?;
+                Ok(format!("deleted {path}"))
             }
             Change::Update { path, to, hunks } => {
-                let file = match TextFile::read(&inner.root, &path) {
-                    Ok(file) => file,
-                    Err(result) => return *result,
+                let key = self.key(&path)?;
+                let to = to.map(|to| self.key(&to)).transpose()?.filter(|to| *to != key);
+                let mut file = self.read(&key)?;
+                file.text =
+                    apply(&file.text, &hunks).map_err(|reason| refuse(format!("failed to patch {path}: {reason}")))?;
+                let Some(to) = to else {
+                    self.set(key, Some(file))?;
+                    return Ok(format!("changed {path} ({} hunks)", hunks.len()));
                 };
-                let content = match apply(&file.text, &hunks) {
-                    Ok(content) => content,
-                    Err(reason) => {
-                        return ToolResult::refused(format!("failed to patch {path}: {reason}. Nothing was changed."));
-                    }
-                };
-                match to {
-                    Some(to) => {
-                        done.push(format!("moved {path} to {to}"));
-                        vec![(to, Some((file, content))), (path, None)]
-                    }
-                    None => {
-                        done.push(format!("changed {path} ({} hunks)", hunks.len()));
-                        vec![(path, Some((file, content)))]
-                    }
-                }
+                self.refuse_existing("move to", &to, "delete it first, or choose another name")?;
+                let line = format!("moved {path} to {to}");
+                self.set(to, Some(file))?;
+                self.set(key, None)?;
+                Ok(line)
             }
-        };
-        writes.extend(worked);
-    }
-    for (path, _) in &writes {
-        if let Some(pattern) = inner.root.protected().covers(
-            &super::root::components(path)
-                .map(|parts| parts.join("/"))
-                .unwrap_or_default(),
-        ) {
-            let error = super::root::RootError::Protected {
-                path: path.clone(),
-                pattern: pattern.to_owned(),
-            };
-            return error.into();
         }
     }
-    for (applied, (path, content)) in writes.into_iter().enumerate() {
-        let outcome = match content {
-            Some((file, content)) => file.write(&inner.root, &path, &content).map(|_| ()),
-            None => inner.root.remove(&path),
-        };
-        if let Err(error) = outcome {
-            let result: ToolResult = error.into();
-            let content = format!(
-                "{} ({applied} of the patch's files were changed before it)",
-                result.content
-            );
-            return ToolResult {
-                content,
-                mutated: applied > 0,
-                ..result
-            };
+
+    /// Returns the one spelling of a path, so that two parts that name one file meet.
+    fn key(&self, path: &str) -> Result<String, Refusal> {
+        let parts = components(self.root.relative(path)).map_err(|error| Box::new(error.into()))?;
+        let key = parts.join("/");
+        match self.root.protected().covers(&key) {
+            Some(pattern) => {
+                let pattern = pattern.to_owned();
+                Err(Box::new(RootError::Protected { path: key, pattern }.into()))
+            }
+            None => Ok(key),
         }
     }
-    ToolResult::mutation(done.join("\n"))
+
+    fn read(&self, key: &str) -> Result<TextFile, Refusal> {
+        match self.files.get(key) {
+            Some(File { after: Some(file), .. }) => Ok(file.clone()),
+            Some(File { after: None, .. }) => Err(refuse(format!(
+                "failed to patch {key:?}: an earlier part of the patch deletes or moves it"
+            ))),
+            None => TextFile::read(self.root, key),
+        }
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, Refusal> {
+        match self.files.get(key) {
+            Some(file) => Ok(file.after.is_some()),
+            None => self.on_disk(key),
+        }
+    }
+
+    fn on_disk(&self, key: &str) -> Result<bool, Refusal> {
+        match self.root.read(key, 0) {
+            Ok(_) | Err(RootError::TooLarge { .. }) => Ok(true),
+            Err(RootError::Missing { .. }) => Ok(false),
+            Err(error) => Err(Box::new(error.into())),
+        }
+    }
+
+    fn refuse_existing(&self, action: &str, key: &str, advice: &str) -> Result<(), Refusal> {
+        if self.exists(key)? {
+            return Err(refuse(format!("failed to {action} {key:?}: it exists; {advice}")));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: String, after: Option<TextFile>) -> Result<(), Refusal> {
+        let on_disk = match self.files.get(&key) {
+            Some(file) => file.on_disk,
+            None => self.on_disk(&key)?,
+        };
+        self.files.insert(key, File { on_disk, after });
+        Ok(())
+    }
+
+    /// Writes what was worked out: first what will be there, then what will be gone, so that nothing moved is lost.
+    fn write(self) -> Result<(), Refusal> {
+        let (kept, gone): (Vec<_>, Vec<_>) = self.files.into_iter().partition(|(_, file)| file.after.is_some());
+        let gone = gone.into_iter().filter(|(_, file)| file.on_disk);
+        for (applied, (path, file)) in kept.into_iter().chain(gone).enumerate() {
+            let outcome = match file.after {
+                Some(file) => file.write(self.root, &path, &file.text).map(|_| ()),
+                None => self.root.remove(&path),
+            };
+            if let Err(error) = outcome {
+                let result: ToolResult = error.into();
+                let content = format!(
+                    "{} ({applied} of the patch's files were changed before it)",
+                    result.content
+                );
+                return Err(Box::new(ToolResult {
+                    content,
+                    mutated: applied > 0,
+                    ..result
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse(reason: String) -> Refusal {
+    Box::new(ToolResult::refused(format!("{reason}. Nothing was changed.")))
 }
 
 fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
@@ -129,20 +213,20 @@ fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
     for (number, hunk) in hunks.iter().enumerate() {
         let fail = |reason: String| format!("hunk {} of {} does not fit: {reason}", number + 1, hunks.len());
         if let Some(near) = &hunk.near {
-            let at = result[from..].lines().scan(from, |at, line| {
+            // Each line with its own end: a file may mix the kinds, and the last line may have none.
+            let mut lines = result[from..].split_inclusive('\n').scan(from, |at, line| {
                 let start = *at;
-                *at += line.len() + 1;
+                *at += line.len();
                 Some((start, line))
             });
-            if let Some((start, line)) = at
-                .into_iter()
-                .find(|(_, line)| line.trim() == near.trim() || line.trim_start().starts_with(near.trim()))
+            if let Some((start, line)) =
+                lines.find(|(_, line)| line.trim() == near.trim() || line.trim_start().starts_with(near.trim()))
             {
                 // The hunk may begin with that line or after it.
                 from = if hunk.old.first().is_some_and(|first| first.trim() == line.trim()) {
                     start
                 } else {
-                    (start + line.len() + 1).min(result.len())
+                    start + line.len()
                 };
             }
         }
@@ -466,9 +550,31 @@ mod tests {
         assert!(parse("*** Update File: a\n").unwrap_err().contains("no changed lines"));
     }
 
+    #[test]
+    fn mixed_line_ends_shift_no_place() {
+        let hunk = |near: &str, old: &[&str], new: &[&str]| Hunk {
+            near: Some(near.into()),
+            old: old.iter().map(|line| (*line).to_owned()).collect(),
+            new: new.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let text = "a\r\nb\r\n\u{e9}\nx\n";
+        assert_eq!(
+            apply(text, &[hunk("\u{e9}", &["x"], &["y"])]).unwrap(),
+            "a\r\nb\r\n\u{e9}\ny\n"
+        );
+        assert_eq!(
+            apply(text, &[hunk("b", &[], &["new"])]).unwrap(),
+            "a\r\nb\r\nnew\n\u{e9}\nx\n"
+        );
+        assert_eq!(
+            apply("a\r\nlast", &[hunk("last", &[], &["new"])]).unwrap(),
+            "a\r\nlast\nnew\n"
+        );
+    }
+
     proptest! {
         #[test]
-        fn arbitrary_patches_never_break_the_parser(patch in "(\\*\\*\\* (Add|Update|Delete) File: [a-z]{0,3}|@@ ?[-+0-9, a-z@]{0,9}|[-+ ]{1,3}[a-c]{0,3}|--- [a-z/]{0,4}|\\+\\+\\+ [a-z/]{0,4}|\n){0,20}", text in "[a-c\n]{0,20}") {
+        fn arbitrary_patches_never_break_the_parser(patch in "(\\*\\*\\* (Add|Update|Delete) File: [a-z]{0,3}|@@ ?[-+0-9, a-z@]{0,9}|[-+ ]{1,3}[a-c]{0,3}|--- [a-z/]{0,4}|\\+\\+\\+ [a-z/]{0,4}|\n){0,20}", text in "([a-c\u{e9}]|\r?\n){0,20}") {
             for change in parse(&patch).into_iter().flatten() {
                 if let Change::Update { hunks, .. } = change {
                     let _ = apply(&text, &hunks);

@@ -134,6 +134,7 @@ fn strip_numbers(text: &str) -> Option<String> {
 }
 
 /// A text file with its line ends known.
+#[derive(Clone)]
 pub(super) struct TextFile {
     /// The text, lines ended by `\n`.
     pub(super) text: String,

@@ -234,6 +234,63 @@ async fn patches_apply_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn parts_of_a_patch_for_one_file_build_on_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let toolbox = toolbox(folder.path(), false);
+    let text = |name: &str| std::fs::read_to_string(folder.path().join("tree").join(name)).unwrap();
+    let twice = "*** Update File: src/a.rs\n@@\n-fn a() {\n+fn b() {\n*** Update File: ./src//a.rs\n@@\n-    needle();\n+    thread();\n";
+    let result = run(&toolbox, "apply_patch", json!({"patch": twice})).await;
+    assert!(result.mutated, "{}", result.content);
+    assert_eq!(text("src/a.rs"), "fn b() {\n    thread();\n}\n");
+    let chain = "*** Update File: src/b.txt\n*** Move to: c.txt\n@@\n-end\n+END\n*** Update File: c.txt\n@@\n-Needle\n+Pin\n*** Add File: new\n+x\n*** Delete File: new\n*** Delete File: ignored\n*** Add File: ignored\n+again\n";
+    let result = run(&toolbox, "apply_patch", json!({"patch": chain})).await;
+    assert!(result.mutated, "{}", result.content);
+    assert_eq!(
+        (text("c.txt").as_str(), text("ignored").as_str()),
+        ("Pin\r\nEND\r\n", "again\n")
+    );
+    for gone in ["src/b.txt", "new"] {
+        assert!(!folder.path().join("tree").join(gone).exists(), "{gone}");
+    }
+    for (patch, reason) in [
+        (
+            "*** Delete File: c.txt\n*** Update File: c.txt\n@@\n-Pin\n+P\n",
+            "an earlier part",
+        ),
+        ("*** Delete File: c.txt\n*** Delete File: c.txt\n", "no such file"),
+        ("*** Add File: n\n+1\n*** Add File: n\n+2\n", "it exists"),
+    ] {
+        let result = run(&toolbox, "apply_patch", json!({"patch": patch})).await;
+        assert_eq!((result.outcome, result.mutated), (Outcome::Refused, false), "{patch}");
+        assert!(result.content.contains(reason), "{}", result.content);
+    }
+    assert_eq!(text("c.txt"), "Pin\r\nEND\r\n");
+    assert!(!folder.path().join("tree/n").exists());
+}
+
+#[tokio::test]
+async fn a_move_never_loses_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let toolbox = toolbox(folder.path(), false);
+    let text = |name: &str| std::fs::read_to_string(folder.path().join("tree").join(name)).unwrap();
+    let onto = "*** Update File: src/a.rs\n*** Move to: src/b.txt\n@@\n-    needle();\n+    thread();\n";
+    let result = run(&toolbox, "apply_patch", json!({"patch": onto})).await;
+    assert!(
+        result.outcome == Outcome::Refused && result.content.contains("\"src/b.txt\": it exists"),
+        "{}",
+        result.content
+    );
+    assert_eq!(
+        (text("src/a.rs").contains("needle"), text("src/b.txt").as_str()),
+        (true, "Needle\r\nend\r\n")
+    );
+    let own = onto.replace("src/b.txt", "./src/a.rs");
+    let result = run(&toolbox, "apply_patch", json!({"patch": own})).await;
+    assert!(result.mutated, "{}", result.content);
+    assert_eq!(text("src/a.rs"), "fn a() {\n    thread();\n}\n");
+}
+
+#[tokio::test]
 async fn commands_report_their_end_and_long_output_can_be_paged() {
     let folder = tempfile::tempdir().unwrap();
     let with_shell = toolbox(folder.path(), true);
