@@ -243,7 +243,10 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
             let message = format!("{name:?} did not claim it within {} s", CLAIM_TIME.as_secs());
             pass.steps.push(step(key, task, Event::Unassign, message, "unclaimed"));
         } else {
-            let message = format!("still running long after its limit of {} s", object.spec.timeout());
+            let message = format!(
+                "still running long after its limit of {} s",
+                object.spec.limit().as_secs()
+            );
             pass.steps
                 .push(step(key, task, Event::LoseClaim { epoch }, message, "overdue"));
         }

@@ -8,7 +8,7 @@ use schemas::labels;
 
 use super::site::Site;
 
-const TASKS: usize = 300;
+const TASKS: usize = 150;
 /// Objects that are made before the leader dies.
 const BEFORE: usize = 60;
 

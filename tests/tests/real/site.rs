@@ -215,8 +215,13 @@ impl Follower<AgenticTask> {
             assert_eq!(uids.len(), 1, "{name} was made twice");
             let generation = states.last().unwrap().metadata.generation;
             assert_eq!(generation, Some(1), "the spec of {name} was written once");
+            // Nobody claims here: that a task is taken back when the time for it is over is right, on a slow machine.
+            let overdue = |task: &AgenticTask| {
+                condition(task, "Scheduled").is_some_and(|said| said.contains("did not claim it within"))
+            };
             let mut phases: Vec<Option<Phase>> = states
                 .iter()
+                .take_while(|task| !overdue(task))
                 .map(|task| task.status.as_ref().and_then(|s| s.phase))
                 .collect();
             phases.dedup();
