@@ -85,9 +85,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// What is done to a work tree, and the file that must be named then.
+    type Change<'a> = (&'a dyn Fn(&Path), Option<&'a str>);
+
     #[test]
     fn every_change_of_a_protected_file_is_seen_and_no_other() {
-        let changes: [(&dyn Fn(&Path), Option<&str>); 6] = [
+        let changes: [Change; 6] = [
             (
                 &|root| std::fs::write(root.join("ci/check.sh"), "exit 0").unwrap(),
                 Some("ci/check.sh"),
