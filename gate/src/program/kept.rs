@@ -1,11 +1,12 @@
 //! Protected files as they were checked out: what later steps judge with, no earlier step may have changed.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::manifest;
 use crate::protected::Protected;
 
 /// The protected files of a work tree.
@@ -64,16 +65,7 @@ fn state(root: &Path, path: &Path) -> Option<[u8; 32]> {
         } else {
             b"f"
         });
-        let mut file = std::fs::File::open(&full).ok()?;
-        let mut buffer = [0; 64 << 10];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => hash.update(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
+        manifest::add_content(&full, &mut hash).ok()?;
     } else {
         return None;
     }

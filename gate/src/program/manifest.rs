@@ -39,22 +39,27 @@ fn add_folder(folder: &Path, hash: &mut Sha256) -> io::Result<()> {
             let executable = metadata.permissions().mode() & 0o100 != 0;
             hash.update(if executable { b"x" } else { b"f" });
             hash.update(metadata.len().to_be_bytes());
-            let mut file = std::fs::File::open(&path)?;
-            let mut buffer = [0; 64 << 10];
-            loop {
-                match file.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(read) => hash.update(&buffer[..read]),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            add_content(&path, hash)?;
         } else {
             hash.update(b"?");
         }
     }
     hash.update(b".");
     Ok(())
+}
+
+/// Adds what a file holds.
+pub(super) fn add_content(path: &Path, hash: &mut Sha256) -> io::Result<()> {
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = [0; 64 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => hash.update(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
