@@ -14,6 +14,7 @@ pub mod verifier;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::api::Api;
@@ -72,6 +73,10 @@ impl Repositories {
     }
 }
 
+/// How long beyond its limit a run may take to hand in what there is by then. With the time that a cancelled run may take it
+/// stays below the two minutes after which the operator takes the claim for dead.
+pub const HAND_IN_TIME: Duration = Duration::from_secs(60);
+
 /// One claimed task.
 pub struct Run {
     /// What the executors of this node share.
@@ -84,6 +89,8 @@ pub struct Run {
     pub held: Held,
     /// When the time that the run may take began to count.
     pub began: Instant,
+    /// How long it may take from then on, until it hands in what it has.
+    pub limit: Duration,
     /// Ends the run at once; why is the daemon's business.
     pub cancel: CancellationToken,
     /// Where transcripts and logs go.

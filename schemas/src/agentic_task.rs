@@ -409,6 +409,17 @@ pub struct Claim {
     pub secret_sha256: String,
 }
 
+/// A claim that was lost to a dead agent. A Job that was made for it goes on storing evidence under it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierClaim {
+    /// Epoch.
+    pub epoch: i64,
+    /// SHA-256, in hex, of its secret.
+    #[serde(rename = "secretSHA256")]
+    pub secret_sha256: String,
+}
+
 /// Why a pending task waits, and where it stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -475,6 +486,9 @@ pub struct AgenticTaskStatus {
     /// Claims that were lost to dead agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_claims: Option<i64>,
+    /// Those claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_claims: Option<Vec<EarlierClaim>>,
     /// Tries of the gate that ended in GATE-ERROR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate_tries: Option<i64>,

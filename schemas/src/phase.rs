@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::agentic_task::{AgenticTaskStatus, Claim, FailureReason, Phase};
+use crate::agentic_task::{AgenticTaskStatus, Claim, EarlierClaim, FailureReason, Phase};
 use crate::shared::Verdict;
 
 /// Claims of one task that may be lost to dead agents before it is given up.
@@ -293,7 +293,7 @@ pub fn lost_too_often(status: &AgenticTaskStatus) -> bool {
 /// Applies an event to a task's status and returns the status after it.
 ///
 /// Changed are the fields that belong to the machine: phase, claim, epoch, assignedNode, jobName,
-/// lostClaims, gateTries, verdict, failureReason, the bound triple, waiting. Times and results are
+/// lostClaims, earlierClaims, gateTries, verdict, failureReason, the bound triple, waiting. Times and results are
 /// the caller's. `uid` is the UID of the task that the status was read from.
 pub fn transition(
     uid: &str,
@@ -391,8 +391,12 @@ fn apply(status: &mut AgenticTaskStatus, event: &Event) -> Result<(), Illegal> {
             if *epoch != status.epoch.unwrap_or(0) {
                 return contradiction("another claim was made meanwhile");
             }
-            if status.claim.take().is_some() {
+            if let Some(lost) = status.claim.take() {
                 status.lost_claims = Some(status.lost_claims.unwrap_or(0) + 1);
+                status.earlier_claims.get_or_insert_default().push(EarlierClaim {
+                    epoch: lost.epoch,
+                    secret_sha256: lost.secret_sha256,
+                });
             }
             status.assigned_node = None;
             status.claimed_at = None;

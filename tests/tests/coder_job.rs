@@ -187,9 +187,13 @@ async fn a_cancelled_coder_leaves_no_job_no_pod_and_no_payload() {
 }
 
 #[tokio::test]
-async fn a_run_that_takes_longer_than_its_agent_says_ends_and_leaves_nothing() {
-    let sample = sample("  execution: { mode: Job, activeDeadlineSeconds: 2 }\n");
-    wait_then_write(&sample);
+async fn a_run_that_takes_longer_than_its_agent_says_hands_in_what_it_has() {
+    let sample = sample("  execution: { mode: Job, activeDeadlineSeconds: 12 }\n");
+    let calls = [
+        ("write_file", json!({ "path": "note.txt", "content": "half\n" })),
+        ("bash", json!({ "command": WAIT })),
+    ];
+    sample.record_calls("note", 1, &calls);
     let up = sample.up();
     let client = up.client().await;
     sample.task("note", "Write the note.\n");
@@ -200,7 +204,11 @@ async fn a_run_that_takes_longer_than_its_agent_says_ends_and_leaves_nothing() {
     assert_eq!(status.failure_reason, Some(FailureReason::Timeout));
     let result = json!(status.result);
     let summary = result["summary"].as_str().unwrap();
-    assert!(summary.contains("activeDeadlineSeconds, 2 s"), "{summary}");
+    assert!(summary.contains("activeDeadlineSeconds is 12 s"), "{summary}");
+    let evidence = json!(status.evidence).to_string();
+    assert!(evidence.contains("transcript"), "{evidence}");
+    let half = sample.git(&["show", &format!("{}:note.txt", status.branch.unwrap())]);
+    assert_eq!(half, "half\n", "its work so far is on the branch");
     until::<Job>(&client, "no Job", |jobs| !jobs.values().any(is_coders)).await;
     let payload = api::<Secret>(&client).get_opt(&status.job_name.unwrap()).await.unwrap();
     assert!(payload.is_none());
@@ -255,6 +263,12 @@ async fn an_agent_that_was_killed_takes_its_job_over_and_nothing_is_done_twice()
     let task = coders(&client).await.remove(0);
     let status = task.status.clone().unwrap();
     assert_eq!(status.epoch, Some(2), "a claim of its own, and the Job of the first");
+    assert_eq!(status.evidence_error, None);
+    let evidence = json!(status.evidence).to_string();
+    assert!(
+        evidence.contains("/1/transcript"),
+        "the Pod's own claim told of it: {evidence}"
+    );
     let jobs = api::<Job>(&client).list(&Default::default()).await.unwrap().items;
     let jobs: Vec<String> = jobs
         .iter()

@@ -19,14 +19,11 @@ use super::claim;
 use super::desk::{Desk, Running, Stop};
 use super::finish::finish;
 use crate::evidence::Spool;
-use crate::executor::{Executor, Run, Services};
+use crate::executor::{Executor, HAND_IN_TIME, Run, Services};
 use crate::metrics::CLAIMS;
 use crate::outcome::Outcome;
 use crate::patience::answered;
 
-/// How long beyond its limit a run may take to hand in what there is by then. With the time that a cancelled run may take it
-/// stays below the two minutes after which the operator takes the claim for dead.
-const HAND_IN_TIME: Duration = Duration::from_secs(60);
 /// How long a cancelled run may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take where this agent itself has two seconds left.
@@ -104,6 +101,7 @@ async fn carry_out(services: &Services, executor: &dyn Executor, running: &Runni
         agent,
         held: held.clone(),
         began,
+        limit: running.limit,
         cancel: running.cancel.clone(),
         spool: spool.clone(),
     };

@@ -66,6 +66,7 @@ pub(crate) fn run(folder: &Path, client: Client, held: Held) -> Run {
             probes: Probes::new(&config),
             config,
         },
+        limit: task(&held).spec.limit(),
         task: task(&held),
         agent: None,
         began: Instant::now(),

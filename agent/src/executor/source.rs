@@ -127,8 +127,7 @@ pub fn parse(sha: &str) -> Result<Oid, Outcome> {
 
 /// Reads the Workload that a task belongs to, if any.
 pub async fn workload(run: &Run) -> Result<Option<Workload>, Outcome> {
-    let label = run.task.labels().get(labels::WORKLOAD).map(String::as_str);
-    let Some(name) = run.task.spec.workload_ref.as_ref().and_then(LocalRef::named).or(label) else {
+    let Some(name) = run.task.spec.workload_ref.as_ref().and_then(LocalRef::named) else {
         return Ok(None);
     };
     let api: Api<Workload> = Api::namespaced(run.services.client.clone(), &run.held.namespace);
@@ -155,7 +154,7 @@ pub async fn task(run: &Run, name: &str) -> Result<Option<AgenticTask>, Outcome>
 pub async fn siblings(run: &Run, workload: &Workload) -> Result<Vec<AgenticTask>, Outcome> {
     let name = workload.name_any();
     let api: &Api<AgenticTask> = &Api::namespaced(run.services.client.clone(), &run.held.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&name));
+    let selector = labels::tasks_of_workload(&name);
     let params = &ListParams::default().labels(&selector);
     match answered(&run.cancel, &name, |_| api.list(params)).await {
         Ok(found) => Ok(found.items),

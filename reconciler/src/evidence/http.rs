@@ -109,11 +109,17 @@ fn same(one: &[u8], two: &[u8]) -> bool {
     one.len() == two.len() && one.iter().zip(two).fold(0u8, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-/// Says whether `hash` is that of the secret of the task's live claim of this epoch.
+/// Says whether `hash` is that of the secret of a claim of this epoch: of the live one, or of one that was lost while
+/// the task goes on, since a Job that was made for it goes on as well.
 fn is_claim(task: &Value, epoch: i64, hash: &str) -> bool {
-    let claim = &task["status"]["claim"];
-    let stored = claim["secretSHA256"].as_str().unwrap_or_default();
-    claim["epoch"].as_i64() == Some(epoch) && stored.len() == 64 && same(stored.as_bytes(), hash.as_bytes())
+    let status = &task["status"];
+    let ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let earlier = status["earlierClaims"].as_array().filter(|_| !ended);
+    let mut claims = std::iter::once(&status["claim"]).chain(earlier.into_iter().flatten());
+    claims.any(|claim| {
+        let stored = claim["secretSHA256"].as_str().unwrap_or_default();
+        claim["epoch"].as_i64() == Some(epoch) && stored.len() == 64 && same(stored.as_bytes(), hash.as_bytes())
+    })
 }
 
 async fn may_write(serving: &Serving, address: &Address, headers: &HeaderMap) -> Result<bool, kube::Error> {
@@ -165,7 +171,7 @@ async fn store(
             counted("refused");
             return refuse(
                 StatusCode::FORBIDDEN,
-                "the secret of the task's live claim of this epoch is needed",
+                "the secret of a claim of this epoch is needed, of a task that goes on",
             );
         }
         Err(error) => {
@@ -301,6 +307,29 @@ mod tests {
             ""
         ));
         assert!(!is_claim(&json!({}), 0, ""));
+    }
+
+    #[test]
+    fn the_job_of_a_lost_claim_stores_what_it_has_until_the_task_ends() {
+        let hash = |secret: &str| hex::encode(Sha256::digest(secret.as_bytes()));
+        let mut task = json!({ "status": {
+            "phase": "Running",
+            "claim": { "epoch": 3, "secretSHA256": hash("third") },
+            "earlierClaims": [
+                { "epoch": 1, "secretSHA256": hash("first") },
+                { "epoch": 2, "secretSHA256": hash("second") },
+            ],
+        } });
+        for (epoch, secret, may) in [
+            (1, "first", true),
+            (2, "second", true),
+            (3, "third", true),
+            (1, "third", false),
+        ] {
+            assert_eq!(is_claim(&task, epoch, &hash(secret)), may, "{epoch} {secret}");
+        }
+        task["status"]["phase"] = json!("Failed");
+        assert!(!is_claim(&task, 1, &hash("first")));
     }
 
     /// Sends bytes over a socket, as they are; returns the first line of the answer, empty where there was none.

@@ -167,6 +167,15 @@ fn an_agent_that_lost_its_claim_changes_nothing() {
         (lost.phase, lost.lost_claims, &lost.claim, &lost.assigned_node),
         (Some(Phase::Pending), Some(1), &None, &None)
     );
+    let earlier = EarlierClaim {
+        epoch: 1,
+        secret_sha256: SECRET.into(),
+    };
+    assert_eq!(
+        lost.earlier_claims,
+        Some(vec![earlier]),
+        "its Job may still store evidence"
+    );
     let again = transition(
         "u1",
         Some(&lost),
@@ -235,7 +244,10 @@ fn a_claim_given_back_is_not_counted_as_lost() {
     .unwrap();
     assert_eq!((back.phase, &back.claim), (Some(Phase::Running), &None));
     let pending = transition("u1", Some(&back), &Event::LoseClaim { epoch: 1 }, &Writer::Operator).unwrap();
-    assert_eq!((pending.phase, pending.lost_claims), (Some(Phase::Pending), None));
+    assert_eq!(
+        (pending.phase, pending.lost_claims, pending.earlier_claims),
+        (Some(Phase::Pending), None, None)
+    );
 }
 
 #[test]

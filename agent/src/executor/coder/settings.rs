@@ -1,7 +1,10 @@
 //! How a coder's session is set: what its Agent and model profile say, and what the task may spend.
 
+use std::time::Duration;
+
 use kube::api::Api;
 use schemas::Agent;
+use schemas::agent::AgentSpec;
 use schemas::agentic_task::FailureReason;
 
 use super::ground::Ground;
@@ -85,7 +88,30 @@ pub(super) fn budget(run: &Run, agent: &Agent, ground: &Ground) -> Budget {
     Budget {
         turns: turns.clamp(1, 500) as u32,
         tokens: said.tokens.map(|tokens| (tokens - spent).max(1) as u64),
-        wall: run.task.spec.limit(),
-        idle: None,
+        wall: run.limit,
+        idle: Some(silence(&agent.spec)),
+    }
+}
+
+/// Returns how long a run may go without a sign of life: no request and no command may take longer.
+fn silence(spec: &AgentSpec) -> Duration {
+    let seconds = spec.request_timeout_seconds.max(spec.bash_timeout_seconds).max(1);
+    Duration::from_secs(seconds as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_request_or_command_says_how_long_a_run_may_be_silent() {
+        for (request, bash, seconds) in [(3600, 30, 3600), (10, 600, 600), (-1, 0, 1)] {
+            let spec = AgentSpec {
+                request_timeout_seconds: request,
+                bash_timeout_seconds: bash,
+                ..AgentSpec::default()
+            };
+            assert_eq!(silence(&spec), Duration::from_secs(seconds));
+        }
     }
 }

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use clap::Parser;
 use k8s_openapi::jiff::Timestamp;
+use schemas::agent::Execution;
 use schemas::agentic_task::FailureReason;
 use schemas::{Agent, AgenticTask};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::build::Limits;
 use super::payload::{self, Payload};
 use super::report::Report;
 use crate::config::{Config, Flags, Identities, Mode};
 use crate::daemon::claim::{ClaimSecret, Held};
 use crate::evidence::Spool;
-use crate::executor::{Repositories, Run, Services, coder, native};
+use crate::executor::{HAND_IN_TIME, Repositories, Run, Services, coder, native};
 use crate::outcome::{Outcome, shorten};
 use crate::probes::Probes;
 
@@ -167,7 +169,10 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
     )
     .map_err(|error| error.to_string())?;
     let config = Arc::new(config);
-    let began = began(&payload.task, Timestamp::now(), Instant::now());
+    let here = Instant::now();
+    let began = began(&payload.task, Timestamp::now(), here);
+    let execution = agent.spec.execution.clone().unwrap_or_default();
+    let limit = limit(&payload.task, &execution, here - began);
     let run = Run {
         services: Services {
             client: payload::client(payload.objects, &payload.task, &held.namespace),
@@ -182,6 +187,7 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
         agent: Some(agent.clone()),
         held: held.clone(),
         began,
+        limit,
         cancel: CancellationToken::new(),
         spool,
     };
@@ -195,6 +201,14 @@ fn began(task: &AgenticTask, now: Timestamp, here: Instant) -> Instant {
     let since = claimed.map_or(0.0, |at| now.duration_since(at.0).as_secs_f64());
     let since = Duration::try_from_secs_f64(since).unwrap_or_default();
     here.checked_sub(since.min(task.spec.limit() / 2)).unwrap_or(here)
+}
+
+/// Returns how long a run may take whose time counts for `already`: it hands in what it has before its Pod is stopped.
+fn limit(task: &AgenticTask, execution: &Execution, already: Duration) -> Duration {
+    // The node's word on starts does not matter here: the container runs.
+    let container = Duration::from_secs(Limits::of(execution, Duration::ZERO).run_seconds);
+    let work = container - HAND_IN_TIME.min(container / 4);
+    task.spec.limit().min(already.saturating_add(work))
 }
 
 fn sessions_of(work: &Path) -> PathBuf {
@@ -297,6 +311,11 @@ async fn carry_out(run: &Run, agent: &Agent) -> Outcome {
         ended = coder::run(run, agent) => match ended { Ok(outcome) | Err(outcome) => outcome },
         () = patience => Outcome::failed(FailureReason::InfrastructureError, "the run did not end after it was cancelled"),
     };
+    if outcome.failure == Some(FailureReason::Timeout) && run.limit < run.task.spec.limit() {
+        let execution = agent.spec.execution.clone().unwrap_or_default();
+        let seconds = execution.active_deadline_seconds;
+        outcome.summary = format!("{} (execution.activeDeadlineSeconds is {seconds} s)", outcome.summary);
+    }
     let (stored, error) = run.spool.send_all().await;
     outcome.evidence = stored;
     outcome.evidence_error = error.map(|error| shorten(&error.to_string(), 300));
@@ -358,6 +377,24 @@ mod tests {
                 "{seconds}"
             );
         }
+    }
+
+    #[test]
+    fn a_run_hands_in_what_it_has_before_its_pod_is_stopped() {
+        let mut task = AgenticTask::default();
+        task.spec.timeout_seconds = Some(1000);
+        let limited = |seconds, already| {
+            let execution = Execution {
+                active_deadline_seconds: seconds,
+                ..Execution::default()
+            };
+            limit(&task, &execution, Duration::from_secs(already)).as_secs()
+        };
+        assert_eq!(limited(3600, 0), 1000, "the task's own limit comes first");
+        assert_eq!(limited(600, 0), 540);
+        assert_eq!(limited(600, 100), 640, "the Pod took a while to start");
+        assert_eq!(limited(20, 0), 15);
+        assert_eq!(limited(900, 400), 1000);
     }
 
     #[test]
