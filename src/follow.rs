@@ -116,7 +116,7 @@ async fn follow(
     let mut of_tasks = watcher::Config::default();
     let mut of_workloads = watcher::Config::default();
     if let Some(name) = only {
-        of_tasks = of_tasks.labels(&format!("{}={name}", labels::WORKLOAD));
+        of_tasks = of_tasks.labels(&labels::tasks_of_workload(name));
         of_workloads = of_workloads.fields(&format!("metadata.name={name}"));
     }
     let mut queues = match only {

@@ -121,7 +121,7 @@ fn ends_in(path: &str, wanted: &str) -> bool {
 /// Returns the AgenticTasks of a Workload, in the order in which they were made.
 pub async fn tasks_of(connection: &Connection, workload: &Workload) -> Result<Vec<AgenticTask>> {
     let api: Api<AgenticTask> = Api::namespaced(connection.client.clone(), &connection.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, workload.name_any());
+    let selector = labels::tasks_of_workload(&workload.name_any());
     let mut tasks = api
         .list(&ListParams::default().labels(&selector))
         .await

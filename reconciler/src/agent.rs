@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemas::agent::AgentStatus;
-use schemas::{Agent, ModelProfile};
+use schemas::{Agent, ModelProfile, unsupported};
 use serde_json::Value;
 
 use crate::cache::{Cache, Cached, Key};
@@ -87,15 +87,7 @@ fn build_patch(agent: &Agent, found: &Found, now: Timestamp) -> Option<Value> {
     };
     conditions::set(&mut list, valid, generation, now);
     conditions::set(&mut list, ready, generation, now);
-    let unsupported = (!found.unsupported.is_empty()).then(|| {
-        Said::new(
-            "NotSupportedYet",
-            true,
-            "NotSupportedYet",
-            format!("nothing acts on {} yet", found.unsupported.join(", ")),
-        )
-    });
-    conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
+    unsupported::tell(&mut list, &found.unsupported, generation, now);
     after.conditions = Some(list);
     after.observed_generation = generation;
     status_patch(before, &after)

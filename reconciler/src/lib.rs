@@ -20,6 +20,7 @@ pub mod probes;
 pub mod reporter;
 pub mod task_queue;
 pub mod text;
+pub mod unsupported;
 pub mod work_queue;
 pub mod workload;
 pub mod writer;

@@ -74,6 +74,8 @@ impl Error {
             // What an access rule lacks is said in these words; the others are of admission.
             403 if status.message.contains("cannot ") => "Forbidden",
             400 | 403 | 422 => "Refused",
+            // One that stands before the write and does not answer: no try of ours mends it.
+            500 if status.message.contains("failed calling webhook") => "WebhookFailed",
             _ => return None,
         };
         Some(Refusal {
@@ -389,9 +391,6 @@ pub fn status_patch<S: serde::Serialize>(before: Option<&S>, after: &S) -> Optio
     merge_patch(&before, &after)
 }
 
-/// A writer that is shared by the parts of one controller.
-pub type SharedWriter = Arc<Writer>;
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
@@ -451,6 +450,11 @@ mod tests {
             (403, "pods \"x\" is forbidden: exceeded quota: q", Some("QuotaExceeded")),
             (422, "ValidatingAdmissionPolicy 'p' denied request: no", Some("Refused")),
             (403, "admission webhook \"w\" denied the request: no", Some("Refused")),
+            (
+                500,
+                "Internal error occurred: failed calling webhook \"w\": connection refused",
+                Some("WebhookFailed"),
+            ),
             (500, "etcdserver: request timed out", None),
         ];
         for (code, message, reason) in table {

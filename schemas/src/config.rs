@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::document::{self, Node, START};
 use crate::file_error::{FileError, MAX_ERRORS, quote};
+use crate::gate_definition::OnBaseMove;
 use crate::manifest;
 use crate::shared::SecretKeyRef;
 use crate::structural::{self, Checker, Synonyms};
@@ -185,6 +186,12 @@ fn check_gate(path: &str, node: &Node, gate: &GateDefinition, checker: &mut Chec
         let error = FileError::new(path, node.locate(&["steps"]), "the gate has no step that can fail");
         checker.push(error.expected("at least one step that is not advisory"));
     }
+    if gate.on_base_move == OnBaseMove::Rerun {
+        let message = "onBaseMove is \"rerun\", which nothing acts on yet";
+        let error = FileError::new(path, node.locate(&["onBaseMove"]), message);
+        checker
+            .push(error.expected("\"keep\", as when it is left out: a verdict stays true of the base that it names"));
+    }
     let mut names = BTreeSet::new();
     for (at, step) in gate.steps.iter().enumerate() {
         let at = at.to_string();
@@ -356,6 +363,12 @@ mod tests {
         );
         assert!(found[2].contains("whole number from 1 to 86400"), "{found:?}");
         assert!(found[3].contains("put it in quotes"), "{found:?}");
+        let text = "steps: [{name: a, command: b}]\nonBaseMove: rerun\n";
+        let found = texts(parse_gate("g.yaml", text.as_bytes()));
+        assert!(
+            found.len() == 1 && found[0].starts_with("g.yaml:2:13: onBaseMove"),
+            "{found:?}"
+        );
         let text = "steps: [{name: a, command: b}, {name: a, command: ' '}]\nresources: {memory: lots}\nprotectedPaths: [/etc]\nprepare: {command: x, allowHosts: ['http://x']}\n";
         let found = texts(parse_gate("g.yaml", text.as_bytes()));
         assert_eq!(found.len(), 5, "{found:#?}");

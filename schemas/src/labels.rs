@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::names;
+
 /// Label: name of the TaskQueue that made an object.
 pub const QUEUE: &str = "foreman.llmkube.dev/queue";
 /// Annotation: UID of the TaskQueue that made an object.
@@ -40,12 +42,13 @@ pub const NODE_LEASE_PREFIX: &str = "foreman-node-";
 /// Name of the Lease by which one operator leads.
 pub const OPERATOR_LEASE: &str = "foreman-operator.llmkube.dev";
 
-/// Trailer of a commit: UID of the AgenticTask.
-pub const TRAILER_TASK: &str = "Foreman-Task";
-/// Trailer of a commit: epoch of the claim.
-pub const TRAILER_EPOCH: &str = "Foreman-Epoch";
 /// Git ref under which verdicts are noted where there is no forge.
 pub const NOTES_REF: &str = "refs/notes/foreman";
+
+/// Returns the label selector of a Workload's tasks. A name is a label's value only up to a length.
+pub fn tasks_of_workload(name: &str) -> String {
+    format!("{WORKLOAD}={}", names::label_value(name))
+}
 
 /// Returns the annotations that tell Argo CD to leave alone what Foreman makes, also where such an object bears the mark of
 /// an application: it is no difference, and it is not pruned.

@@ -33,6 +33,7 @@ pub mod shared;
 pub mod structural;
 pub mod task_file;
 pub mod task_queue;
+pub mod unsupported;
 pub mod workload;
 pub mod yaml;
 

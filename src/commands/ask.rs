@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
+use schemas::shared::LocalRef;
 use schemas::{AgenticTask, Workload, labels};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -44,8 +45,9 @@ pub async fn run(connection: &Connection, wanted: &str, request: Request) -> Res
     match &target {
         Target::Workload(_) => annotate::<Workload>(connection, &name, request, &id).await?,
         Target::Task(task) => {
-            if request == Request::Retry && task.labels().contains_key(labels::WORKLOAD) {
-                let owner = task.labels().get(labels::WORKLOAD).cloned().unwrap_or_default();
+            if request == Request::Retry
+                && let Some(owner) = task.spec.workload_ref.as_ref().and_then(LocalRef::named)
+            {
                 bail!(
                     "{name} is a step of workload {owner}; a finished step is never reopened. Use `foreman retry {owner}`"
                 );

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use kube::ResourceExt;
-use schemas::Agent;
 use schemas::agent::AgentRole;
+use schemas::config::AgentsFile;
 use schemas::file_error::FileError;
+use schemas::front_matter::Gate;
 use schemas::task_file::{self, TaskContent, TaskDocument};
+use schemas::{Agent, WorkloadSpec, unsupported};
 
 use crate::cli::{Global, ReportFormat, ValidateArgs};
 use crate::connect::root;
@@ -29,20 +31,23 @@ pub fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode> {
             root.display()
         );
     }
-    let (checked, errors) = check(&files, &tasks_folder(&root), args.files.is_empty());
+    let Checked { files, errors, notes } = check(&files, &tasks_folder(&root), args.files.is_empty());
     match args.output {
         ReportFormat::Json => println!("{}", serde_json::to_string_pretty(&errors)?),
         ReportFormat::Text => {
             for error in &errors {
                 println!("{error}");
             }
+            for note in &notes {
+                println!("note: {note}");
+            }
             if errors.is_empty() {
-                println!("{} valid", count(checked, "file is", "files are"));
+                println!("{} valid", count(files, "file is", "files are"));
             } else {
                 println!(
                     "{} in {}",
                     count(errors.len(), "error", "errors"),
-                    count(checked, "file", "files")
+                    count(files, "file", "files")
                 );
             }
         }
@@ -104,9 +109,12 @@ fn named(root: &Path, global: &Global, given: &[PathBuf]) -> Result<Files> {
     let mut files = Files::new();
     for path in given {
         let whole = here.join(path);
-        let absolute = whole
-            .canonicalize()
-            .with_context(|| format!("failed to find {}", path.display()))?;
+        let absolute = whole.canonicalize().with_context(|| {
+            format!(
+                "failed to find {}: name a file or a folder of this repository",
+                path.display()
+            )
+        })?;
         let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         let shown = absolute.strip_prefix(&root).unwrap_or(path).display().to_string();
         if absolute.is_dir() {
@@ -122,9 +130,19 @@ fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// What checking files came to.
+struct Checked {
+    /// How many there were.
+    files: usize,
+    errors: Vec<FileError>,
+    /// What is set and nothing acts on yet.
+    notes: Vec<FileError>,
+}
+
 /// Checks files; of all of them (`whole`) also that what they depend on is there.
-fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
+fn check(files: &Files, folder: &str, whole: bool) -> Checked {
     let mut errors = Vec::new();
+    let mut notes = Vec::new();
     let mut tasks: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
     let mut agents = None;
     for (shown, path) in files {
@@ -151,7 +169,12 @@ fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
                 errors.extend(schemas::config::parse_queue(shown, &bytes).err().into_iter().flatten())
             }
             Some("agents.yaml") => match schemas::config::parse_agents(shown, &bytes) {
-                Ok(read) => agents = Some(read.agents),
+                Ok(read) => {
+                    let (wrong, unsupported) = check_agents(shown, &read);
+                    errors.extend(wrong);
+                    notes.extend(unsupported);
+                    agents = Some(read.agents);
+                }
                 Err(found) => errors.extend(found),
             },
             Some("gate.yaml") => errors.extend(schemas::config::parse_gate(shown, &bytes).err().into_iter().flatten()),
@@ -163,6 +186,7 @@ fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
             },
         }
     }
+    notes.extend(tasks.values().flatten().filter_map(unsupported_of));
     let set = schemas::queue_set::check(&tasks, folder, "offline");
     errors.extend(set.errors);
     if whole {
@@ -176,7 +200,61 @@ fn check(files: &Files, folder: &str, whole: bool) -> (usize, Vec<FileError>) {
         }
     }
     errors.sort_by(|a, b| (&a.path, a.line, a.column).cmp(&(&b.path, b.line, b.column)));
-    (files.len(), errors)
+    Checked {
+        files: files.len(),
+        errors,
+        notes,
+    }
+}
+
+/// Finds what of a document nothing acts on yet.
+fn unsupported_of(document: &TaskDocument) -> Option<FileError> {
+    let found = match &document.content {
+        TaskContent::Markdown(task) => {
+            let gate = task.front.gate.as_ref().map(Gate::profile);
+            unsupported::of_workload(&WorkloadSpec {
+                gate_profile: gate,
+                ..WorkloadSpec::default()
+            })
+        }
+        TaskContent::Workload(workload) => unsupported::of_workload(&workload.spec),
+        TaskContent::AgenticTask(task) => unsupported::of_task(&task.spec),
+    };
+    no_effect(&document.path, document.at, &found)
+}
+
+fn no_effect(path: &str, at: schemas::document::Place, found: &[String]) -> Option<FileError> {
+    let message = || format!("nothing acts on this yet: {}", found.join(", "));
+    (!found.is_empty()).then(|| FileError::new(path, at, message()))
+}
+
+/// Finds what the operator would say against the Agents of a file, and what of them nothing acts on yet.
+fn check_agents(path: &str, read: &AgentsFile) -> (Vec<FileError>, Vec<FileError>) {
+    let known = |name: &str| read.profiles.iter().any(|profile| profile.name_any() == name);
+    let (mut errors, mut notes) = (Vec::new(), Vec::new());
+    for agent in &read.agents {
+        let found = reconciler::agent::validate::validate(agent, &known);
+        let name = agent.name_any();
+        let error =
+            |problem: &String| FileError::new(path, schemas::document::START, format!("Agent {name:?}: {problem}"));
+        errors.extend(found.problems.iter().map(error));
+        let fields: Vec<String> = found
+            .unsupported
+            .iter()
+            .map(|field| format!("{field} of Agent {name:?}"))
+            .collect();
+        notes.extend(no_effect(path, schemas::document::START, &fields));
+    }
+    for profile in &read.profiles {
+        let found = unsupported::of_profile(&profile.spec);
+        let name = profile.name_any();
+        let fields: Vec<String> = found
+            .iter()
+            .map(|field| format!("{field} of ModelProfile {name:?}"))
+            .collect();
+        notes.extend(no_effect(path, schemas::document::START, &fields));
+    }
+    (errors, notes)
 }
 
 fn no_such_file(path: &str, other: &str, tasks: &BTreeMap<String, Vec<TaskDocument>>) -> FileError {
@@ -257,8 +335,8 @@ mod tests {
         .unwrap();
         std::fs::write(root.join(".foreman/tasks/good.md"), "Do it.\n").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", root.join(".foreman/tasks/link.md")).unwrap();
-        let (checked, errors) = check(&everything(root).unwrap(), ".foreman/tasks", true);
-        assert_eq!(checked, 3);
+        let Checked { files, errors, .. } = check(&everything(root).unwrap(), ".foreman/tasks", true);
+        assert_eq!(files, 3);
         let gate: Vec<&FileError> = errors
             .iter()
             .filter(|error| error.path.ends_with("gate.yaml"))
@@ -288,14 +366,14 @@ mod tests {
         )
         .unwrap();
         let files = everything(root).unwrap();
-        let (_, errors) = check(&files, ".foreman/tasks", true);
+        let errors = check(&files, ".foreman/tasks", true).errors;
         assert_eq!(errors.len(), 1, "{errors:?}");
         let text = errors[0].to_string();
         assert!(
             text.contains("parsr.md") && text.contains(".foreman/tasks/parser.md"),
             "{text}"
         );
-        assert_eq!(check(&files, ".foreman/tasks", false).1, Vec::new());
+        assert_eq!(check(&files, ".foreman/tasks", false).errors, Vec::new());
     }
 
     #[test]
@@ -306,7 +384,7 @@ mod tests {
         let agent = |name: &str, role: &str| {
             format!(
                 "---\napiVersion: foreman.llmkube.dev/v1alpha1\nkind: Agent\nmetadata: {{ name: {name} }}\n\
-                 spec: {{ role: {role}, tools: [read_file] }}\n"
+                 spec: {{ role: {role}, tools: [run_gate_job] }}\n"
             )
         };
         let agents = agent("coder", "coder") + &agent("gate", "verifier");
@@ -314,13 +392,39 @@ mod tests {
         std::fs::write(root.join(".foreman/tasks/good.md"), "---\nagent: coder\n---\nDo it.\n").unwrap();
         std::fs::write(root.join(".foreman/tasks/gone.md"), "---\nagent: codr\n---\nDo it.\n").unwrap();
         std::fs::write(root.join(".foreman/tasks/wrong.md"), "---\nagent: gate\n---\nDo it.\n").unwrap();
-        let (_, errors) = check(&everything(root).unwrap(), ".foreman/tasks", true);
+        let errors = check(&everything(root).unwrap(), ".foreman/tasks", true).errors;
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 2, "{texts:?}");
         assert!(texts[0].contains("gone.md") && texts[0].contains("\"codr\"") && texts[0].contains("coder"));
         assert!(
             texts[1].contains("wrong.md") && texts[1].contains("verifier"),
             "{texts:?}"
+        );
+    }
+
+    #[test]
+    fn what_no_agent_can_do_is_an_error_and_what_nothing_acts_on_is_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join(".foreman/tasks")).unwrap();
+        let agent = "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: Agent\nmetadata: { name: coder }\n\
+             spec: { role: coder, tools: [bsh], vision: { enabled: true }, providerConfig: { baseURL: http://127.0.0.1:1/v1, model: m } }\n";
+        std::fs::write(root.join(".foreman/agents.yaml"), agent).unwrap();
+        let task = "---\ngate: { test: x, sourceExtensions: [.go] }\n---\nDo it.\n";
+        std::fs::write(root.join(".foreman/tasks/a.md"), task).unwrap();
+        let checked = check(&everything(root).unwrap(), ".foreman/tasks", true);
+        let texts = |list: &[FileError]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (errors, notes) = (texts(&checked.errors), texts(&checked.notes));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].contains("agents.yaml") && errors[0].contains("did you mean \"bash\""),
+            "{errors:?}"
+        );
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].contains("spec.vision of Agent \"coder\""), "{notes:?}");
+        assert!(
+            notes[1].contains("a.md") && notes[1].contains("sourceExtensions"),
+            "{notes:?}"
         );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kube::ResourceExt;
 use schemas::agentic_task::{AgenticTask, FailureReason, Phase, TaskKind};
-use schemas::shared::Verdict;
+use schemas::shared::{LocalRef, Verdict};
 use schemas::task_queue::InvalidFile;
 use schemas::{TaskQueue, Workload, labels};
 
@@ -88,7 +88,7 @@ impl Follower {
 
     /// Names a task by its Workload, as the Workload's own lines do, and its round.
     fn subject(&self, task: &AgenticTask) -> String {
-        let of = task.labels().get(labels::WORKLOAD);
+        let of = task.spec.workload_ref.as_ref().and_then(LocalRef::named);
         let short = match of.and_then(|name| self.titles.get(name)) {
             Some(title) => title.clone(),
             None => without_hash(of.unwrap_or(&task.name_any())).to_owned(),
@@ -228,7 +228,7 @@ mod tests {
         let mut task: AgenticTask = serde_json::from_value(json!({
             "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
             "metadata": { "name": name, "namespace": "default", "uid": name, "labels": { (labels::WORKLOAD): "note" } },
-            "spec": { "agentRef": { "name": "coder" }, "kind": kind, "payload": {} },
+            "spec": { "agentRef": { "name": "coder" }, "kind": kind, "payload": {}, "workloadRef": { "name": "note" } },
             "status": { "phase": phase },
         }))
         .unwrap();

@@ -291,6 +291,8 @@ fn what_nothing_is_said_against_is_healthy() {
                 "",
             );
         }
+        let status = json!({ "conditions": [condition("NotSupportedYet", "True", "nothing acts on it")] });
+        says(kind, status, "Healthy", "nothing acts on it");
         if kind == "ModelProfile" {
             let status = json!({ "observedGeneration": 1, "conditions": [condition("Ready", "False", "no")] });
             says(kind, status, "Progressing", "has not seen the last change");

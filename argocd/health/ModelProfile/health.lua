@@ -10,6 +10,9 @@ for _, condition in ipairs(status.conditions or {}) do
   if condition.type == "Stalled" and condition.status == "True" then
     return { status = "Degraded", message = message }
   end
+  if condition.type == "NotSupportedYet" and condition.status == "True" then
+    health.message = message
+  end
   if condition.type == "Ready" or condition.type == "Validated" then
     if condition.status == "False" then
       return { status = "Degraded", message = message }

@@ -6,7 +6,7 @@ use schemas::agent::{AgentRole, Execution, ExecutionMode, ModelProvider};
 use serde_json::Value;
 
 /// Tools of the list that are built.
-const BUILT: [&str; 9] = [
+const BUILT: [&str; 10] = [
     "read_file",
     "write_file",
     "str_replace",
@@ -16,10 +16,11 @@ const BUILT: [&str; 9] = [
     "bash",
     "submit_result",
     "run_gate_job",
+    "fetch_issue",
 ];
 
 /// Tools that are known by name and not built yet.
-const LATER: [&str; 4] = ["fetch_issue", "fetch_pull_request", "run_integrate", "run_reconcile"];
+const LATER: [&str; 3] = ["fetch_pull_request", "run_integrate", "run_reconcile"];
 
 /// Tools that can run without a model.
 const DETERMINISTIC: [&str; 3] = ["run_gate_job", "run_integrate", "run_reconcile"];
@@ -242,14 +243,14 @@ mod tests {
     #[test]
     fn what_is_not_built_is_named_and_does_not_make_the_agent_invalid() {
         let found = found(json!({
-            "role": "planner", "tools": ["read_file", "fetch_issue"], "inferenceServiceRef": { "name": "s" },
+            "role": "planner", "tools": ["read_file", "fetch_issue", "fetch_pull_request"], "inferenceServiceRef": { "name": "s" },
             "execution": { "mode": "Job" }, "mcp": { "enabled": true }, "vision": { "enabled": true }
         }));
         assert_eq!(found.problems, Vec::<String>::new());
         assert_eq!(
             found.unsupported,
             [
-                "spec.tools \"fetch_issue\"",
+                "spec.tools \"fetch_pull_request\"",
                 "spec.role planner",
                 "spec.execution.mode Job for role planner",
                 "spec.mcp",

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemas::agentic_task::{AgenticTaskStatus, FailureReason, Phase, Waiting};
 use schemas::phase::{self, EndReason, Event, Illegal, Writer};
+use schemas::unsupported;
 use serde_json::{Map, Value, json};
 
 use super::facts::{TaskObject, status_of};
@@ -17,12 +18,7 @@ use crate::writer::status_patch;
 pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Option<Value>, Illegal> {
     let before = task.readable().and_then(|object| object.status.as_ref());
     let mut after = match what {
-        What::Admit(waiting) => AgenticTaskStatus {
-            phase: Some(Phase::Pending),
-            observed_generation: task.meta().generation,
-            waiting: waiting.as_ref().map(shortened),
-            ..before.cloned().unwrap_or_default()
-        },
+        What::Admit(waiting) => admitted(task, waiting.as_ref(), now),
         What::Wait(waiting) => AgenticTaskStatus {
             waiting: Some(shortened(waiting)),
             ..before.cloned().unwrap_or_default()
@@ -50,6 +46,21 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
         after.phase = Some(Phase::Pending);
     }
     Ok(status_patch(before, &after))
+}
+
+/// Builds the first status of a task; what of it nothing acts on is said here, once.
+fn admitted(task: &TaskObject, waiting: Option<&Waiting>, now: Timestamp) -> AgenticTaskStatus {
+    let generation = task.meta().generation;
+    let mut after = status_of(task).clone();
+    if let Some(object) = task.readable() {
+        let mut list = after.conditions.take().unwrap_or_default();
+        unsupported::tell(&mut list, &unsupported::of_task(&object.spec), generation, now);
+        after.conditions = Some(list).filter(|list| !list.is_empty());
+    }
+    after.phase = Some(Phase::Pending);
+    after.observed_generation = generation;
+    after.waiting = waiting.map(shortened);
+    after
 }
 
 fn shortened(waiting: &Waiting) -> Waiting {
@@ -82,7 +93,7 @@ fn record(after: &mut AgenticTaskStatus, task: &TaskObject, event: &Event, messa
                 after.handled_cancel = cancel_request(task).map(str::to_owned);
             }
             if *reason == EndReason::Refused(FailureReason::NotSupportedYet) {
-                let said = Said::new("NotSupportedYet", true, "NotSupportedYet", message.clone());
+                let said = Said::new(unsupported::CONDITION, true, unsupported::CONDITION, message.clone());
                 conditions::set(&mut list, said, generation, now);
             }
             let (_, verdict, failure) = reason.end();

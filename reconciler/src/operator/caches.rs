@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use schemas::{Agent, AgenticTask, FleetNode, ModelProfile, TaskQueue, Workload};
+use schemas::{Agent, AgentRelease, AgenticTask, FleetNode, Forge, ModelProfile, TaskQueue, Workload};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ pub(super) struct Caches {
     pub(super) queues: Arc<Cache<TaskQueue>>,
     pub(super) workloads: Arc<Cache<Workload>>,
     pub(super) leases: Arc<Cache<Lease>>,
+    pub(super) forges: Arc<Cache<Forge>>,
+    pub(super) releases: Arc<Cache<AgentRelease>>,
 }
 
 impl Caches {
@@ -34,6 +36,8 @@ impl Caches {
             ("TaskQueue", self.queues.is_synced()),
             ("Workload", self.workloads.is_synced()),
             ("Lease", self.leases.is_synced()),
+            ("Forge", self.forges.is_synced()),
+            ("AgentRelease", self.releases.is_synced()),
         ];
         all.iter()
             .filter_map(|(kind, synced)| (!synced).then_some(*kind))
@@ -49,6 +53,8 @@ impl Caches {
         self.queues.wait_synced().await;
         self.workloads.wait_synced().await;
         self.leases.wait_synced().await;
+        self.forges.wait_synced().await;
+        self.releases.wait_synced().await;
     }
 }
 
@@ -60,43 +66,57 @@ pub(super) fn keep(
     stop: &CancellationToken,
     into: &mut JoinSet<()>,
 ) {
-    let client = counted(config.client.clone(), metrics.clone(), "watch");
-    let spaces = config.namespaces.clone();
+    let client = &counted(config.client.clone(), metrics.clone(), "watch");
+    let spaces = || config.namespaces.clone();
     into.spawn(cache::keep(
         caches.agents.clone(),
         client.clone(),
-        spaces.clone(),
+        spaces(),
         stop.clone(),
     ));
     into.spawn(cache::keep(
         caches.tasks.clone(),
         client.clone(),
-        spaces.clone(),
+        spaces(),
         stop.clone(),
     ));
     into.spawn(cache::keep(
         caches.workloads.clone(),
         client.clone(),
-        spaces.clone(),
+        spaces(),
         stop.clone(),
     ));
-    into.spawn(cache::keep(caches.queues.clone(), client.clone(), spaces, stop.clone()));
+    into.spawn(cache::keep(
+        caches.queues.clone(),
+        client.clone(),
+        spaces(),
+        stop.clone(),
+    ));
+    into.spawn(cache::keep(
+        caches.forges.clone(),
+        client.clone(),
+        spaces(),
+        stop.clone(),
+    ));
+    let cluster = Vec::new;
     into.spawn(cache::keep(
         caches.nodes.clone(),
         client.clone(),
-        Vec::new(),
+        cluster(),
         stop.clone(),
     ));
     into.spawn(cache::keep(
         caches.profiles.clone(),
         client.clone(),
-        Vec::new(),
+        cluster(),
         stop.clone(),
     ));
     into.spawn(cache::keep(
-        caches.leases.clone(),
-        client,
-        vec![config.lease_namespace.clone()],
+        caches.releases.clone(),
+        client.clone(),
+        cluster(),
         stop.clone(),
     ));
+    let leases = vec![config.lease_namespace.clone()];
+    into.spawn(cache::keep(caches.leases.clone(), client.clone(), leases, stop.clone()));
 }

@@ -26,7 +26,7 @@ use crate::task_queue::source::Sources;
 use crate::work_queue::{Next, WorkQueue, drive};
 use crate::workload::observe::Links;
 use crate::writer::Writer;
-use crate::{agent, agentic_task, bootstrap, fleet_node, task_queue, workload};
+use crate::{agent, agentic_task, bootstrap, fleet_node, task_queue, unsupported, workload};
 
 /// Every controller with its queue.
 pub(super) struct Controllers {
@@ -36,10 +36,12 @@ pub(super) struct Controllers {
     pub(super) workload: Arc<workload::Context>,
     queue: Arc<task_queue::Context>,
     report: Option<Arc<reporter::Context>>,
+    unsupported: Arc<unsupported::Context>,
     agent_work: Arc<WorkQueue<Key>>,
     workload_work: Arc<WorkQueue<Key>>,
     queue_work: Arc<WorkQueue<Key>>,
     report_work: Arc<WorkQueue<Key>>,
+    unsupported_work: Arc<WorkQueue<unsupported::Object>>,
     pub(super) evidence: Option<Evidence>,
     pub(super) evidence_keep: Duration,
     pub(super) namespaces: Vec<String>,
@@ -134,6 +136,13 @@ impl Controllers {
                 clock: clock.clone(),
                 metrics: metrics.clone(),
             }),
+            unsupported: Arc::new(unsupported::Context {
+                writer: writer("unsupported"),
+                forges: caches.forges.clone(),
+                releases: caches.releases.clone(),
+                profiles: caches.profiles.clone(),
+                clock: clock.clone(),
+            }),
             report: forge.map(|forge| {
                 Arc::new(reporter::Context {
                     writer: writer("reporter"),
@@ -150,6 +159,7 @@ impl Controllers {
             workload_work: Arc::default(),
             queue_work,
             report_work: Arc::default(),
+            unsupported_work: Arc::default(),
             evidence,
             evidence_keep: config.evidence_keep,
             namespaces: config.namespaces.clone(),
@@ -199,6 +209,7 @@ impl Controllers {
             .watch
             .observe(&caches.nodes, &caches.leases, &config.lease_namespace, &self.node.clock);
         agent::observe(&self.agent_work, &caches.agents, &caches.profiles);
+        unsupported::observe(&self.unsupported_work, &self.unsupported);
         workload::observe(
             &self.workload_work,
             &self.workload.links,
@@ -229,6 +240,7 @@ impl Controllers {
         ] {
             queue.begin_term();
         }
+        self.unsupported_work.begin_term();
         crate::clock::lock(&self.queue.states).clear();
         self.workload
             .workloads
@@ -245,6 +257,10 @@ impl Controllers {
             .all()
             .iter()
             .for_each(|found| self.agent_work.add(Key::of(found.meta())));
+        let unsupported = unsupported::all(&self.unsupported);
+        unsupported
+            .into_iter()
+            .for_each(|found| self.unsupported_work.add(found));
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
@@ -253,6 +269,11 @@ impl Controllers {
         running.spawn(drive(self.agent_work.clone(), 2, term.clone(), move |key| {
             all.clone()
                 .measured("Agent", API_LIMIT, agent::reconcile(ctx.clone(), key))
+        }));
+        let (ctx, all) = (self.unsupported.clone(), self.clone());
+        running.spawn(drive(self.unsupported_work.clone(), 1, term.clone(), move |object| {
+            all.clone()
+                .measured("Unsupported", API_LIMIT, unsupported::reconcile(ctx.clone(), object))
         }));
         tracing::info!(controller = "Workload", "Starting workers");
         let (ctx, all) = (self.workload.clone(), self.clone());

@@ -1,12 +1,12 @@
 //! What a queue's status says.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use schemas::TaskQueue;
 use schemas::task_queue::TaskQueueStatus;
+use schemas::{TaskQueue, unsupported};
 
 use super::files::Summary;
 use super::source::Problem;
-use super::{Context, Error, validate};
+use super::{Context, Error};
 use crate::cache::{Cached, Key};
 use crate::conditions::{self, Said};
 use crate::writer::{Outcome, status_patch};
@@ -161,16 +161,7 @@ fn build(
         )
     });
     conditions::set_or_clear(&mut list, "Suspended", suspended, generation, now);
-    let fields = validate::unsupported(queue);
-    let unsupported = (!fields.is_empty()).then(|| {
-        Said::new(
-            "NotSupportedYet",
-            true,
-            "NotSupportedYet",
-            format!("nothing acts on {} yet", fields.join(", ")),
-        )
-    });
-    conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
+    unsupported::tell(&mut list, &unsupported::of_queue(&queue.spec), generation, now);
     after.counts = Some(ctx.inventory.counts(cached.uid()));
     if let Some(served) = served {
         after.last_handled_reconcile_at = Some(served.to_owned());

@@ -79,12 +79,3 @@ pub fn validate(queue: &TaskQueue) -> Result<Valid, Problem> {
         suspend: queue.spec.suspend,
     })
 }
-
-/// Lists what is set and nothing acts on yet.
-pub fn unsupported(queue: &TaskQueue) -> Vec<&'static str> {
-    let mut fields = Vec::new();
-    if queue.spec.issues.is_some() {
-        fields.push("spec.issues");
-    }
-    fields
-}

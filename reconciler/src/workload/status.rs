@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemas::agentic_task::{FailureReason, TaskKind};
 use schemas::rounds::{TaskView, counts};
 use schemas::shared::{Usage, Verdict};
+use schemas::unsupported;
 use schemas::workload::{RoundRecord, WorkloadPhase, WorkloadStatus};
 
 use super::observe::Observed;
@@ -314,15 +315,7 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
     if let Facts::NotSupported(text) = facts {
         named.push(text.clone());
     }
-    let unsupported = (!named.is_empty()).then(|| {
-        Said::new(
-            "NotSupportedYet",
-            true,
-            "NotSupportedYet",
-            format!("nothing acts on this yet: {}", named.join(", ")),
-        )
-    });
-    conditions::set_or_clear(&mut list, "NotSupportedYet", unsupported, generation, now);
+    unsupported::tell(&mut list, &named, generation, now);
     after.conditions = Some(list);
     after.observed_generation = generation;
 }

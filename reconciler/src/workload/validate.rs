@@ -1,6 +1,7 @@
 //! What of a Workload nothing acts on yet, what of that keeps it from starting, and whether it may start. Pure.
 
 use schemas::dependencies::{WorkloadDependencyState, workload_dependency_state};
+use schemas::unsupported;
 
 use super::observe::Observed;
 
@@ -18,12 +19,6 @@ pub struct Valid {
 /// Looks at a Workload.
 pub fn validate(observed: &Observed) -> Valid {
     let spec = &observed.workload.spec;
-    let mut unsupported = Vec::new();
-    let mut name = |set: bool, field: &str| {
-        if set {
-            unsupported.push(field.to_owned());
-        }
-    };
     let explicit = spec.pipeline.as_ref().is_some_and(|steps| !steps.is_empty());
     let issues = spec.issues.as_ref().is_some_and(|issues| !issues.is_empty());
     let held = match (explicit, issues) {
@@ -38,29 +33,9 @@ pub fn validate(observed: &Observed) -> Valid {
              write the steps out in spec.pipeline",
         ),
     };
-    name(
-        spec.escalation_coder_agent_ref
-            .as_ref()
-            .is_some_and(|agent| agent.named().is_some()),
-        "spec.escalationCoderAgentRef",
-    );
-    name(spec.escalate_on_failure == Some(true), "spec.escalateOnFailure");
-    name(
-        spec.escalation_reviewer_agent_refs
-            .as_ref()
-            .is_some_and(|agents| !agents.is_empty()),
-        "spec.escalationReviewerAgentRefs",
-    );
-    name(spec.allow_cloud_reviewers == Some(false), "spec.allowCloudReviewers");
-    name(
-        spec.planner_model.as_ref().is_some_and(|model| !model.is_empty()),
-        "spec.plannerModel",
-    );
-    name(spec.mcp_enabled == Some(true), "spec.mcpEnabled");
-    name(spec.open_pull_request == Some(true), "spec.openPullRequest");
     let upstream = workload_dependency_state(observed.upstream.iter().map(|(name, phase)| (name.as_str(), *phase)));
     Valid {
-        unsupported,
+        unsupported: unsupported::of_workload(spec),
         held: held.map(str::to_owned),
         upstream,
     }

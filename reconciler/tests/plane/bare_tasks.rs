@@ -71,3 +71,34 @@ async fn a_claim_that_is_given_back_before_the_lease_is_not_lost() {
     assert_eq!(world.metrics().sum(reconciler::metrics::LOST_CLAIMS, &[]), 0);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nothing_acts_on_is_said_by_the_object_itself() {
+    let world = World::start().await;
+    let says = |field: &'static str| {
+        move |object: &serde_json::Value| {
+            let conditions = object["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|condition| {
+                condition["type"] == "NotSupportedYet"
+                    && condition["status"] == "True"
+                    && condition["message"].as_str().is_some_and(|said| said.contains(field))
+            })
+        }
+    };
+    let forge = json!({ "kind": "Forge", "metadata": { "name": "f" }, "spec": { "type": "gitea", "url": "https://git.example" } });
+    world.create("forges", forge).await;
+    world.wait("forges", "a Forge that says so", says("kind Forge")).await;
+    let profile =
+        json!({ "kind": "ModelProfile", "metadata": { "name": "p" }, "spec": { "restrictReadsInForcingPhase": true } });
+    world.create("modelprofiles", profile).await;
+    let said = says("spec.restrictReadsInForcingPhase");
+    world.wait("modelprofiles", "a ModelProfile that says so", said).await;
+    world.delete("modelprofiles", "p").await;
+    let task = json!({
+        "kind": "AgenticTask", "metadata": { "name": "t" },
+        "spec": { "kind": "freeform", "mcpEnabled": true, "payload": { "prompt": "x", "contract": "c" } },
+    });
+    world.create("agentictasks", task).await;
+    let said = says("spec.mcpEnabled, spec.payload.contract");
+    world.wait("agentictasks", "a task that says so", said).await;
+}

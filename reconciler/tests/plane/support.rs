@@ -327,6 +327,8 @@ fn api(client: Client, plural: &str) -> Api<DynamicObject> {
         "taskqueues" => ("foreman.llmkube.dev", "TaskQueue"),
         "agents" => ("foreman.llmkube.dev", "Agent"),
         "fleetnodes" => ("foreman.llmkube.dev", "FleetNode"),
+        "forges" => ("foreman.llmkube.dev", "Forge"),
+        "modelprofiles" => ("foreman.llmkube.dev", "ModelProfile"),
         "leases" => ("coordination.k8s.io", "Lease"),
         "events" => ("", "Event"),
         other => panic!("{other}"),
@@ -337,7 +339,7 @@ fn api(client: Client, plural: &str) -> Api<DynamicObject> {
     };
     let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     resource.plural = plural.to_owned();
-    if plural == "fleetnodes" {
+    if matches!(plural, "fleetnodes" | "modelprofiles") {
         Api::all_with(client, &resource)
     } else {
         Api::default_namespaced_with(client, &resource)

@@ -6,3 +6,4 @@ mod pods;
 mod refused;
 mod relay;
 mod servers;
+mod webhook;

@@ -75,7 +75,7 @@ async fn account(site: &Site) -> PathBuf {
 }
 
 /// Waits for a queue that is not ready because of all these words.
-async fn queue_says(queues: &mut Follower<TaskQueue>, words: &[&str]) {
+pub(super) async fn queue_says(queues: &mut Follower<TaskQueue>, words: &[&str]) {
     let what = format!("a queue that says {words:?}");
     queues
         .saw(&what, |queue| {
@@ -139,7 +139,7 @@ async fn a_missing_permission_is_named_and_work_goes_on_once_it_is_given() {
     site.delete_nodes(&["a"]).await;
 }
 
-fn admission(site: &Site, kind: &str) -> Api<DynamicObject> {
+pub(super) fn admission(site: &Site, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
     Api::all_with(site.client.clone(), &ApiResource::from_gvk(&kind))
 }
