@@ -1,5 +1,7 @@
 //! Tables for people.
 
+use schemas::inert;
+
 /// Lays out `rows` under `head` in columns as wide as their widest cell.
 pub fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
@@ -46,9 +48,9 @@ pub fn count(number: i64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Drops control characters from text that somebody else wrote.
+/// Makes text that somebody else wrote inert, in one line; its spaces stay.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    inert::printable(text).replace(['\n', '\t'], " ")
 }
 
 #[cfg(test)]

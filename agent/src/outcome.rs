@@ -64,17 +64,9 @@ impl Outcome {
     }
 }
 
-/// Cuts `text` to `most` characters, marking the cut, and drops control characters.
+/// Makes one printable line of at most `most` characters.
 pub fn shorten(text: &str, most: usize) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if clean.chars().count() <= most {
-        return clean;
-    }
-    clean
-        .chars()
-        .take(most.saturating_sub(1))
-        .chain(std::iter::once('…'))
-        .collect()
+    schemas::inert::one_line(text, most)
 }
 
 #[cfg(test)]
@@ -83,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_at_a_character_and_cleaned() {
-        assert_eq!(shorten("aé\u{1b}b", 10), "aé b");
+        assert_eq!(shorten("a\né\u{1b}[31mb", 10), "a éb");
         assert_eq!(shorten("ééééé", 3), "éé…");
     }
 }

@@ -167,7 +167,7 @@ impl Protected {
 
 /// Takes out what file systems ignore: invisible characters, dots and spaces at the end of a part.
 fn normal(path: &str) -> String {
-    let visible: String = path.chars().filter(|c| !tail::is_invisible(*c)).collect();
+    let visible: String = path.chars().filter(|c| !schemas::inert::is_invisible(*c)).collect();
     let parts: Vec<&str> = visible
         .split('/')
         .map(|part| match part {

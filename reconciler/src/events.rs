@@ -6,8 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemas::names;
 
 use crate::cache::Key;
-use crate::text::one_line;
 use crate::writer::Writer;
+use schemas::inert::one_line;
 
 /// Longest message, in characters.
 const MESSAGE: usize = 1000;

@@ -19,7 +19,6 @@ pub mod operator;
 pub mod probes;
 pub mod reporter;
 pub mod task_queue;
-pub mod text;
 pub mod unsupported;
 pub mod work_queue;
 pub mod workload;

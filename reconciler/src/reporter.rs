@@ -27,6 +27,9 @@ use crate::workload::observe::{Links, is_owned};
 use crate::writer::Writer;
 use plan::{CommitStatus, State};
 
+/// Characters that a commit status may have.
+pub const DESCRIPTION_CHARS: usize = 140;
+
 /// Why a report did not reach its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,9 +45,6 @@ pub enum Error {
     /// A commit is not 40 hex digits.
     #[error("failed to read the commit {0:?}")]
     Commit(String),
-    /// This place has no such thing.
-    #[error("failed to {0}: there is no forge here")]
-    NotHere(&'static str),
 }
 
 /// Where verdicts are reported: a forge, or the notes of a plain Git server.
@@ -55,18 +55,6 @@ pub trait Forge: Send + Sync {
         repo: &'a str,
         commit: &'a str,
         status: &'a CommitStatus,
-    ) -> BoxFuture<'a, Result<String, Error>>;
-
-    /// Writes the one comment of a pull request.
-    fn sticky_comment<'a>(&'a self, repo: &'a str, number: i64, text: &'a str) -> BoxFuture<'a, Result<String, Error>>;
-
-    /// Opens a pull request, or finds the one that is open.
-    fn pull_request<'a>(
-        &'a self,
-        repo: &'a str,
-        head: &'a str,
-        base: &'a str,
-        title: &'a str,
     ) -> BoxFuture<'a, Result<String, Error>>;
 
     /// Leaves a remark on a commit.
@@ -136,7 +124,7 @@ pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
                 Err(error) => Next::Failed(error.to_string()),
             }
         }
-        Err(error @ (Error::NoRemote(_) | Error::NotHere(_) | Error::Commit(_))) => {
+        Err(error @ (Error::NoRemote(_) | Error::Commit(_))) => {
             tracing::info!(workload = %key, %error, "the verdict stays in the Workload's status");
             Next::Wait
         }

@@ -9,17 +9,9 @@ use crate::document::{self, Node, START};
 use crate::file_error::{FileError, MAX_ERRORS, quote};
 use crate::gate_definition::OnBaseMove;
 use crate::manifest;
-use crate::shared::SecretKeyRef;
 use crate::structural::{self, Checker, Synonyms};
 use crate::task_file::{MAX_FILE, text};
 use crate::{Agent, GateDefinition, ModelProfile, TaskQueue, duration, quantity};
-
-/// Path of the queue's file in a repository.
-pub const QUEUE_FILE: &str = ".foreman/queue.yaml";
-/// Path of the agents' file in a repository.
-pub const AGENTS_FILE: &str = ".foreman/agents.yaml";
-/// Path of the gate's file in a repository.
-pub const GATE_FILE: &str = ".foreman/gate.yaml";
 
 /// What `.foreman/agents.yaml` holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,26 +20,6 @@ pub struct AgentsFile {
     pub agents: Vec<Agent>,
     /// Model profiles.
     pub profiles: Vec<ModelProfile>,
-}
-
-impl AgentsFile {
-    /// Returns the keys of Secrets that the agents refer to, each once.
-    pub fn secret_refs(&self) -> Vec<SecretKeyRef> {
-        let mut found = BTreeMap::new();
-        for agent in &self.agents {
-            let provider = agent
-                .spec
-                .provider_config
-                .iter()
-                .filter_map(|config| config.api_key_secret_ref.clone());
-            let servers = agent.spec.mcp.iter().filter_map(|mcp| mcp.servers.as_ref()).flatten();
-            let headers = servers.filter_map(|server| server.headers.as_ref()).flatten();
-            for secret in provider.chain(headers.filter_map(|header| header.value_from.clone())) {
-                found.insert((secret.name.clone(), secret.key.clone()), secret);
-            }
-        }
-        found.into_values().collect()
-    }
 }
 
 /// Reads `.foreman/queue.yaml`: one TaskQueue manifest.
@@ -280,7 +252,7 @@ mod tests {
     fn a_queue_is_read_with_its_static_defaults() {
         let text =
             format!("{HEAD}kind: TaskQueue\nmetadata: {{name: q}}\nspec:\n  git: {{url: ., path: .foreman/tasks}}\n");
-        let queue = parse_queue(QUEUE_FILE, text.as_bytes()).unwrap();
+        let queue = parse_queue(".foreman/queue.yaml", text.as_bytes()).unwrap();
         let git = queue.spec.git.unwrap();
         assert_eq!(
             (git.interval.as_str(), git.path.as_str(), queue.spec.prune),
@@ -307,15 +279,8 @@ mod tests {
         let text = format!(
             "{HEAD}kind: Agent\nmetadata: {{name: coder}}\nspec:\n  role: coder\n  tools: [bash]\n  providerConfig: {{apiKeySecretRef: {{name: s, key: k}}}}\n---\n{HEAD}kind: ModelProfile\nmetadata: {{name: m}}\nspec: {{}}\n"
         );
-        let file = parse_agents(AGENTS_FILE, text.as_bytes()).unwrap();
-        assert_eq!(
-            (
-                file.agents.len(),
-                file.profiles.len(),
-                file.secret_refs()[0].key.as_str()
-            ),
-            (1, 1, "k")
-        );
+        let file = parse_agents(".foreman/agents.yaml", text.as_bytes()).unwrap();
+        assert_eq!((file.agents.len(), file.profiles.len()), (1, 1));
         let text = format!(
             "{text}---\napiVersion: v1\nkind: Secret\n---\n{HEAD}kind: Agent\nmetadata: {{name: coder}}\nspec: {{role: boss, tools: []}}\n"
         );
@@ -330,7 +295,7 @@ mod tests {
     #[test]
     fn a_gate_is_read_with_its_defaults() {
         let text = "prepare: {command: cargo fetch, allowHosts: [static.crates.io, '*.crates.io', 'localhost:8080']}\nsteps:\n  - {name: test, command: cargo test}\nprotectedPaths: [tests/**]\nresources: {cpu: '2', memory: 4Gi}\n";
-        let gate = parse_gate(GATE_FILE, text.as_bytes()).unwrap();
+        let gate = parse_gate(".foreman/gate.yaml", text.as_bytes()).unwrap();
         assert_eq!((gate.steps.len(), gate.steps[0].advisory), (1, false));
     }
 

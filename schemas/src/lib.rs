@@ -19,6 +19,7 @@ pub mod front_matter;
 pub mod gate_definition;
 pub mod generated;
 pub mod graph;
+pub mod inert;
 pub mod json_schema;
 pub mod labels;
 pub mod manifest;

@@ -42,7 +42,7 @@ pub async fn run(connection: &Connection, args: &LogsArgs) -> Result<()> {
             } else {
                 crate::transcript::render(&fresh[..whole])
             };
-            print!("{}", clean(&lines));
+            print!("{}", schemas::inert::printable(&lines));
             std::io::stdout().flush()?;
             printed += whole;
         }
@@ -76,13 +76,6 @@ fn is_over(task: &AgenticTask) -> bool {
         .as_ref()
         .and_then(|status| status.phase)
         .is_some_and(Phase::is_terminal)
-}
-
-/// Keeps tabs and line ends, and nothing else that could steer a terminal.
-fn clean(text: &str) -> String {
-    text.chars()
-        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
-        .collect()
 }
 
 async fn pick(connection: &Connection, args: &LogsArgs) -> Result<AgenticTask> {

@@ -243,7 +243,7 @@ mod tests {
         let after = render(None, std::slice::from_ref(&task), now);
         assert!(!before.contains("GATE-FAIL"));
         assert!(
-            after.contains("GATE-FAIL") && after.contains("| assertion failed [31m"),
+            after.contains("GATE-FAIL") && after.contains("| assertion failed\n") && !after.contains("[31m"),
             "{after}"
         );
         assert!(after.contains("first failing step: test"));

@@ -27,7 +27,7 @@ apiVersion: foreman.llmkube.dev/v1alpha1
 kind: TaskQueue
 metadata: { name: tasks }
 spec:
-  git: { url: ., path: .foreman/tasks, interval: 60s }
+  git: { url: ., path: .foreman/tasks, interval: 10m }
   defaults:
     repo: .
     coderAgentRef: { name: coder }

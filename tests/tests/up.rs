@@ -1,6 +1,6 @@
 //! `foreman up`: commits become gated branches, and no end of the process loses anything.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::{Api, ResourceExt};
 use schemas::shared::Verdict;
@@ -22,15 +22,9 @@ async fn a_committed_task_becomes_a_branch_whose_verdict_names_what_was_tested()
     let up = sample.up();
     let client = up.client().await;
     let base = sample.git(&["rev-parse", "HEAD"]);
-    let begin = Instant::now();
     sample.task("note", "Write the note.\n");
+    // The queue's interval is longer than this waits: only a watch on the repository sees the commit.
     workload(&client, "note", "the commit to be seen", |_| true).await;
-    // The queue's interval is a minute: only a watch on the repository sees a commit as soon as this.
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "seen after {:?}",
-        begin.elapsed()
-    );
     let done = ended(&client, "note", 1).await;
     assert!(passed(&done), "{done:#?}");
     let status = done.status.unwrap();

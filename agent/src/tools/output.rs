@@ -3,72 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Removes terminal control sequences and control characters; tabs and line ends stay.
-pub fn printable(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\u{1b}' | '\u{9b}' => skip_sequence(c, &mut chars),
-            '\n' | '\t' => clean.push(c),
-            '\r' if chars.peek() == Some(&'\n') => {}
-            '\r' => clean.push('\n'),
-            c if c.is_control() || is_direction_or_invisible(c) => {}
-            c => clean.push(c),
-        }
-    }
-    clean
-}
-
-fn skip_sequence(start: char, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
-    let kind = if start == '\u{9b}' {
-        Some('[')
-    } else {
-        chars.next_if(|c| matches!(c, '[' | ']' | 'P' | 'X' | '^' | '_'))
-    };
-    match kind {
-        Some('[') => {
-            while chars.next_if(|c| ('\u{20}'..='\u{3f}').contains(c)).is_some() {}
-            chars.next_if(|c| ('\u{40}'..='\u{7e}').contains(c));
-        }
-        Some(_) => {
-            // A string sequence ends with BEL or ST; one that never ends swallows no further line.
-            while let Some(c) = chars.next_if(|c| *c != '\n') {
-                if c == '\u{7}' || c == '\u{9c}' {
-                    break;
-                }
-                if c == '\u{1b}' {
-                    chars.next_if_eq(&'\\');
-                    break;
-                }
-            }
-        }
-        None => {
-            chars.next_if(|c| ('\u{30}'..='\u{7e}').contains(c));
-        }
-    }
-}
-
-fn is_direction_or_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Writes a text as one printable line of at most `limit` characters.
-pub fn one_line(text: &str, limit: usize) -> String {
-    let clean = printable(text);
-    let words: Vec<&str> = clean.split_whitespace().collect();
-    truncate(&words.join(" "), limit)
-}
-
-/// Cuts a text to at most `limit` characters, the last of them an ellipsis where something was cut.
-pub fn truncate(text: &str, limit: usize) -> String {
-    if text.chars().count() <= limit {
-        return text.to_owned();
-    }
-    let mut cut: String = text.chars().take(limit.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
-}
+pub use schemas::inert::{one_line, printable, truncate};
 
 /// Returns the longest start of a text that has at most `limit` bytes.
 pub fn head_bytes(text: &str, limit: usize) -> &str {
@@ -180,14 +115,6 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn control_sequences_leave_no_trace() {
-        let hostile =
-            "a\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}b\u{1b}]8;;http://x\u{1b}\\c\u{9b}2Jd\rE\u{8}\u{202e}f\u{1b}cg";
-        assert_eq!(printable(hostile), "ared bcd\nEfg");
-        assert_eq!(printable("tab\tand\r\nline"), "tab\tand\nline");
-    }
-
-    #[test]
     fn long_output_keeps_its_first_and_last_lines_and_the_whole_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::new(folder.path().join("out"), 1 << 20);
@@ -209,12 +136,8 @@ mod tests {
     proptest! {
         #[test]
         fn caps_hold_for_any_text(text in any::<String>(), limit in 0usize..200) {
-            prop_assert!(truncate(&text, limit.max(1)).chars().count() <= limit.max(1));
             prop_assert!(head_bytes(&text, limit).len() <= limit);
             prop_assert!(tail_bytes(&text, limit).len() <= limit);
-            let clean = printable(&text);
-            prop_assert!(!clean.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
-            prop_assert_eq!(printable(&clean), clean.clone());
             if let Some(cut) = head_and_tail(&text, limit, "") {
                 prop_assert!(cut.len() <= limit + 80);
             }

@@ -11,8 +11,8 @@ use super::facts::{TaskObject, status_of};
 use super::plan::{What, cancel_request};
 use super::retry::Retry;
 use crate::conditions::{self, Said};
-use crate::text::one_line;
 use crate::writer::status_patch;
+use schemas::inert::one_line;
 
 /// Builds the merge patch of the status; `None` when nothing changes.
 pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Option<Value>, Illegal> {

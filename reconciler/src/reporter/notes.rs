@@ -5,13 +5,14 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use git::{Git, Identity, NoteMode, Oid, PushOutcome, RemoteUrl};
+use schemas::inert::one_line;
 use schemas::labels::NOTES_REF;
 
 use super::plan::CommitStatus;
 use super::{Error, Forge};
 use crate::clock::Clock;
 use crate::metrics::{GIT_REQUESTS, Metrics};
-use crate::text::{DESCRIPTION_CHARS, one_line};
+use crate::reporter::DESCRIPTION_CHARS;
 
 /// Writes notes under `refs/notes/foreman`.
 pub struct Notes {
@@ -84,20 +85,6 @@ impl Forge for Notes {
         status: &'a CommitStatus,
     ) -> BoxFuture<'a, Result<String, Error>> {
         async move { self.write(repo, commit, &render(status), NoteMode::Replace).await }.boxed()
-    }
-
-    fn sticky_comment<'a>(&'a self, _: &'a str, _: i64, _: &'a str) -> BoxFuture<'a, Result<String, Error>> {
-        async { Err(Error::NotHere("write a comment")) }.boxed()
-    }
-
-    fn pull_request<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<String, Error>> {
-        async { Err(Error::NotHere("open a pull request")) }.boxed()
     }
 
     fn note<'a>(&'a self, repo: &'a str, commit: &'a str, text: &'a str) -> BoxFuture<'a, Result<String, Error>> {

@@ -7,8 +7,8 @@ use super::plan::{Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
 use crate::events::{self, Warning};
-use crate::text::one_line;
 use crate::writer::{self, Outcome, Refusal, Writer};
+use schemas::inert::one_line;
 
 /// Writes that are under way at once.
 const CONCURRENT: usize = 32;

@@ -10,7 +10,7 @@ mod broken_files;
 mod served;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use support::{World, agents, node, queue, run_on_n1};
@@ -477,10 +477,8 @@ async fn a_commit_in_a_local_repository_is_seen_at_once() {
     let repo = world.repo("tasks", &[("tasks/a.md", "do a\n")]);
     queue(&world, "q", &repo.url(), json!({ "git": { "interval": "10m" } })).await;
     world.wait_count("workloads", 1).await;
-    let begun = Instant::now();
     repo.commit(&[("tasks/b.md", Some("do b\n"))]);
+    // The interval is longer than this waits: only the watch can tell.
     world.wait_count("workloads", 2).await;
-    // The interval is ten minutes: only the watch can have told.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     world.stop().await;
 }

@@ -512,17 +512,16 @@ fn a_freed_slot_costs_one_assignment_whatever_the_length_of_the_queue() {
         put(&mut index, &format!("t{i:05}"), json!({}));
     }
     assert_eq!(plan(&mut index, at(0)).steps.len(), 1);
-    let begun = std::time::Instant::now();
     for i in 0..1000 {
         put(
             &mut index,
             &format!("t{i:05}"),
             json!({ "status": { "phase": "Succeeded", "verdict": "GO" } }),
         );
+        assert!(index.dirty.len() <= 2, "{} tasks are looked at", index.dirty.len());
         assert_eq!(plan(&mut index, at(1)).steps.len(), 1);
+        assert!(index.is_settled(), "the others stay where they are");
     }
-    // Looking at every task on every event would make this 20 million looks.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
