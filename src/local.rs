@@ -317,7 +317,7 @@ fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox)
         .map(|image| image.rsplit_once(':').map_or(image, |(name, _)| name).to_owned())
         .into();
     // An Agent may name an image of its own for its Jobs; here it stands for this machine's tools, as a gate's does.
-    runner.own_programs = vec![agent::executor::job::inside::PROGRAM.to_owned()];
+    runner.own_programs = vec![agent::executor::job::build::PROGRAM.to_owned()];
     Ok(runner)
 }
 

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent::executor::job::inside;
+use agent::executor::job::{build, inside};
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if let Some(args) = called(gate::job::PROGRAM) {
         return gate::program::main(args);
     }
-    if let Some(args) = called(inside::PROGRAM).filter(|args| inside::is_asked(args)) {
+    if let Some(args) = called(build::PROGRAM).filter(|args| inside::is_asked(args)) {
         return inside::main(args);
     }
     end_with_the_reader();

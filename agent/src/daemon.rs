@@ -310,7 +310,7 @@ fn services(config: &Arc<Config>, client: &Client, probes: Probes) -> Result<Ser
         client: client.clone(),
         git: git::Git::new(config.workspace_dir.join("mirrors"), config.git.clone()),
         repositories: crate::executor::Repositories::default(),
-        sandbox: crate::executor::native::open_sandbox(config).map_err(Error::Sandbox)?,
+        sandbox: crate::executor::confinement::open_sandbox(config).map_err(Error::Sandbox)?,
         http: http.build()?,
         probes,
     })

@@ -1,6 +1,7 @@
 //! How a claimed task is carried out.
 
 pub mod coder;
+pub mod confinement;
 pub mod endpoint;
 mod follow;
 pub mod job;

@@ -12,6 +12,7 @@ pub mod fit;
 pub mod index;
 pub mod line;
 pub mod node;
+pub mod place;
 pub mod plan;
 pub mod retry;
 pub mod status;

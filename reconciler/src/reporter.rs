@@ -27,9 +27,6 @@ use crate::workload::observe::{Links, is_owned};
 use crate::writer::Writer;
 use plan::{CommitStatus, State};
 
-/// Characters that a commit status may have.
-pub const DESCRIPTION_CHARS: usize = 140;
-
 /// Why a report did not reach its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

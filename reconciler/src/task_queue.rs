@@ -8,6 +8,7 @@ pub mod files;
 pub mod load;
 pub mod observe;
 pub mod plan;
+pub mod problem;
 pub mod source;
 pub mod status;
 pub mod validate;
@@ -219,7 +220,7 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         Ok(loaded) => loaded,
         Err(failed) => {
             state.files = failed.files;
-            let problem = source::Problem::of(&failed.error);
+            let problem = problem::Problem::of(&failed.error);
             status::write(
                 ctx,
                 &cached,
@@ -276,7 +277,7 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 1 => first.message,
                 more => format!("{more} writes were refused; {}", first.message),
             };
-            let seen = Seen::Refused(source::Problem::new(first.reason, message.clone()));
+            let seen = Seen::Refused(problem::Problem::new(first.reason, message.clone()));
             status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
             return Ok(Next::Failed(message));
         }

@@ -1,6 +1,9 @@
 //! Text that a model, a program, a repository or a server wrote, made inert: nothing in it steers a terminal or makes a
 //! line read as something else.
 
+/// Characters of a line that a commit status can show.
+pub const DESCRIPTION_CHARS: usize = 140;
+
 /// Removes escape sequences, control, direction and invisible characters; tabs and line ends stay, and a carriage return
 /// ends a line.
 pub fn printable(text: &str) -> String {

@@ -1,7 +1,5 @@
 //! `foreman up`: commits become gated branches, and no end of the process loses anything.
 
-use std::time::Duration;
-
 use kube::{Api, ResourceExt};
 use schemas::shared::Verdict;
 use schemas::workload::WorkloadPhase;

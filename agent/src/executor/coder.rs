@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use schemas::Agent;
 use schemas::agentic_task::FailureReason;
 
-use super::native::toolchain;
+use super::confinement::toolchain;
 use super::{Run, endpoint, source};
 use crate::coder::worktree::Snapshot;
 use crate::coder::{self as machine, End, Session};

@@ -1,7 +1,5 @@
 //! The native executor: Foreman's own loop, tools and gate.
 
-use std::sync::OnceLock;
-
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::Client;
@@ -12,7 +10,7 @@ use schemas::{Agent, AgenticTask};
 
 use super::{Executor, Run, coder, endpoint, job, verifier};
 use crate::capability::Served;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::outcome::Outcome;
 
 /// Carries out tasks by their Agent's role.
@@ -93,24 +91,6 @@ fn asks_for_nothing(task: &AgenticTask, agent: Option<&Agent>) -> bool {
     task.spec.kind == TaskKind::Freeform
         && repo.trim().is_empty()
         && agent.is_none_or(|agent| agent.spec.is_deterministic() && agent.spec.role != AgentRole::Coder)
-}
-
-/// Opens the sandbox that this node's commands run in; a stub node needs none.
-pub fn open_sandbox(config: &Config) -> Result<sandbox::Sandbox, String> {
-    if config.unsafe_no_sandbox || config.mode == Mode::Stub {
-        return Ok(sandbox::Sandbox::without_confinement());
-    }
-    match config.sandbox_backend {
-        Some(backend) => sandbox::Sandbox::with_backend(backend),
-        None => sandbox::Sandbox::detect(),
-    }
-    .map_err(|error| error.to_string())
-}
-
-/// Returns the host's tools, found once.
-pub fn toolchain() -> &'static sandbox::Toolchain {
-    static FOUND: OnceLock<sandbox::Toolchain> = OnceLock::new();
-    FOUND.get_or_init(sandbox::Toolchain::host)
 }
 
 /// Asks the endpoints of all Agents what they serve.

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use git::{Git, Identity, NoteMode, Oid, PushOutcome, RemoteUrl};
-use schemas::inert::one_line;
+use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::labels::NOTES_REF;
 
 use super::plan::CommitStatus;
 use super::{Error, Forge};
 use crate::clock::Clock;
 use crate::metrics::{GIT_REQUESTS, Metrics};
-use crate::reporter::DESCRIPTION_CHARS;
 
 /// Writes notes under `refs/notes/foreman`.
 pub struct Notes {

@@ -2,12 +2,10 @@
 
 use schemas::Workload;
 use schemas::agentic_task::FailureReason;
-use schemas::inert::one_line;
+use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::shared::Verdict;
 use schemas::workload::WorkloadPhase;
 use serde_json::{Value, json};
-
-use crate::reporter::DESCRIPTION_CHARS;
 
 /// The states that are sent. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

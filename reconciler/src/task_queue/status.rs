@@ -5,7 +5,7 @@ use schemas::task_queue::TaskQueueStatus;
 use schemas::{TaskQueue, unsupported};
 
 use super::files::Summary;
-use super::source::Problem;
+use super::problem::Problem;
 use super::{Context, Error};
 use crate::cache::{Cached, Key};
 use crate::conditions::{self, Said};

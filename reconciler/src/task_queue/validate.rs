@@ -5,7 +5,7 @@ use std::time::Duration;
 use git::RemoteUrl;
 use schemas::{TaskQueue, duration};
 
-use super::source::Problem;
+use super::problem::Problem;
 
 /// Shortest time between two looks at a remote repository.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemas::agentic_task::{FailureReason, TaskKind};
-use schemas::inert::one_line;
+use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::rounds::{TaskView, counts};
 use schemas::shared::{Usage, Verdict};
 use schemas::unsupported;
@@ -15,7 +15,6 @@ use super::validate::Valid;
 use super::{Context, Error};
 use crate::agentic_task::facts::TaskObject;
 use crate::conditions::{self, Said};
-use crate::reporter::DESCRIPTION_CHARS;
 use crate::writer::{Outcome, Refusal, status_patch};
 
 /// Rounds that the ledger keeps.

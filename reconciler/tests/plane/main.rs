@@ -10,8 +10,6 @@ mod broken_files;
 mod served;
 mod support;
 
-use std::time::Duration;
-
 use serde_json::json;
 use support::{World, agents, node, queue, run_on_n1};
 

@@ -22,10 +22,13 @@ use schemas::{labels, names};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::inside::{PROGRAM, WORD};
 use super::payload::Payload;
 use crate::daemon::claim::ClaimSecret;
 
+/// Name of the program that a coder's Pod runs, as a container calls it.
+pub const PROGRAM: &str = "foreman-agent";
+/// First argument by which it knows what is asked.
+pub const WORD: &str = "run-claim";
 /// Name of the one container.
 pub const CONTAINER: &str = "coder";
 /// Image that is run where neither Agent nor node names one.

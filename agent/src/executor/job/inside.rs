@@ -14,20 +14,15 @@ use schemas::{Agent, AgenticTask};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::build::Limits;
+use super::build::{Limits, PROGRAM, WORD};
 use super::payload::{self, Payload};
 use super::report::Report;
 use crate::config::{Config, Flags, Identities, Mode};
 use crate::daemon::claim::{ClaimSecret, Held};
 use crate::evidence::Spool;
-use crate::executor::{HAND_IN_TIME, Repositories, Run, Services, coder, native};
+use crate::executor::{HAND_IN_TIME, Repositories, Run, Services, coder, confinement};
 use crate::outcome::{Outcome, shorten};
 use crate::probes::Probes;
-
-/// Name of the program that does this, as a container calls it.
-pub const PROGRAM: &str = "foreman-agent";
-/// First argument by which it knows what is asked.
-pub const WORD: &str = "run-claim";
 
 /// How long a run may take to end once the Pod is to stop; the grace period is longer.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -178,7 +173,7 @@ fn prepare(arguments: &Arguments, payload: Payload, held: &Held) -> Result<(Run,
             client: payload::client(payload.objects, &payload.task, &held.namespace),
             git: git::Git::new(work.join("mirrors"), config.git.clone()),
             repositories: Repositories::default(),
-            sandbox: native::open_sandbox(&config)?,
+            sandbox: confinement::open_sandbox(&config)?,
             http,
             probes: Probes::new(&config),
             config,
