@@ -55,7 +55,8 @@ impl WorkTree {
     ///
     /// `.gitignore` files are honoured for files that `base` does not have; executable bits, removals and links are
     /// kept, links as links. Anything named `.git`, at any depth, and anything that is neither a file, a link nor a
-    /// folder is left out. Submodules stay as they were. The objects go to [`WorkTree::repository`]; no ref moves.
+    /// folder is left out. Submodules stay as they were. A message that carries a claim is
+    /// sealed. The objects go to [`WorkTree::repository`]; no ref moves.
     pub fn commit_all(
         &self,
         parent: Oid,
@@ -69,7 +70,7 @@ impl WorkTree {
             return Ok(None);
         }
         self.repository
-            .write_commit(tree, &[parent], message, author, committer)
+            .write_claimed(tree, &[parent], message, author, committer)
             .map(Some)
     }
 
