@@ -265,7 +265,12 @@ fn three_replies_that_bring_nothing_end_the_run_by_their_kind() {
         category: Category::Endless,
         message: "too long".into(),
     };
+    let flood = || Event::ModelFailed {
+        category: Category::TooManyCalls,
+        message: "more than 256 tool calls".into(),
+    };
     let cases = [
+        (vec![flood(), flood(), flood()], Ending::FormatErrors),
         (vec![text(), text(), text()], Ending::NoToolCall),
         (vec![empty(), empty(), empty()], Ending::EmptyReplies),
         (vec![thoughts(), thoughts(), thoughts()], Ending::ReasoningOnly),
@@ -280,6 +285,16 @@ fn three_replies_that_bring_nothing_end_the_run_by_their_kind() {
             (ending, Some(FailureReason::ModelMisunderstood), 3)
         );
     }
+}
+
+#[test]
+fn a_flood_of_calls_teaches_and_the_run_goes_on() {
+    let (_, actions) = started().step(Event::ModelFailed {
+        category: Category::TooManyCalls,
+        message: "more than 256 tool calls".into(),
+    });
+    assert_eq!(waits(&actions), "ask");
+    assert!(lessons(&actions).contains("at most 12"), "{}", lessons(&actions));
 }
 
 #[test]
@@ -610,6 +625,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Category::Protocol),
         Just(Category::ContextOverflow),
         Just(Category::Endless),
+        Just(Category::TooManyCalls),
         Just(Category::Recording)
     ];
     prop_oneof![
