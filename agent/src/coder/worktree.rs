@@ -187,7 +187,7 @@ mod tests {
         std::fs::write(at("locked"), "x").unwrap();
         std::fs::create_dir(at("hidden")).unwrap();
         for name in ["locked", "hidden"] {
-            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o000)).unwrap();
         }
         let changed = snapshot.changed().await.unwrap().paths;
         std::fs::set_permissions(at("hidden"), std::fs::Permissions::from_mode(0o700)).unwrap();
