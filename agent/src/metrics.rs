@@ -253,6 +253,7 @@ fn named(category: Category) -> &'static str {
         Category::Protocol => "protocol",
         Category::ContextOverflow => "context-overflow",
         Category::Endless => "endless",
+        Category::TooManyCalls => "too-many-calls",
         Category::Recording => "recording",
     }
 }

@@ -244,6 +244,8 @@ pub enum Category {
     ContextOverflow,
     /// The model wrote without end.
     Endless,
+    /// The model asked for more at once than anybody carries out.
+    TooManyCalls,
     /// The recording is missing, unreadable or at its end.
     Recording,
 }
@@ -359,6 +361,14 @@ pub enum ModelError {
         /// The limit.
         limit: usize,
     },
+    /// The reply holds more calls than are read.
+    #[error("failed to take the reply of {url}: it holds more than {limit} tool calls")]
+    TooManyCalls {
+        /// The address asked.
+        url: String,
+        /// The limit.
+        limit: usize,
+    },
     /// There is no recording.
     #[error("failed to open the recorded session {path}: {reason}")]
     NoSession {
@@ -395,14 +405,19 @@ impl ModelError {
             Self::Html { .. } | Self::Malformed { .. } => Category::Protocol,
             Self::TurnTimeout { .. } | Self::Idle { .. } => Category::Timeout,
             Self::TooLarge { .. } => Category::Endless,
+            Self::TooManyCalls { .. } => Category::TooManyCalls,
             Self::NoSession { .. } | Self::SessionExhausted { .. } => Category::Recording,
         }
     }
 
-    /// Tells whether asking again may help.
+    /// Tells whether asking again may help. One broken answer among good ones is an accident of the way, like a cut one.
     pub fn retries(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Cut { .. } | Self::TurnTimeout { .. } | Self::Idle { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Cut { .. }
+            | Self::Malformed { .. }
+            | Self::TurnTimeout { .. }
+            | Self::Idle { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429) || *status >= 500,
             _ => false,
         }

@@ -323,8 +323,8 @@ fn run_blocking(inner: &Inner, call: &Call, cancel: &CancellationToken) -> ToolR
     match call.tool.as_str() {
         "read_file" => read_file::run(inner, arguments),
         "write_file" => write_file::run(inner, arguments),
-        "str_replace" => str_replace::run(inner, arguments),
-        "apply_patch" => apply_patch::run(inner, arguments),
+        "str_replace" => str_replace::run(inner, arguments, cancel),
+        "apply_patch" => apply_patch::run(inner, arguments, cancel),
         "grep" => grep::run(inner, arguments, cancel),
         "glob" => glob::run(inner, arguments, cancel),
         "fetch_issue" => fetch::issue(inner, arguments),

@@ -1,4 +1,13 @@
 //! Trailers of Foreman's commits, marker commits, and who may replace whose push.
+//!
+//! Trailers outlive `git commit --amend`, a rebase and a cherry-pick, so they do not say that a commit is still the one
+//! that a claim made. Its seal does: the id that the commit has without the line of the seal. Whatever is changed
+//! of it, tree, parents, message, author or committer, and be it only the committer's time, the seal no longer fits, and
+//! the commit is somebody else's work. The seal is in the commit itself, so that a push whose agent died before it could
+//! report is known all the same, by any agent, from what was pushed alone. It keeps no secret: who forges it can only
+//! give the own work up for replacement.
+
+use gix::bstr::ByteSlice;
 
 use crate::{
     Oid,
@@ -15,6 +24,8 @@ pub const EPOCH_TRAILER: &str = "Foreman-Epoch";
 /// Claims that replace each other more often than this are not what epochs are for.
 const FENCED_TRIES: usize = 8;
 const SIGN_OFF: &str = "Signed-off-by";
+/// Trailer with the id that the commit has without this line.
+const SEAL_TRAILER: &str = "Foreman-Seal";
 
 /// The claim that a commit was made under.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,7 +62,7 @@ pub fn fence(found: Option<&Claim>, ours: &Claim) -> Fencing {
 pub fn compose_message(text: &str, claim: Option<&Claim>, signed_off_by: Option<&Identity>) -> String {
     let forged = |line: &&str| {
         let key = line.trim_start().split(':').next().unwrap_or_default().trim_end();
-        ![TASK_TRAILER, EPOCH_TRAILER]
+        ![TASK_TRAILER, EPOCH_TRAILER, SEAL_TRAILER]
             .iter()
             .any(|ours| key.eq_ignore_ascii_case(ours))
     };
@@ -117,19 +128,59 @@ impl Repository {
             Some(claim),
             None,
         );
-        self.write_commit(tree, &[parent], &message, who, who)
+        self.write_claimed(tree, &[parent], &message, who, who)
     }
 
-    /// Reads the claim that a commit carries, if any.
+    /// Writes a commit, sealed if its message carries a claim. No ref moves.
+    pub fn write_claimed(
+        &self,
+        tree: Oid,
+        parents: &[Oid],
+        message: &str,
+        author: &Identity,
+        committer: &Identity,
+    ) -> Result<Oid> {
+        let message = format!("{}\n", message.trim_end());
+        let bare = self.write_commit(tree, parents, &message, author, committer)?;
+        if claim_of(&message).is_none() {
+            return Ok(bare);
+        }
+        let sealed = format!("{message}{SEAL_TRAILER}: {bare}\n");
+        self.write_commit(tree, parents, &sealed, author, committer)
+    }
+
+    /// Reads the claim that made exactly this commit; `None` if no claim did, or if it was changed since.
     pub fn read_marker(&self, commit: Oid) -> Result<Option<Claim>> {
-        Ok(claim_of(&self.commit_info(commit)?.message))
+        let Some(claim) = claim_of(&self.commit_info(commit)?.message) else {
+            return Ok(None);
+        };
+        Ok(self.is_sealed(commit)?.then_some(claim))
+    }
+
+    /// Says whether a commit is, to the byte, what its seal was made for.
+    fn is_sealed(&self, commit: Oid) -> Result<bool> {
+        let repo = self.gix();
+        let object = repo
+            .find_object(commit)
+            .map_err(|e| self.fail("read an object of", &e))?;
+        let line = format!("\n{SEAL_TRAILER}: ");
+        let Some(at) = object.data.rfind(&line) else {
+            return Ok(false);
+        };
+        // The seal is the last line, and what it is the id of ends where the line begins.
+        let seal = object.data[at + line.len()..].strip_suffix(b"\n").unwrap_or_default();
+        let Ok(seal) = Oid::from_hex(seal) else {
+            return Ok(false);
+        };
+        let id = gix::objs::compute_hash(commit.kind(), gix::objs::Kind::Commit, &object.data[..=at]);
+        Ok(id.is_ok_and(|id| id == seal))
     }
 }
 
 impl Mirror {
     /// Moves `refname` of the remote to `new` under `claim`: by compare-and-set against `expected`, and in the place
     /// of whatever an earlier claim of the same task, or this one, pushed there since. Anything else wins against us.
-    /// `new` must carry the claim's trailers and lies in `repository`.
+    /// `new` must be a commit of the claim ([`Repository::write_claimed`]) and lies in `repository`.
     pub fn push_fenced(
         &self,
         repository: &Repository,
@@ -210,6 +261,47 @@ mod tests {
             claim_of("subject\n\nForeman-Task: a\nForeman-Task: b\nForeman-Epoch: 1\n"),
             None
         );
+    }
+
+    #[test]
+    fn a_commit_that_was_changed_since_is_no_claims_whatever_its_trailers_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(&dir.path().join("r.git"), "main").unwrap();
+        let who = Identity::new("T", "t@e", 1);
+        let base = repo
+            .commit_files(None, &[FileEdit::write("a", "1")], "one", &who)
+            .unwrap();
+        let next = repo
+            .commit_files(Some(base), &[FileEdit::write("a", "2")], "two", &who)
+            .unwrap();
+        let ours = claim("uid-1", 2);
+        let message = compose_message("Mend it\n\nForeman-Seal: x", Some(&ours), Some(&who));
+        let tree = repo.tree_of(next).unwrap();
+        let made = repo.write_claimed(tree, &[base], &message, &who, &who).unwrap();
+        assert_eq!(repo.read_marker(made).unwrap(), Some(ours.clone()));
+        let said = repo.commit_info(made).unwrap().message;
+        assert_eq!(claim_of(&said), Some(ours.clone()));
+        assert!(said.starts_with("Mend it\n\nForeman-Task: uid-1\n"), "{said}");
+
+        let later = Identity::new("T", "t@e", 2);
+        let reader = Identity::new("R", "r@e", 1);
+        let told = said.replace("Mend", "Tell");
+        for (case, changed) in [
+            (
+                "tree",
+                repo.write_commit(repo.tree_of(base).unwrap(), &[base], &said, &who, &who),
+            ),
+            ("parents", repo.write_commit(tree, &[next], &said, &who, &who)),
+            ("message", repo.write_commit(tree, &[base], &told, &who, &who)),
+            ("author", repo.write_commit(tree, &[base], &said, &reader, &who)),
+            ("committer", repo.write_commit(tree, &[base], &said, &who, &reader)),
+            ("time", repo.write_commit(tree, &[base], &said, &who, &later)),
+            ("no seal", repo.write_commit(tree, &[base], &message, &who, &who)),
+        ] {
+            assert_eq!(repo.read_marker(changed.unwrap()).unwrap(), None, "{case}");
+        }
+        let same = repo.write_commit(tree, &[base], &said, &who, &who).unwrap();
+        assert_eq!(repo.read_marker(same).unwrap(), Some(ours), "the same again");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-pub use commit::CommitLimits;
+pub use commit::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
 use gix::progress::Discard;
 pub use ignore::Ignores;
 

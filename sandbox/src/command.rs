@@ -127,6 +127,17 @@ pub struct Limits {
     pub file_size_bytes: Option<u64>,
     /// The most open files of one process.
     pub open_files: Option<u64>,
+    /// What stays free on the host's file systems that the command may write to.
+    pub keep_free: Option<KeepFree>,
+}
+
+/// Says how much of a file system a command leaves free: a command that takes space when less is left is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepFree {
+    /// So many bytes,
+    pub bytes: u64,
+    /// or, where that is less, this part of the file system in per cent.
+    pub percent: u8,
 }
 
 impl Default for Limits {
@@ -138,6 +149,7 @@ impl Default for Limits {
             cpus: None,
             file_size_bytes: None,
             open_files: Some(65_536),
+            keep_free: None,
         }
     }
 }

@@ -143,6 +143,16 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             Attempt::Truncate(stage.victim_file().display().to_string()),
         ),
         (
+            "truncate a file outside by its path",
+            true,
+            Attempt::TruncateByPath(stage.victim_file().display().to_string()),
+        ),
+        (
+            "truncate a file outside without opening it for writing",
+            true,
+            Attempt::TruncateUnopened(stage.victim_file().display().to_string()),
+        ),
+        (
             "rename a file out of the work tree",
             true,
             Attempt::RenameTo(stage.outside().with_extension("renamed").display().to_string()),

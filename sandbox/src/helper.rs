@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod confine;
+mod disk;
 mod init;
 mod namespaces;
 mod processes;

@@ -48,7 +48,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use child::{Child, Killer};
-pub use command::{Access, Command, Limits, Mount, Network};
+pub use command::{Access, Command, KeepFree, Limits, Mount, Network};
 pub use outcome::{Enforced, Exit, Outcome, Reason};
 pub use output::{Capture, FileSink, OnBytes, Output, Sink};
 pub use probe::{Availability, Probe};

@@ -72,6 +72,8 @@ pub struct Diff {
     pub changed: Vec<String>,
     /// Those of them that may not be changed.
     pub protected: Vec<String>,
+    /// Those of them that are too large to be committed, with their sizes in bytes.
+    pub oversized: Vec<(String, u64)>,
 }
 
 /// Says what is to be done.
@@ -134,6 +136,7 @@ pub struct State {
     protected_wanted: Vec<String>,
     empty_refused: bool,
     protected_refused: bool,
+    oversized_refused: bool,
     window: u64,
     changed: Vec<String>,
     opening: Vec<Message>,
@@ -180,6 +183,7 @@ impl State {
             protected_wanted: Vec::new(),
             empty_refused: false,
             protected_refused: false,
+            oversized_refused: false,
             window,
             changed: Vec::new(),
             opening,

@@ -2,6 +2,8 @@
 //!
 //! Nothing is trusted here: what is found is still checked against the tool's description.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::tools::schema::{Kind, ToolSpec};
@@ -85,11 +87,13 @@ fn named(name: &str, arguments: Map<String, Value>, tools: &[ToolSpec]) -> Found
 /// The text protocol: `<call tool="name">` with one tag for each argument, values as they are.
 fn call_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     let mut calls = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("<call ") {
-        rest = &rest[at + "<call ".len()..];
-        let Some(end) = rest.find('>') else { break };
-        let name = rest[..end]
+    let mut at = 0;
+    let Some(first) = text.find(CALL) else { return calls };
+    let tags = Tags::new(text, first);
+    while let Some(found) = text[at..].find(CALL) {
+        let begin = at + found + CALL.len();
+        let Some(end) = text[begin..].find('>') else { break };
+        let name = text[begin..begin + end]
             .trim()
             .trim_start_matches("tool")
             .trim_start_matches("name")
@@ -100,80 +104,131 @@ fn call_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
             .trim();
         let name = name.trim_matches(['"', '\'']);
         let spec = normalise(name, tools).and_then(|known| tools.iter().find(|tool| tool.name == known));
-        let (arguments, after) = tagged_values(&rest[end + 1..], spec, "</call>");
+        let (arguments, after) = tags.values(begin + end + 1, spec);
         calls.push(named(name, arguments, tools));
-        rest = after;
+        at = after;
     }
     calls
 }
 
-/// Reads `<name>value</name>` pairs up to `close`. A value may hold anything, its own closing tag included, as long as
-/// what follows that is not the next argument or the end.
-fn tagged_values<'a>(text: &'a str, spec: Option<&ToolSpec>, close: &str) -> (Map<String, Value>, &'a str) {
-    let mut values = Map::new();
-    let mut rest = text;
-    loop {
-        let trimmed = rest.trim_start();
-        if let Some(after) = trimmed.strip_prefix(close) {
-            return (values, after);
-        }
-        let Some((name, body)) = opening_tag(trimmed) else {
-            // Stray text: the next tag or the end of the block is what counts.
-            let end = trimmed.find(close);
-            let tag = trimmed
-                .match_indices('<')
-                .map(|(at, _)| at)
-                .find(|at| opening_tag(&trimmed[*at..]).is_some());
-            match (tag, end) {
-                (Some(tag), end) if tag > 0 && end.is_none_or(|end| tag < end) => {
-                    rest = &trimmed[tag..];
-                    continue;
-                }
-                (_, Some(end)) => return (values, &trimmed[end + close.len()..]),
-                (_, None) => return (values, ""),
+/// Begins a call of the text protocol.
+const CALL: &str = "<call ";
+/// Ends one.
+const CALL_END: &str = "</call>";
+/// Longest name of a tag.
+const TAG_NAME: usize = 40;
+/// Closing tags of one value that are looked at.
+const CLOSINGS: usize = 200;
+
+/// The plain tags of a text, found once: a reply may be a megabyte of them, and each question about what comes next
+/// must not read it all again.
+struct Tags<'a> {
+    text: &'a str,
+    /// Where an opening tag begins.
+    opening: Vec<usize>,
+    /// Where the closing tags of a name begin.
+    closing: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Tags<'a> {
+    fn new(text: &'a str, from: usize) -> Self {
+        let mut tags = Self {
+            text,
+            opening: Vec::new(),
+            closing: HashMap::new(),
+        };
+        for (at, _) in text[from..].match_indices('<') {
+            let at = from + at;
+            if opening_tag(&text[at..]).is_some() {
+                tags.opening.push(at);
+            } else if let Some(name) = text[at + 1..].strip_prefix('/').and_then(tag_name) {
+                tags.closing.entry(name).or_default().push(at);
             }
-        };
-        let closing = format!("</{name}>");
-        let is_argument = |name: &str| {
-            spec.is_none_or(|spec| {
-                spec.params
-                    .iter()
-                    .any(|param| param.name == name || param.aliases.contains(&name))
-            })
-        };
-        let fits = |at: &usize| {
-            let after = body[at + closing.len()..].trim_start();
-            after.is_empty()
-                || after.starts_with(close)
-                || opening_tag(after).is_some_and(|(next, _)| is_argument(next))
-        };
-        let ends: Vec<usize> = body.match_indices(&closing).map(|(at, _)| at).take(200).collect();
-        let end = ends.iter().copied().find(fits).or_else(|| ends.last().copied());
-        let (value, after) = match end {
-            Some(end) => (&body[..end], &body[end + closing.len()..]),
-            None => body.find(close).map_or((body, ""), |at| (&body[..at], &body[at..])),
-        };
-        let kind = spec
-            .and_then(|spec| {
-                spec.params
-                    .iter()
-                    .find(|param| param.name == name || param.aliases.contains(&name))
-            })
-            .map(|param| &param.kind);
-        let value = match kind {
-            Some(Kind::Body) | None => body_value(value),
-            Some(_) => value.trim().to_owned(),
-        };
-        values.insert(name.to_owned(), Value::String(value));
-        rest = after;
+        }
+        tags
+    }
+
+    fn next_opening(&self, from: usize) -> Option<usize> {
+        self.opening.get(self.opening.partition_point(|at| *at < from)).copied()
+    }
+
+    fn closings(&self, name: &str, from: usize) -> &[usize] {
+        let all = self.closing.get(name).map_or(&[][..], Vec::as_slice);
+        &all[all.partition_point(|at| *at < from)..]
+    }
+
+    fn call_end(&self, from: usize) -> Option<usize> {
+        self.closings("call", from).first().copied()
+    }
+
+    /// Reads `<name>value</name>` pairs up to the end of the call, and says where that is. A value may hold anything, its
+    /// own closing tag included, as long as what follows that is not the next argument or the end.
+    fn values(&self, from: usize, spec: Option<&ToolSpec>) -> (Map<String, Value>, usize) {
+        let mut values = Map::new();
+        let mut at = from;
+        loop {
+            let rest = &self.text[at..];
+            let trimmed = rest.trim_start();
+            at += rest.len() - trimmed.len();
+            if trimmed.starts_with(CALL_END) {
+                return (values, at + CALL_END.len());
+            }
+            let Some((name, body)) = opening_tag(trimmed) else {
+                // Stray text: the next tag or the end of the block is what counts.
+                match (self.next_opening(at), self.call_end(at)) {
+                    (Some(tag), end) if end.is_none_or(|end| tag < end) => {
+                        at = tag;
+                        continue;
+                    }
+                    (_, Some(end)) => return (values, end + CALL_END.len()),
+                    (_, None) => return (values, self.text.len()),
+                }
+            };
+            let body_at = self.text.len() - body.len();
+            let closing = name.len() + "</>".len();
+            let param = |name: &str| {
+                let mut params = spec.map(|spec| spec.params.iter()).into_iter().flatten();
+                params.find(|param| param.name == name || param.aliases.contains(&name))
+            };
+            let fits = |end: &usize| {
+                let after = self.text[end + closing..].trim_start();
+                after.is_empty()
+                    || after.starts_with(CALL_END)
+                    || opening_tag(after).is_some_and(|(next, _)| spec.is_none() || param(next).is_some())
+            };
+            let ends = self.closings(name, body_at);
+            let ends = &ends[..ends.len().min(CLOSINGS)];
+            let end = ends.iter().copied().find(fits).or_else(|| ends.last().copied());
+            let (value, after) = match end {
+                Some(end) => (&self.text[body_at..end], end + closing),
+                None => match self.call_end(body_at) {
+                    Some(end) => (&self.text[body_at..end], end),
+                    None => (body, self.text.len()),
+                },
+            };
+            let value = match param(name).map(|param| &param.kind) {
+                Some(Kind::Body) | None => body_value(value),
+                Some(_) => value.trim().to_owned(),
+            };
+            values.insert(name.to_owned(), Value::String(value));
+            at = after;
+        }
     }
 }
 
+/// Returns the name of an opening tag without attributes, and what follows the tag.
 fn opening_tag(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('<')?;
-    let (name, body) = inner.split_once('>')?;
-    let plain = !name.is_empty() && name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    plain.then_some((name, body))
+    let name = tag_name(inner)?;
+    Some((name, &inner[name.len() + 1..]))
+}
+
+/// Returns the name that a text begins with and a `>` ends.
+fn tag_name(text: &str) -> Option<&str> {
+    let end = text.bytes().take(TAG_NAME + 1).position(|byte| byte == b'>')?;
+    let name = text.get(..end)?;
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    plain.then_some(name)
 }
 
 /// Takes off the line end after the opening tag and the indentation before the closing one.
@@ -275,6 +330,8 @@ fn bare_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
 fn json_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     let mut calls = Vec::new();
     let mut rest = text;
+    // An opening brace that nothing closes is read to the end of the text, and the next one again.
+    let mut left = 8 * text.len() + 64 * 1024;
     for _ in 0..64 {
         let Some(at) = rest.find(['{', '[']) else {
             break;
@@ -283,10 +340,15 @@ fn json_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
         let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
         let (value, used) = match stream.next() {
             Some(Ok(value)) => (Some(value), stream.byte_offset()),
-            _ => match balanced(rest) {
-                Some(piece) => (read_json(piece), piece.len()),
-                None => (read_json(rest), 1),
-            },
+            _ => {
+                let piece = balanced(rest);
+                let looked_at = piece.unwrap_or(rest);
+                let Some(less) = left.checked_sub(looked_at.len()) else {
+                    break;
+                };
+                left = less;
+                (read_json(looked_at), piece.map_or(1, str::len))
+            }
         };
         let before = calls.len();
         if let Some(value) = &value {
@@ -495,6 +557,46 @@ mod tests {
             Some(json!({"command": "printf 'a\nb' | grep \\d"}))
         );
         assert_eq!(read_json("{\"command\": \"ls"), None);
+    }
+
+    /// Each of these is read again and again to its end by a search that does not remember what it saw.
+    #[test]
+    fn a_megabyte_of_marks_is_read_in_one_go() {
+        let fill = |piece: &str| piece.repeat((1 << 20) / piece.len());
+        let json = |piece: &str| piece.repeat((1 << 17) / piece.len());
+        let counted = |piece: fn(usize) -> String| (0..60_000).map(piece).collect::<String>();
+        let replies = [
+            fill("<"),
+            format!("<call tool=\"bash\">{}", fill("<")),
+            format!("<call tool=\"bash\">x{}", fill("<a><")),
+            format!("<call tool=\"bash\">{}", fill("<a></a>x")),
+            format!("<call tool=\"bash\">{}", fill("<a></a>  ")),
+            format!("<call tool=\"bash\">{}", counted(|at| format!("<a{at}></a{at}>x"))),
+            format!("<call tool=\"bash\">{}", counted(|at| format!("<a{at}>"))),
+            fill("<call tool=\"bash\"><b></call>"),
+            fill("<call tool=\"bash\">"),
+            fill("<call "),
+            fill("</call>"),
+            fill("<tool_call>"),
+            json("<tool_call>{"),
+            format!("<tool_call>{}", json("{\"a\":")),
+            format!("<tool_call>{}", json("[")),
+            format!("<tool_call>{}", json("{\",")),
+            format!("[TOOL_CALLS]{}", json("[{")),
+            fill("<function=bash>"),
+            json("<function=bash><parameter=a>{"),
+            json("<tool_call>a<arg_key>"),
+            json("```json\n{```"),
+            fill("```"),
+            format!("{{\"a\": \"{}", json("\\")),
+            format!("{{{}", json(",  ")),
+        ];
+        for reply in replies {
+            let tools = crate::tools::all_specs();
+            find_calls(&reply, &tools);
+            looks_like_call(&reply);
+            read_json(&reply);
+        }
     }
 
     proptest! {

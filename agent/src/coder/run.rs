@@ -252,11 +252,16 @@ impl Driver<'_> {
             Ok(Ok(changed)) => {
                 let guard = self.session.toolbox.protected();
                 let protected = changed
+                    .paths
                     .iter()
                     .filter(|path| guard.covers(path).is_some())
                     .cloned()
                     .collect();
-                Event::Diff(Diff { changed, protected })
+                Event::Diff(Diff {
+                    changed: changed.paths,
+                    protected,
+                    oversized: changed.oversized,
+                })
             }
         }
     }

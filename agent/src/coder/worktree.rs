@@ -2,20 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
+use git::CommitLimits;
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::tools::walk::{Entry, walk};
 
 /// Tells which files differ from the start of the run.
 pub trait WorkTree: Send + Sync {
-    /// Returns the paths that differ, sorted, relative to the top of the work tree.
-    fn changed(&self) -> BoxFuture<'_, Result<Vec<String>, String>>;
+    /// Looks at the files. Dropping the future ends the look.
+    fn changed(&self) -> BoxFuture<'_, Result<Changed, String>>;
+}
+
+/// Holds what differs from the start of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// The paths, sorted, relative to the top of the work tree.
+    pub paths: Vec<String>,
+    /// Those of them that no commit can hold, with their sizes in bytes.
+    pub oversized: Vec<(String, u64)>,
 }
 
 /// Remembers every file of a folder by its content. Files that .gitignore names do not count.
@@ -23,36 +34,54 @@ pub trait WorkTree: Send + Sync {
 pub struct Snapshot {
     root: PathBuf,
     files: BTreeMap<String, Mark>,
+    /// Largest file that can be committed, in bytes.
+    limit: u64,
 }
 
-type Mark = (u32, [u8; 32]);
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    mode: u32,
+    size: u64,
+    digest: [u8; 32],
+}
 
 impl Snapshot {
     /// Looks at a folder now.
     pub fn take(root: &Path) -> std::io::Result<Self> {
-        let root = root.canonicalize()?;
-        let files = scan(&root)?;
-        Ok(Self { root, files })
+        Self::with_limit(root, CommitLimits::default().file_bytes)
     }
 
-    fn compare(&self) -> std::io::Result<Vec<String>> {
-        let now = scan(&self.root)?;
+    fn with_limit(root: &Path, limit: u64) -> std::io::Result<Self> {
+        let root = root.canonicalize()?;
+        let files = scan(&root, limit, &|| false)?;
+        Ok(Self { root, files, limit })
+    }
+
+    fn compare(&self, stop: &dyn Fn() -> bool) -> std::io::Result<Changed> {
+        let now = scan(&self.root, self.limit, stop)?;
         let gone = self.files.keys().filter(|path| !now.contains_key(*path));
         let new = now
             .iter()
             .filter(|(path, mark)| self.files.get(*path) != Some(mark))
             .map(|(path, _)| path);
-        let mut changed: Vec<String> = gone.chain(new).cloned().collect();
-        changed.sort();
-        Ok(changed)
+        let mut paths: Vec<String> = gone.chain(new).cloned().collect();
+        paths.sort();
+        let size = |path: &String| now.get(path).map_or(0, |mark| mark.size);
+        let oversized = paths.iter().map(|path| (path.clone(), size(path)));
+        Ok(Changed {
+            oversized: oversized.filter(|(_, size)| *size > self.limit).collect(),
+            paths,
+        })
     }
 }
 
 impl WorkTree for Snapshot {
-    fn changed(&self) -> BoxFuture<'_, Result<Vec<String>, String>> {
+    fn changed(&self) -> BoxFuture<'_, Result<Changed, String>> {
         let snapshot = self.clone();
         Box::pin(async move {
-            let compared = tokio::task::spawn_blocking(move || snapshot.compare())
+            let given_up = CancellationToken::new();
+            let _when_dropped = given_up.clone().drop_guard();
+            let compared = tokio::task::spawn_blocking(move || snapshot.compare(&|| given_up.is_cancelled()))
                 .await
                 .map_err(|error| error.to_string())?;
             compared.map_err(|error| format!("failed to read the work tree: {error}"))
@@ -60,17 +89,21 @@ impl WorkTree for Snapshot {
     }
 }
 
-fn scan(root: &Path) -> std::io::Result<BTreeMap<String, Mark>> {
+fn scan(root: &Path, limit: u64, stop: &dyn Fn() -> bool) -> std::io::Result<BTreeMap<String, Mark>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(root, flags, Mode::empty())?;
     let mut files = BTreeMap::new();
-    let walked = walk(folder, &|| false, |entry| match entry.and_then(|entry| mark(&entry)) {
-        Ok(Some((path, mark))) => {
-            files.insert(path, mark);
-            ControlFlow::Continue(())
+    let walked = walk(folder, stop, |entry| {
+        match entry.and_then(|entry| mark(&entry, limit)) {
+            Ok(Some((path, mark))) => {
+                files.insert(path, mark);
+                ControlFlow::Continue(())
+            }
+            Ok(None) => ControlFlow::Continue(()),
+            // A folder that may not be listed hides only itself.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
         }
-        Ok(None) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(error),
     });
     match walked {
         ControlFlow::Continue(()) => Ok(files),
@@ -79,21 +112,33 @@ fn scan(root: &Path) -> std::io::Result<BTreeMap<String, Mark>> {
 }
 
 /// Returns the path and the content of one file; `None` where it went away since it was listed.
-fn mark(entry: &Entry<'_>) -> std::io::Result<Option<(String, Mark)>> {
+fn mark(entry: &Entry<'_>, limit: u64) -> std::io::Result<Option<(String, Mark)>> {
     let mut hasher = Sha256::new();
+    let stat = &entry.stat;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
     let read = match entry.kind() {
         FileType::Symlink => entry.target().map(|target| hasher.update(target.as_bytes())),
+        // It cannot be committed, and may be longer than anybody wants to read.
+        FileType::RegularFile if size > limit => {
+            hasher.update(format!(
+                "{size} {} {} {}",
+                stat.st_ino, stat.st_ctime, stat.st_ctime_nsec
+            ));
+            Ok(())
+        }
         FileType::RegularFile => entry.open().and_then(|file| digest_file(file, &mut hasher)),
         _ => Ok(()),
     };
     match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => hasher.update("its mode forbids to read it"),
         read => read?,
     }
     // Git knows of a file's mode only whether it can be run.
-    let mode = entry.stat.st_mode & 0o170_100;
+    let mode = stat.st_mode & 0o170_100;
     let path = String::from_utf8_lossy(entry.path).into_owned();
-    Ok(Some((path, (mode, hasher.finalize().into()))))
+    let digest = hasher.finalize().into();
+    Ok(Some((path, Mark { mode, size, digest })))
 }
 
 fn digest_file(mut file: File, hasher: &mut Sha256) -> std::io::Result<()> {
@@ -121,7 +166,7 @@ mod tests {
         }
         std::fs::write(at(".gitignore"), "target\n").unwrap();
         let snapshot = Snapshot::take(folder.path()).unwrap();
-        assert_eq!(snapshot.changed().await.unwrap(), Vec::<String>::new());
+        assert_eq!(snapshot.changed().await.unwrap(), Changed::default());
         std::fs::write(at("changed"), "CHANGED").unwrap();
         std::fs::write(at("touched"), "touched").unwrap();
         std::fs::remove_file(at("gone")).unwrap();
@@ -129,7 +174,24 @@ mod tests {
         std::fs::write(at("target/out"), "x").unwrap();
         std::fs::create_dir_all(at("src")).unwrap();
         std::fs::write(at("src/new"), "x").unwrap();
-        assert_eq!(snapshot.changed().await.unwrap(), ["changed", "gone", "src/new"]);
+        assert_eq!(snapshot.changed().await.unwrap().paths, ["changed", "gone", "src/new"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_may_not_be_read_is_a_change_and_not_the_end() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        let snapshot = Snapshot::take(folder.path()).unwrap();
+        std::fs::write(at("locked"), "x").unwrap();
+        std::fs::create_dir(at("hidden")).unwrap();
+        for name in ["locked", "hidden"] {
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        let changed = snapshot.changed().await.unwrap().paths;
+        std::fs::set_permissions(at("hidden"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(changed, ["locked"]);
     }
 
     #[tokio::test]
@@ -142,6 +204,29 @@ mod tests {
         std::fs::create_dir(at("src")).unwrap();
         let mode = Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, at("src/.gitignore"), FileType::Fifo, mode, 0).unwrap();
-        assert_eq!(snapshot.changed().await.unwrap(), [".gitignore", "src/.gitignore"]);
+        assert_eq!(
+            snapshot.changed().await.unwrap().paths,
+            [".gitignore", "src/.gitignore"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_no_commit_can_hold_is_named_with_its_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("old"), vec![0; 200]).unwrap();
+        let snapshot = Snapshot::with_limit(folder.path(), 100).unwrap();
+        assert_eq!(
+            snapshot.changed().await.unwrap(),
+            Changed::default(),
+            "it was there before"
+        );
+        // Sparse: nobody may read it whole only to compare it.
+        let big = std::fs::File::create(at("big")).unwrap();
+        big.set_len(1 << 42).unwrap();
+        std::fs::write(at("small"), "x").unwrap();
+        let changed = snapshot.changed().await.unwrap();
+        assert_eq!(changed.paths, ["big", "small"]);
+        assert_eq!(changed.oversized, [("big".to_owned(), 1 << 42)]);
     }
 }

@@ -11,7 +11,7 @@ use url::Url;
 use super::http::{below, build_client, chain, parse_base_url, read_capped};
 use super::retry::{Backoff, parse_retry_after};
 use super::sse::SseParser;
-use super::wire::{Assembler, ChunkError, build_body, error_message};
+use super::wire::{Assembler, CALLS, ChunkError, build_body, error_message};
 use super::{Delta, ModelError, Protocol, Provider, Reply, Request, Secret, Sink};
 use crate::tools::output::one_line;
 
@@ -316,6 +316,7 @@ impl OpenAi {
                 reason,
                 snippet: one_line(&String::from_utf8_lossy(head), 120),
             },
+            ChunkError::TooManyCalls => ModelError::TooManyCalls { url, limit: CALLS },
             ChunkError::Server { message, .. } if is_overflow(&message) => ModelError::ContextOverflow { url, message },
             ChunkError::Server { status, message } => ModelError::Status {
                 url,

@@ -77,7 +77,7 @@ fn build_call(call: &RawCall) -> Value {
 }
 
 /// Most calls that one reply may hold; far fewer are carried out.
-const CALLS: usize = 256;
+pub(super) const CALLS: usize = 256;
 /// Largest count of tokens that is believed.
 const MOST_TOKENS: u64 = 1 << 32;
 
@@ -105,6 +105,8 @@ struct Partial {
 pub enum ChunkError {
     /// It is not what the protocol says.
     Malformed(String),
+    /// The model asks for more calls than are read.
+    TooManyCalls,
     /// The server reports a failure of its own in the middle of the stream.
     Server {
         /// Its status, 500 where it names none.
@@ -199,9 +201,7 @@ impl Assembler {
         for call in part.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
             self.push_call(call, sink);
             if self.calls.len() > CALLS {
-                return Err(ChunkError::Malformed(format!(
-                    "one reply holds more than {CALLS} tool calls"
-                )));
+                return Err(ChunkError::TooManyCalls);
             }
         }
         Ok(())
@@ -220,6 +220,9 @@ impl Assembler {
             None => None,
         };
         let begins_another = |call: &Partial| {
+            if name.is_empty() {
+                return false;
+            }
             let other_id = !id.is_empty() && !call.id.is_empty() && call.id != id;
             // Without ids, a second whole call under the same index follows arguments that are complete already.
             let follows_a_whole = id.is_empty()
@@ -227,8 +230,9 @@ impl Assembler {
                 && function
                     .get("arguments")
                     .is_some_and(|more| !more.is_null() && more.as_str() != Some(""))
+                && call.arguments.trim_end().ends_with('}')
                 && serde_json::from_str::<Map<String, Value>>(&call.arguments).is_ok();
-            !name.is_empty() && (other_id || follows_a_whole)
+            other_id || follows_a_whole
         };
         let at = at.filter(|&at| self.calls.get(at).is_some_and(|call| !begins_another(call)));
         let at = at.unwrap_or_else(|| {
@@ -450,7 +454,7 @@ mod tests {
             .map(|index| json!({"index": index, "id": "same", "function": {"name": "glob", "arguments": ""}}))
             .collect();
         let refused = assembler.push(&delta(json!({"tool_calls": calls})), &|_| {});
-        assert!(matches!(refused, Err(ChunkError::Malformed(reason)) if reason.contains("256 tool calls")));
+        assert_eq!(refused, Err(ChunkError::TooManyCalls));
     }
 
     #[test]

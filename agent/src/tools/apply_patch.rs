@@ -1,6 +1,9 @@
 //! `apply_patch`: several changes in one call, in the patch envelope or as a unified diff. All of it or nothing.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
 
 use super::matching;
 use super::output::one_line;
@@ -42,13 +45,15 @@ struct Hunk {
     new: Vec<String>,
 }
 
-pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
+pub(super) fn run(inner: &Inner, arguments: &Arguments, cancel: &CancellationToken) -> ToolResult {
     let changes = match parse(text(arguments, "patch")) {
         Ok(changes) => changes,
         Err(reason) => return ToolResult::refused(format!("failed to read the patch: {reason}")),
     };
     // First everything is worked out, then everything is written.
-    let mut staged = Staged::new(&inner.root);
+    let until = Instant::now() + super::grep::TIME_LIMIT;
+    let stop = || cancel.is_cancelled() || Instant::now() > until;
+    let mut staged = Staged::new(&inner.root, &stop);
     let mut done = Vec::new();
     for change in changes {
         match staged.stage(change) {
@@ -65,6 +70,7 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
 /// The files of a patch as they will be. Later parts of a patch see what earlier ones made of a file.
 struct Staged<'a> {
     root: &'a Root,
+    stop: &'a dyn Fn() -> bool,
     files: BTreeMap<String, File>,
 }
 
@@ -78,9 +84,10 @@ struct File {
 type Refusal = Box<ToolResult>;
 
 impl<'a> Staged<'a> {
-    fn new(root: &'a Root) -> Self {
+    fn new(root: &'a Root, stop: &'a dyn Fn() -> bool) -> Self {
         Self {
             root,
+            stop,
             files: BTreeMap::new(),
         }
     }
@@ -108,8 +115,8 @@ impl<'a> Staged<'a> {
                 let key = self.key(&path)?;
                 let to = to.map(|to| self.key(&to)).transpose()?.filter(|to| *to != key);
                 let mut file = self.read(&key)?;
-                file.text =
-                    apply(&file.text, &hunks).map_err(|reason| refuse(format!("failed to patch {path}: {reason}")))?;
+                file.text = apply(&file.text, &hunks, self.stop)
+                    .map_err(|reason| refuse(format!("failed to patch {path}: {reason}")))?;
                 let Some(to) = to else {
                     self.set(key, Some(file))?;
                     return Ok(format!("changed {path} ({} hunks)", hunks.len()));
@@ -207,7 +214,7 @@ fn refuse(reason: String) -> Refusal {
     Box::new(ToolResult::refused(format!("{reason}. Nothing was changed.")))
 }
 
-fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
+fn apply(text: &str, hunks: &[Hunk], stop: &dyn Fn() -> bool) -> Result<String, String> {
     let mut result = text.to_owned();
     let mut from = 0; // hunks follow each other
     for (number, hunk) in hunks.iter().enumerate() {
@@ -250,12 +257,13 @@ fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
             from = at + glue.len() + new.len();
             continue;
         }
-        let found = matching::find(&result[from..], &old, &new).map(|(_, matches)| (from, matches));
-        let found = found.or_else(|| {
-            matching::find(&result, &old, &new)
+        let find = |text: &str| matching::find(text, &old, &new, stop).map_err(|error| fail(error.to_string()));
+        let mut found = find(&result[from..])?.map(|(_, matches)| (from, matches));
+        if found.is_none() {
+            found = find(&result)?
                 .filter(|(_, matches)| matches.len() == 1)
-                .map(|(_, matches)| (0, matches))
-        });
+                .map(|(_, matches)| (0, matches));
+        }
         // An exact match may begin in the middle of a line; such a one is no place for whole lines.
         let place = found.and_then(|(base, matches)| {
             let at_line = |at: usize| at == 0 || result.as_bytes().get(at - 1) == Some(&b'\n');

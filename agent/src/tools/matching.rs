@@ -2,9 +2,13 @@
 //!
 //! The stages are tried in order: exact, trailing space, indentation, Unicode punctuation. The first stage that
 //! matches anything decides; whether its matches are the expected ones is for the caller to say.
+//!
+//! The work grows with the text and not with text times pattern: each line of both is brought to its plain form once,
+//! and the lines are then searched as letters of a word are, by Knuth, Morris and Pratt.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use similar::TextDiff;
 
@@ -41,45 +45,157 @@ pub struct Match {
     /// The byte after the last.
     pub end: usize,
     /// The new text.
-    pub replacement: String,
+    pub replacement: Arc<str>,
 }
 
-/// Finds every place where `old` stands, in the first stage that finds any.
-pub fn find(text: &str, old: &str, new: &str) -> Option<(Stage, Vec<Match>)> {
+/// Tells why a search was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GivenUp {
+    /// It took too long, or the run was cancelled.
+    #[error("the search took too long; copy fewer lines, or change the file by a command")]
+    Stopped,
+    /// The new text would have to be kept in too many forms.
+    #[error("it stands in too many places of different indentation; add surrounding lines until it is unique")]
+    TooMany,
+}
+
+/// Most bytes of new text that are kept for one search.
+const KEPT: usize = 64 * 1024 * 1024;
+/// Lines that are looked at between two questions whether to stop.
+const LINES_PER_LOOK: usize = 4096;
+
+/// Finds every place where `old` stands, in the first stage that finds any. `stop` says when to give up.
+pub fn find(text: &str, old: &str, new: &str, stop: &dyn Fn() -> bool) -> Result<Option<(Stage, Vec<Match>)>, GivenUp> {
+    if stop() {
+        return Err(GivenUp::Stopped);
+    }
+    let as_it_is: Arc<str> = new.into();
     let exact: Vec<Match> = text
         .match_indices(old)
         .map(|(start, _)| Match {
             start,
             end: start + old.len(),
-            replacement: new.to_owned(),
+            replacement: as_it_is.clone(),
         })
         .collect();
     if !exact.is_empty() {
-        return Some((Stage::Exact, exact));
+        return Ok(Some((Stage::Exact, exact)));
     }
     let lines = Lines::new(text);
     let old_lines: Vec<&str> = old.strip_suffix('\n').unwrap_or(old).split('\n').collect();
     if old_lines.iter().all(|line| line.trim().is_empty()) {
-        return None;
+        return Ok(None);
     }
     for stage in [Stage::TrailingSpace, Stage::Indentation, Stage::Punctuation] {
         let mut matches = Vec::new();
-        let mut at = 0;
-        while at + old_lines.len() <= lines.len() {
-            let window: Vec<&str> = (at..at + old_lines.len()).map(|line| lines.get(line)).collect();
-            match fit(stage, &window, &old_lines, new) {
-                Some(replacement) => {
-                    matches.push(lines.place(at, old_lines.len(), old.ends_with('\n'), replacement));
-                    at += old_lines.len();
-                }
-                None => at += 1,
+        let mut kept = 0usize;
+        let mut search = Search::new(stage, &old_lines);
+        for line in 0..lines.len() {
+            if line % LINES_PER_LOOK == 0 && stop() {
+                return Err(GivenUp::Stopped);
             }
+            if !search.push(lines.get(line)) {
+                continue;
+            }
+            // Windows may overlap, and each is looked at line by line.
+            if stop() {
+                return Err(GivenUp::Stopped);
+            }
+            let at = line + 1 - old_lines.len();
+            let window = (at..=line).map(|line| lines.get(line));
+            let replacement = match stage {
+                Stage::Exact | Stage::TrailingSpace => Some(as_it_is.clone()),
+                Stage::Indentation => reindent(window, &old_lines, new).map(Arc::from),
+                Stage::Punctuation => {
+                    Some(reindent(window, &old_lines, new).map_or_else(|| as_it_is.clone(), Arc::from))
+                }
+            };
+            let Some(replacement) = replacement else { continue };
+            if !Arc::ptr_eq(&replacement, &as_it_is) {
+                kept += replacement.len();
+                if kept > KEPT {
+                    return Err(GivenUp::TooMany);
+                }
+            }
+            matches.push(lines.place(at, old_lines.len(), old.ends_with('\n'), replacement));
+            search.restart();
         }
         if !matches.is_empty() {
-            return Some((stage, matches));
+            return Ok(Some((stage, matches)));
         }
     }
-    None
+    Ok(None)
+}
+
+/// Looks for a row of lines that are alike in one stage.
+struct Search<'a> {
+    stage: Stage,
+    /// The lines of the pattern, each named by the first that is like it.
+    names: HashMap<Cow<'a, str>, usize>,
+    pattern: Vec<usize>,
+    /// For each number of lines that fit: with how many the row may still have begun, when the next does not.
+    shorter: Vec<usize>,
+    fitting: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(stage: Stage, old: &[&'a str]) -> Self {
+        let mut names = HashMap::new();
+        let pattern: Vec<usize> = old
+            .iter()
+            .enumerate()
+            .map(|(at, line)| *names.entry(plain_form(stage, line)).or_insert(at))
+            .collect();
+        let mut shorter = vec![0; pattern.len()];
+        let mut length = 0;
+        for at in 1..pattern.len() {
+            while length > 0 && pattern[at] != pattern[length] {
+                length = shorter[length - 1];
+            }
+            length += usize::from(pattern[at] == pattern[length]);
+            shorter[at] = length;
+        }
+        Self {
+            stage,
+            names,
+            pattern,
+            shorter,
+            fitting: 0,
+        }
+    }
+
+    /// Takes the next line; tells whether the pattern ends with it.
+    fn push(&mut self, line: &str) -> bool {
+        let name = self.names.get(&*plain_form(self.stage, line)).copied();
+        if self.fitting == self.pattern.len() {
+            self.fitting = self.shorter[self.fitting - 1];
+        }
+        loop {
+            if name == Some(self.pattern[self.fitting]) {
+                self.fitting += 1;
+                return self.fitting == self.pattern.len();
+            }
+            if self.fitting == 0 {
+                return false;
+            }
+            self.fitting = self.shorter[self.fitting - 1];
+        }
+    }
+
+    /// Forgets what it saw: what was taken is no part of another place.
+    fn restart(&mut self) {
+        self.fitting = 0;
+    }
+}
+
+/// Returns what of a line counts in a stage.
+fn plain_form(stage: Stage, line: &str) -> Cow<'_, str> {
+    match stage {
+        Stage::Exact => line.into(),
+        Stage::TrailingSpace => line.trim_end().into(),
+        Stage::Indentation => line.trim().into(),
+        Stage::Punctuation => plain(line).trim().to_owned().into(),
+    }
 }
 
 /// Puts the replacements into the text.
@@ -95,13 +211,29 @@ pub fn apply(text: &str, matches: &[Match]) -> String {
     result
 }
 
-/// Returns the line number, from 1, of a byte.
-pub fn line_of(text: &str, byte: usize) -> usize {
-    text.as_bytes()[..byte.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
+/// Returns the line numbers, from 1, of bytes in rising order.
+pub fn lines_of(text: &str, bytes: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let (mut at, mut line) = (0, 1);
+    bytes
+        .into_iter()
+        .map(|byte| {
+            let byte = byte.clamp(at, text.len());
+            line += text.as_bytes()[at..byte].iter().filter(|byte| **byte == b'\n').count();
+            at = byte;
+            line
+        })
+        .collect()
+}
+
+/// Returns how many bytes [`apply`] would make.
+pub fn size_after(text: &str, matches: &[Match]) -> usize {
+    let (gone, new) = matches.iter().fold((0usize, 0usize), |(gone, new), found| {
+        (
+            gone + (found.end - found.start),
+            new.saturating_add(found.replacement.len()),
+        )
+    });
+    (text.len() - gone).saturating_add(new)
 }
 
 struct Lines<'a> {
@@ -138,13 +270,13 @@ impl<'a> Lines<'a> {
     }
 
     /// The line end belongs to the place where the old text had one; a file may end without it.
-    fn place(&self, first: usize, count: usize, with_end: bool, mut replacement: String) -> Match {
+    fn place(&self, first: usize, count: usize, with_end: bool, mut replacement: Arc<str>) -> Match {
         let mut end = self.end(first + count - 1);
         if with_end {
             if end < self.text.len() {
                 end += 1;
-            } else if replacement.ends_with('\n') {
-                replacement.pop();
+            } else if let Some(without) = replacement.strip_suffix('\n') {
+                replacement = without.into();
             }
         }
         Match {
@@ -155,30 +287,15 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn fit(stage: Stage, window: &[&str], old: &[&str], new: &str) -> Option<String> {
-    let mut pairs = window.iter().zip(old);
-    match stage {
-        Stage::Exact => None,
-        Stage::TrailingSpace => pairs
-            .all(|(file, old)| file.trim_end() == old.trim_end())
-            .then(|| new.to_owned()),
-        Stage::Punctuation => pairs
-            .all(|(file, old)| plain(file).trim() == plain(old).trim())
-            .then(|| reindent(window, old, new).unwrap_or_else(|| new.to_owned())),
-        Stage::Indentation => {
-            if !pairs.all(|(file, old)| file.trim() == old.trim()) {
-                return None;
-            }
-            reindent(window, old, new)
-        }
-    }
-}
-
 /// Indents `new` by what the pairs of lines say about the file's indentation; `None` where they contradict each other.
-fn reindent(window: &[&str], old: &[&str], new: &str) -> Option<String> {
+fn reindent<'a>(window: impl Iterator<Item = &'a str>, old: &[&str], new: &str) -> Option<String> {
     let mut known: BTreeMap<&str, &str> = BTreeMap::new();
-    for (file, old) in window.iter().zip(old).filter(|(_, old)| !old.trim().is_empty()) {
+    let mut last = None;
+    for (file, old) in window.zip(old).filter(|(_, old)| !old.trim().is_empty()) {
         let (file, old) = (indent(file), indent(old));
+        if last.replace((file, old)) == Some((file, old)) {
+            continue;
+        }
         if *known.entry(old).or_insert(file) != file {
             return None;
         }
@@ -188,17 +305,16 @@ fn reindent(window: &[&str], old: &[&str], new: &str) -> Option<String> {
         .iter()
         .min_by_key(|(old, _)| old.len())
         .map(|(old, file)| (*old, *file))?;
+    let lengths: BTreeSet<usize> = known.keys().map(|old| old.len()).collect();
     let lines = new.split('\n').map(|line| {
         if line.trim().is_empty() {
             return line.to_owned();
         }
         let own = indent(line);
-        let base = known
-            .iter()
-            .filter(|(old, _)| own.starts_with(**old))
-            .max_by_key(|(old, _)| old.len());
-        match base {
-            Some((old, file)) => format!("{file}{}", &line[old.len()..]),
+        let longest = lengths.range(..=own.len()).rev();
+        let mut base = longest.filter_map(|length| Some((length, known.get(own.get(..*length)?)?)));
+        match base.next() {
+            Some((length, file)) => format!("{file}{}", &line[*length..]),
             None => match least_file.strip_suffix(least_old) {
                 Some(added) => format!("{added}{line}"),
                 None => line.to_owned(),
@@ -288,7 +404,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn replace(text: &str, old: &str, new: &str) -> Option<(Stage, String)> {
-        find(text, old, new).map(|(stage, matches)| (stage, apply(text, &matches)))
+        let found = find(text, old, new, &|| false).unwrap();
+        found.map(|(stage, matches)| (stage, apply(text, &matches)))
     }
 
     #[test]
@@ -357,6 +474,34 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_without_a_long_pattern_is_searched_line_by_line() {
+        // Every window fits but for its last line, in every stage.
+        let text = "same\n".repeat(100_000);
+        let old = format!("{}other\n", " same\n".repeat(8_000));
+        assert_eq!(replace(&text, &old, "new"), None);
+        // Every window fits, and the indentation contradicts itself only near its end.
+        let ragged = format!("{}\tsame\n", "same\n".repeat(2_000)).repeat(10);
+        let old = " same\n".repeat(2_500);
+        assert!(matches!(replace(&ragged, &old, "new"), Some((Stage::Punctuation, _))));
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_or_would_keep_too_much_is_given_up() {
+        let text = "  a b\n".repeat(50_000);
+        let looks = std::cell::Cell::new(0);
+        let stop = || looks.replace(looks.get() + 1) == 3;
+        assert_eq!(find(&text, "a b\nc\n", "x", &stop).err(), Some(GivenUp::Stopped));
+        let new = "x".repeat(100_000);
+        let found = find(&text, "\ta b\n", &new, &|| false);
+        assert_eq!(found.err(), Some(GivenUp::TooMany));
+    }
+
+    #[test]
+    fn the_lines_of_many_places_are_counted_once() {
+        assert_eq!(lines_of("a\nb\n\nc", [0, 1, 2, 5, 99]), [1, 1, 2, 4, 4]);
+    }
+
+    #[test]
     fn the_nearest_lines_are_shown_with_their_numbers() {
         let text = "use a;\n\nfn total(items: &[u32]) -> u32 {\n    items.iter().sum()\n}\n";
         let shown = nearest(text, "fn total(items: Vec<u32>) -> u64 {\n    items.iter().sum()\n").unwrap();
@@ -370,7 +515,7 @@ mod tests {
             let text = lines.join("\n");
             let old = lines[pick.index(lines.len())].clone();
             if old.is_empty() { return Ok(()); }
-            let (_, matches) = find(&text, &old, "NEW").unwrap();
+            let (_, matches) = find(&text, &old, "NEW", &|| false).unwrap().unwrap();
             let replaced = apply(&text, &matches);
             prop_assert_eq!(replaced.matches("NEW").count(), matches.len());
         }
@@ -378,8 +523,8 @@ mod tests {
         #[test]
         fn arbitrary_texts_never_break_the_search(text in any::<String>(), old in any::<String>(), new in any::<String>()) {
             if old.is_empty() { return Ok(()); }
-            if let Some((_, matches)) = find(&text, &old, &new) {
-                apply(&text, &matches);
+            if let Ok(Some((_, matches))) = find(&text, &old, &new, &|| false) {
+                prop_assert_eq!(size_after(&text, &matches), apply(&text, &matches).len());
             }
             nearest(&text, &old);
         }

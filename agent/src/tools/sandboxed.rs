@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sandbox::{Backend, Command, Exit, Limits, Mount, Output, Reason, Sandbox, Sink, Toolchain};
+use sandbox::{Backend, Command, Exit, KeepFree, Limits, Mount, Output, Reason, Sandbox, Sink, Toolchain};
 use tokio_util::sync::CancellationToken;
 
 use super::bash::{Shell, ShellError, ShellExit, ShellOutput};
@@ -36,10 +36,13 @@ pub struct SandboxSettings {
     pub cpus: Option<f64>,
     /// Largest file that may be written, in bytes.
     pub file_size_bytes: u64,
+    /// What stays free on the disk of the work tree.
+    pub keep_free: KeepFree,
 }
 
 impl SandboxSettings {
-    /// Describes a work tree with default limits: 4 GiB of memory, 1024 processes, files of 4 GiB.
+    /// Describes a work tree with default limits: 4 GiB of memory, 1024 processes, files of 4 GiB, and a disk on which
+    /// 2 GiB stay free, or a twentieth of it where that is less.
     pub fn new(work_tree: impl Into<PathBuf>) -> Self {
         Self {
             work_tree: work_tree.into(),
@@ -50,6 +53,10 @@ impl SandboxSettings {
             pids: 1024,
             cpus: None,
             file_size_bytes: 4 << 30,
+            keep_free: KeepFree {
+                bytes: 2 << 30,
+                percent: 5,
+            },
         }
     }
 }
@@ -121,6 +128,7 @@ impl SandboxShell {
             pids: Some(settings.pids),
             cpus: settings.cpus,
             file_size_bytes: Some(settings.file_size_bytes),
+            keep_free: Some(settings.keep_free),
             ..Limits::default()
         }))
     }
@@ -217,6 +225,24 @@ mod tests {
         .await;
         assert!(!reach.output.contains("s3cret"), "{}", reach.output);
         assert_eq!(std::fs::read_to_string(folder.path().join("secret")).unwrap(), "s3cret");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fills_the_disk_is_ended_and_the_model_reads_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shell = shell(folder.path());
+        shell.settings.keep_free = KeepFree {
+            bytes: u64::MAX,
+            percent: 100,
+        };
+        let filled = run(&shell, "head -c 157286400 /dev/urandom > f; sync; sleep 100", 60).await;
+        assert!(matches!(filled.exit, ShellExit::Signal(_)), "{filled:?}");
+        assert!(
+            filled.notes.iter().any(|note| note.contains("disk is nearly full")),
+            "{filled:?}"
+        );
+        // What it left is there to be removed.
+        assert_eq!(run(&shell, "rm f", 60).await.exit, ShellExit::Code(0));
     }
 
     #[tokio::test]

@@ -1,5 +1,9 @@
 //! `str_replace`: changes one place of a file, or a stated number of places.
 
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
 use super::matching::{self, Stage};
 use super::output::printable;
 use super::root::{Found, Root, RootError};
@@ -34,7 +38,7 @@ pub(super) fn spec() -> ToolSpec {
     }
 }
 
-pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
+pub(super) fn run(inner: &Inner, arguments: &Arguments, cancel: &CancellationToken) -> ToolResult {
     let path = text(arguments, "path");
     let expected = integer(arguments, "expected_replacements").unwrap_or(1);
     let file = match TextFile::read(&inner.root, path) {
@@ -43,16 +47,12 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     };
     let old = text(arguments, "old_string").replace("\r\n", "\n");
     let new = text(arguments, "new_string").replace("\r\n", "\n");
-    let (content, stage, lines) = match replace(&file.text, &old, &new, expected) {
+    let until = Instant::now() + super::grep::TIME_LIMIT;
+    let stop = || cancel.is_cancelled() || Instant::now() > until;
+    let (content, stage, lines) = match replace(&file.text, &old, &new, expected, &stop) {
         Ok(replaced) => replaced,
         Err(reason) => return ToolResult::refused(format!("failed to change {path}: {reason}")),
     };
-    if content.len() > super::write_file::WRITE_LIMIT {
-        return ToolResult::refused(format!(
-            "failed to change {path}: it would have {} bytes",
-            content.len()
-        ));
-    }
     if let Err(error) = file.write(&inner.root, path, &content) {
         return error.into();
     }
@@ -67,6 +67,7 @@ pub(super) fn replace(
     old: &str,
     new: &str,
     expected: usize,
+    stop: &dyn Fn() -> bool,
 ) -> Result<(String, Stage, Vec<usize>), String> {
     if old.is_empty() {
         return Err(
@@ -77,12 +78,16 @@ pub(super) fn replace(
         return Err("`old_string` and `new_string` are the same; nothing would change".into());
     }
     let stripped = strip_numbers(old).map(|old| (old, strip_numbers(new).unwrap_or_else(|| new.to_owned())));
-    let found =
-        matching::find(text, old, new).or_else(|| stripped.and_then(|(old, new)| matching::find(text, &old, &new)));
+    let given_up = |error: matching::GivenUp| format!("`old_string` was not looked for to the end: {error}");
+    let mut found = matching::find(text, old, new, stop).map_err(given_up)?;
+    if let (None, Some((old, new))) = (&found, stripped) {
+        found = matching::find(text, &old, &new, stop).map_err(given_up)?;
+    }
     let Some((stage, matches)) = found else {
         let mut reason = "`old_string` was not found".to_owned();
         if !new.trim().is_empty() && text.contains(new) {
-            let line = text.find(new).map_or(0, |at| matching::line_of(text, at));
+            let line = matching::lines_of(text, text.find(new));
+            let line = line.first().copied().unwrap_or_default();
             reason.push_str(&format!(
                 "; the file already has `new_string` at line {line}: the change may be made already"
             ));
@@ -96,10 +101,7 @@ pub(super) fn replace(
         }
         return Err(reason);
     };
-    let lines: Vec<usize> = matches
-        .iter()
-        .map(|found| matching::line_of(text, found.start))
-        .collect();
+    let lines = matching::lines_of(text, matches.iter().map(|found| found.start));
     if matches.len() != expected {
         let places = lines
             .iter()
@@ -112,6 +114,10 @@ pub(super) fn replace(
             matches.len(),
             matches.len()
         ));
+    }
+    let size = matching::size_after(text, &matches);
+    if size > super::write_file::WRITE_LIMIT {
+        return Err(format!("it would have {size} bytes"));
     }
     Ok((matching::apply(text, &matches), stage, lines))
 }
@@ -192,6 +198,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
+    fn replace(text: &str, old: &str, new: &str, expected: usize) -> Result<(String, Stage, Vec<usize>), String> {
+        super::replace(text, old, new, expected, &|| false)
+    }
+
     #[test]
     fn an_ambiguous_text_is_refused_with_its_places() {
         let error = replace("a\nb\na\n", "a", "c", 1).unwrap_err();
@@ -212,6 +222,17 @@ mod tests {
         assert!(error.contains("already has `new_string` at line 1"), "{error}");
         assert!(replace(text, "", "x", 1).unwrap_err().contains("empty"));
         assert!(replace(text, "x", "x", 1).unwrap_err().contains("same"));
+    }
+
+    #[test]
+    fn a_replacement_that_would_fill_the_memory_is_refused_by_its_size() {
+        let text = "a".repeat(1_000_000);
+        let error = replace(&text, "a", &"b".repeat(1_000_000), 1_000_000).unwrap_err();
+        assert!(error.contains("1000000000000 bytes"), "{error}");
+        assert_eq!(
+            replace(&"a\n".repeat(300_000), "a", "b", 300_000).unwrap().2.len(),
+            300_000
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Committing what a work tree holds, trusting nothing that is in it.
 
-use std::{collections::HashMap, collections::HashSet, path::Path};
+use std::{collections::HashMap, collections::HashSet, fmt, path::Path};
 
 use gix::{
     bstr::{BString, ByteSlice},
@@ -24,6 +24,8 @@ use crate::{
 pub struct CommitLimits {
     /// The largest file in bytes.
     pub file_bytes: u64,
+    /// The most bytes of all new and changed files together.
+    pub total_bytes: u64,
     /// The most files, ignored ones not counted.
     pub files: usize,
     /// The deepest folder.
@@ -35,10 +37,77 @@ impl Default for CommitLimits {
         // 100 MiB is what forges take.
         CommitLimits {
             file_bytes: 100 * 1024 * 1024,
+            // Half of what they take in one push.
+            total_bytes: 1024 * 1024 * 1024,
             files: 1_000_000,
             depth: 256,
         }
     }
+}
+
+/// What was committed of a work tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fitting {
+    /// The commit; `None` if its tree would be the one of its parent.
+    pub commit: Option<Oid>,
+    /// What no commit may hold, the first [`LEFT_OUT`] of it: new files are missing, files of the base are as they were.
+    pub left_out: Vec<LeftOut>,
+    /// How many were left out in all.
+    pub left_out_count: usize,
+}
+
+/// Most paths that are named of what was left out.
+pub const LEFT_OUT: usize = 100;
+
+/// A path that was left out of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The path from the root of the work tree.
+    pub path: BString,
+    /// Why no commit may hold it.
+    pub why: Unfit,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
+    }
+}
+
+/// Why something of a work tree cannot be committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The file is larger than a commit may hold.
+    #[error("it has {found} bytes, at most {limit} are committed")]
+    TooLarge {
+        /// Its size in bytes.
+        found: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The change would be larger than a commit may be.
+    #[error("with its {found} bytes the change would have more than {limit}")]
+    TooMuch {
+        /// Its size in bytes.
+        found: u64,
+        /// The limit of the change in bytes.
+        limit: u64,
+    },
+    /// There are more files than a commit may hold.
+    #[error("the work tree has more than {limit} files to commit")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The folder lies too deep.
+    #[error("it is nested deeper than {limit} folders")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Its mode forbids to read it.
+    #[error("its mode forbids to read it")]
+    Unreadable,
 }
 
 /// A file as the index remembers it.
@@ -55,7 +124,8 @@ impl WorkTree {
     ///
     /// `.gitignore` files are honoured for files that `base` does not have; executable bits, removals and links are
     /// kept, links as links. Anything named `.git`, at any depth, and anything that is neither a file, a link nor a
-    /// folder is left out. Submodules stay as they were. The objects go to [`WorkTree::repository`]; no ref moves.
+    /// folder is left out. Submodules stay as they were. A message that carries a claim is
+    /// sealed. The objects go to [`WorkTree::repository`]; no ref moves.
     pub fn commit_all(
         &self,
         parent: Oid,
@@ -64,17 +134,48 @@ impl WorkTree {
         committer: &Identity,
         limits: &CommitLimits,
     ) -> Result<Option<Oid>> {
-        let tree = self.write_tree(limits)?;
-        if tree == self.repository.tree_of(parent)? {
-            return Ok(None);
+        let made = self.commit_fitting(parent, message, author, committer, limits, &|| false)?;
+        match made.left_out.into_iter().next() {
+            None => Ok(made.commit),
+            Some(LeftOut {
+                path,
+                why: Unfit::TooLarge { found, limit },
+            }) => Err(Error::TooLarge {
+                action: "commit",
+                what: path.to_string(),
+                found,
+                limit,
+            }),
+            Some(other) => Err(Error::Invalid {
+                action: "commit the work tree",
+                reason: other.to_string(),
+            }),
         }
-        self.repository
-            .write_commit(tree, &[parent], message, author, committer)
-            .map(Some)
     }
 
-    /// Writes the tree that [`WorkTree::commit_all`] would commit.
-    pub fn write_tree(&self, limits: &CommitLimits) -> Result<Oid> {
+    /// Commits as [`WorkTree::commit_all`] does, but leaves out what no commit may hold, and says so: the rest of the
+    /// work is not lost for one file. `stop` is asked before each file, and ends the work with [`Error::Stopped`].
+    pub fn commit_fitting(
+        &self,
+        parent: Oid,
+        message: &str,
+        author: &Identity,
+        committer: &Identity,
+        limits: &CommitLimits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Fitting> {
+        let (tree, mut made) = self.write_tree(limits, stop)?;
+        if tree != self.repository.tree_of(parent)? {
+            let commit = self
+                .repository
+                .write_claimed(tree, &[parent], message, author, committer)?;
+            made.commit = Some(commit);
+        }
+        Ok(made)
+    }
+
+    /// Writes the tree that is to be committed, and says what is not in it.
+    fn write_tree(&self, limits: &CommitLimits, stop: &dyn Fn() -> bool) -> Result<(Oid, Fitting)> {
         let repo = self.repository.gix();
         let fail = |e: gix::Error| self.repository.fail("read the index of", &e);
         let index = gix::index::File::at(
@@ -125,16 +226,21 @@ impl WorkTree {
             repo: &repo,
             known,
             folders,
+            base_tree,
             index: &base_index,
             pipeline,
             ignores: Ignores::default(),
             limits,
+            stop,
             files: 0,
+            bytes: 0,
+            made: Fitting::default(),
         };
-        match walk.folder(&root, &BString::default(), false, 0)? {
-            Some(tree) => Ok(tree),
-            None => self.repository.write_tree(&repo, Vec::new()),
-        }
+        let tree = match walk.folder(&root, &BString::default(), false, 0)? {
+            Some(tree) => tree,
+            None => self.repository.write_tree(&repo, Vec::new())?,
+        };
+        Ok((tree, walk.made))
     }
 }
 
@@ -145,23 +251,28 @@ struct Walk<'a> {
     known: HashMap<BString, Known>,
     /// Folders that hold files of the index.
     folders: HashSet<BString>,
+    base_tree: Oid,
     index: &'a gix::index::State,
     pipeline: gix::filter::Pipeline<'a>,
     ignores: Ignores,
     limits: &'a CommitLimits,
+    stop: &'a dyn Fn() -> bool,
     files: usize,
+    /// Bytes of files that the index does not have like this.
+    bytes: u64,
+    made: Fitting,
 }
 
 impl Walk<'_> {
     /// Writes the tree of one folder; `None` if nothing in it is committed.
     fn folder(&mut self, folder: &Folder, path: &BString, ignored: bool, depth: usize) -> Result<Option<Oid>> {
-        if depth > self.limits.depth {
-            return Err(self.invalid(path, format!("it is nested deeper than {} folders", self.limits.depth)));
-        }
         let items = folder.items().map_err(|e| self.io("read", path, e))?;
         let entered = self.read_ignores(folder, path, &items)?;
         let mut entries = Vec::with_capacity(items.len());
         for item in &items {
+            if (self.stop)() {
+                return Err(Error::Stopped("the commit was given up".into()));
+            }
             if item.name.eq_ignore_ascii_case(b".git") {
                 continue;
             }
@@ -186,12 +297,12 @@ impl Walk<'_> {
         else {
             return Ok(false);
         };
-        let read = folder
-            .read_file(&item.name, LIMIT)
-            .map_err(|e| self.io("read", &Repository::join_path(path, &item.name), e))?;
-        match read {
-            Ok((patterns, _)) => self.ignores.enter(path, &patterns),
-            Err(_) => return Err(self.invalid(path, "its .gitignore is larger than 1 MiB".into())),
+        match folder.read_file(&item.name, LIMIT) {
+            Ok(Ok((patterns, _))) => self.ignores.enter(path, &patterns),
+            // One that is too large or may not be read names nothing.
+            Ok(Err(_)) => return Ok(false),
+            Err(e) if is_denied(&e) => return Ok(false),
+            Err(e) => return Err(self.io("read", &Repository::join_path(path, &item.name), e)),
         }
         Ok(true)
     }
@@ -220,8 +331,13 @@ impl Walk<'_> {
                 if ignored && !self.folders.contains(&path) {
                     return Ok(None);
                 }
+                if depth >= self.limits.depth {
+                    let limit = self.limits.depth;
+                    return self.leave_folder_out(&path, Unfit::TooDeep { limit });
+                }
                 let below = match folder.open_folder(&item.name) {
                     Ok(below) => below,
+                    Err(e) if is_denied(&e) => return self.leave_folder_out(&path, Unfit::Unreadable),
                     Err(e) => return Err(self.io("open", &path, e)),
                 };
                 let tree = self.folder(&below, &path, ignored, depth + 1)?;
@@ -229,34 +345,47 @@ impl Walk<'_> {
             }
             _ if ignored && !tracked => Ok(None),
             FileType::Symlink => {
+                if self.files >= self.limits.files {
+                    return Ok(self.too_many(&path));
+                }
                 let target = folder.read_link(&item.name).map_err(|e| self.io("read", &path, e))?;
-                self.count(&path)?;
+                self.files += 1;
                 Ok(Some((Kind::Link.into(), self.repository.write_blob(&target)?)))
             }
-            FileType::RegularFile => self.file(folder, &path, item).map(Some),
+            FileType::RegularFile => self.file(folder, &path, item),
             // Pipes, sockets and devices have no place in a tree.
             _ => Ok(None),
         }
     }
 
-    fn file(&mut self, folder: &Folder, path: &BString, item: &Item) -> Result<(EntryMode, Oid)> {
-        self.count(path)?;
+    fn file(&mut self, folder: &Folder, path: &BString, item: &Item) -> Result<Option<(EntryMode, Oid)>> {
         if let Some(known) = self.known.get(path)
             && !known.racy
             && known.mode == mode_of(&item.stat)
             && unchanged(&known.stat, &item.stat)
         {
-            return Ok((known.mode, known.oid));
+            self.files += 1;
+            return Ok(Some((known.mode, known.oid)));
         }
-        let read = folder
-            .read_file(&item.name, self.limits.file_bytes)
-            .map_err(|e| self.io("read", path, e))?;
-        let (bytes, stat) = read.map_err(|found| Error::TooLarge {
-            action: "commit",
-            what: path.to_string(),
-            found,
-            limit: self.limits.file_bytes,
-        })?;
+        if self.files >= self.limits.files {
+            return Ok(self.too_many(path));
+        }
+        let (most, all) = (self.limits.file_bytes, self.limits.total_bytes);
+        let left = all.saturating_sub(self.bytes);
+        let read = match folder.read_file(&item.name, most.min(left)) {
+            Ok(read) => read,
+            Err(e) if is_denied(&e) => return Ok(self.leave_out(path, Unfit::Unreadable)),
+            Err(e) => return Err(self.io("read", path, e)),
+        };
+        let (bytes, stat) = match read {
+            Ok(read) => read,
+            Err(found) if found > most => {
+                return Ok(self.leave_out(path, Unfit::TooLarge { found, limit: most }));
+            }
+            Err(found) => return Ok(self.leave_out(path, Unfit::TooMuch { found, limit: all })),
+        };
+        self.files += 1;
+        self.bytes += bytes.len() as u64;
         let relative = gix::path::from_bstr(path.as_bstr()).map_err(|e| self.invalid(path, e.to_string()))?;
         let mut converted = Vec::new();
         let convert = match self.pipeline.convert_to_git(bytes.as_slice(), &relative, self.index) {
@@ -265,18 +394,32 @@ impl Walk<'_> {
         };
         // A conversion that the tree's attributes ask for and the content does not allow: the bytes as they are.
         let bytes = if convert { &converted } else { &bytes };
-        Ok((mode_of(&stat), self.repository.write_blob(bytes)?))
+        Ok(Some((mode_of(&stat), self.repository.write_blob(bytes)?)))
     }
 
-    fn count(&mut self, path: &BString) -> Result<()> {
-        self.files += 1;
-        if self.files > self.limits.files {
-            return Err(self.invalid(
-                path,
-                format!("the work tree has more than {} files to commit", self.limits.files),
-            ));
+    /// Leaves a path out: what the base has of it stays.
+    fn leave_out(&mut self, path: &BString, why: Unfit) -> Option<(EntryMode, Oid)> {
+        self.made.left_out_count += 1;
+        if self.made.left_out.len() < LEFT_OUT {
+            let path = path.clone();
+            self.made.left_out.push(LeftOut { path, why });
         }
-        Ok(())
+        self.known.get(path).map(|known| (known.mode, known.oid))
+    }
+
+    fn leave_folder_out(&mut self, path: &BString, why: Unfit) -> Result<Option<(EntryMode, Oid)>> {
+        self.leave_out(path, why);
+        if !self.folders.contains(path) {
+            return Ok(None);
+        }
+        let name = path.to_str().map_err(|e| self.invalid(path, e.to_string()))?;
+        let known = self.repository.entry_at(self.base_tree, name)?;
+        Ok(known.map(|known| (Kind::Tree.into(), known.oid)))
+    }
+
+    fn too_many(&mut self, path: &BString) -> Option<(EntryMode, Oid)> {
+        let limit = self.limits.files;
+        self.leave_out(path, Unfit::TooMany { limit })
     }
 
     fn io(&self, action: &'static str, path: &BString, error: std::io::Error) -> Error {
@@ -293,6 +436,10 @@ impl Walk<'_> {
             reason: format!("{path}: {reason}"),
         }
     }
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
 }
 
 fn mode_of(stat: &Stat) -> EntryMode {

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use git::{
-    Category, Claim, Expected, FileEdit, Git, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl, Remotes,
-    Settings, compose_message,
+    Category, Claim, Expected, FileEdit, Git, Identity, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl,
+    Remotes, Settings, compose_message,
 };
 
 use crate::support::{Bare, git, round_trip, short, who};
@@ -300,7 +300,7 @@ fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
             .commit_files(Some(head), &[FileEdit::write("work", text)], "x", &who())
             .unwrap();
         let tree = repo.tree_of(tree).unwrap();
-        repo.write_commit(
+        repo.write_claimed(
             tree,
             &[head],
             &compose_message("work", Some(claim), None),
@@ -331,7 +331,7 @@ fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
     // The final push of the second replaces its own marker.
     let done = work(&second, "second");
     assert_eq!(push(Expected::At(marker), done, &second), PushOutcome::Won);
-    // Another task, and a person, are left alone.
+    // Another task, and a person, are left alone, also a person who changed our commit and left its trailers.
     let other = claim("uid-2", 9);
     assert_eq!(
         push(Expected::Absent, work(&other, "other"), &other),
@@ -345,6 +345,23 @@ fn a_later_claim_fences_off_an_earlier_one_of_its_task_and_nobody_else() {
         PushOutcome::Lost { found: Some(person) }
     );
     assert_eq!(bare.at("work"), Some(person));
+    let reader = Identity::new("Reader", "reader@example.org", 9);
+    let made = repo.commit_info(done).unwrap();
+    let amended = repo
+        .write_commit(made.tree, &made.parents, &made.message, &made.author, &reader)
+        .unwrap();
+    assert_eq!(
+        mirror
+            .remotes()
+            .push(&repo, mirror.url(), "refs/heads/work", Expected::At(person), amended)
+            .unwrap(),
+        PushOutcome::Won
+    );
+    assert_eq!(
+        push(Expected::At(done), work(&third, "third"), &third),
+        PushOutcome::Lost { found: Some(amended) }
+    );
+    assert_eq!(bare.at("work"), Some(amended));
 }
 
 #[test]

@@ -286,6 +286,55 @@ fn a_file_over_the_limit_is_named() {
 }
 
 #[test]
+fn what_no_commit_may_hold_is_left_out_and_the_rest_is_kept() {
+    let fixture = Fixture::new(&sample());
+    let tree = fixture.work_tree();
+    let write = |name: &str, size: usize| fs::write(tree.path().join(name), vec![b'x'; size]).unwrap();
+    write("README.md", 2000);
+    write("big.bin", 2000);
+    for name in ["a", "b", "c"] {
+        write(name, 900);
+    }
+    fs::create_dir_all(tree.path().join("d1/d2/d3")).unwrap();
+    write("d1/near", 1);
+    write("d1/d2/d3/far", 1);
+    let limits = CommitLimits {
+        file_bytes: 1000,
+        total_bytes: 2000,
+        depth: 2,
+        ..CommitLimits::default()
+    };
+    let commit = |limits: &CommitLimits, stop: &dyn Fn() -> bool| {
+        tree.commit_fitting(fixture.head, "m", &who(), &who(), limits, stop)
+    };
+    let made = commit(&limits, &|| false).unwrap();
+    let said: Vec<String> = made.left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "README.md: it has 2000 bytes, at most 1000 are committed",
+            "big.bin: it has 2000 bytes, at most 1000 are committed",
+            "c: with its 900 bytes the change would have more than 2000",
+            "d1/d2/d3: it is nested deeper than 2 folders",
+        ]
+    );
+    assert_eq!(made.left_out_count, 4);
+    let oid = made.commit.unwrap();
+    let read = |oid, path: &str| tree.repository().read_file(oid, path, 5000).unwrap();
+    assert!(read(oid, "a").is_some() && read(oid, "d1/near").is_some());
+    assert!(read(oid, "big.bin").is_none() && read(oid, "d1/d2/d3/far").is_none());
+    assert_eq!(read(oid, "README.md"), read(fixture.head, "README.md"), "as it was");
+
+    // What the base has below a folder that may not be entered stays, too.
+    let shallow = CommitLimits { depth: 0, ..limits };
+    let made = commit(&shallow, &|| false).unwrap().commit.unwrap();
+    assert_eq!(read(made, "deep/er/file.txt"), read(fixture.head, "deep/er/file.txt"));
+
+    let stopped = commit(&limits, &|| true).unwrap_err();
+    assert!(matches!(stopped, git::Error::Stopped(_)), "{stopped}");
+}
+
+#[test]
 fn line_endings_that_attributes_ask_for_survive_a_round_trip() {
     let fixture = Fixture::new(&[
         FileEdit::write(".gitattributes", "*.bat text eol=crlf\n*.txt text\n"),

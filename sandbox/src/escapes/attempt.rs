@@ -27,6 +27,8 @@ pub(super) enum Attempt {
     ReadThroughHardLink(String),
     Write(String),
     Truncate(String),
+    TruncateByPath(String),
+    TruncateUnopened(String),
     RenameTo(String),
     OpenForWriting(String),
     ConnectTcp(u16),
@@ -125,6 +127,19 @@ fn make(attempt: &Attempt) -> io::Result<String> {
                 rustix::fs::Mode::empty(),
             )?;
             Ok("truncated".into())
+        }
+        Attempt::TruncateByPath(path) => {
+            let path = std::ffi::CString::new(path.as_str())?;
+            call(libc::SYS_truncate, [path.as_ptr() as libc::c_long, 0, 0, 0, 0])
+        }
+        // Opened neither for reading nor for writing, and emptied all the same.
+        Attempt::TruncateUnopened(path) => {
+            let path = std::ffi::CString::new(path.as_str())?;
+            let flags = libc::O_ACCMODE | libc::O_TRUNC;
+            call(
+                libc::SYS_openat,
+                [libc::AT_FDCWD.into(), path.as_ptr() as libc::c_long, flags.into(), 0, 0],
+            )
         }
         Attempt::RenameTo(path) => {
             std::fs::write("own", "own").map_err(|error| held(format!("work tree: {error}")))?;

@@ -111,13 +111,37 @@ const FCHMODAT2: c_long = 452;
 /// Flags of an open that make its mode count; without them that register may hold anything.
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
+/// Modes of an allocation that give space back.
+const GIVES_BACK: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_COLLAPSE_RANGE) as u32;
+
 /// Makes the filter for a command.
-pub(super) fn filter(backend: Backend, net: Net, nesting: bool, landlock_abi: u32) -> Vec<sock_filter> {
+///
+/// Without `preallocates` no space is taken but by writing: a disk that is watched could be full between two looks.
+/// File systems that cannot do it at all answer alike, and callers write instead.
+pub(super) fn filter(
+    backend: Backend,
+    net: Net,
+    nesting: bool,
+    preallocates: bool,
+    landlock_abi: u32,
+) -> Vec<sock_filter> {
     let mut filter = Filter::begin();
     for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
         filter.deny(number, libc::EPERM);
     }
     filter.deny(libc::SYS_clone3, libc::ENOSYS);
+    // A private root has no foreign file that may be written; without one, Landlock alone keeps them.
+    let truncates = backend == Backend::Landlock && landlock_abi < 3;
+    if truncates {
+        filter.deny(libc::SYS_truncate, libc::EPERM);
+    }
+    judge_opens(&mut filter, truncates);
+    if !preallocates {
+        filter.when(libc::SYS_fallocate, |body| {
+            body.when_any_bit(1, GIVES_BACK, |body| body.allow_all());
+            body.deny_all(libc::EOPNOTSUPP);
+        });
+    }
     no_set_user_id(&mut filter);
     if !nesting {
         for number in MOUNTING.iter().copied().chain([OPEN_TREE_ATTR]) {
@@ -159,6 +183,11 @@ fn no_set_user_id(filter: &mut Filter) {
     ] {
         filter.when(number, |body| body.deny_if_any_bit(mode, libc::S_ISUID, libc::EPERM));
     }
+}
+
+/// Denies what an open may not do: make a program that runs as its owner and, where Landlock does not know truncation
+/// (ABI 1 and 2), empty a file that is not opened for writing, which Landlock would have judged.
+fn judge_opens(filter: &mut Filter, truncates: bool) {
     for (number, flags) in [
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_open, 1),
@@ -168,6 +197,14 @@ fn no_set_user_id(filter: &mut Filter) {
             body.when_any_bit(flags, CREATES, |body| {
                 body.deny_if_any_bit(flags + 1, libc::S_ISUID, libc::EPERM);
             });
+            if truncates {
+                body.when_any_bit(flags, libc::O_TRUNC as u32, |body| {
+                    for mode in [libc::O_WRONLY, libc::O_RDWR] {
+                        body.allow_if_equal(flags, mode as u32, libc::O_ACCMODE as u32);
+                    }
+                    body.deny_all(libc::EPERM);
+                });
+            }
         });
     }
     // Its mode lies in memory; callers fall back to openat.
@@ -345,6 +382,10 @@ impl Body {
         self.program.push(stmt(RETURN, ALLOW));
     }
 
+    fn allow_all(&mut self) {
+        self.program.push(stmt(RETURN, ALLOW));
+    }
+
     fn deny_all(&mut self, errno: i32) {
         self.program.push(stmt(RETURN, DENY | errno as u32));
     }
@@ -408,11 +449,14 @@ mod tests {
 
     #[test]
     fn calls_are_denied_and_allowed_by_number_and_arguments() {
-        let own = filter(Backend::Namespaces, Net::None, false, 7);
-        let nesting = filter(Backend::Namespaces, Net::None, true, 0);
-        let none = filter(Backend::Landlock, Net::None, false, 7);
-        let proxy = filter(Backend::Landlock, Net::PortProxy(1), false, 7);
-        let old = filter(Backend::Landlock, Net::None, false, 5);
+        let own = filter(Backend::Namespaces, Net::None, false, true, 7);
+        let watched = filter(Backend::Namespaces, Net::None, false, false, 7);
+        let nesting = filter(Backend::Namespaces, Net::None, true, true, 0);
+        let none = filter(Backend::Landlock, Net::None, false, true, 7);
+        let proxy = filter(Backend::Landlock, Net::PortProxy(1), false, true, 7);
+        let old = filter(Backend::Landlock, Net::None, false, true, 5);
+        let oldest = filter(Backend::Landlock, Net::None, false, true, 2);
+        let truncate = libc::O_TRUNC as u64;
         let (unix, inet, netlink, vsock) = (1, 2, 16, 40);
         let (stream, dgram) = (1, 2);
         let cloexec = 0o2_000_000;
@@ -456,6 +500,20 @@ mod tests {
             (&own, FCHMODAT2, [3, 0, 0o4755], false),
             (&nesting, libc::SYS_mknodat, [3, 0, 0o104_755], false),
             (&own, libc::SYS_openat2, [0; 3], false),
+            (&own, libc::SYS_fallocate, [3, 0, 0], true),
+            (&watched, libc::SYS_fallocate, [3, 0, 0], false),
+            (&watched, libc::SYS_fallocate, [3, 1, 0], false),
+            (&watched, libc::SYS_fallocate, [3, 3, 0], true),
+            (&own, libc::SYS_truncate, [0; 3], true),
+            (&none, libc::SYS_truncate, [0; 3], true),
+            (&oldest, libc::SYS_truncate, [0; 3], false),
+            (&oldest, libc::SYS_ftruncate, [3, 0, 0], true),
+            (&oldest, libc::SYS_openat, [3, 0, truncate], false),
+            (&oldest, libc::SYS_openat, [3, 0, truncate | 3], false),
+            (&oldest, libc::SYS_openat, [3, 0, truncate | 1], true),
+            (&oldest, libc::SYS_openat, [3, 0, truncate | 2], true),
+            (&oldest, libc::SYS_openat, [3, 0, 0], true),
+            (&none, libc::SYS_openat, [3, 0, truncate], true),
         ];
         for (program, number, args, allowed) in table {
             let verdict = judge(program, *number, args);

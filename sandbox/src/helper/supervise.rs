@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
+use super::disk::Disks;
 use super::{Failure, init, namespaces, processes};
 use crate::Backend;
 use crate::outcome::{Enforced, Exit, Reason};
@@ -53,8 +54,9 @@ fn run() -> std::io::Result<()> {
         stderr,
     };
     drop(stdin);
+    let disks = Disks::of(&request);
     let report = match start(&request, &control, streams) {
-        Ok(running) => watch(running, &request, &control),
+        Ok(running) => watch(running, &request, &control, disks),
         Err(failure) => not_started(request.backend, failure),
     };
     if let Some(scratch) = &request.scratch {
@@ -210,7 +212,7 @@ enum Verdict {
     Cancelled,
 }
 
-fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Report {
+fn watch(mut running: Running, request: &Request, control: &UnixStream, mut disks: Disks) -> Report {
     let limits = &request.limits;
     let deadline = limits.wall.map(|wall| running.started + wall);
     let monitor_memory = running.enforced.memory == "monitor";
@@ -233,7 +235,8 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
             Some(left) => left.min(tick),
             None => tick,
         };
-        let watches = tick > Duration::ZERO || monitor_memory || monitor_pids || running.cgroup.is_some();
+        let watches =
+            tick > Duration::ZERO || monitor_memory || monitor_pids || running.cgroup.is_some() || !disks.is_empty();
         let timeout = if watches {
             Some(timeout)
         } else {
@@ -254,6 +257,10 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream) -> Repor
             }
         }
         tick = ASK_EVERY;
+        if let Some(text) = disks.exhausted() {
+            verdict = Some(Verdict::Limit(Reason::Error, text));
+            break;
+        }
         if let Some(cgroup) = &running.cgroup {
             peak = peak.max(cgroup.current());
             if cgroup.out_of_memory() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox::{Capture, Exit, FileSink, Limits, Output, Reason, Sandbox, Sink};
+use sandbox::{Capture, Exit, FileSink, KeepFree, Limits, Output, Reason, Sandbox, Sink};
 
 use crate::{backends, shell};
 
@@ -133,6 +133,32 @@ fn a_file_past_its_size_is_cut_and_no_core_is_left() {
         assert_eq!(outcome.stdout.text(), "0\n");
         assert_eq!(std::fs::metadata(folder.path().join("big")).unwrap().len(), MIB);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_command_that_takes_what_is_to_stay_free_is_ended_and_told_why() {
+    for sandbox in all_ways() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            // All of every disk: whoever takes more than a little is ended.
+            keep_free: Some(KeepFree {
+                bytes: u64::MAX,
+                percent: 100,
+            }),
+            wall: Some(Duration::from_secs(60)),
+            ..Limits::default()
+        };
+        let script = "for n in 1 2 3 4; do head -c 52428800 /dev/urandom > f$n || exit 9; done; sync; sleep 100";
+        let command = shell(script)
+            .rw(folder.path(), "/workspace")
+            .cwd("/workspace")
+            .limits(limits);
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        let said = outcome.message.clone().unwrap_or_default();
+        assert_eq!(outcome.reason, Reason::Error, "{outcome:?}");
+        assert!(said.contains("disk is nearly full"), "{outcome:?}");
+        assert!(outcome.wall < Duration::from_secs(60), "{outcome:?}");
     }
 }
 

@@ -70,6 +70,22 @@ impl State {
             self.go_on(actions);
             return;
         }
+        // Told once: after that the rest counts, and what is left out is named beside it.
+        if !diff.oversized.is_empty() && !std::mem::replace(&mut self.oversized_refused, true) {
+            let files: Vec<String> = diff
+                .oversized
+                .iter()
+                .take(10)
+                .map(|(path, size)| format!("{path} with {} MiB", size >> 20))
+                .collect();
+            let lesson = format!(
+                "the result was not taken: files are too large to be committed and would be left out ({}). Remove them, or name them in .gitignore if they are build output, then submit again.",
+                one_line(&files.join(", "), 400)
+            );
+            self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
+            self.go_on(actions);
+            return;
+        }
         self.end_with(Ending::Submitted, submission.summary.clone(), Some(submission), actions);
     }
 

@@ -88,6 +88,13 @@ impl State {
     pub(super) fn on_model_failed(&mut self, category: Category, message: &str, actions: &mut Vec<Action>) {
         match category {
             Category::Endless => self.problem(Problem::Cut, Some(self.cut_lesson()), actions),
+            Category::TooManyCalls => {
+                let lesson = format!(
+                    "Your reply held hundreds of tool calls, and none of them was run. Send at most {} in one reply.",
+                    extract::CALLS_PER_REPLY
+                );
+                self.problem(Problem::Wrong, Some(lesson), actions);
+            }
             Category::ContextOverflow => {
                 // The window is smaller than we were told: believe what the server just refused.
                 self.window = self.window.min(self.conversation.tokens()).saturating_mul(4) / 5;

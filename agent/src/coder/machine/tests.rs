@@ -138,7 +138,7 @@ fn an_edit_and_a_submission_end_in_go() {
     assert_eq!(waits(&actions), "diff");
     let (state, actions) = state.step(Event::Diff(Diff {
         changed: vec!["a".into()],
-        protected: vec![],
+        ..Diff::default()
     }));
     let end = end(actions);
     assert_eq!(
@@ -211,6 +211,7 @@ fn a_protected_change_is_refused_once_and_then_violates_the_constraint() {
         Event::Diff(Diff {
             changed: vec!["ci/run".into(), "a".into()],
             protected: vec!["ci/run".into()],
+            ..Diff::default()
         })
     };
     let (state, _) = started().step(submitting("GO"));
@@ -222,7 +223,7 @@ fn a_protected_change_is_refused_once_and_then_violates_the_constraint() {
             submitting("GO"),
             Event::Diff(Diff {
                 changed: vec!["a".into()],
-                protected: vec![],
+                ..Diff::default()
             }),
         ],
     );
@@ -233,6 +234,27 @@ fn a_protected_change_is_refused_once_and_then_violates_the_constraint() {
         (Some(FailureReason::ConstraintViolated), Ending::ProtectedPath)
     );
     assert!(end.summary.contains("ci/run"));
+}
+
+#[test]
+fn a_file_too_large_to_commit_is_refused_once_and_then_the_rest_counts() {
+    let diff = || {
+        Event::Diff(Diff {
+            changed: vec!["a.rs".into(), "core.dump".into()],
+            oversized: vec![("core.dump".into(), 300 << 20)],
+            ..Diff::default()
+        })
+    };
+    let (state, _) = started().step(submitting("GO"));
+    let (state, actions) = state.step(diff());
+    assert_eq!(waits(&actions), "ask");
+    assert!(
+        lessons(&actions).contains("core.dump with 300 MiB"),
+        "{}",
+        lessons(&actions)
+    );
+    let end = play(state, vec![submitting("GO"), diff()]);
+    assert_eq!((end.ending, end.verdict), (Ending::Submitted, Verdict::Go));
 }
 
 #[test]
@@ -265,7 +287,12 @@ fn three_replies_that_bring_nothing_end_the_run_by_their_kind() {
         category: Category::Endless,
         message: "too long".into(),
     };
+    let flood = || Event::ModelFailed {
+        category: Category::TooManyCalls,
+        message: "more than 256 tool calls".into(),
+    };
     let cases = [
+        (vec![flood(), flood(), flood()], Ending::FormatErrors),
         (vec![text(), text(), text()], Ending::NoToolCall),
         (vec![empty(), empty(), empty()], Ending::EmptyReplies),
         (vec![thoughts(), thoughts(), thoughts()], Ending::ReasoningOnly),
@@ -280,6 +307,16 @@ fn three_replies_that_bring_nothing_end_the_run_by_their_kind() {
             (ending, Some(FailureReason::ModelMisunderstood), 3)
         );
     }
+}
+
+#[test]
+fn a_flood_of_calls_teaches_and_the_run_goes_on() {
+    let (_, actions) = started().step(Event::ModelFailed {
+        category: Category::TooManyCalls,
+        message: "more than 256 tool calls".into(),
+    });
+    assert_eq!(waits(&actions), "ask");
+    assert!(lessons(&actions).contains("at most 12"), "{}", lessons(&actions));
 }
 
 #[test]
@@ -610,6 +647,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Category::Protocol),
         Just(Category::ContextOverflow),
         Just(Category::Endless),
+        Just(Category::TooManyCalls),
         Just(Category::Recording)
     ];
     prop_oneof![
@@ -619,7 +657,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => category.prop_map(|category| Event::ModelFailed { category, message: "m".into() }),
         4 => (any::<bool>(), any::<bool>()).prop_map(|(changed, protected)| {
             let some = |yes| if yes { vec!["p".to_owned()] } else { vec![] };
-            Event::Diff(Diff { changed: some(changed), protected: some(protected) })
+            Event::Diff(Diff { changed: some(changed), protected: some(protected), oversized: Vec::new() })
         }),
         1 => Just(Event::DiffFailed("d".into())),
         1 => (0u64..5000, 0u64..5000).prop_map(|(elapsed, idle)| Event::Tick { elapsed: Duration::from_secs(elapsed), idle: Duration::from_secs(idle) }),

@@ -2,9 +2,8 @@
 
 use gate::{GateError, ResolvedGate};
 use git::{Claim, Expected, Git, Oid, RemoteUrl};
-use kube::ResourceExt;
-use schemas::Workload;
 use schemas::agentic_task::FailureReason;
+use schemas::{AgenticTask, Workload};
 
 use crate::executor::{Run, source};
 use crate::outcome::Outcome;
@@ -63,16 +62,20 @@ pub(super) async fn lay(run: &Run) -> Result<Ground, Outcome> {
         git.fetch_oid(&url, tip, false)
             .await
             .map_err(|error| source::clone_failed(&error))?;
-        if !is_ours(run, &git, &url, tip, &claim, workload.as_ref()).await?
-            && task.spec.payload.allow_overwrite != Some(true)
-        {
-            return Err(Outcome::failed(
-                FailureReason::PushRejected,
-                format!(
-                    "branch {branch:?} exists at {} and was not made by this task; delete it, name another branch, or set allowOverwrite",
-                    &tip.to_string()[..10]
+        let whose = whose(run, &git, &url, tip, workload.as_ref()).await?;
+        if whose != Whose::Ours && task.spec.payload.allow_overwrite != Some(true) {
+            let short = &tip.to_string()[..10];
+            let why = match whose {
+                Whose::Altered => format!(
+                    "branch {branch:?} is at {short}, where somebody amended or rebased what this work had pushed; \
+                     nothing was pushed over it. Keep it by another name and delete the branch, or set allowOverwrite"
                 ),
-            ));
+                _ => format!(
+                    "branch {branch:?} exists at {short} and was not made by this task; delete it, name another branch, or \
+                     set allowOverwrite"
+                ),
+            };
+            return Err(Outcome::failed(FailureReason::PushRejected, why));
         }
     }
     let start = start_of(run, &git, &url, base).await?;
@@ -137,38 +140,55 @@ async fn start_of(run: &Run, git: &Git, url: &RemoteUrl, base: Oid) -> Result<Oi
     }
 }
 
-/// Says whether the branch's tip is the work of this task, of its Workload, or of an earlier claim.
-async fn is_ours(
-    run: &Run,
-    git: &Git,
-    url: &RemoteUrl,
-    tip: Oid,
-    claim: &Claim,
-    workload: Option<&Workload>,
-) -> Result<bool, Outcome> {
-    let found = git
-        .read(url, move |repository| repository.read_marker(tip))
-        .await
-        .map_err(|error| source::clone_failed(&error))?;
-    if found.as_ref().is_some_and(|found| found.task == claim.task) {
-        return Ok(true);
-    }
-    let Some(workload) = workload else { return Ok(false) };
-    let sha = tip.to_string();
-    let status = workload.status.clone().unwrap_or_default();
-    let recorded = status.head_sha.iter().chain(
-        status
-            .rounds
-            .iter()
-            .flatten()
-            .filter_map(|round| round.head_sha.as_ref()),
-    );
-    if recorded.into_iter().any(|head| *head == sha) {
-        return Ok(true);
-    }
-    let Some(found) = found else { return Ok(false) };
-    let siblings = source::siblings(run, workload).await?;
-    Ok(siblings
-        .iter()
-        .any(|sibling| sibling.uid().as_ref() == Some(&found.task)))
+/// Whose work the tip of a branch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This task's, its Workload's, or an earlier claim's: a later commit may take its place.
+    Ours,
+    /// A commit that names a task of ours and that somebody changed since.
+    Altered,
+    /// Somebody else's.
+    Foreign,
 }
+
+/// Says whose work the branch's tip is.
+///
+/// Ours is what a status says that we pushed, by its whole id. That is not all: an agent may push and die before it
+/// writes a status, and the next claim must go on from there and not call its own branch taken. Such a tip is known by
+/// itself: [`git::Repository::read_marker`] believes trailers only under a seal that fits the commit to the byte, and then
+/// the commit, or the marker, is what a claim of that task made. A commit that a person amended, rebased or
+/// cherry-picked keeps the trailers and no longer fits; it is in no status either, and nobody's to replace.
+async fn whose(run: &Run, git: &Git, url: &RemoteUrl, tip: Oid, workload: Option<&Workload>) -> Result<Whose, Outcome> {
+    let read = git.read(url, move |repository| {
+        Ok((repository.read_marker(tip)?, repository.commit_info(tip)?.message))
+    });
+    let (made, message) = read.await.map_err(|error| source::clone_failed(&error))?;
+    let named = git::claim_of(&message);
+    let own = |claim: &Option<Claim>| claim.as_ref().is_some_and(|claim| claim.task == run.held.uid);
+    let sha = Some(tip.to_string());
+    if own(&made) || run.task.status.as_ref().is_some_and(|status| status.commit_sha == sha) {
+        return Ok(Whose::Ours);
+    }
+    let foreign = if own(&named) { Whose::Altered } else { Whose::Foreign };
+    let Some(workload) = workload else { return Ok(foreign) };
+    let status = workload.status.clone().unwrap_or_default();
+    if status.head_sha == sha || status.rounds.iter().flatten().any(|round| round.head_sha == sha) {
+        return Ok(Whose::Ours);
+    }
+    let siblings = source::siblings(run, workload).await?;
+    let of = |claim: &Option<Claim>| {
+        let task = claim.as_ref().map(|claim| &claim.task);
+        task.is_some() && siblings.iter().any(|sibling| sibling.metadata.uid.as_ref() == task)
+    };
+    let pushed = |sibling: &AgenticTask| sibling.status.as_ref().is_some_and(|status| status.commit_sha == sha);
+    Ok(if of(&made) || siblings.iter().any(pushed) {
+        Whose::Ours
+    } else if of(&named) {
+        Whose::Altered
+    } else {
+        foreign
+    })
+}
+
+#[cfg(test)]
+mod tests;

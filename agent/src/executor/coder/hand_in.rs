@@ -1,7 +1,7 @@
 //! The end of a coder's work: commit, protected paths, push, and what is said of it.
 
 use gate::protected::{ChangedPath, EntryNow, Protected};
-use git::{CommitLimits, EntryKind, Identity, WorkTree};
+use git::{CommitLimits, EntryKind, Fitting, Identity, WorkTree};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::{DiffStat, Usage, Verdict};
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::push::{identity, push};
 use crate::coder::{self as machine, End};
 use crate::daemon::claim;
 use crate::executor::Run;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, shorten};
 
 /// Bytes of a diff that are kept as evidence.
 const DIFF_BYTES: usize = 4 << 20;
@@ -22,19 +22,22 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         return Ok(outcome);
     }
     let message = git::compose_message(&message(ground, &end), Some(&ground.claim), sign_off(run).as_ref());
-    let committed = ground
-        .git
-        .commit_all(
-            work_tree,
-            ground.start,
-            message,
-            identity(run, false),
-            identity(run, true),
-            CommitLimits::default(),
-        )
-        .await
-        .map_err(|error| Outcome::failed(FailureReason::InfrastructureError, format!("failed to commit: {error}")))?;
-    let Some(commit) = committed else {
+    let (tree, start, cancel) = (work_tree.clone(), ground.start, run.cancel.clone());
+    let (author, committer) = (identity(run, false), identity(run, true));
+    let made = ground.git.run(move |_| {
+        let limits = CommitLimits::default();
+        tree.commit_fitting(start, &message, &author, &committer, &limits, &|| cancel.is_cancelled())
+    });
+    let made = match made.await {
+        Ok(made) => made,
+        Err(_) if run.cancel.is_cancelled() => return Ok(cancelled(outcome)),
+        Err(error) => {
+            let reason = FailureReason::InfrastructureError;
+            return Err(Outcome::failed(reason, format!("failed to commit: {error}")));
+        }
+    };
+    tell_left_out(&mut outcome, &made);
+    let Some(commit) = made.commit else {
         if outcome.verdict == Some(Verdict::Go) && ground.start == ground.base {
             outcome.extra("outcome", json!("EMPTY-DIFF"));
         }
@@ -75,7 +78,7 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         let paths: Vec<&str> = violations.iter().map(|violation| violation.path.as_str()).collect();
         outcome.verdict = Some(Verdict::Incomplete);
         outcome.failure = Some(FailureReason::ConstraintViolated);
-        outcome.summary = crate::outcome::shorten(
+        outcome.summary = shorten(
             &format!(
                 "refused before the push: the change touches protected paths: {}",
                 paths.join(", ")
@@ -89,9 +92,7 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         return Ok(outcome);
     }
     if run.cancel.is_cancelled() {
-        outcome.verdict = Some(Verdict::Incomplete);
-        outcome.summary = "the run was cancelled before its push".into();
-        return Ok(outcome);
+        return Ok(cancelled(outcome));
     }
     // Fencing holds off what a later claim outlives; a task that was deleted or ended meanwhile has none.
     if claim::is_lost(&run.services.client, &run.held).await {
@@ -113,6 +114,27 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
             ..outcome
         }),
     }
+}
+
+fn cancelled(mut outcome: Outcome) -> Outcome {
+    outcome.verdict = Some(Verdict::Incomplete);
+    outcome.summary = "the run was cancelled before its push".into();
+    outcome
+}
+
+/// Says what of the work no commit may hold: the rest is kept, and nothing goes missing unsaid.
+fn tell_left_out(outcome: &mut Outcome, made: &Fitting) {
+    let Some(first) = made.left_out.first() else { return };
+    let named = made.left_out.iter().take(20);
+    let named: Vec<String> = named.map(|left_out| shorten(&left_out.to_string(), 200)).collect();
+    outcome.extra("leftOut", json!({ "count": made.left_out_count, "paths": named }));
+    let note = match made.left_out_count - 1 {
+        0 => format!("Left out of the commit: {first}"),
+        more => format!("Left out of the commit: {first}; and {more} more"),
+    };
+    let note = shorten(&note, 160);
+    let own = shorten(&outcome.summary, 280 - 1 - note.chars().count());
+    outcome.summary = format!("{own} {note}").trim_start().to_owned();
 }
 
 fn changed_path(change: &git::Change) -> ChangedPath {

@@ -176,9 +176,30 @@ async fn a_wait_that_the_server_asks_for_is_kept() {
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_read_is_asked_for_again_and_named_when_it_stays_so() {
+    type Answer = fn() -> Response;
+    let cases: [(Answer, &str); 3] = [
+        (|| "{\"choices\": [".into_response(), "it is not JSON"),
+        (|| "".into_response(), "the answer is empty"),
+        (|| stream_of("data: {\"choices\":[{\"del\n\n"), "an event is not JSON"),
+    ];
+    for (answer, words) in cases {
+        let (url, count) = serve(move |number, _, _| if number == 0 { answer() } else { stream_of(GOOD) }).await;
+        let reply = ask(&client(&url)).await.unwrap();
+        assert_eq!((reply.content.as_str(), count.load(Ordering::SeqCst)), ("hello", 2));
+
+        let (url, count) = serve(move |_, _, _| answer()).await;
+        let error = ask(&client(&url)).await.unwrap_err();
+        assert_eq!(error.category(), Category::Protocol, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(count.load(Ordering::SeqCst), 4, "{words}");
+    }
+}
+
+#[tokio::test]
 async fn what_asking_again_cannot_mend_is_asked_once_and_named() {
     type Answer = fn() -> Response;
-    let cases: [(&str, Answer, Category, &str); 9] = [
+    let cases: [(&str, Answer, Category, &str); 7] = [
         (
             "html",
             || axum::response::Html("<!DOCTYPE html><title>Sign in</title>").into_response(),
@@ -190,24 +211,6 @@ async fn what_asking_again_cannot_mend_is_asked_once_and_named() {
             || (StatusCode::NOT_FOUND, axum::response::Html("<html><title>None</title>")).into_response(),
             Category::Protocol,
             "/v1",
-        ),
-        (
-            "not json",
-            || "{\"choices\": [".into_response(),
-            Category::Protocol,
-            "it is not JSON",
-        ),
-        (
-            "empty",
-            || "".into_response(),
-            Category::Protocol,
-            "the answer is empty",
-        ),
-        (
-            "bad event",
-            || stream_of("data: {\"choices\":[{\"del\n\n"),
-            Category::Protocol,
-            "an event is not JSON",
         ),
         (
             "auth",
@@ -250,6 +253,18 @@ async fn what_asking_again_cannot_mend_is_asked_once_and_named() {
             },
             Category::Unavailable,
             "elsewhere.example",
+        ),
+        (
+            "a flood of calls",
+            || {
+                let call = serde_json::json!({"id": "", "function": {"name": "glob", "arguments": "{}"}});
+                let message = serde_json::json!({"tool_calls": vec![call; 257]});
+                serde_json::json!({"choices": [{"message": message}]})
+                    .to_string()
+                    .into_response()
+            },
+            Category::TooManyCalls,
+            "more than 256 tool calls",
         ),
     ];
     for (name, answer, category, words) in cases {

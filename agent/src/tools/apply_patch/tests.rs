@@ -2,6 +2,10 @@
 use super::*;
 use proptest::prelude::*;
 
+fn apply(text: &str, hunks: &[Hunk]) -> Result<String, String> {
+    super::apply(text, hunks, &|| false)
+}
+
 #[test]
 fn the_envelope_is_read_and_applied() {
     let patch = "*** Begin Patch\n*** Update File: a.rs\n@@ fn b() {\n-    1\n+    2\n*** Add File: n.txt\n+one\n+\n*** Delete File: d\n*** End Patch";
@@ -95,4 +99,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_patch_of_many_hunks_is_given_up_when_it_is_to_stop() {
+    let hunk = |old: &str| Hunk {
+        near: None,
+        old: vec![old.to_owned()],
+        new: vec!["x".to_owned()],
+    };
+    let looks = std::cell::Cell::new(0);
+    let stop = || looks.replace(looks.get() + 1) == 1;
+    let error = super::apply("a\nb\n", &[hunk("a"), hunk("b")], &stop).unwrap_err();
+    assert!(error.contains("hunk 2 of 2") && error.contains("too long"), "{error}");
 }

@@ -164,3 +164,26 @@ async fn work_whose_time_is_spent_is_kept_on_the_branch_and_called_unfinished() 
     let commit = site.work_tree.repository().commit_info(tip).unwrap();
     assert!(commit.message.starts_with("Unfinished: t\n"), "{}", commit.message);
 }
+
+#[tokio::test]
+async fn a_file_too_large_to_commit_costs_only_itself() {
+    let site = Site::new(1, holding(1)).await;
+    site.change();
+    // Sparse: it takes no room.
+    let big = std::fs::File::create(site.work_tree.path().join("core.dump")).unwrap();
+    big.set_len(1 << 40).unwrap();
+    let outcome = site.hand_in(Ending::Submitted).await;
+    assert_eq!((outcome.verdict, outcome.failure), (Some(Verdict::Go), None));
+    let tip = site.tip().await.unwrap();
+    assert_eq!(outcome.head_sha, Some(tip.to_string()));
+    let read = |path: &str| site.work_tree.repository().read_file(tip, path, 10).unwrap();
+    assert!(read("a").is_some() && read("core.dump").is_none());
+    assert!(
+        outcome
+            .summary
+            .starts_with("x Left out of the commit: core.dump: it has"),
+        "{}",
+        outcome.summary
+    );
+    assert_eq!(outcome.result["extra"]["leftOut"]["count"], json!(1));
+}
