@@ -60,7 +60,9 @@ pub(super) fn fetch(args: &FetchArgs, plan: &Plan) -> Result<Option<Report>, Tro
     }
     let commit = if args.base { base } else { head };
     let work = &args.folders.work;
-    WorkTree::materialise(&repository, commit, work, &tools.join(ADMIN)).map_err(|error| clone_failed(&error))?;
+    // The branch decides what its files hold, not what becomes of protected ones on their way to disk.
+    WorkTree::materialise_by_attributes_of(base, &repository, commit, work, &tools.join(ADMIN))
+        .map_err(|error| clone_failed(&error))?;
     let digest = manifest::digest(work).map_err(|error| Trouble::internal("read the work tree", error))?;
     let name = mirror
         .path()

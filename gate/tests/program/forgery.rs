@@ -165,6 +165,35 @@ fn a_changed_gate_file_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn attributes_of_the_branch_do_not_rewrite_what_it_is_judged_by() {
+    let base = [
+        ("ci/forbidden.txt", "secret\n"),
+        ("code.txt", "a secret\n"),
+        (".gitattributes", "*.bat text eol=crlf\n"),
+        ("run.bat", "one\n"),
+    ];
+    // The check fails on `secret`; with other bytes in the protected list it would find nothing.
+    let check = "tr -d '\\n' < run.bat | od -c | grep -q '\\\\r' || exit 9; ! grep -F -f ci/forbidden.txt code.txt";
+    for attributes in [
+        "/ci/forbidden.txt text eol=crlf\n",
+        "/ci/forbidden.txt working-tree-encoding=UTF-16\n",
+        "* -text eol=crlf working-tree-encoding=UTF-16\n",
+    ] {
+        let head = [
+            FileEdit::write(".gitattributes", attributes),
+            FileEdit::write("code.txt", "more of a secret\n"),
+        ];
+        let ran = Bench::new(&base, &head, vec![step("check", check)]).run();
+        assert_eq!(
+            ran.verdict.summary(),
+            "step check failed with exit code 1",
+            "{attributes}: {}",
+            ran.printed
+        );
+    }
+}
+
+#[test]
 fn the_main_container_refuses_by_itself_what_the_first_one_let_through() {
     let mut bench = Bench::new(
         &[("file", "base")],
