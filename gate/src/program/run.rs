@@ -15,6 +15,7 @@ use super::kept::Kept;
 use super::log::GateLog;
 use super::lookup::{NotRunnable, Programs};
 use super::memory::OomCounter;
+use super::scratch::Scratch;
 use super::step::{self, Place};
 use super::{Folders, Trouble, harden, reap};
 use crate::definition::ResolvedStep;
@@ -64,13 +65,13 @@ pub(super) fn run(args: &RunArgs, plan: &Plan) -> Result<Report, Trouble> {
     }
     let kept = Kept::of(&args.folders.work, &protected(plan)?)
         .map_err(|error| Trouble::internal("read the work tree", error))?;
-    let environment = lay_out(args)?;
+    let (scratch, environment) = lay_out(args)?;
     let path = args.evidence.join(LOG);
     let log = GateLog::create(&path).map_err(|error| Trouble::internal(&format!("open {}", path.display()), error))?;
     let log = Arc::new(Mutex::new(log));
     locked(&log).line(&format!("gate {} on {} against {}", plan.digest, plan.head, plan.base));
 
-    let results = run_steps(args, plan, &kept, &environment, &log);
+    let results = run_steps(args, plan, &kept, &scratch, &environment, &log);
     // Whatever went wrong above, nothing may write after the report.
     let alone = reap::end_all_others();
     let results = results?;
@@ -106,35 +107,30 @@ fn report(plan: &Plan, results: Results, log: Arc<Mutex<GateLog>>) -> Report {
     report
 }
 
-fn lay_out(args: &RunArgs) -> Result<Environment, Trouble> {
-    let fail = |error: std::io::Error| Trouble::internal("lay out the home of the steps", error);
-    let home = args.folders.home.join("user");
-    std::fs::create_dir_all(&home).map_err(fail)?;
-    let own_cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    match &args.cache {
-        Some(cache) if !caches::is_complete(cache) => {
-            return Err(Trouble::new(
-                ErrorReason::CacheMissing,
-                "the cache that prepare should have filled is not there",
-                true,
-            ));
-        }
-        Some(cache) => caches::lay_out(cache, &home, own_cargo_home.as_deref()).map_err(fail)?,
-        None => {
-            std::fs::create_dir_all(home.join("cargo")).map_err(fail)?;
-            caches::copy_config(own_cargo_home.as_deref(), &home.join("cargo"));
-        }
+/// Finds what the steps may write beside the work tree, and the variables that lead there.
+fn lay_out(args: &RunArgs) -> Result<(Scratch, Environment), Trouble> {
+    if args.cache.as_ref().is_some_and(|cache| !caches::is_complete(cache)) {
+        return Err(Trouble::new(
+            ErrorReason::CacheMissing,
+            "the cache that prepare should have filled is not there",
+            true,
+        ));
     }
-    let mut environment = environment::base(std::env::vars_os(), &home, args.tmp.as_deref());
-    environment::offline(&mut environment, args.cache.as_deref(), &home, &args.folders.work);
+    let (tmp, cache) = (args.tmp.as_deref(), args.cache.as_deref());
+    let scratch = Scratch::new(&args.folders.home, tmp, cache)
+        .map_err(|error| Trouble::internal("lay out the home of the steps", error))?;
+    let home = scratch.home();
+    let mut environment = environment::base(std::env::vars_os(), home, tmp);
+    environment::offline(&mut environment, cache, home, &args.folders.work);
     environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
-    Ok(environment)
+    Ok((scratch, environment))
 }
 
 fn run_steps(
     args: &RunArgs,
     plan: &Plan,
     kept: &Kept,
+    scratch: &Scratch,
     environment: &Environment,
     log: &Arc<Mutex<GateLog>>,
 ) -> Result<Results, Trouble> {
@@ -170,6 +166,9 @@ fn run_steps(
                 (report, detail.into_bytes())
             }
             (None, Ok(shell)) => {
+                scratch
+                    .renew()
+                    .map_err(|error| Trouble::internal("make a home for a step", error))?;
                 let before = memory.kills();
                 let ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
                 if ended.fenced != Fenced::Whole && results.steps.is_empty() {

@@ -255,12 +255,12 @@ fn a_program_that_an_earlier_step_puts_in_front_is_not_run() {
         vec![
             step(
                 "build",
-                "mkdir -p ../tmp/bin && printf '#!/bin/sh\\nexit 0\\n' > ../tmp/bin/false-or-not && chmod +x ../tmp/bin/false-or-not",
+                "mkdir -p bin && printf '#!/bin/sh\\nexit 0\\n' > bin/false-or-not && chmod +x bin/false-or-not",
             ),
             step("test", "false-or-not"),
         ],
     );
-    let folder = bench.root.path().join("pod-1/tmp/bin");
+    let folder = bench.root.path().join("pod-1/work/bin");
     let tools = bench.root.path().join("tools");
     std::fs::create_dir_all(&tools).unwrap();
     let tool = tools.join("false-or-not");
@@ -269,6 +269,29 @@ fn a_program_that_an_earlier_step_puts_in_front_is_not_run() {
     let path = format!("{}:{}:{}", folder.display(), tools.display(), bench.env["PATH"]);
     bench.env.insert("PATH".into(), path);
     assert_eq!(bench.run().error(), ("ProgramChanged".to_owned(), false));
+}
+
+#[test]
+fn no_step_leaves_settings_or_temporary_files_for_the_next() {
+    let head = [FileEdit::write(
+        "build.sh",
+        "set -e\n\
+         echo 'script-shell=/bin/true' > \"$HOME/.npmrc\"\n\
+         mkdir -p \"$CARGO_HOME\" \"$npm_config_cache\" \"$HOME/.config/go\"\n\
+         echo '[target.x]' > \"$CARGO_HOME/config.toml\"\n\
+         echo poison > \"$npm_config_cache/index\"\n\
+         echo poison > \"$HOME/../beside\"\n\
+         echo poison > \"$TMPDIR/left\"\n\
+         mkdir built; echo kept > built/output\n",
+    )];
+    // What is built in the work tree is there for the steps after; nothing else is.
+    let look = "set -e; test \"$(cat built/output)\" = kept; test \"$PYTHONNOUSERSITE\" = 1; test -d \"$CARGO_HOME\"\n\
+                ! find \"$HOME/..\" \"$TMPDIR\" -type f | grep . || exit 7\n\
+                echo more > \"$HOME/x\"; echo more > \"$TMPDIR/x\"";
+    let steps = vec![step("build", "sh build.sh"), step("test", look)];
+    let mut bench = Bench::new(&[("file", "base")], &head, steps);
+    let ran = bench.run();
+    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
 }
 
 #[test]
