@@ -312,3 +312,78 @@ fn a_step_that_rewrites_what_a_later_one_judges_with_does_not_pass() {
         ran.report().tail
     );
 }
+
+/// Makes the gate of a preset for a base, and runs it on a head.
+fn by_preset(base: &[(&str, &str)], head: &[FileEdit]) -> Ran {
+    struct Base(Vec<(String, String)>);
+    impl gate::definition::BaseTree for Base {
+        fn exists(&self, path: &str) -> bool {
+            self.0.iter().any(|(name, _)| name == path)
+        }
+        fn read(&self, path: &str, _: usize) -> Option<Vec<u8>> {
+            let (_, text) = self.0.iter().find(|(name, _)| name == path)?;
+            Some(text.clone().into_bytes())
+        }
+    }
+    let tree = Base(
+        base.iter()
+            .map(|&(path, text)| (path.to_owned(), text.to_owned()))
+            .collect(),
+    );
+    let preset = gate::definition::resolve(None, &tree, &|_| Err("no file".into()), &[]).unwrap();
+    let mut bench = Bench::new(base, head, Vec::new());
+    bench.gate = preset;
+    bench.gate.prepare = None;
+    // The judge itself is another test's matter: this one is about who names it.
+    for step in &mut bench.gate.steps {
+        step.command = "true".into();
+    }
+    bench.run()
+}
+
+#[test]
+fn with_a_preset_the_branch_does_not_name_its_judge() {
+    let package = r#"{"scripts":{"test":"node test.js","dev":"x"},"dependencies":{}}"#;
+    let node = [("package.json", package), ("packages/a/package.json", package)];
+    let rust = [("Cargo.toml", "[package]\nname = \"a\"\n")];
+    let python = [("pyproject.toml", "[project]\ndependencies = [\"pytest\"]\n")];
+    let exits = r#"{"scripts":{"test":"exit 0","dev":"x"},"dependencies":{}}"#;
+    let refused = |base: &[(&str, &str)], path: &str, text: &str, named: &str| {
+        let ran = by_preset(base, &[FileEdit::write(path, text.as_bytes().to_vec())]);
+        assert!(
+            matches!(&ran.verdict, Verdict::Refused { paths } if paths == &[named.to_owned()]),
+            "{path}: {:?}\n{}",
+            ran.verdict,
+            ran.printed
+        );
+    };
+    refused(&node, "package.json", exits, "package.json (scripts.test)");
+    refused(
+        &node,
+        "packages/a/package.json",
+        exits,
+        "packages/a/package.json (scripts.test)",
+    );
+    refused(&node, ".npmrc", "script-shell=/bin/true\n", ".npmrc");
+    refused(&rust, ".cargo/config.toml", "[build]\n", ".cargo/config.toml");
+    refused(&python, "pytest.ini", "[pytest]\n", "pytest.ini");
+    let addopts = "[project]\ndependencies = [\"pytest\"]\n[tool.pytest.ini_options]\naddopts = \"--co\"\n";
+    refused(&python, "pyproject.toml", addopts, "pyproject.toml (tool.pytest)");
+
+    let depends = r#"{"scripts":{"test":"node test.js","dev":"y"},"dependencies":{"a":"1"}}"#;
+    let asyncs = "[project]\ndependencies = [\"pytest\", \"anyio\"]\n[tool.ruff]\nline-length = 100\n";
+    for (base, path, text) in [
+        (&node[..], "package.json", depends),
+        (&node, "packages/b/package.json", exits),
+        (
+            &rust,
+            "Cargo.toml",
+            "[package]\nname = \"a\"\n[dependencies]\nb = \"1\"\n",
+        ),
+        (&python, "pyproject.toml", asyncs),
+        (&python, "tests/test_new.py", "def test_new():\n    pass\n"),
+    ] {
+        let ran = by_preset(base, &[FileEdit::write(path, text.as_bytes().to_vec())]);
+        assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{path}: {}", ran.printed);
+    }
+}
