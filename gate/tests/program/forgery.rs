@@ -305,11 +305,82 @@ fn a_step_that_rewrites_what_a_later_one_judges_with_does_not_pass() {
     assert!(matches!(bench.run().verdict, Verdict::Pass { .. }));
     bench.gate.protected = vec!["ci/**".into()];
     let ran = bench.run();
+    assert_eq!(ran.verdict.summary(), "step build failed with exit code 126");
+    let report = ran.report();
+    assert!(
+        report
+            .tail
+            .contains("step build changed ci/check.sh, which is protected"),
+        "{}",
+        report.tail
+    );
+    assert_eq!(report.steps[1].exit_code, Some(126), "{}", ran.printed);
+    assert!(ran.printed.contains("not run: step build changed"), "{}", ran.printed);
+}
+
+#[test]
+fn a_step_that_adds_what_a_later_one_judges_with_does_not_pass() {
+    let base = [
+        ("Makefile", "check:\n\texit 1\n"),
+        (".gitignore", "packages/\n"),
+        ("build.sh", "true\n"),
+    ];
+    let head = [
+        FileEdit::write("build.sh", "printf 'check:\\n\\ttrue\\n' > GNUmakefile\n"),
+        // Only the base says what nobody looks at.
+        FileEdit::write(".gitignore", "*\n"),
+    ];
+    let steps = vec![
+        step("build", "sh build.sh"),
+        step("check", "cat GNUmakefile Makefile | grep -q true"),
+    ];
+    let mut bench = Bench::new(&base, &head, steps);
+    assert!(matches!(bench.run().verdict, Verdict::Pass { .. }));
+    bench.gate.protected = vec!["Makefile".into(), "GNUmakefile".into(), "makefile".into()];
+    let ran = bench.run();
+    assert_eq!(ran.verdict.summary(), "step build failed with exit code 126");
+    assert!(ran.report().tail.contains("changed GNUmakefile"), "{}", ran.printed);
+    // Packages that a step unpacks bring files of the same name.
+    bench.gate.steps[0].command = "mkdir -p packages/a; touch packages/a/Makefile; exit 0".into();
+    bench.gate.steps[1].command = "true".into();
+    let ran = bench.run();
+    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+}
+
+#[test]
+fn a_single_step_that_rewrites_what_it_judges_with_does_not_pass() {
+    let base = [("ci/check.sh", "exit 1\n"), ("build.sh", "true\n")];
+    let head = [FileEdit::write("build.sh", "echo 'exit 0' > ci/check.sh\n")];
+    let mut all = step("all", "sh build.sh && sh ci/check.sh");
+    let mut bench = Bench::new(&base, &head, vec![all.clone()]);
+    let ran = bench.run();
+    assert_eq!(ran.verdict.summary(), "step all failed with exit code 126");
+    // One that only remarks leaves nothing for the others to judge by.
+    all.advisory = true;
+    bench.gate.steps = vec![all, step("check", "sh ci/check.sh")];
+    let ran = bench.run();
     assert_eq!(ran.verdict.summary(), "step check failed with exit code 126");
     assert!(
-        ran.report().tail.contains("changed ci/check.sh, which is protected"),
+        ran.report().tail.contains("step all changed ci/check.sh"),
         "{}",
-        ran.report().tail
+        ran.printed
+    );
+}
+
+#[test]
+fn a_step_cannot_show_git_another_base() {
+    let base = [("generated", "one\n")];
+    let head = [FileEdit::write(
+        "build.sh",
+        "git init -q --bare ./other && rm .git && echo \"gitdir: $PWD/other\" > .git && echo two > generated\n",
+    )];
+    let steps = vec![step("build", "sh build.sh"), step("generated", "git diff --exit-code")];
+    let ran = Bench::new(&base, &head, steps).run();
+    assert_eq!(ran.verdict.summary(), "step build failed with exit code 126");
+    assert!(
+        ran.report().tail.contains("step build changed .git,"),
+        "{}",
+        ran.printed
     );
 }
 
