@@ -458,3 +458,36 @@ fn with_a_preset_the_branch_does_not_name_its_judge() {
         assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{path}: {}", ran.printed);
     }
 }
+
+#[test]
+fn a_token_in_the_repositorys_address_is_refused_and_said_nowhere() {
+    let bench = Bench::new(
+        &[("file", "base")],
+        &[FileEdit::write("file", "head")],
+        vec![step("test", "true")],
+    );
+    let mut plan = bench.objects().plan;
+    for repository in ["https://t0ken@127.0.0.1:1/a/b", "https://me:t0/ken@127.0.0.1/a/b"] {
+        plan.repository = repository.to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("plan.json"), serde_json::to_string(&plan).unwrap()).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_foreman-gate"));
+        command.arg("fetch");
+        for (flag, name) in [
+            ("--plan", "plan.json"),
+            ("--work", "work"),
+            ("--tools", "tools"),
+            ("--home", "home"),
+            ("--termination-log", "message"),
+        ] {
+            command.arg(flag).arg(path(name));
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let message = std::fs::read_to_string(path("message")).unwrap();
+        let said = format!("{message}{output:?}");
+        assert!(!said.contains("t0ken") && !said.contains("ken@"), "{said}");
+        assert!(message.contains("Git credentials"), "{message}");
+    }
+}
