@@ -11,7 +11,6 @@ use schemas::shared::{GateCommands, GateLanguage, GateProfile};
 
 pub use resolved::{ResolvedGate, ResolvedPrepare, ResolvedResources, ResolvedStep, Source};
 
-use crate::cache::LOCK_FILES;
 use crate::network::is_allowable;
 use crate::protected::{Protected, RuleError};
 use crate::quantity;
@@ -196,9 +195,7 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
         command: prepare.command,
         allow_hosts: prepare.allow_hosts,
         timeout_seconds: prepare.timeout_seconds.unwrap_or(STEP_SECONDS),
-        cache_key: prepare
-            .cache_key
-            .unwrap_or_else(|| LOCK_FILES.iter().map(|&path| path.to_owned()).collect()),
+        cache_key: prepare.cache_key.unwrap_or_default(),
     });
     let steps = file
         .steps

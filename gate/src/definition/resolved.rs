@@ -45,7 +45,7 @@ pub struct ResolvedPrepare {
     pub allow_hosts: Vec<String>,
     /// Seconds that it may take.
     pub timeout_seconds: i64,
-    /// Files whose content the cache is keyed by.
+    /// Files whose content the cache is keyed by; none means all manifests and lock files of the tree.
     pub cache_key: Vec<String>,
 }
 

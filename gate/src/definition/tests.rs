@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use schemas::gate_definition::{GateStep, Prepare};
 
 use super::*;
-use crate::cache::{CacheScope, cache_key};
 
 pub(crate) struct FakeTree(pub BTreeMap<String, Vec<u8>>);
 
@@ -265,41 +264,6 @@ fn the_digest_changes_with_every_part_that_a_verdict_rests_on() {
     assert_eq!(moved.digest(), digest, "the place where it is written does not matter");
     let read_back: ResolvedGate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
     assert_eq!(read_back.digest(), digest);
-}
-
-#[test]
-fn caches_are_keyed_by_repository_command_and_lock_files() {
-    let files = |lock: &'static str| FakeTree::of(&[("Cargo.toml", "x"), ("Cargo.lock", lock), ("src/lib.rs", "x")]);
-    let gate = find(None, &[("Cargo.toml", ""), ("Cargo.lock", "source = 1")]).unwrap();
-    let key = |lock, repository: &str, scope: &CacheScope| cache_key(&gate, repository, &files(lock), scope).unwrap();
-    let one = key("source = 1", "https://git.example/a", &CacheScope::Shared);
-    assert_eq!(one, key("source = 1", "https://git.example/a/", &CacheScope::Shared));
-    assert_ne!(
-        one.key,
-        key("source = 2", "https://git.example/a", &CacheScope::Shared).key
-    );
-    assert_ne!(
-        one.repository,
-        key("source = 1", "https://git.example/b", &CacheScope::Shared).repository
-    );
-    let private = CacheScope::Private {
-        task_uid: "u".into(),
-        epoch: 1,
-    };
-    assert_ne!(
-        one.repository,
-        key("source = 1", "https://git.example/a", &private).repository
-    );
-    let mut changed = gate.clone();
-    changed.prepare.as_mut().unwrap().command.push('x');
-    let other = cache_key(
-        &changed,
-        "https://git.example/a",
-        &files("source = 1"),
-        &CacheScope::Shared,
-    )
-    .unwrap();
-    assert_ne!(one.key, other.key);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::{BaseTree, Judge, Parts, ResolvedStep, prepare, rules, text};
 use crate::pinned::Pinned;
 
 const HOSTS: &[&str] = &["registry.npmjs.org"];
-const KEY: &[&str] = &["package-lock.json", "npm-shrinkwrap.json", "package.json", ".npmrc"];
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let manifest = manifest(tree);
@@ -23,7 +22,7 @@ pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
             .map(|name| format!("npm run {name}"))
     };
     Parts {
-        prepare: depends.then(|| prepare(&format!("{install} --ignore-scripts {quiet}"), HOSTS, KEY)),
+        prepare: depends.then(|| prepare(&format!("{install} --ignore-scripts {quiet}"), HOSTS)),
         // What the branch has there of its own would be run in the place of what is installed.
         install: depends.then(|| format!("rm -rf node_modules && {install} --offline {quiet}")),
         format: script(&["format:check", "format-check", "check:format"]),

@@ -7,14 +7,6 @@ use super::{BaseTree, Judge, Parts, ResolvedStep, prepare, rules, text};
 use crate::pinned::Pinned;
 
 const HOSTS: &[&str] = &["pypi.org", "files.pythonhosted.org"];
-const KEY: &[&str] = &[
-    "requirements.txt",
-    "requirements-dev.txt",
-    "requirements-test.txt",
-    "dev-requirements.txt",
-    "test-requirements.txt",
-    "pyproject.toml",
-];
 const REQUIREMENTS: &[&str] = &[
     "requirements.txt",
     "requirements-dev.txt",
@@ -57,7 +49,7 @@ pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
         UNITTEST
     };
     Parts {
-        prepare: command.map(|command| prepare(&command, HOSTS, KEY)),
+        prepare: command.map(|command| prepare(&command, HOSTS)),
         lint: wanted.contains("ruff").then(|| "python3 -m ruff check .".to_owned()),
         build: Some("python3 -m compileall -q -x '/\\.' .".to_owned()),
         test: Some(test.to_owned()),

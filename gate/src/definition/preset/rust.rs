@@ -3,13 +3,12 @@
 use super::{BaseTree, Judge, Parts, prepare, rules, text};
 
 const HOSTS: &[&str] = &["index.crates.io", "static.crates.io", "crates.io"];
-const KEY: &[&str] = &["Cargo.lock", "Cargo.toml", ".cargo/config.toml"];
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let locked = tree.exists("Cargo.lock");
     let flag = if locked { " --locked" } else { "" };
     Parts {
-        prepare: needs_packages(tree).then(|| prepare(&format!("cargo fetch{flag}"), HOSTS, KEY)),
+        prepare: needs_packages(tree).then(|| prepare(&format!("cargo fetch{flag}"), HOSTS)),
         format: Some("cargo fmt --all -- --check".to_owned()),
         lint: None,
         build: Some(format!("cargo build --workspace --all-targets{flag}")),
