@@ -11,7 +11,6 @@ use schemas::shared::{GateCommands, GateLanguage, GateProfile};
 
 pub use resolved::{ResolvedGate, ResolvedPrepare, ResolvedResources, ResolvedStep, Source};
 
-use crate::cache::LOCK_FILES;
 use crate::network::is_allowable;
 use crate::protected::{Protected, RuleError};
 use crate::quantity;
@@ -91,7 +90,8 @@ impl GateError {
 /// Finds the gate of a task.
 ///
 /// `protected` are paths that the task adds to those of the base. A gate file at the base is read
-/// for its protected paths even where the profile decides the rest, and must be sound.
+/// for its protected paths even where the profile decides the rest, and must be sound. Where there is one it says
+/// what is protected; else the preset does.
 pub fn resolve(
     profile: Option<&GateProfile>,
     tree: &dyn BaseTree,
@@ -111,7 +111,12 @@ pub fn resolve(
             .ok_or(GateError::NotFound)?,
     };
     let mut rules = vec![crate::protected::ALWAYS.to_owned()];
-    for rule in rules_of_base.into_iter().chain(protected.iter().cloned()) {
+    let of_preset = std::mem::take(&mut gate.protected);
+    for rule in of_preset
+        .into_iter()
+        .chain(rules_of_base)
+        .chain(protected.iter().cloned())
+    {
         if !rules.contains(&rule) {
             rules.push(rule);
         }
@@ -167,6 +172,8 @@ fn from_profile(
     }
     if let Some(file) = file {
         gate.on_base_move = file.on_base_move;
+        gate.protected.clear();
+        gate.pinned.clear();
     }
     gate.source = Source::Profile;
     Ok(gate)
@@ -188,9 +195,7 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
         command: prepare.command,
         allow_hosts: prepare.allow_hosts,
         timeout_seconds: prepare.timeout_seconds.unwrap_or(STEP_SECONDS),
-        cache_key: prepare
-            .cache_key
-            .unwrap_or_else(|| LOCK_FILES.iter().map(|&path| path.to_owned()).collect()),
+        cache_key: prepare.cache_key.unwrap_or_default(),
     });
     let steps = file
         .steps
@@ -217,6 +222,7 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
         prepare,
         steps,
         protected: Vec::new(),
+        pinned: Vec::new(),
         resources: ResolvedResources::within(&cpu_limit, &memory_limit),
         deadline_seconds: file.deadline_seconds.unwrap_or(DEADLINE_SECONDS),
         on_base_move: file.on_base_move,
@@ -310,12 +316,18 @@ impl Default for ResolvedResources {
 }
 
 /// Makes a gate of a preset's parts.
-fn of_preset(language: GateLanguage, prepare: Option<ResolvedPrepare>, steps: Vec<ResolvedStep>) -> ResolvedGate {
+fn of_preset(
+    language: GateLanguage,
+    prepare: Option<ResolvedPrepare>,
+    steps: Vec<ResolvedStep>,
+    judge: preset::Judge,
+) -> ResolvedGate {
     ResolvedGate {
         image: preset::image(language).to_owned(),
         prepare,
         steps,
-        protected: Vec::new(),
+        protected: judge.protected,
+        pinned: judge.pinned,
         resources: ResolvedResources::default(),
         deadline_seconds: DEADLINE_SECONDS,
         on_base_move: OnBaseMove::default(),

@@ -11,6 +11,7 @@ pub mod definition;
 pub mod fixlog;
 pub mod job;
 pub mod network;
+pub mod pinned;
 pub mod plan;
 pub mod program;
 pub mod protected;

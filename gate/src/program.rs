@@ -17,6 +17,7 @@ mod message;
 mod prepare;
 mod reap;
 mod run;
+mod scratch;
 mod step;
 
 use std::ffi::OsString;

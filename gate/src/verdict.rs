@@ -92,16 +92,6 @@ impl From<&GateError> for Failure {
 }
 
 impl Verdict {
-    /// Returns the published verdict of a verifier task; `None` for a refusal, which has none.
-    pub fn published(&self) -> Option<schemas::shared::Verdict> {
-        match self {
-            Self::Pass { .. } => Some(schemas::shared::Verdict::GatePass),
-            Self::Fail { .. } => Some(schemas::shared::Verdict::GateFail),
-            Self::Error(_) => Some(schemas::shared::Verdict::GateError),
-            Self::Refused { .. } => None,
-        }
-    }
-
     /// Describes the verdict in one line, reason first.
     pub fn summary(&self) -> String {
         match self {

@@ -46,7 +46,7 @@ impl Scheme {
     }
 }
 
-/// The address of a remote repository. It never holds a password: a URL with one is refused.
+/// The address of a remote repository. It never holds a secret: only addresses of ssh name a user, and none a password.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RemoteUrl {
     pub(crate) scheme: Scheme,
@@ -57,6 +57,11 @@ pub struct RemoteUrl {
     /// Starts with `/`, except for `~…` and the relative path of `user@host:path`.
     pub(crate) path: String,
 }
+
+/// Why an address with a password or token is refused.
+const CREDENTIAL: &str = "it holds a user, a password or a token; take out what stands before '@' and bind it to the \
+     URL's prefix, as a line of the file of Git credentials or in the Secret that is named for them (an '@' of the path itself \
+     is written %40)";
 
 impl RemoteUrl {
     /// Parses a URL, an scp-like `user@host:path` or an absolute path.
@@ -108,10 +113,18 @@ impl RemoteUrl {
             Some((user, host)) => (Some(user), host),
             None => (None, authority),
         };
-        if user.is_some_and(|u| u.contains(':')) {
-            return Err(refuse(
-                "it holds a password; bind a credential to the URL's prefix instead",
-            ));
+        // What stands there in an https URL is as often a token as a name, and this is shown to everybody.
+        if user.is_some_and(|u| u.contains(':') || scheme != Scheme::Ssh) {
+            return Err(refuse(CREDENTIAL));
+        }
+        // A slash in a password or token ends the host early.
+        let web = matches!(scheme, Scheme::Https | Scheme::Http);
+        if web
+            && path
+                .split('/')
+                .any(|segment| segment.rfind('@').is_some_and(|at| at > 0))
+        {
+            return Err(refuse(CREDENTIAL));
         }
         let (host, port) = split_port(host_port).ok_or_else(|| refuse("its port is not a number"))?;
         let path = path.trim_end_matches('/');
@@ -160,6 +173,14 @@ impl RemoteUrl {
         if before.contains('/') || path.is_empty() || text.contains(' ') {
             return None;
         }
+        let refuse = |reason: String| Error::Url {
+            url: redact(text),
+            reason,
+        };
+        if !before.contains('@') && path.contains('@') {
+            // `me:password@host/path`, or `https:` without its slashes.
+            return Some(Err(refuse(CREDENTIAL.into())));
+        }
         let (user, host) = match before.rsplit_once('@') {
             Some((user, host)) => (Some(user.to_owned()), host),
             None => (None, before),
@@ -171,10 +192,7 @@ impl RemoteUrl {
             port: None,
             path: path.trim_end_matches('/').to_owned(),
         };
-        Some(url.checked().map_err(|reason| Error::Url {
-            url: text.into(),
-            reason,
-        }))
+        Some(url.checked().map_err(refuse))
     }
 
     fn checked(self) -> Result<Self, String> {
@@ -233,14 +251,6 @@ impl RemoteUrl {
 
     pub(crate) fn port_or_default(&self) -> Option<u16> {
         self.port.or(self.scheme.default_port())
-    }
-
-    /// Returns the address without its user, as a request line names it.
-    pub(crate) fn without_user(&self) -> RemoteUrl {
-        RemoteUrl {
-            user: None,
-            ..self.clone()
-        }
     }
 
     /// Says whether two addresses share scheme, host and port.
@@ -360,29 +370,41 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// Returns any text that may be a URL with what stands before `@`, `?` or `#` taken out.
+/// Returns any text that may be a URL with what may be a credential taken out: all before its last `@` but for the user
+/// of an ssh address, and all after `?` or `#`. Rather too much goes than too little.
 pub fn redact(text: &str) -> String {
-    let text: String = text
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    let local = scheme.is_none() && text.starts_with('/');
+    let shown = match rest.rfind('@') {
+        Some(at) if !local && !is_ssh_user(scheme, &rest[..at], rest) => format!("***@{}", &rest[at + 1..]),
+        _ => rest.to_owned(),
+    };
+    let shown = match shown.find(['?', '#']) {
+        Some(at) if !local => format!("{}…", &shown[..at]),
+        _ => shown,
+    };
+    let whole = scheme.map_or(shown.clone(), |scheme| format!("{scheme}://{shown}"));
+    whole
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(300)
-        .collect();
-    let text = match text.find(['?', '#']) {
-        Some(at) => format!("{}…", &text[..at]),
-        None => text,
-    };
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return match text.split_once('@') {
-            Some((user, rest)) if user.contains(':') => format!("***@{rest}"),
-            _ => text,
-        };
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) if rest[..at].contains(':') || scheme.starts_with("http") => {
-            format!("{scheme}://***@{}", &rest[at + 1..])
+        .collect()
+}
+
+/// Tells whether what stands before the last `@` is only the user of an ssh address, which is no secret.
+fn is_ssh_user(scheme: Option<&str>, before: &str, rest: &str) -> bool {
+    let user = !before.is_empty() && before.chars().all(|c| c.is_ascii_alphanumeric() || "-._+".contains(c));
+    match scheme {
+        Some(scheme) => user && scheme.to_ascii_lowercase().contains("ssh"),
+        // `git@host:path`, where the first colon comes before any slash.
+        None => {
+            user && rest[before.len()..]
+                .find([':', '/'])
+                .is_some_and(|at| rest[before.len() + at..].starts_with(':'))
         }
-        _ => text,
     }
 }
 
@@ -406,6 +428,7 @@ mod tests {
             ("git@host:/a/b.git", "ssh://git@host/a/b.git"),
             ("git://host/a", "git://host/a"),
             ("https://[::1]:8443/a", "https://[::1]:8443/a"),
+            ("https://host/@scope/a%40b", "https://host/@scope/a%40b"),
             ("/srv/a b.git", "file:///srv/a b.git"),
             ("file:///srv/a%20b.git/", "file:///srv/a b.git"),
         ] {
@@ -440,12 +463,54 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_refused_and_not_repeated() {
-        let error = RemoteUrl::parse("https://me:hunter2@host/a").unwrap_err().to_string();
-        assert!(!error.contains("hunter2"), "{error}");
-        assert!(error.contains("bind a credential"), "{error}");
-        let error = RemoteUrl::parse("https://tok3n@host").unwrap_err().to_string();
-        assert!(!error.contains("tok3n"), "{error}");
+    fn a_credential_in_a_url_is_refused_and_not_repeated() {
+        let long = format!("https://{}SECRET@host/a/b", "x".repeat(600));
+        for text in [
+            "https://SECRET@host/a/b",
+            "https://SECRET@host",
+            "http://SECRET@host:8080/a/b",
+            "HTTPS://SECRET@host/a/b",
+            "git://SECRET@host/a/b",
+            "https://me:SECRET@host/a",
+            "https://me:pa/ssSECRET@host/x",
+            "https://me:pa?ssSECRET@host/x",
+            "https://me:pa#ssSECRET@host/x",
+            "https://me:12/ssSECRET@host/x",
+            "https://tok/enSECRET@host/x",
+            "https://me:p@SECRET@host/x",
+            "https://me:SECRET two@host/x",
+            "https://host/a?token=SECRET",
+            "ssh://me:SECRET@host/a",
+            "file://SECRET@host/a",
+            "me:SECRET@host/a",
+            "https:me:SECRET@host/a",
+            "https:/me:SECRET@host/a",
+            "SECRET@host/a/b",
+            "ext::https://SECRET@host/a",
+            &long,
+        ] {
+            let error = RemoteUrl::parse(text).unwrap_err();
+            for shown in [error.to_string(), format!("{error:?}"), redact(text)] {
+                assert!(!shown.contains("SECRET") && !shown.contains("ssS"), "{text}: {shown}");
+            }
+        }
+        let error = RemoteUrl::parse("https://t0ken@host/a/b").unwrap_err().to_string();
+        assert!(error.contains("https://***@host/a/b"), "{error}");
+        assert!(error.contains("credentials"), "{error}");
+        assert!(parse_prefix("https://t0ken@host").is_err());
+    }
+
+    #[test]
+    fn what_holds_no_secret_is_shown_whole() {
+        for text in [
+            "https://host:8443/a/b.git",
+            "ssh://git@host:2222/a",
+            "git@host:a/b.git",
+            "/srv/a@b.git",
+            "not a URL",
+        ] {
+            assert_eq!(redact(text), text);
+        }
     }
 
     #[test]

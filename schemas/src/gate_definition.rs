@@ -44,7 +44,7 @@ pub struct Prepare {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub timeout_seconds: Option<i64>,
-    /// Files whose content the cache is keyed by beside the command; unset means the preset's lock files.
+    /// Files whose content the cache is keyed by beside the command; unset means every manifest and lock file of the tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_key: Option<Vec<String>>,
 }

@@ -98,15 +98,6 @@ pub fn task_name(workload: &str, step: &str, run: i64, round: i64) -> String {
     fit(&name)
 }
 
-/// Names the Job of a task's claim: the task's name and the epoch, at most 63 characters.
-pub fn job_name(task: &str, epoch: i64, attempt: i64) -> String {
-    let mut name = format!("{}-e{epoch}", task.replace('.', "-"));
-    if attempt > 1 {
-        name.push_str(&format!("-t{attempt}"));
-    }
-    fit(&name)
-}
-
 /// Makes a DNS-1123 label of a node's name, `foreman-node` where nothing is left.
 pub fn node_name(raw: &str) -> String {
     let label = dns_label(raw);
@@ -298,8 +289,6 @@ mod tests {
             prop_assert!(is_object_name(&task) && task.len() <= MAX_NAME, "{}", task);
             prop_assert!(is_object_name(&node_name(&path)) && node_name(&path).len() <= MAX_NAME);
             prop_assert_eq!(check_branch(&default_branch(&name)), Ok(()));
-            let job = job_name(&task, 12, 2);
-            prop_assert!(is_object_name(&job) && job.len() <= MAX_NAME);
         }
 
         #[test]

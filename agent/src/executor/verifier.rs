@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gate::cache::{CacheScope, cache_key};
+use gate::cache::{BaseFile, cache_key};
 use gate::fixlog::FixLog;
 use gate::job::{CacheMount, GateObjects, GateRequest, INIT_CONTAINER, MAIN_CONTAINER, build_job};
 use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
@@ -16,7 +16,7 @@ use kube::api::{Api, DeleteParams};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::conditions::{self, Said};
 use schemas::shared::Verdict as Published;
-use schemas::{AgenticTask, labels};
+use schemas::{Agent, AgenticTask, labels};
 use serde_json::{Value, json};
 
 use super::follow::{Followed, Sight, create};
@@ -48,19 +48,22 @@ struct Question {
 pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
     let question = ask(run).await?;
     let git = &run.services.git;
-    let (task, base) = (run.task.clone(), question.base);
+    let (task, base, address) = (run.task.clone(), question.base, question.repository.to_string());
     let resolved = git
         .read(&question.repository, move |repository| {
             let tree = source::CommitTree::new(repository.clone(), base);
-            let resolved = source::gate_in(&task, &tree).map(|gate| {
-                let key = cache_key(
-                    &gate,
-                    task.spec.payload.repo.as_deref().unwrap_or_default(),
-                    &tree,
-                    &CacheScope::Shared,
-                );
-                (gate, key)
-            });
+            let resolved = match source::gate_in(&task, &tree) {
+                Err(error) => Err(error),
+                Ok(gate) => {
+                    let files = match &gate.prepare {
+                        Some(_) => files_of(repository, base)?,
+                        None => Vec::new(),
+                    };
+                    let branch = source::base_branch(&task);
+                    let key = cache_key(&gate, &address, &branch, &tree, &files);
+                    Ok((gate, key))
+                }
+            };
             tree.checked(resolved)
         })
         .await
@@ -78,6 +81,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .jobs_namespace
         .clone()
         .unwrap_or_else(|| run.held.namespace.clone());
+    let runtime_class = runtime_class(run.agent.as_ref());
     let ca_bundle = ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut last = None;
     let mut told = Told::default();
@@ -102,7 +106,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
                 .zip(key.clone())
                 .map(|(claim, key)| CacheMount { claim, key }),
             service_account: config.gate_service_account.clone(),
-            runtime_class: None,
+            runtime_class: runtime_class.clone(),
             program_image: config.gate_image.clone(),
             ttl_seconds: TTL_SECONDS,
             user: USER,
@@ -162,6 +166,22 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         }
     }
     last.ok_or_else(|| Outcome::failed(FailureReason::GateError, "the gate was not run"))
+}
+
+/// Returns the runtime class that a verifier's Agent asks for: its Jobs are gates.
+fn runtime_class(agent: Option<&Agent>) -> Option<String> {
+    let execution = agent?.spec.execution.as_ref()?;
+    execution.runtime_class_name.clone().filter(|name| !name.is_empty())
+}
+
+/// Lists the files of a commit, by which its cache is keyed.
+fn files_of(repository: &git::Repository, commit: Oid) -> git::Result<Vec<BaseFile>> {
+    let entries = repository.tree_entries(commit, "", true)?.unwrap_or_default();
+    let file = |entry: git::TreeEntry| BaseFile {
+        path: entry.path.to_string(),
+        content: entry.oid.to_string(),
+    };
+    Ok(entries.into_iter().map(file).collect())
 }
 
 /// Labels of a gate's objects: the node, which its agent may not name otherwise, and the work that they belong to.

@@ -1,4 +1,9 @@
 //! Gates for repositories that write none.
+//!
+//! What names another program for a step to run, or other tests, is protected: the judge would lie in the branch
+//! otherwise. The lists are short, for honest work must go through: sources, tests and dependencies are free. What runs
+//! inside of the judge's own process, a test as much as `conftest.py` or `build.rs`, no list can hold off; a
+//! repository that wants more kept writes a gate file, and with one none of this holds.
 
 mod go;
 mod node;
@@ -8,6 +13,7 @@ mod rust;
 use schemas::shared::{GateCommands, GateLanguage};
 
 use super::{BaseTree, ResolvedGate, ResolvedPrepare, ResolvedStep, STEP_SECONDS, of_preset};
+use crate::pinned::Pinned;
 
 /// Largest manifest that is read to choose a preset's commands.
 const MANIFEST_MAX: usize = 1 << 20;
@@ -22,6 +28,13 @@ struct Parts {
     build: Option<String>,
     test: Option<String>,
     codegen_check: Option<String>,
+}
+
+/// What a change must leave alone, so that the steps judge as they do at the base.
+#[derive(Default)]
+pub(super) struct Judge {
+    pub(super) protected: Vec<String>,
+    pub(super) pinned: Vec<Pinned>,
 }
 
 /// Tells the language of a tree by its manifests.
@@ -73,7 +86,7 @@ pub(super) fn build(language: GateLanguage, tree: &dyn BaseTree, commands: &Gate
         GateLanguage::Node => node::parts(tree),
         GateLanguage::Generic => Parts::default(),
     };
-    let steps = [
+    let steps: Vec<ResolvedStep> = [
         ("install", None, parts.install),
         ("format", commands.format.as_ref(), parts.format),
         ("lint", commands.lint.as_ref(), parts.lint),
@@ -91,15 +104,26 @@ pub(super) fn build(language: GateLanguage, tree: &dyn BaseTree, commands: &Gate
         advisory: !given && matches!(name, "format" | "lint"),
     })
     .collect();
-    of_preset(language, parts.prepare, steps)
+    let judge = match language {
+        GateLanguage::Python => python::judge(&steps),
+        GateLanguage::Rust => rust::judge(),
+        GateLanguage::Node => node::judge(tree, &steps),
+        // Go has no configuration in a tree that names another program.
+        GateLanguage::Go | GateLanguage::Generic => Judge::default(),
+    };
+    of_preset(language, parts.prepare, steps, judge)
 }
 
-fn prepare(command: &str, hosts: &[&str], key: &[&str]) -> ResolvedPrepare {
+fn rules(rules: &[&str]) -> Vec<String> {
+    rules.iter().map(|&rule| rule.to_owned()).collect()
+}
+
+fn prepare(command: &str, hosts: &[&str]) -> ResolvedPrepare {
     ResolvedPrepare {
         command: command.to_owned(),
         allow_hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
         timeout_seconds: STEP_SECONDS,
-        cache_key: key.iter().map(|&path| path.to_owned()).collect(),
+        cache_key: Vec::new(),
     }
 }
 

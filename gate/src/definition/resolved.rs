@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::pinned::Pinned;
+
 /// A gate with every default filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -20,6 +22,9 @@ pub struct ResolvedGate {
     pub steps: Vec<ResolvedStep>,
     /// Globs of protected paths.
     pub protected: Vec<String>,
+    /// Parts of manifests that must be as the base has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned: Vec<Pinned>,
     /// Requests and limits.
     pub resources: ResolvedResources,
     /// Seconds that the whole Job may take.
@@ -40,7 +45,7 @@ pub struct ResolvedPrepare {
     pub allow_hosts: Vec<String>,
     /// Seconds that it may take.
     pub timeout_seconds: i64,
-    /// Files whose content the cache is keyed by.
+    /// Files whose content the cache is keyed by; none means all manifests and lock files of the tree.
     pub cache_key: Vec<String>,
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use schemas::gate_definition::{GateStep, Prepare};
 
 use super::*;
-use crate::cache::{CacheScope, cache_key};
 
 pub(crate) struct FakeTree(pub BTreeMap<String, Vec<u8>>);
 
@@ -240,11 +239,17 @@ fn the_digest_changes_with_every_part_that_a_verdict_rests_on() {
     let digest = gate.digest();
     assert_eq!(digest.len(), 64);
     let mut seen = vec![digest.clone()];
-    let changes: [&dyn Fn(&mut ResolvedGate); 6] = [
+    let changes: [&dyn Fn(&mut ResolvedGate); 7] = [
         &|gate| gate.image.push('x'),
         &|gate| gate.steps[0].command.push('x'),
         &|gate| gate.steps[0].advisory = true,
         &|gate| gate.protected.push("x".into()),
+        &|gate| {
+            gate.pinned.push(crate::pinned::Pinned {
+                file: "x".into(),
+                parts: Vec::new(),
+            });
+        },
         &|gate| gate.resources.memory_limit = "1Gi".into(),
         &|gate| gate.deadline_seconds = 1,
     ];
@@ -259,41 +264,6 @@ fn the_digest_changes_with_every_part_that_a_verdict_rests_on() {
     assert_eq!(moved.digest(), digest, "the place where it is written does not matter");
     let read_back: ResolvedGate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
     assert_eq!(read_back.digest(), digest);
-}
-
-#[test]
-fn caches_are_keyed_by_repository_command_and_lock_files() {
-    let files = |lock: &'static str| FakeTree::of(&[("Cargo.toml", "x"), ("Cargo.lock", lock), ("src/lib.rs", "x")]);
-    let gate = find(None, &[("Cargo.toml", ""), ("Cargo.lock", "source = 1")]).unwrap();
-    let key = |lock, repository: &str, scope: &CacheScope| cache_key(&gate, repository, &files(lock), scope).unwrap();
-    let one = key("source = 1", "https://git.example/a", &CacheScope::Shared);
-    assert_eq!(one, key("source = 1", "https://git.example/a/", &CacheScope::Shared));
-    assert_ne!(
-        one.key,
-        key("source = 2", "https://git.example/a", &CacheScope::Shared).key
-    );
-    assert_ne!(
-        one.repository,
-        key("source = 1", "https://git.example/b", &CacheScope::Shared).repository
-    );
-    let private = CacheScope::Private {
-        task_uid: "u".into(),
-        epoch: 1,
-    };
-    assert_ne!(
-        one.repository,
-        key("source = 1", "https://git.example/a", &private).repository
-    );
-    let mut changed = gate.clone();
-    changed.prepare.as_mut().unwrap().command.push('x');
-    let other = cache_key(
-        &changed,
-        "https://git.example/a",
-        &files("source = 1"),
-        &CacheScope::Shared,
-    )
-    .unwrap();
-    assert_ne!(one.key, other.key);
 }
 
 #[test]
@@ -312,4 +282,121 @@ fn the_real_parser_names_line_and_column_and_reads_what_is_sound() {
         let place = text.rsplit_once(".foreman/gate.yaml:").unwrap().1;
         assert!(place.starts_with(|c: char| c.is_ascii_digit()), "{text}");
     }
+}
+
+#[test]
+fn a_preset_protects_what_names_the_judge_and_leaves_work_free() {
+    let allows = |files: &[(&str, &str)], path: &str| {
+        let gate = find(None, files).unwrap();
+        let rules = Protected::new(gate.protected.iter().map(String::as_str)).unwrap();
+        rules.covers(path).is_none()
+    };
+    let rust = [("Cargo.toml", "[package]")];
+    let python = [("requirements.txt", "pytest")];
+    let plain_python = [("setup.py", "")];
+    let node = [("package.json", r#"{"devDependencies":{"vitest":"1"}}"#)];
+    let plain_node = [("package.json", r#"{"scripts":{"test":"node t"}}"#)];
+    for (files, path) in [
+        (&rust[..], ".cargo/config.toml"),
+        (&rust, "rust-toolchain.toml"),
+        (&python, "pytest.ini"),
+        (&python, "tox.ini"),
+        (&python, "pytest/__main__.py"),
+        (&plain_python, "unittest.py"),
+        (&node, ".npmrc"),
+        (&node, "vitest.config.ts"),
+        (&node, "vite.config.ts"),
+        (&node, ".mocharc.yml"),
+        (&plain_node, "node_modules/.bin/node"),
+    ] {
+        assert!(!allows(files, path), "{path} may be changed");
+    }
+    for (files, path) in [
+        (&rust[..], "Cargo.toml"),
+        (&rust, "Cargo.lock"),
+        (&rust, "tests/new.rs"),
+        (&rust, "sub/.cargo-notes"),
+        (&python, "requirements.txt"),
+        (&python, "pyproject.toml"),
+        (&python, "tests/conftest.py"),
+        (&plain_python, "pytest.ini"),
+        (&node, "package.json"),
+        (&node, "package-lock.json"),
+        (&node, "src/a.test.ts"),
+        (&plain_node, "vite.config.ts"),
+    ] {
+        assert!(allows(files, path), "{path} may not be changed");
+    }
+}
+
+#[test]
+fn a_preset_pins_the_scripts_that_it_runs_and_what_they_run() {
+    let scripts = r#"{
+        "devDependencies": {"jest": "1"},
+        "scripts": {
+            "test": "npm run unit && run-p 'check:*'",
+            "unit": "jest",
+            "posttest": "node report",
+            "prebuild": "npm run clean",
+            "build": "tsc",
+            "clean": "rm -rf dist",
+            "check:types": "tsc --noEmit",
+            "dev": "vite",
+            "start": "node ."
+        }
+    }"#;
+    let gate = find(None, &[("package.json", scripts)]).unwrap();
+    assert_eq!(gate.pinned.len(), 1);
+    let pinned = |part: &str| gate.pinned[0].parts.iter().any(|one| one == part);
+    for part in [
+        "scripts.test",
+        "scripts.pretest",
+        "scripts.posttest",
+        "scripts.unit",
+        "scripts.preunit",
+        "scripts.build",
+        "scripts.prebuild",
+        "scripts.clean",
+        "scripts.check:types",
+        "scripts.postinstall",
+        "jest",
+    ] {
+        assert!(pinned(part), "{part} may be changed: {:?}", gate.pinned);
+    }
+    for part in ["scripts.dev", "scripts.start", "devDependencies", "dependencies"] {
+        assert!(!pinned(part), "{part} may not be changed");
+    }
+    let gate = find(None, &[("package.json", "{}")]).unwrap();
+    assert!(gate.pinned[0].parts.contains(&"scripts.test".to_owned()));
+    let files: Vec<String> = find(None, &[("pyproject.toml", "dependencies = [\"pytest\"]")])
+        .unwrap()
+        .pinned
+        .into_iter()
+        .map(|pinned| pinned.file)
+        .collect();
+    assert_eq!(files, ["/pyproject.toml", "/setup.cfg"]);
+}
+
+#[test]
+fn a_gate_file_says_alone_what_is_protected_also_where_a_profile_takes_a_preset() {
+    let profile = GateProfile {
+        language: Some(GateLanguage::Rust),
+        ..GateProfile::default()
+    };
+    let tree = [("Cargo.toml", "[package]"), (GATE_FILE, FILE)];
+    let gate = find(Some(&profile), &tree).unwrap();
+    assert_eq!(gate.protected, [".foreman/**", "ci/**"]);
+    let gate = find(Some(&profile), &tree[..1]).unwrap();
+    assert!(
+        gate.protected.contains(&"/.cargo/**".to_owned()),
+        "{:?}",
+        gate.protected
+    );
+    let profile = GateProfile {
+        language: Some(GateLanguage::Node),
+        ..GateProfile::default()
+    };
+    let tree = [("package.json", "{}"), (GATE_FILE, FILE)];
+    assert!(find(Some(&profile), &tree).unwrap().pinned.is_empty());
+    assert!(!find(Some(&profile), &tree[..1]).unwrap().pinned.is_empty());
 }

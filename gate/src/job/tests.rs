@@ -20,6 +20,7 @@ pub(crate) fn gate() -> ResolvedGate {
             advisory: false,
         }],
         protected: vec![".foreman/**".into()],
+        pinned: Vec::new(),
         resources: ResolvedResources::default(),
         deadline_seconds: 1800,
         on_base_move: schemas::gate_definition::OnBaseMove::Keep,

@@ -25,6 +25,12 @@ pub(super) fn base(
         set(&mut environment, "TMPDIR", tmp.as_os_str());
     }
     set(&mut environment, "HOME", home.as_os_str());
+    // Compiled files of one step are never run by another in the place of the sources beside which they would lie.
+    set(
+        &mut environment,
+        "PYTHONPYCACHEPREFIX",
+        home.join("pycache").as_os_str(),
+    );
     for (name, value) in [
         ("CI", "true"),
         ("TERM", "dumb"),
@@ -33,6 +39,7 @@ pub(super) fn base(
         ("GIT_TERMINAL_PROMPT", "0"),
         ("DEBIAN_FRONTEND", "noninteractive"),
         ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONNOUSERSITE", "1"),
         ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
         ("npm_config_update_notifier", "false"),
     ] {

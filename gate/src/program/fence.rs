@@ -11,6 +11,8 @@ use landlock::{
     RulesetStatus, Scope,
 };
 
+use super::scratch;
+
 /// Devices that programs write to.
 const DEVICES: &[&str] = &[
     "/dev/null",
@@ -21,7 +23,6 @@ const DEVICES: &[&str] = &[
     "/dev/tty",
     "/dev/ptmx",
     "/dev/pts",
-    "/dev/shm",
     "/proc",
 ];
 
@@ -52,7 +53,9 @@ pub(super) fn bind_this_thread(writable: &[PathBuf]) -> Result<Fenced, String> {
     let read = AccessFs::from_read(abi);
     let folders = std::iter::once((Path::new("/"), read))
         .chain(writable.iter().map(|path| (path.as_path(), AccessFs::from_all(abi))))
-        .chain(DEVICES.iter().map(|path| (Path::new(path), AccessFs::from_all(abi))));
+        .chain(DEVICES.iter().map(|path| (Path::new(path), AccessFs::from_all(abi))))
+        // Elsewhere it is that of the whole machine.
+        .chain(scratch::has_machine_to_itself().then(|| (Path::new(scratch::SHARED_MEMORY), AccessFs::from_all(abi))));
     for (path, access) in folders {
         let Ok(handle) = PathFd::new(path) else {
             continue;

@@ -12,9 +12,11 @@ use git::{
 
 use super::{Folders, Trouble, manifest};
 use crate::job::PROGRAM;
+use crate::pinned::MANIFEST_MAX;
 use crate::plan::Plan;
 use crate::protected::{ChangedPath, EntryNow, Protected};
 use crate::report::{ErrorReason, Outcome, Report};
+use crate::tail;
 
 /// Folder of the fetched objects, below the tools folder.
 const OBJECTS: &str = "git";
@@ -60,7 +62,9 @@ pub(super) fn fetch(args: &FetchArgs, plan: &Plan) -> Result<Option<Report>, Tro
     }
     let commit = if args.base { base } else { head };
     let work = &args.folders.work;
-    WorkTree::materialise(&repository, commit, work, &tools.join(ADMIN)).map_err(|error| clone_failed(&error))?;
+    // The branch decides what its files hold, not what becomes of protected ones on their way to disk.
+    WorkTree::materialise_by_attributes_of(base, &repository, commit, work, &tools.join(ADMIN))
+        .map_err(|error| clone_failed(&error))?;
     let digest = manifest::digest(work).map_err(|error| Trouble::internal("read the work tree", error))?;
     let name = mirror
         .path()
@@ -126,13 +130,13 @@ pub(super) fn protected(plan: &Plan) -> Result<Protected, Trouble> {
         .map_err(|error| Trouble::new(ErrorReason::PlanInvalid, error.to_string(), false))
 }
 
-/// Reports the protected paths that the change from base to head touches, if any.
+/// Reports the protected paths and pinned parts of manifests that the change from base to head touches, if any.
 pub(super) fn refusal(repository: &Repository, plan: &Plan) -> Result<Option<Report>, Trouble> {
     let changes = repository
         .changed_paths(Some(oid(&plan.base)?), Some(oid(&plan.head)?), "")
         .map_err(|error| clone_failed(&error))?;
     let changed: Vec<ChangedPath> = changes
-        .into_iter()
+        .iter()
         .map(|change| ChangedPath {
             now: match change.new {
                 None => EntryNow::Gone,
@@ -140,25 +144,55 @@ pub(super) fn refusal(repository: &Repository, plan: &Plan) -> Result<Option<Rep
                 Some((EntryKind::Submodule, _)) => EntryNow::Submodule,
                 Some(_) => EntryNow::File,
             },
-            path: change.path.into(),
+            path: change.path.to_vec(),
         })
         .collect();
-    let mut violations = protected(plan)?.violations(&changed);
-    if violations.is_empty() {
+    let violations = protected(plan)?.violations(&changed);
+    let mut refused: Vec<(String, String)> = violations
+        .into_iter()
+        .map(|violation| (violation.path, format!("is protected by {}", violation.rule)))
+        .collect();
+    for change in &changes {
+        let path = change.path.to_string();
+        for pinned in plan.gate.pinned.iter().filter(|pinned| pinned.covers(&path)) {
+            let side = |side| manifest_at(repository, side).map_err(|error| clone_failed(&error));
+            let parts = pinned.changed(&path, side(change.old)?.as_deref(), side(change.new)?.as_deref());
+            let why = || "stays as it is at the base, as the steps go by it".to_owned();
+            refused.extend(parts.into_iter().map(|part| (tail::line(&part, 300), why())));
+        }
+    }
+    if refused.is_empty() {
         return Ok(None);
     }
-    let more = violations.len().saturating_sub(MOST_REFUSED);
-    violations.truncate(MOST_REFUSED);
-    for violation in &violations {
-        println!("refused: {} is protected by {}", violation.path, violation.rule);
+    let more = refused.len().saturating_sub(MOST_REFUSED);
+    refused.truncate(MOST_REFUSED);
+    for (path, why) in &refused {
+        println!("refused: {path} {why}");
     }
     if more > 0 {
         println!("refused: and {more} more");
     }
     Ok(Some(Report {
-        refused: violations.into_iter().map(|violation| violation.path).collect(),
+        refused: refused.into_iter().map(|(path, _)| path).collect(),
         ..Report::new(&plan.head, &plan.base, &plan.digest, Outcome::Refused)
     }))
+}
+
+/// Reads one side of a changed manifest. What is no file of a bounded size has a content that no manifest has.
+fn manifest_at(repository: &Repository, side: Option<(EntryKind, Oid)>) -> git::Result<Option<Vec<u8>>> {
+    match side {
+        None => Ok(None),
+        Some((EntryKind::File | EntryKind::Exec, blob)) => match repository.read_blob(blob, MANIFEST_MAX as u64) {
+            Err(git::Error::TooLarge { .. }) => Ok(Some(no_manifest(blob))),
+            read => read.map(Some),
+        },
+        Some((_, object)) => Ok(Some(no_manifest(object))),
+    }
+}
+
+/// A control character begins neither JSON nor a table.
+fn no_manifest(object: Oid) -> Vec<u8> {
+    format!("\0[{object}").into_bytes()
 }
 
 fn copy_program(tools: &Path) -> std::io::Result<()> {
@@ -279,11 +313,11 @@ fn bring(mirror: &Arc<Mirror>, plan: &Plan, head: Oid, base: Oid) -> Result<(), 
     Ok(())
 }
 
-fn oid(text: &str) -> Result<Oid, Trouble> {
+pub(super) fn oid(text: &str) -> Result<Oid, Trouble> {
     text.parse()
         .map_err(|_| Trouble::new(ErrorReason::PlanInvalid, format!("{text:?} is no commit"), false))
 }
 
-fn clone_failed(error: &git::Error) -> Trouble {
+pub(super) fn clone_failed(error: &git::Error) -> Trouble {
     Trouble::new(ErrorReason::CloneFailed, error.to_string(), true)
 }

@@ -10,11 +10,12 @@ use clap::Args;
 use super::caches;
 use super::environment::{self, Environment};
 use super::fence::Fenced;
-use super::fetch::{CheckedOut, protected, refusal};
-use super::kept::Kept;
+use super::fetch::{CheckedOut, clone_failed, oid, protected, refusal};
+use super::kept::{Ignored, Kept};
 use super::log::GateLog;
 use super::lookup::{NotRunnable, Programs};
 use super::memory::OomCounter;
+use super::scratch::Scratch;
 use super::step::{self, Place};
 use super::{Folders, Trouble, harden, reap};
 use crate::definition::ResolvedStep;
@@ -27,8 +28,9 @@ pub(super) const LOG: &str = "gate.log";
 /// Search path where the container has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Exit code of a step that was not run, by the shells' convention for a command that cannot be.
-const NOT_RUN: i32 = 126;
+/// Exit code of a step that was not run, or that changed what it is judged by, by the shells' convention for a command
+/// that cannot be run.
+const NO_JUDGE: i32 = 126;
 
 /// Arguments of `foreman-gate run`.
 #[derive(Debug, Args)]
@@ -62,15 +64,15 @@ pub(super) fn run(args: &RunArgs, plan: &Plan) -> Result<Report, Trouble> {
     if let Some(report) = refusal(&checked_out.repository, plan)? {
         return Ok(report);
     }
-    let kept = Kept::of(&args.folders.work, &protected(plan)?)
-        .map_err(|error| Trouble::internal("read the work tree", error))?;
-    let environment = lay_out(args)?;
+    let ignored = Ignored::of(&checked_out.repository, oid(&plan.base)?).map_err(|error| clone_failed(&error))?;
+    let kept = Kept::of(&args.folders.work, protected(plan)?, &plan.gate.pinned, ignored);
+    let (scratch, environment) = lay_out(args)?;
     let path = args.evidence.join(LOG);
     let log = GateLog::create(&path).map_err(|error| Trouble::internal(&format!("open {}", path.display()), error))?;
     let log = Arc::new(Mutex::new(log));
     locked(&log).line(&format!("gate {} on {} against {}", plan.digest, plan.head, plan.base));
 
-    let results = run_steps(args, plan, &kept, &environment, &log);
+    let results = run_steps(args, plan, &kept, &scratch, &environment, &log);
     // Whatever went wrong above, nothing may write after the report.
     let alone = reap::end_all_others();
     let results = results?;
@@ -106,35 +108,30 @@ fn report(plan: &Plan, results: Results, log: Arc<Mutex<GateLog>>) -> Report {
     report
 }
 
-fn lay_out(args: &RunArgs) -> Result<Environment, Trouble> {
-    let fail = |error: std::io::Error| Trouble::internal("lay out the home of the steps", error);
-    let home = args.folders.home.join("user");
-    std::fs::create_dir_all(&home).map_err(fail)?;
-    let own_cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    match &args.cache {
-        Some(cache) if !caches::is_complete(cache) => {
-            return Err(Trouble::new(
-                ErrorReason::CacheMissing,
-                "the cache that prepare should have filled is not there",
-                true,
-            ));
-        }
-        Some(cache) => caches::lay_out(cache, &home, own_cargo_home.as_deref()).map_err(fail)?,
-        None => {
-            std::fs::create_dir_all(home.join("cargo")).map_err(fail)?;
-            caches::copy_config(own_cargo_home.as_deref(), &home.join("cargo"));
-        }
+/// Finds what the steps may write beside the work tree, and the variables that lead there.
+fn lay_out(args: &RunArgs) -> Result<(Scratch, Environment), Trouble> {
+    if args.cache.as_ref().is_some_and(|cache| !caches::is_complete(cache)) {
+        return Err(Trouble::new(
+            ErrorReason::CacheMissing,
+            "the cache that prepare should have filled is not there",
+            true,
+        ));
     }
-    let mut environment = environment::base(std::env::vars_os(), &home, args.tmp.as_deref());
-    environment::offline(&mut environment, args.cache.as_deref(), &home, &args.folders.work);
+    let (tmp, cache) = (args.tmp.as_deref(), args.cache.as_deref());
+    let scratch = Scratch::new(&args.folders.home, tmp, cache)
+        .map_err(|error| Trouble::internal("lay out the home of the steps", error))?;
+    let home = scratch.home();
+    let mut environment = environment::base(std::env::vars_os(), home, tmp);
+    environment::offline(&mut environment, cache, home, &args.folders.work);
     environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
-    Ok(environment)
+    Ok((scratch, environment))
 }
 
 fn run_steps(
     args: &RunArgs,
     plan: &Plan,
     kept: &Kept,
+    scratch: &Scratch,
     environment: &Environment,
     log: &Arc<Mutex<GateLog>>,
 ) -> Result<Results, Trouble> {
@@ -149,20 +146,17 @@ fn run_steps(
     let programs = Programs::remember(plan.gate.steps.iter().map(|step| step.command.as_str()), path);
     let memory = OomCounter::of_this_process();
     let mut results = Results::default();
+    let mut spoilt: Option<String> = None;
     for step in &plan.gate.steps {
         locked(log).line(&format!("step {}: {}", step.name, tail::line(&step.command, 500)));
-        let changed = kept.changed(&args.folders.work);
-        let (report, end) = match (changed, programs.check(&step.command, path)) {
-            (Some(changed), _) => {
-                let detail = format!(
-                    "not run: an earlier step changed {}, which is protected; what the change is judged by stays as it is at the base",
-                    tail::line(&changed.to_string_lossy(), 200)
-                );
+        let (report, end) = match (&spoilt, programs.check(&step.command, path)) {
+            (Some(by), _) => {
+                let detail = format!("not run: {by}");
                 locked(log).line(&detail);
                 let report = StepReport {
                     name: step.name.clone(),
                     outcome: StepOutcome::Fail,
-                    exit_code: Some(NOT_RUN),
+                    exit_code: Some(NO_JUDGE),
                     ms: 0,
                     advisory: step.advisory,
                     oom: false,
@@ -170,13 +164,22 @@ fn run_steps(
                 (report, detail.into_bytes())
             }
             (None, Ok(shell)) => {
+                scratch
+                    .renew()
+                    .map_err(|error| Trouble::internal("make a home for a step", error))?;
                 let before = memory.kills();
-                let ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
+                let mut ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
                 if ended.fenced != Fenced::Whole && results.steps.is_empty() {
                     locked(log).line(&format!(
                         "fence: {:?}; this kernel keeps less than Landlock 6",
                         ended.fenced
                     ));
+                }
+                spoilt = kept.changed().map(|changed| spoiling(step, &changed));
+                if let Some(by) = &spoilt {
+                    locked(log).line(by);
+                    ended.tail.extend_from_slice(format!("\n{by}\n").as_bytes());
+                    ended.exit_code = ended.exit_code.map(|code| if code == 0 { NO_JUDGE } else { code });
                 }
                 let report = StepReport {
                     name: step.name.clone(),
@@ -217,6 +220,16 @@ fn run_steps(
         }
     }
     Ok(results)
+}
+
+/// Says which step changed what it and the steps after it judge by.
+fn spoiling(step: &ResolvedStep, changed: &str) -> String {
+    format!(
+        "step {} changed {}, which is protected: what a change is judged by stays as it is at the base; write elsewhere, \
+         or into a folder that .gitignore names there",
+        step.name,
+        tail::line(changed, 200)
+    )
 }
 
 fn not_runnable(plan: &Plan, step: &ResolvedStep, why: &NotRunnable, path: Option<&OsStr>) -> Trouble {

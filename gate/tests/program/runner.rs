@@ -89,6 +89,7 @@ impl Bench {
                 prepare: None,
                 steps,
                 protected: vec![".foreman/**".into(), "ci/**".into()],
+                pinned: Vec::new(),
                 resources: ResolvedResources::default(),
                 deadline_seconds: 600,
                 on_base_move: schemas::gate_definition::OnBaseMove::Keep,

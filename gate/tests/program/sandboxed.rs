@@ -101,3 +101,22 @@ fn a_cache_is_filled_and_used_in_every_sandbox() {
         );
     });
 }
+
+#[test]
+fn no_step_leaves_anything_beside_the_work_tree_in_any_sandbox() {
+    let leave =
+        "for folder in \"$HOME\" \"$TMPDIR\" /dev/shm; do echo left > \"$folder/left\"; done; echo built > output";
+    in_every_sandbox(leave, |backend, bench| {
+        if backend == Backend::Namespaces {
+            bench.gate.steps.push(step("memory", "echo mine > /dev/shm/mine"));
+        }
+        let look = "grep built output && ! find \"$HOME\" \"$TMPDIR\" /dev/shm -name left -o -name mine | grep .";
+        bench.gate.steps.push(step("look", look));
+        let ran = bench.run();
+        assert!(
+            matches!(ran.verdict, Verdict::Pass { .. }),
+            "{}",
+            explain(backend, &ran)
+        );
+    });
+}

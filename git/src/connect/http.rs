@@ -125,7 +125,7 @@ impl HttpExchange {
                 let base = lock(&self.base).clone();
                 let request = self
                     .client
-                    .post(format!("{}/{name}", base.url.without_user()))
+                    .post(format!("{}/{name}", base.url))
                     .headers(headers)
                     .body(Body::sized(body, length));
                 let response = self.execute(self.authorise(request, &base))?;
@@ -146,7 +146,7 @@ impl HttpExchange {
             let asked = format!("{}{suffix}", base.url);
             let request = self
                 .client
-                .get(format!("{}{suffix}", base.url.without_user()))
+                .get(format!("{}{suffix}", base.url))
                 .headers(headers.clone());
             let response = self.execute(self.authorise(request, &base))?;
             if !response.status().is_redirection() {
@@ -169,17 +169,13 @@ impl HttpExchange {
         ))))
     }
 
-    /// Adds what proves who asks. The request's address names no user: the client would send one of its own accord,
-    /// without a password and beside this.
+    /// Adds what proves who asks. The request's address names no user: the client would send one of its own accord.
     fn authorise(&self, request: RequestBuilder, base: &Base) -> RequestBuilder {
         let remaining = self.session.remaining().max(Duration::from_millis(1));
         let request = request.timeout(remaining);
         match base.credential.as_ref().map(Credential::kind) {
             Some(CredentialKind::Basic { username, password }) => request.basic_auth(username, Some(password.expose())),
-            Some(CredentialKind::Token(token)) => {
-                let user = base.url.user.as_deref().unwrap_or("x-access-token");
-                request.basic_auth(user, Some(token.expose()))
-            }
+            Some(CredentialKind::Token(token)) => request.basic_auth("x-access-token", Some(token.expose())),
             Some(CredentialKind::SshKey { .. }) | None => request,
         }
     }

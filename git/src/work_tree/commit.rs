@@ -211,8 +211,8 @@ impl WorkTree {
                 },
             );
         }
-        let base_tree = self.repository.tree_of(self.base)?;
-        // Attributes come from the base, and may ask for conversions of text. Programs are named by configuration only,
+        let base_tree = self.repository.tree_of(self.attributes)?;
+        // Attributes come from where those of the checkout came from, never from the work tree, and may ask for conversions of text. Programs are named by configuration only,
         // and the admin folder's names none.
         let base_index = repo.index_from_tree(&base_tree).map_err(fail)?;
         let source = gix::worktree::stack::state::attributes::Source::IdMapping;

@@ -452,3 +452,99 @@ fn work_trees_of_one_mirror_do_not_see_each_other() {
     .unwrap();
     assert!(tree.repository().has(made) && !other.repository().has(made));
 }
+
+/// What a branch may say of files that it does not change, and what Git would make of it at checkout.
+const REWRITING: &str = "/kept.txt text eol=crlf\n/deep/kept.txt working-tree-encoding=UTF-16LE\n/id.txt ident\n";
+
+#[test]
+fn a_head_cannot_change_what_stands_on_disk_by_attributes_of_its_own() {
+    let fixture = Fixture::new(&[
+        FileEdit::write(".gitattributes", "*.bat text eol=crlf\n"),
+        FileEdit::write("kept.txt", "one\ntwo\n"),
+        FileEdit::write("deep/kept.txt", "one\n"),
+        FileEdit::write("id.txt", "$Id$\n"),
+        FileEdit::write("run.bat", "one\n"),
+        FileEdit::write("gone/.gitattributes", "* -text\n"),
+        FileEdit::write("gone/a.bat", "one\n"),
+        FileEdit::write("run.sh", "#!/bin/sh\n").executable(),
+    ]);
+    let head = fixture.bare.commit(
+        Some(fixture.head),
+        &[
+            FileEdit::write(".gitattributes", REWRITING),
+            FileEdit::write("deep/.gitattributes", "* text eol=crlf\n"),
+            FileEdit::remove("gone/.gitattributes"),
+            FileEdit::write("new.bat", "one\n"),
+            FileEdit::symlink("link", "kept.txt"),
+        ],
+    );
+    fixture.bare.set("main", head);
+    fixture.mirror.fetch_branch("main", false).unwrap();
+    let source = fixture.mirror.repository();
+    let (dir, admin) = (fixture.dir.path().join("m"), fixture.dir.path().join("n"));
+    let own = WorkTree::materialise(&source, head, &dir, &admin).unwrap();
+    assert_eq!(fs::read(dir.join("kept.txt")).unwrap(), b"one\r\ntwo\r\n");
+    own.remove().unwrap();
+
+    let tree = WorkTree::materialise_by_attributes_of(fixture.head, &source, head, &dir, &admin).unwrap();
+    let read = |path: &str| String::from_utf8(fs::read(dir.join(path)).unwrap()).unwrap();
+    for (path, wanted) in [
+        ("kept.txt", "one\ntwo\n"),
+        ("deep/kept.txt", "one\n"),
+        ("id.txt", "$Id$\n"),
+        ("run.bat", "one\r\n"),
+        ("new.bat", "one\r\n"),
+        ("gone/a.bat", "one\n"),
+        (".gitattributes", REWRITING),
+        ("deep/.gitattributes", "* text eol=crlf\n"),
+    ] {
+        assert_eq!(read(path), wanted, "{path}");
+    }
+    let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o111;
+    assert_eq!(mode(".gitattributes"), 0);
+    assert_ne!(mode("run.sh"), 0);
+
+    // What is committed is what was checked out, also of files that are read anew.
+    let told = git(&dir, &["config", "attr.tree"]);
+    assert_eq!(
+        told.trim(),
+        fixture.head.to_string(),
+        "the git program inside goes by the same"
+    );
+    for tree in [tree, WorkTree::open(&dir, &admin).unwrap()] {
+        assert_eq!(commit(&tree, head), None);
+        for path in ["kept.txt", "deep/kept.txt", "run.bat", ".gitattributes"] {
+            fs::write(dir.join(path), read(path)).unwrap();
+        }
+        assert_eq!(commit(&tree, head), None);
+    }
+}
+
+#[test]
+fn attributes_of_another_commit_hold_where_one_side_has_none() {
+    let fixture = Fixture::new(&[FileEdit::write("a.txt", "one\n")]);
+    let attributes = [FileEdit::write(".gitattributes", "*.txt text eol=crlf\n")];
+    let with = fixture.bare.commit(Some(fixture.head), &attributes);
+    let only = fixture.bare.commit(
+        Some(with),
+        &[
+            FileEdit::remove("a.txt"),
+            FileEdit::write(".gitattributes", "*.txt -text\n"),
+        ],
+    );
+    fixture.bare.set("main", only);
+    fixture.mirror.fetch_branch("main", false).unwrap();
+    let source = fixture.mirror.repository();
+    let (dir, admin) = (fixture.dir.path().join("m"), fixture.dir.path().join("n"));
+    for (by, of, text) in [
+        (with, fixture.head, Some("one\r\n")),
+        (fixture.head, with, Some("one\n")),
+        (with, only, None),
+    ] {
+        let tree = WorkTree::materialise_by_attributes_of(by, &source, of, &dir, &admin).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("a.txt")).ok().as_deref(), text);
+        assert_eq!(dir.join(".gitattributes").exists(), of != fixture.head);
+        assert_eq!(commit(&tree, of), None);
+        tree.remove().unwrap();
+    }
+}

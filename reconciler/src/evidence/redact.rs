@@ -100,7 +100,13 @@ impl Redactor {
         if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
             return secret.len();
         }
-        let inside = at > 0 && (text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');
+        let info = user_info(rest);
+        if info > 0 {
+            return info;
+        }
+        // A transcript is JSON, where a line ends in a backslash and a letter.
+        let escaped = at > 1 && text[at - 2] == b'\\' && matches!(text[at - 1], b'n' | b'r' | b't');
+        let inside = at > 0 && !escaped && (text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');
         if inside {
             return 0;
         }
@@ -116,7 +122,7 @@ impl Redactor {
         if rest.starts_with(b"-----BEGIN ") {
             return private_key(rest);
         }
-        user_info(rest)
+        0
     }
 }
 
@@ -135,21 +141,42 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Returns the length of `https://user:password@` up to the `@`, where there is a password.
+/// Longest that stands before a host: a token may be a signed document.
+const USER_INFO: usize = 4096;
+
+/// Returns the length of `https://user:password@` up to the last `@` before the host; 0 where a URL names no user. Over
+/// http a user may be a token; over ssh only a password is secret.
 fn user_info(rest: &[u8]) -> usize {
-    let scheme = [&b"https://"[..], b"http://", b"ssh://"]
-        .into_iter()
-        .find(|scheme| rest.starts_with(scheme));
-    let Some(scheme) = scheme else { return 0 };
+    let schemes = [&b"https://"[..], b"http://", b"ssh://"];
+    let matches = |scheme: &&&[u8]| {
+        rest.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let Some(scheme) = schemes.iter().find(matches) else {
+        return 0;
+    };
+    let ends = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\');
     let host = &rest[scheme.len()..];
-    let end = host
+    let host = &host[..host.len().min(USER_INFO)];
+    let address = &host[..host.iter().position(ends).unwrap_or(host.len())];
+    let path = address.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
+    let authority = &address[..path.unwrap_or(address.len())];
+    let port = authority
         .iter()
-        .take(512)
-        .position(|b| matches!(b, b'/' | b'@' | b'?' | b'#' | b'"' | b'\'') || b.is_ascii_whitespace());
-    match end {
-        Some(end) if host[end] == b'@' && host[..end].contains(&b':') => scheme.len() + end,
-        _ => 0,
-    }
+        .rposition(|b| *b == b':')
+        .map(|at| &authority[at + 1..]);
+    let port = port.filter(|port| !port.contains(&b']'));
+    let end = match (authority.iter().rposition(|b| *b == b'@'), port) {
+        (Some(at), _) => at,
+        // A port is a number: this is a password with a slash in it.
+        (None, Some(port)) if !port.iter().all(u8::is_ascii_digit) => match address.iter().rposition(|b| *b == b'@') {
+            Some(at) => at,
+            None => return 0,
+        },
+        _ => return 0,
+    };
+    let secret = *scheme != schemes[2] || address[..end].contains(&b':');
+    if secret && end > 0 { scheme.len() + end } else { 0 }
 }
 
 #[cfg(test)]
@@ -176,6 +203,30 @@ mod tests {
             redact("git clone https://me:pw@h/r and https://h/r@v1"),
             "git clone [REDACTED]@h/r and https://h/r@v1"
         );
+        for (text, shown) in [
+            ("clone https://t0ken@h/r now", "clone [REDACTED]@h/r now"),
+            ("HTTPS://t0ken@h/r", "[REDACTED]@h/r"),
+            ("http://me:p@ss@h/r", "[REDACTED]@h/r"),
+            ("https://me:pa/ss@h/r", "[REDACTED]@h/r"),
+            (r#""said\nhttps://t0ken@h/r""#, r#""said\n[REDACTED]@h/r""#),
+            (
+                "https://h:8080/a@b and https://h/@scope/p",
+                "https://h:8080/a@b and https://h/@scope/p",
+            ),
+            ("https://h/r me@example.com", "https://h/r me@example.com"),
+            ("ssh://git@h/r ssh://me:pw@h/r", "ssh://git@h/r [REDACTED]@h/r"),
+            ("https://@h/r", "https://@h/r"),
+            (
+                "https://[::1]:80/a@b https://[::1]/a@b",
+                "https://[::1]:80/a@b https://[::1]/a@b",
+            ),
+        ] {
+            assert_eq!(redact(text), shown);
+        }
+        let escaped = format!(r#""one\nghp_{}""#, "a".repeat(36));
+        assert_eq!(redact(&escaped), r#""one\n[REDACTED]""#);
+        let long = format!("https://x:{}@h/r", "a.".repeat(1000));
+        assert_eq!(redact(&long), "[REDACTED]@h/r");
         let key = "a\n-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nb";
         assert_eq!(redact(key), "a\n[REDACTED]\nb");
         assert_eq!(

@@ -55,6 +55,7 @@ impl Pod {
                 advisory: false,
             }],
             protected: vec![".foreman/**".into()],
+            pinned: Vec::new(),
             resources: ResolvedResources::default(),
             deadline_seconds: 600,
             on_base_move: schemas::gate_definition::OnBaseMove::Keep,

@@ -92,3 +92,40 @@ async fn a_job_that_cannot_be_followed_is_removed_before_the_next_try() {
     assert!(matches!(ended, Err(Unanswered::Refused(_))), "{ended:?}");
     assert_eq!(*asked.lock().unwrap(), [Method::POST, Method::GET, Method::DELETE]);
 }
+
+#[test]
+fn a_list_of_packages_that_another_takes_in_changes_the_key_of_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = git::Repository::init_bare(folder.path(), "main").unwrap();
+    let who = git::Identity::new("Tester", "tester@example.com", 1_700_000_000);
+    let commit = |parent, path: &str, text: &str| {
+        let edit = git::FileEdit::write(path, text.as_bytes().to_vec());
+        repository.commit_files(parent, &[edit], "x", &who).unwrap()
+    };
+    let one = commit(None, "requirements.txt", "-r lists/base.list\n");
+    let two = commit(Some(one), "lists/base.list", "six==1.16.0\n");
+    let three = commit(Some(two), "lists/base.list", "six==1.17.0\n");
+    let four = commit(Some(three), "app.py", "import six\n");
+    let key = |commit| {
+        let tree = source::CommitTree::new(repository.clone(), commit);
+        let gate = source::gate_in(&AgenticTask::default(), &tree).unwrap();
+        let files = files_of(&repository, commit).unwrap();
+        let key = cache_key(&gate, "https://git.example/a", "main", &tree, &files);
+        tree.checked(key).unwrap().unwrap()
+    };
+    assert_ne!(key(two), key(three));
+    assert_eq!(key(three), key(four));
+}
+
+#[test]
+fn a_gate_runs_under_the_runtime_class_of_its_verifier() {
+    let mut agent = Agent::default();
+    assert_eq!(runtime_class(Some(&agent)), None);
+    for (named, wanted) in [("", None), ("gvisor", Some("gvisor".to_owned()))] {
+        agent.spec.execution = Some(schemas::agent::Execution {
+            runtime_class_name: Some(named.into()),
+            ..Default::default()
+        });
+        assert_eq!(runtime_class(Some(&agent)), wanted);
+    }
+}

@@ -3,14 +3,13 @@
 use super::{BaseTree, Parts, prepare, text};
 
 const HOSTS: &[&str] = &["proxy.golang.org", "sum.golang.org"];
-const KEY: &[&str] = &["go.mod", "go.sum"];
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let requires =
         text(tree, "go.mod").is_none_or(|module| module.lines().any(|line| line.trim_start().starts_with("require")));
     let vendored = tree.exists("vendor/modules.txt");
     Parts {
-        prepare: (requires && !vendored).then(|| prepare("go mod download", HOSTS, KEY)),
+        prepare: (requires && !vendored).then(|| prepare("go mod download", HOSTS)),
         format: Some(
             "unformatted=$(gofmt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go' -not -path './vendor/*')) && \
              if [ -n \"$unformatted\" ]; then echo \"not formatted:\"; echo \"$unformatted\"; exit 1; fi"

@@ -3,17 +3,10 @@
 //! Prepare installs the locked packages into a folder of the cache, which the steps have on
 //! `PYTHONPATH`: no step installs anything, and hashes of a lock are checked where the network is.
 
-use super::{BaseTree, Parts, prepare, text};
+use super::{BaseTree, Judge, Parts, ResolvedStep, prepare, rules, text};
+use crate::pinned::Pinned;
 
 const HOSTS: &[&str] = &["pypi.org", "files.pythonhosted.org"];
-const KEY: &[&str] = &[
-    "requirements.txt",
-    "requirements-dev.txt",
-    "requirements-test.txt",
-    "dev-requirements.txt",
-    "test-requirements.txt",
-    "pyproject.toml",
-];
 const REQUIREMENTS: &[&str] = &[
     "requirements.txt",
     "requirements-dev.txt",
@@ -56,10 +49,47 @@ pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
         UNITTEST
     };
     Parts {
-        prepare: command.map(|command| prepare(&command, HOSTS, KEY)),
+        prepare: command.map(|command| prepare(&command, HOSTS)),
         lint: wanted.contains("ruff").then(|| "python3 -m ruff check .".to_owned()),
         build: Some("python3 -m compileall -q -x '/\\.' .".to_owned()),
         test: Some(test.to_owned()),
         ..Parts::default()
+    }
+}
+
+/// Files of pytest's settings, which select the tests and load plugins, and names that Python would find before
+/// pytest's own.
+const PYTEST: &[&str] = &[
+    "/pytest.ini",
+    "/.pytest.ini",
+    "/pytest.toml",
+    "/.pytest.toml",
+    "/tox.ini",
+    "/pytest.py",
+    "/pytest/**",
+    "/src/pytest.py",
+    "/src/pytest/**",
+];
+/// Names that Python would find before its own unittest.
+const UNITTEST_NAMES: &[&str] = &["/unittest.py", "/unittest/**", "/src/unittest.py", "/src/unittest/**"];
+
+pub(super) fn judge(steps: &[ResolvedStep]) -> Judge {
+    let pinned = |file: &str, table: &str| Pinned {
+        file: file.to_owned(),
+        parts: vec![table.to_owned()],
+    };
+    if steps.iter().any(|step| step.command.contains("pytest")) {
+        return Judge {
+            protected: rules(PYTEST),
+            // Beside them stand dependencies.
+            pinned: vec![
+                pinned("/pyproject.toml", "tool.pytest"),
+                pinned("/setup.cfg", "tool:pytest"),
+            ],
+        };
+    }
+    Judge {
+        protected: rules(UNITTEST_NAMES),
+        ..Judge::default()
     }
 }

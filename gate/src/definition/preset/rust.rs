@@ -1,20 +1,27 @@
 //! The preset for Rust.
 
-use super::{BaseTree, Parts, prepare, text};
+use super::{BaseTree, Judge, Parts, prepare, rules, text};
 
 const HOSTS: &[&str] = &["index.crates.io", "static.crates.io", "crates.io"];
-const KEY: &[&str] = &["Cargo.lock", "Cargo.toml", ".cargo/config.toml"];
 
 pub(super) fn parts(tree: &dyn BaseTree) -> Parts {
     let locked = tree.exists("Cargo.lock");
     let flag = if locked { " --locked" } else { "" };
     Parts {
-        prepare: needs_packages(tree).then(|| prepare(&format!("cargo fetch{flag}"), HOSTS, KEY)),
+        prepare: needs_packages(tree).then(|| prepare(&format!("cargo fetch{flag}"), HOSTS)),
         format: Some("cargo fmt --all -- --check".to_owned()),
         lint: None,
         build: Some(format!("cargo build --workspace --all-targets{flag}")),
         test: Some(format!("cargo test --workspace{flag}")),
         ..Parts::default()
+    }
+}
+
+/// Cargo's settings name runners, wrappers and linkers; rustup's file may name a toolchain in the tree.
+pub(super) fn judge() -> Judge {
+    Judge {
+        protected: rules(&["/.cargo/**", "/rust-toolchain", "/rust-toolchain.toml"]),
+        ..Judge::default()
     }
 }
 

@@ -31,6 +31,7 @@ pub fn gate_objects(release: &Release, node: &str, task: &str) -> GateObjects {
             advisory: false,
         }],
         protected: vec![".foreman/**".into()],
+        pinned: Vec::new(),
         resources: ResolvedResources::default(),
         deadline_seconds: 1800,
         on_base_move: schemas::gate_definition::OnBaseMove::Keep,
