@@ -425,3 +425,37 @@ async fn a_lease_can_be_made_by_an_update() {
     assert_eq!(f.put(path, &lease).await.code, 201);
     assert_eq!(f.put(&format!("{CMS}/none"), &config_map("none")).await.code, 404);
 }
+
+/// Logs whose reader has a fault.
+struct Broken;
+
+impl crate::pod_logs::PodLogs for Broken {
+    fn open<'a>(
+        &'a self,
+        _: crate::pod_logs::LogRequest,
+    ) -> futures::future::BoxFuture<
+        'a,
+        Result<futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>, crate::pod_logs::LogError>,
+    > {
+        panic!("a fault for a test")
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_makes_the_server_panic_is_answered_and_fails_alone() {
+    let f = Fixture::new().await;
+    f.plane.set_pod_logs(std::sync::Arc::new(Broken));
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let made = f.post(pods, pod).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let log = f.get(&format!("{pods}/a/log")).await;
+    assert_eq!(
+        (log.code, &log.body["reason"]),
+        (500, &json!("InternalError")),
+        "{}",
+        log.text
+    );
+    assert!(!log.text.contains("a fault for a test"), "{}", log.text);
+    assert_eq!(f.get(&format!("{pods}/a")).await.code, 200);
+}
