@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::admit::Part;
 use crate::kinds::{Kind, claim, crd, split_key};
-use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, parse};
+use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, read};
 use crate::server::Server;
 use crate::server::delete::{DeleteOptions, Propagation};
 use crate::server::write::{Target, WriteOptions};
@@ -61,6 +61,8 @@ struct Collector {
     seen: Version,
     /// Keys of namespaces, CRDs and claims that are being deleted.
     emptying: BTreeSet<Arc<str>>,
+    /// Keys of objects that cannot be read: nothing is concluded from them.
+    unreadable: BTreeSet<Arc<str>>,
     /// Whether a definition went, whose names another one may wait for.
     freed: bool,
 }
@@ -71,6 +73,7 @@ impl Collector {
             graph: Graph::default(),
             seen: 0,
             emptying: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             freed: true,
         };
         collector.reload(server);
@@ -82,6 +85,7 @@ impl Collector {
         self.graph = Graph::default();
         self.freed = true;
         self.emptying.clear();
+        self.unreadable.clear();
         if let Ok(listing) = server.store.list("", None, None) {
             self.seen = listing.version;
             for entry in &listing.entries {
@@ -95,7 +99,16 @@ impl Collector {
             return;
         }
         self.freed |= key.starts_with(crd::PREFIX);
-        let meta: Option<Meta> = entry.map(|entry| meta_of(&entry.bytes));
+        self.unreadable.remove(key);
+        let meta: Option<Meta> = match entry.map(|entry| meta_of(entry)).transpose() {
+            Ok(meta) => meta,
+            Err(error) => {
+                // Whoever it owns, and whether it is to go, is not known: it stays as it was.
+                tracing::error!(%error, "nothing is collected that an unreadable object may own");
+                self.unreadable.insert(Arc::clone(key));
+                return;
+            }
+        };
         if [NAMESPACES, CLAIMS, crd::PREFIX]
             .iter()
             .any(|prefix| key.starts_with(prefix))
@@ -132,7 +145,11 @@ impl Collector {
             let kinds = server.catalog.kinds();
             let served = |owner: &Owner| {
                 let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-                kinds.kind(group, &owner.kind).is_some()
+                let hidden = |kind: &Kind| {
+                    let may_be = |key: &Arc<str>| key.starts_with(&kind.prefix) && split_key(key).1 == owner.name;
+                    self.unreadable.iter().any(may_be)
+                };
+                kinds.kind(group, &owner.kind).is_some_and(|kind| !hidden(kind))
             };
             for action in self.graph.plan(served) {
                 if let Err(error) = carry_out(server, &action).await {
@@ -178,7 +195,7 @@ async fn give_names(server: &Server) -> bool {
     let mut done = true;
     for entry in entries
         .iter()
-        .filter(|entry| crd::waits_for_names(&parse(&entry.bytes)))
+        .filter(|entry| read(entry).is_ok_and(|crd| crd::waits_for_names(&crd)))
     {
         let Ok((target, name)) = target(server, &entry.key) else {
             continue;
@@ -337,7 +354,7 @@ async fn empty_namespace(server: &Server, key: &str) -> Result<(), ApiError> {
 
 async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
     let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
-    let object = parse(&entry.bytes);
+    let object = read(&entry)?;
     if !finalizers(&object).contains(&crd::FINALIZER) {
         return Ok(());
     }
@@ -366,14 +383,15 @@ async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
 async fn release_claim(server: &Server, key: &str) -> Result<(), ApiError> {
     let (namespace, name) = split_key(key);
     let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
-    let object = parse(&entry.bytes);
+    let object = read(&entry)?;
     if !finalizers(&object).contains(&claim::FINALIZER) {
         return Ok(());
     }
     let pods = server.store.list(&format!("{PODS}{namespace}/"), None, None)?;
-    let used = |entry: &Arc<Entry>| claim::is_used_by(name, &parse(&entry.bytes));
-    if pods.entries.iter().any(used) {
-        return Ok(());
+    for pod in &pods.entries {
+        if claim::is_used_by(name, &read(pod)?) {
+            return Ok(());
+        }
     }
     change(server, key, meta_str(&object, "uid"), &|object| {
         drop_finalizer(object, claim::FINALIZER);
@@ -388,7 +406,13 @@ async fn expire_events(server: &Server) {
     };
     let now = Timestamp::now();
     for entry in listing.entries {
-        let event = parse(&entry.bytes);
+        let event = match read(&entry) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(%error, "an event is kept");
+                continue;
+            }
+        };
         let newest = [
             &event["lastTimestamp"],
             &event["series"]["lastObservedTime"],

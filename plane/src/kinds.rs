@@ -18,8 +18,9 @@ use crate::admission::names::NameRule;
 use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
+use crate::object::read;
 use crate::status::Named;
-use crate::storage::{Store, Version};
+use crate::storage::{Entry, Store, Version};
 
 pub use builtin::Builtin;
 
@@ -270,6 +271,17 @@ pub fn version_rank(name: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
 /// What became of a CRD, with the change that wrote it.
 type Compiled = (Version, Option<Arc<Kind>>);
 
+/// Builds the kind that a stored CRD defines.
+fn defined(entry: &Entry) -> Option<Kind> {
+    match read(entry) {
+        Ok(crd) => crd::compile(&crd),
+        Err(error) => {
+            tracing::error!(%error, "a definition's kind is not served");
+            None
+        }
+    }
+}
+
 /// The catalogue of kinds, kept true to the CRDs in the store.
 #[derive(Debug)]
 pub struct Catalog {
@@ -313,10 +325,7 @@ impl Catalog {
             let name = split_key(&entry.key).1.to_owned();
             let known = match compiled.get(&name) {
                 Some((version, kind)) if *version == entry.version => (*version, kind.clone()),
-                _ => (
-                    entry.version,
-                    crd::compile(&crate::object::parse(&entry.bytes)).map(Arc::new),
-                ),
+                _ => (entry.version, defined(&entry).map(Arc::new)),
             };
             next.insert(name, known);
         }

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::Rng;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Catalog, Kind};
-use crate::object::parse;
+use crate::object::read;
 use crate::pod_logs::PodLogs;
 use crate::status::{ApiError, Named};
 use crate::storage::{Entry, Store, Write};
@@ -87,7 +86,7 @@ impl Server {
             .store
             .get(&key)
             .ok_or_else(|| ApiError::not_found(NAMESPACES, namespace))?;
-        let object: Value = parse(&entry.bytes);
+        let object = read(&entry)?;
         if !object["metadata"]["deletionTimestamp"].is_null() {
             return Err(ApiError::terminating(kind.named(), name, namespace));
         }

@@ -5,6 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::admission::error::{FieldError, invalid_status};
+use crate::object::Unreadable;
 use crate::storage::{CommitError, Expired};
 
 /// Makes an error about a value that is none of `supported`.
@@ -317,6 +318,12 @@ impl ApiError {
             map.insert("code".into(), self.code.into());
         }
         status
+    }
+}
+
+impl From<Unreadable> for ApiError {
+    fn from(error: Unreadable) -> Self {
+        ApiError::internal(error.to_string())
     }
 }
 

@@ -22,7 +22,7 @@ use crate::admission::error::FieldError;
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
 use crate::kinds::Origin;
-use crate::object::{parse, time};
+use crate::object::{Unreadable, parse, time};
 use crate::server::Server;
 use crate::server::write::Target;
 use crate::status::{ApiError, unsupported};
@@ -156,8 +156,8 @@ impl Watch {
         self.target.view()
     }
 
-    fn meant(&self, entry: &Entry) -> bool {
-        self.selection.matches(self.view(), &entry.bytes)
+    fn meant(&self, entry: &Entry) -> Result<bool, Unreadable> {
+        self.selection.matches(self.view(), entry)
     }
 
     /// Queues everything that there is as added.
@@ -167,11 +167,10 @@ impl Watch {
         let mut batch = BytesMut::new();
         let mut count = 0;
         for entry in &listing.entries {
-            if !self.meant(entry) {
+            if !self.meant(entry)? {
                 continue;
             }
-            let bytes = entry.bytes.clone();
-            self.event(&mut batch, "ADDED", &bytes);
+            self.event(&mut batch, "ADDED", &entry.bytes)?;
             count += 1;
             if count % BATCH == 0 {
                 self.waiting.push_back(batch.split().freeze());
@@ -217,13 +216,13 @@ impl Watch {
         batch.extend_from_slice(b"\n");
     }
 
-    fn event(&mut self, batch: &mut BytesMut, kind: &str, stored: &Bytes) {
+    fn event(&mut self, batch: &mut BytesMut, kind: &str, stored: &Bytes) -> Result<(), Unreadable> {
         let view = self.target.view();
         let object = match self.form {
-            Form::Object => shown(view, stored),
-            Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored))).to_string()),
+            Form::Object => shown(view, stored)?,
+            Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored)?)).to_string()),
             Form::Table => {
-                let object = view.from_stored(parse(stored));
+                let object = view.from_stored(parse(stored)?);
                 Bytes::from(self.table(&object).to_string())
             }
         };
@@ -232,21 +231,25 @@ impl Watch {
         batch.extend_from_slice(b"\",\"object\":");
         batch.extend_from_slice(&object);
         batch.extend_from_slice(b"}\n");
+        Ok(())
     }
 
     /// Words one change as the watcher sees it, if it sees it at all.
-    fn change(&mut self, batch: &mut BytesMut, change: &Change) {
-        let meant = |entry: &Option<Arc<Entry>>| entry.as_ref().filter(|entry| self.meant(entry)).cloned();
-        let before = meant(&change.before);
-        let after = meant(&change.after);
+    fn change(&mut self, batch: &mut BytesMut, change: &Change) -> Result<(), Unreadable> {
+        let meant = |entry: &Option<Arc<Entry>>| match entry {
+            Some(entry) => Ok(self.meant(entry)?.then(|| Arc::clone(entry))),
+            None => Ok(None),
+        };
+        let before = meant(&change.before)?;
+        let after = meant(&change.after)?;
         match (before, after) {
             (None, Some(after)) => self.event(batch, "ADDED", &after.bytes),
             (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after.bytes),
             (Some(before), None) => {
                 let bytes = before.bytes_at(change.version);
-                self.event(batch, "DELETED", &bytes);
+                self.event(batch, "DELETED", &bytes)
             }
-            (None, None) => {}
+            (None, None) => Ok(()),
         }
     }
 
@@ -316,18 +319,22 @@ impl Watch {
             Ok((changes, version)) => {
                 let mut batch = BytesMut::new();
                 for change in &changes {
-                    self.change(&mut batch, change);
+                    if let Err(error) = self.change(&mut batch, change) {
+                        return Some(self.end_with(batch, error));
+                    }
                 }
                 self.seen = version;
                 (!batch.is_empty()).then(|| batch.freeze())
             }
-            Err(expired) => {
-                self.ended = true;
-                let mut batch = BytesMut::new();
-                let status = ApiError::from(expired).to_status();
-                self.value_event(&mut batch, "ERROR", &status);
-                Some(batch.freeze())
-            }
+            Err(expired) => Some(self.end_with(BytesMut::new(), expired)),
         }
+    }
+
+    /// Ends the watch after what is in the batch, and says why.
+    fn end_with(&mut self, mut batch: BytesMut, error: impl Into<ApiError>) -> Bytes {
+        self.ended = true;
+        let status = error.into().to_status();
+        self.value_event(&mut batch, "ERROR", &status);
+        batch.freeze()
     }
 }

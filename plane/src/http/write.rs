@@ -243,7 +243,7 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
         Deleted::Waiting(bytes) => respond(&call, StatusCode::OK, &bytes)?,
         Deleted::Gone(bytes) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &bytes)?,
         Deleted::Gone(bytes) => {
-            let object = parse(&bytes);
+            let object = parse(&bytes)?;
             let mut details = Map::new();
             details.insert("name".into(), name.as_str().into());
             if !kind.group.is_empty() {
@@ -276,7 +276,7 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
             Ok(Deleted::Gone(bytes) | Deleted::Waiting(bytes)) => {
-                let mut item = parse(&shown(view, &bytes));
+                let mut item = parse(&shown(view, &bytes)?)?;
                 if view.kind.builtin().is_some() {
                     without_type(&mut item);
                 }

@@ -11,7 +11,7 @@ use super::write::Target;
 use crate::admit::has_content_finalizers;
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, crd, pod};
-use crate::object::{finalizers, map_mut, meta_mut, meta_str, parse, time, to_document};
+use crate::object::{finalizers, map_mut, meta_mut, meta_str, read, time, to_document};
 use crate::status::{ApiError, Named};
 use crate::storage::{CommitError, Expect, Write};
 
@@ -68,7 +68,7 @@ impl Server {
         let kind = &target.kind;
         loop {
             let entry = self.entry(kind, &target.namespace, name)?;
-            let object = parse(&entry.bytes);
+            let object = read(&entry)?;
             check(kind, &object, name, options)?;
             let step = plan(kind, &object, options, &self.stamp());
             if options.dry_run {

@@ -10,7 +10,7 @@ use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
 use crate::kinds::{Kind, Origin, crd};
-use crate::object::{meta_mut, meta_of, meta_str, parse, same, to_document};
+use crate::object::{Unreadable, meta_mut, meta_of, meta_str, read, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
 
@@ -144,7 +144,7 @@ impl Server {
             let made = match made {
                 Ok(mut made) => {
                     if is_crd(kind) && !options.dry_run {
-                        let taken = self.other_names(&made);
+                        let taken = self.other_names(&made)?;
                         crd::settle(&mut made, &taken, &stamp);
                     }
                     view.to_stored(made)
@@ -201,17 +201,16 @@ impl Server {
     }
 
     /// Returns the names that other definitions of a definition's group were given.
-    fn other_names(&self, new: &Value) -> crd::Taken {
-        let others = self.store.list(crd::PREFIX, None, None);
-        let others = others.map(|listing| listing.entries).unwrap_or_default();
-        let others = others.iter().map(|entry| parse(&entry.bytes));
-        crd::Taken::of(new, others)
+    fn other_names(&self, new: &Value) -> Result<crd::Taken, ApiError> {
+        let others = self.store.list(crd::PREFIX, None, None)?;
+        let others: Result<Vec<Value>, Unreadable> = others.entries.iter().map(|entry| read(entry)).collect();
+        Ok(crd::Taken::of(new, others?.into_iter()))
     }
 
     /// Says that a name is taken, and whether its object is going.
     fn taken(&self, kind: &Kind, key: &str, name: &str) -> ApiError {
         let mut error = ApiError::already_exists(kind.named(), name);
-        let going = |entry: Arc<Entry>| meta_of(&entry.bytes).deletion_timestamp.is_some();
+        let going = |entry: Arc<Entry>| meta_of(&entry).is_ok_and(|meta| meta.deletion_timestamp.is_some());
         if self.store.get(key).is_some_and(going) {
             error.message = format!("object is being deleted: {}", error.message);
         }
@@ -233,7 +232,7 @@ impl Server {
         let view = target.view();
         for _ in 0..TRIES {
             let entry = self.entry(kind, &target.namespace, name)?;
-            let stored = parse(&entry.bytes);
+            let stored = read(&entry)?;
             let live = view.from_stored(stored);
             let mut warnings = Vec::new();
             let changed = change(&live, &mut warnings)
@@ -246,7 +245,7 @@ impl Server {
             let new = match changed {
                 Ok(mut new) => {
                     if is_crd(kind) {
-                        let taken = self.other_names(&new);
+                        let taken = self.other_names(&new)?;
                         crd::settle(&mut new, &taken, &self.stamp());
                     }
                     new
