@@ -5,14 +5,15 @@ pub mod claim;
 pub mod crd;
 pub mod event;
 pub mod job;
+mod keeping;
 pub mod namespace;
 pub mod pod;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::admission::names::NameRule;
 use crate::admission::schema::Structural;
@@ -23,6 +24,7 @@ use crate::status::Named;
 use crate::storage::{Entry, Store, Version};
 
 pub use builtin::Builtin;
+pub use keeping::Schema;
 
 /// A kind in one API group, with the versions in which it is served.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Kind {
     pub stored: String,
     /// The keys of this kind start with this.
     pub prefix: String,
+    /// The schemas of all versions of a kind from a CRD.
+    pub schemas: Vec<Schema>,
     /// Where the kind comes from.
     pub origin: Origin,
 }
@@ -106,6 +110,8 @@ pub enum Origin {
         uid: String,
         /// Whether the CRD is being deleted.
         terminating: bool,
+        /// The change that wrote the CRD.
+        version: Version,
     },
 }
 
@@ -282,46 +288,54 @@ fn defined(entry: &Entry) -> Option<Kind> {
     }
 }
 
-/// The catalogue of kinds, kept true to the CRDs in the store.
-#[derive(Debug)]
+/// The catalogue of kinds. Whoever asks for them brings it up to date with the CRDs in the store, so that what was
+/// committed is served whether or not the request that wrote it came to its end.
 pub struct Catalog {
+    store: Store,
     current: RwLock<Arc<Kinds>>,
-    /// Tells of every refresh.
-    refreshed: watch::Sender<()>,
+    /// The version of the store up to which `current` is true.
+    seen: AtomicU64,
     compiled: Mutex<HashMap<String, Compiled>>,
 }
 
 impl Catalog {
-    /// Builds the catalogue from what is stored.
-    pub fn new(store: &Store) -> Catalog {
+    /// Makes a catalogue of what is stored.
+    pub fn new(store: Store) -> Catalog {
         let catalog = Catalog {
+            store,
             current: RwLock::new(Arc::new(Kinds::default())),
-            refreshed: watch::Sender::new(()),
+            seen: AtomicU64::new(0),
             compiled: Mutex::new(HashMap::new()),
         };
-        catalog.refresh(store);
+        catalog.rebuild(&mut lock(&catalog.compiled));
         catalog
     }
 
-    /// Returns the kinds as they are now.
+    /// Returns the kinds as the store defines them now.
     pub fn kinds(&self) -> Arc<Kinds> {
+        if self.seen.load(Ordering::Acquire) < self.store.version() {
+            self.follow();
+        }
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns a receiver that is told when the kinds may have changed.
-    pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.refreshed.subscribe()
+    /// Takes in what was committed since the last time.
+    fn follow(&self) {
+        let mut compiled = lock(&self.compiled);
+        let seen = self.seen.load(Ordering::Acquire);
+        match self.store.changes_since(crd::PREFIX, seen) {
+            Ok((changes, version)) if changes.is_empty() => self.seen.store(version, Ordering::Release),
+            _ => self.rebuild(&mut compiled),
+        }
     }
 
     /// Compiles the CRDs that changed since the last time.
-    pub fn refresh(&self, store: &Store) {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = store
-            .list(crd::PREFIX, None, None)
-            .map(|listing| listing.entries)
-            .unwrap_or_default();
+    fn rebuild(&self, compiled: &mut HashMap<String, Compiled>) {
+        let Ok(listing) = self.store.list(crd::PREFIX, None, None) else {
+            return;
+        };
         let mut next = HashMap::new();
-        for entry in entries {
+        for entry in listing.entries {
             let name = split_key(&entry.key).1.to_owned();
             let known = match compiled.get(&name) {
                 Some((version, kind)) if *version == entry.version => (*version, kind.clone()),
@@ -333,8 +347,12 @@ impl Catalog {
         kinds.extend(next.values().filter_map(|(_, kind)| kind.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Kinds::new(kinds));
         *compiled = next;
-        self.refreshed.send_replace(());
+        self.seen.store(listing.version, Ordering::Release);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -174,6 +174,22 @@ impl ApiError {
         .about(named, name)
     }
 
+    /// A write of a custom kind whose definition changed while it was under way: kube-apiserver says so too while it
+    /// takes up a definition.
+    pub fn changed(named: Named<'_>) -> ApiError {
+        ApiError {
+            details: Some(json!({"retryAfterSeconds": 1})),
+            ..ApiError::new(
+                503,
+                "ServiceUnavailable",
+                format!(
+                    "the definition of {} changed while the request was under way; try again",
+                    named.resource()
+                ),
+            )
+        }
+    }
+
     /// New content for a namespace that is going away.
     pub fn terminating(named: Named<'_>, name: &str, namespace: &str) -> ApiError {
         let mut error = ApiError::forbidden(

@@ -32,6 +32,20 @@ struct Answer {
     text: String,
 }
 
+impl Answer {
+    async fn of(response: axum::response::Response) -> Answer {
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer {
+            code: parts.status.as_u16(),
+            headers: parts.headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
+    }
+}
+
 impl Fixture {
     async fn new() -> Fixture {
         Fixture::with(|config| config).await
@@ -77,16 +91,7 @@ impl Fixture {
     }
 
     async fn request(&self, request: Request<Body>) -> Answer {
-        let response = self.plane.router().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answer {
-            code: parts.status.as_u16(),
-            headers: parts.headers,
-            body: serde_json::from_str(&text).unwrap_or(Value::Null),
-            text,
-        }
+        Answer::of(self.plane.router().oneshot(request).await.unwrap()).await
     }
 
     async fn get(&self, path: &str) -> Answer {

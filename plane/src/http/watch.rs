@@ -51,7 +51,6 @@ struct Watch {
     include: IncludeObject,
     bookmarks: bool,
     latest: Receiver<Version>,
-    kinds: Receiver<()>,
     stopping: CancellationToken,
     seen: Version,
     deadline: Instant,
@@ -87,7 +86,6 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         form,
         include,
         latest,
-        kinds: call.server.catalog.subscribe(),
         seen: 0,
         waiting: VecDeque::new(),
         columns_sent: false,
@@ -260,9 +258,9 @@ impl Watch {
             return true;
         };
         let kinds = self.server.catalog.kinds();
-        kinds
-            .resource(&kind.group, &kind.plural)
-            .is_some_and(|now| matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid))
+        kinds.resource(&kind.group, &kind.plural).is_some_and(|now| {
+            matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid) && now.keeps_as(kind)
+        })
     }
 
     /// Returns the next bytes to send, or nothing when the watch has ended.
@@ -275,7 +273,6 @@ impl Watch {
                 return None;
             }
             self.latest.borrow_and_update();
-            self.kinds.borrow_and_update();
             if let Some(bytes) = self.collect() {
                 return Some(bytes);
             }
@@ -296,7 +293,6 @@ impl Watch {
                     self.bookmark_at = Instant::now() + self.server.bookmark_every;
                     return Some(self.bookmark_line());
                 }
-                _ = self.kinds.changed() => {}
                 changed = self.latest.changed() => {
                     if changed.is_err() {
                         return None;

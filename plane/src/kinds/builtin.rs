@@ -253,6 +253,7 @@ fn build(row: &'static Builtin) -> Kind {
         }],
         stored: api_version(home, row.version),
         prefix: format!("{}/{}/", if home.is_empty() { "core" } else { home }, row.plural),
+        schemas: Vec::new(),
         origin: Origin::Builtin(row),
     }
 }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::builtin::Stamp;
-use super::{Kind, Origin, Served, Types, version_rank};
+use super::{Kind, Origin, Schema, Served, Types, version_rank};
 use crate::admission::error::FieldError;
-use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
 use crate::object::{map_mut, meta_str, time};
@@ -228,10 +227,17 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         .filter_map(|version| version["name"].as_str())
         .collect();
     current.sort_by_key(|name| std::cmp::Reverse(version_rank(name)));
-    let mut served: Vec<Served> = versions(crd)
-        .filter(|version| version["served"] == Value::Bool(true))
-        .filter_map(|version| build_version(&group, &kind, version, &current))
-        .collect();
+    let mut schemas = Vec::new();
+    let mut served = Vec::new();
+    for version in versions(crd) {
+        let Some(schema) = Schema::of(&group, version) else {
+            continue;
+        };
+        if version["served"] == Value::Bool(true) {
+            served.extend(build_version(&group, &kind, version, &schema, &current));
+        }
+        schemas.push(schema);
+    }
     served.sort_by_key(|version| std::cmp::Reverse(version_rank(&version.name)));
     let storage = versions(crd).find(|version| version["storage"] == Value::Bool(true))?;
     Some(Kind {
@@ -243,10 +249,12 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         versions: served,
         stored: super::api_version(&group, storage["name"].as_str()?),
         prefix: format!("{group}/{plural}/"),
+        schemas,
         origin: Origin::Custom {
             crd: meta_str(crd, "name").to_owned(),
             uid: meta_str(crd, "uid").to_owned(),
             terminating: !meta_str(crd, "deletionTimestamp").is_empty(),
+            version: meta_str(crd, "resourceVersion").parse().unwrap_or(0),
         },
         group,
         kind,
@@ -255,16 +263,9 @@ pub fn compile(crd: &Value) -> Option<Kind> {
 }
 
 /// Builds one version; `current` are the names of those that are not deprecated, the preferred one first.
-fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> Option<Served> {
+fn build_version(group: &str, kind: &str, version: &Value, schema: &Schema, current: &[&str]) -> Option<Served> {
     let name = version["name"].as_str()?.to_owned();
-    let raw = &version["schema"]["openAPIV3Schema"];
-    let schema = match Structural::from_openapi(raw) {
-        Ok(schema) => schema,
-        Err(errors) => {
-            tracing::error!(%group, %kind, %name, ?errors, "a stored CRD's schema does not compile; the version is not served");
-            return None;
-        }
-    };
+    let compiled = schema.compiled.as_ref()?;
     let status = !version["subresources"]["status"].is_null();
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
         version["deprecationWarning"].as_str().map_or_else(
@@ -280,9 +281,9 @@ fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> 
     });
     Some(Served {
         status,
-        types: Types::Custom(Arc::new(TypeInfo::from_structural(&schema, status))),
-        schema: Some(Arc::new(schema)),
-        raw_schema: Some(Arc::new(raw.clone())),
+        types: Types::Custom(Arc::new(TypeInfo::from_structural(compiled, status))),
+        schema: Some(Arc::clone(compiled)),
+        raw_schema: Some(Arc::clone(&schema.raw)),
         columns: Columns::from_crd(&version["additionalPrinterColumns"]).ok()?,
         selectable: version["selectableFields"]
             .as_array()

@@ -93,9 +93,6 @@ impl Server {
             };
             match self.store.commit(vec![write]).await {
                 Ok(changes) => {
-                    if kind.prefix == crd::PREFIX {
-                        self.catalog.refresh(&self.store);
-                    }
                     let last = changes.first().and_then(|change| change.after.clone());
                     return Ok(match last {
                         Some(marked) => Deleted::Waiting(marked.bytes.clone()),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
-use crate::kinds::{Kind, Origin, crd};
+use crate::kinds::{Kind, crd};
 use crate::object::{Unreadable, meta_mut, meta_of, meta_str, read, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
@@ -104,13 +104,7 @@ impl Server {
     ) -> Result<Outcome, ApiError> {
         let kind = &target.kind;
         let view = target.view();
-        if matches!(kind.origin, Origin::Custom { terminating: true, .. }) {
-            return Err(ApiError::forbidden(
-                kind.named(),
-                meta_str(&object, "name"),
-                "create not allowed while custom resource definition is terminating",
-            ));
-        }
+        self.definition_guard(kind, meta_str(&object, "name"), true)?;
         let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;
         for _ in 0..TRIES {
@@ -121,11 +115,11 @@ impl Server {
                 meta_mut(&mut candidate).insert("name".into(), name.into());
             }
             let name = meta_str(&candidate, "name").to_owned();
-            let guard = if kind.namespaced {
-                Some(self.namespace_guard(kind, &target.namespace, &name)?)
-            } else {
-                None
-            };
+            let mut guards = Vec::new();
+            guards.extend(self.definition_guard(kind, &name, true)?);
+            if kind.namespaced {
+                guards.push(self.namespace_guard(kind, &target.namespace, &name)?);
+            }
             let mut warnings = warnings.clone();
             let made = admit::create(
                 view,
@@ -167,14 +161,11 @@ impl Server {
                 document: to_document(&made),
                 expect: Expect::Absent,
             }];
-            writes.extend(guard);
+            writes.extend(guards);
             let committed = self.store.commit(writes).await;
             drop(naming);
             match committed {
                 Ok(changes) => {
-                    if is_crd(kind) {
-                        self.catalog.refresh(&self.store);
-                    }
                     let entry = changes
                         .first()
                         .and_then(|change| change.after.clone())
@@ -190,13 +181,13 @@ impl Server {
                         return Err(self.taken(kind, &key, &name));
                     }
                 }
-                // The namespace changed in between: look at it again.
+                // The namespace or the definition changed in between: look at it again.
                 Err(CommitError::Precondition { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Err(ApiError::timeout(
-            "the namespace kept changing while an object was made in it; try again",
+            "the namespace or the definition kept changing while an object was made; try again",
         ))
     }
 
@@ -231,6 +222,7 @@ impl Server {
         let kind = &target.kind;
         let view = target.view();
         for _ in 0..TRIES {
+            let guard = self.definition_guard(kind, name, false)?;
             let entry = self.entry(kind, &target.namespace, name)?;
             let stored = read(&entry)?;
             let live = view.from_stored(stored);
@@ -277,13 +269,11 @@ impl Server {
                     expect: Expect::Version(entry.version),
                 }
             };
-            let committed = self.store.commit(vec![write]).await;
+            let writes = std::iter::once(write).chain(guard).collect();
+            let committed = self.store.commit(writes).await;
             drop(naming);
             match committed {
                 Ok(changes) => {
-                    if is_crd(kind) {
-                        self.catalog.refresh(&self.store);
-                    }
                     return Ok(match changes.first().and_then(|change| change.after.clone()) {
                         Some(entry) => Outcome::of(&entry, warnings),
                         None => Outcome {

@@ -273,6 +273,109 @@ async fn a_definition_that_is_wrong_is_refused_and_a_changed_one_takes_effect_at
     assert_eq!(made.body["spec"]["extra"], "x");
 }
 
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A request whose body is sent later, already under way.
+async fn begun(
+    f: &Fixture,
+    method: Method,
+    path: &str,
+    media: &str,
+) -> (
+    std::pin::Pin<Box<dyn Future<Output = Answer>>>,
+    futures::channel::mpsc::UnboundedSender<Result<String, std::io::Error>>,
+) {
+    let (sender, chunks) = futures::channel::mpsc::unbounded();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", media)
+        .body(Body::from_stream(chunks))
+        .unwrap();
+    let router = f.plane.router();
+    let mut answer: std::pin::Pin<Box<dyn Future<Output = Answer>>> =
+        Box::pin(async move { Answer::of(router.oneshot(request).await.unwrap()).await });
+    assert!(futures::poll!(&mut answer).is_pending(), "the body is waited for");
+    (answer, sender)
+}
+
+#[tokio::test]
+async fn a_definition_is_served_though_the_request_that_made_it_was_dropped() {
+    let f = Fixture::new().await;
+    let mut latest = f.plane.shared.server.store.subscribe();
+    latest.borrow_and_update();
+    let mut request = Box::pin(f.post(CRDS, things()));
+    assert!(futures::poll!(&mut request).is_pending(), "the writer has it");
+    drop(request);
+    latest.changed().await.unwrap();
+    assert_eq!(f.get(THINGS).await.code, 200);
+    // The same of its end.
+    let path = format!("{CRDS}/things.example.com");
+    let mut request = Box::pin(f.delete(&path, json!({})));
+    assert!(futures::poll!(&mut request).is_pending());
+    drop(request);
+    f.until(THINGS, 404).await;
+}
+
+#[tokio::test]
+async fn an_object_is_not_stored_for_a_definition_that_went_while_its_body_was_under_way() {
+    let f = Fixture::with_things().await;
+    f.post(THINGS, thing("old", json!({"size": 1}))).await;
+    let (made, body) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let (applied, patch) = begun(
+        &f,
+        Method::PATCH,
+        &format!("{THINGS}/old?fieldManager=m"),
+        "application/apply-patch+yaml",
+    )
+    .await;
+    f.delete(&format!("{CRDS}/things.example.com"), json!({})).await;
+    f.until(&format!("{CRDS}/things.example.com"), 404).await;
+    body.unbounded_send(Ok(thing("late", json!({"size": 1})).to_string()))
+        .unwrap();
+    patch
+        .unbounded_send(Ok(thing("old", json!({"size": 2})).to_string()))
+        .unwrap();
+    drop((body, patch));
+    assert_eq!(made.await.code, 404);
+    assert_eq!(applied.await.code, 404);
+    assert_eq!(f.post(CRDS, things()).await.code, 201);
+    assert_eq!(f.get(THINGS).await.body["items"], json!([]));
+}
+
+#[tokio::test]
+async fn an_object_read_by_one_schema_is_not_stored_under_another() {
+    let f = Fixture::with_things().await;
+    let (made, body) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let (told, other) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let path = format!("{CRDS}/things.example.com");
+    // What is said of the definition beside its schemas does not matter.
+    assert_eq!(
+        f.merge(&path, json!({"metadata": {"labels": {"a": "b"}}})).await.code,
+        200
+    );
+    other
+        .unbounded_send(Ok(thing("a", json!({"size": 1})).to_string()))
+        .unwrap();
+    drop(other);
+    assert_eq!(told.await.code, 201);
+    let mut crd = f.get(&path).await.body;
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["extra"] =
+        json!({"type": "string", "default": "x"});
+    assert_eq!(f.put(&path, &crd).await.code, 200);
+    body.unbounded_send(Ok(thing("b", json!({"size": 1})).to_string()))
+        .unwrap();
+    drop(body);
+    let refused = made.await;
+    assert_eq!(
+        (refused.code, &refused.body["reason"]),
+        (503, &json!("ServiceUnavailable")),
+        "{}",
+        refused.text
+    );
+    assert_eq!(f.get(&format!("{THINGS}/b")).await.code, 404);
+}
+
 #[tokio::test]
 async fn the_documents_describe_the_kinds() {
     let f = Fixture::with_things().await;
