@@ -24,7 +24,7 @@ use crate::status::Named;
 use crate::storage::{Entry, Store, Version};
 
 pub use builtin::Builtin;
-pub use keeping::Schema;
+pub use keeping::{Keeping, Schema};
 
 /// A kind in one API group, with the versions in which it is served.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ pub struct Kind {
     pub stored: String,
     /// The keys of this kind start with this.
     pub prefix: String,
-    /// The schemas of all versions of a kind from a CRD.
-    pub schemas: Vec<Schema>,
+    /// How objects are kept.
+    pub keeping: Keeping,
     /// Where the kind comes from.
     pub origin: Origin,
 }
@@ -339,7 +339,13 @@ impl Catalog {
             let name = split_key(&entry.key).1.to_owned();
             let known = match compiled.get(&name) {
                 Some((version, kind)) if *version == entry.version => (*version, kind.clone()),
-                _ => (entry.version, defined(&entry).map(Arc::new)),
+                before => {
+                    let mut kind = defined(&entry);
+                    if let (Some(kind), Some((_, Some(before)))) = (&mut kind, before) {
+                        kind.follow(before);
+                    }
+                    (entry.version, kind.map(Arc::new))
+                }
             };
             next.insert(name, known);
         }

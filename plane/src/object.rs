@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -12,10 +13,10 @@ use crate::storage::{Document, Entry};
 
 /// Stored bytes that are no object.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read {what} back: {source}")]
+#[error("failed to read the stored object {key} back: {source}")]
 pub struct Unreadable {
-    /// The object, in words.
-    pub what: String,
+    /// The object's key.
+    pub key: Arc<str>,
     /// The cause.
     pub source: serde_json::Error,
 }
@@ -72,17 +73,9 @@ pub fn read(entry: &Entry) -> Result<Value, Unreadable> {
     read_as(entry)
 }
 
-/// Reads bytes in the stored form back into a value.
-pub fn parse(bytes: &[u8]) -> Result<Value, Unreadable> {
-    serde_json::from_slice(bytes).map_err(|source| Unreadable {
-        what: "a stored object".to_owned(),
-        source,
-    })
-}
-
 fn read_as<T: DeserializeOwned>(entry: &Entry) -> Result<T, Unreadable> {
     serde_json::from_slice(&entry.bytes).map_err(|source| Unreadable {
-        what: format!("the stored object {}", entry.key),
+        key: Arc::clone(&entry.key),
         source,
     })
 }

@@ -5,6 +5,7 @@ mod collect;
 mod custom;
 mod durability;
 mod kube_client;
+mod older;
 mod over_tls;
 mod replay;
 mod requests;

@@ -17,7 +17,7 @@ use crate::admission::error::FieldError;
 use crate::admission::selector::{FieldSelector, LabelSelector};
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
-use crate::object::{Unreadable, meta_of, parse, read, time};
+use crate::object::{Unreadable, meta_of, time};
 use crate::status::{ApiError, unsupported};
 use crate::storage::{Entry, Listing, Version};
 
@@ -69,18 +69,9 @@ impl Selection {
             let meta = meta_of(entry)?;
             json!({"metadata": {"name": meta.name, "namespace": meta.namespace, "labels": meta.labels}})
         } else {
-            view.from_stored(read(entry)?)
+            view.read(entry)?
         };
         Ok(self.labels.matches(&object) && self.fields.matches(&object))
-    }
-}
-
-/// Turns stored bytes into the object as a request sees it.
-pub fn shown(view: View<'_>, bytes: &Bytes) -> Result<Bytes, Unreadable> {
-    if view.is_stored_form() {
-        Ok(bytes.clone())
-    } else {
-        Ok(Bytes::from(view.from_stored(parse(bytes)?).to_string()))
     }
 }
 
@@ -104,13 +95,13 @@ pub fn include_object(call: &Call) -> Result<IncludeObject, ApiError> {
 }
 
 /// Answers with one object in the form that was asked for.
-pub fn respond(call: &Call, code: StatusCode, bytes: &Bytes) -> Result<Response, ApiError> {
+pub fn respond(call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, ApiError> {
     let view = call.target.view();
     let bytes = match negotiate::form(call.accept())? {
-        Form::Object => shown(view, bytes)?,
-        Form::Partial => Bytes::from(partial(&view.from_stored(parse(bytes)?)).to_string()),
+        Form::Object => view.bytes(entry)?,
+        Form::Partial => Bytes::from(partial(&view.read(entry)?).to_string()),
         Form::Table => {
-            let object = view.from_stored(parse(bytes)?);
+            let object = view.read(entry)?;
             let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
             let table = view.served.columns.render(
                 &[&object],
@@ -142,7 +133,7 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
         refuse_future(version, call.server.store.version())?;
     }
     let entry = call.server.entry(call.kind(), &call.target.namespace, name)?;
-    respond(call, StatusCode::OK, &entry.bytes)
+    respond(call, StatusCode::OK, &entry)
 }
 
 /// Refuses a version that has not been reached.
@@ -214,11 +205,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
     let metadata = Value::Object(metadata);
     let mut response = match form {
         Form::Table => {
-            let objects: Result<Vec<Value>, Unreadable> = page
-                .entries
-                .iter()
-                .map(|entry| Ok(view.from_stored(read(entry)?)))
-                .collect();
+            let objects: Result<Vec<Value>, Unreadable> = page.entries.iter().map(|entry| view.read(entry)).collect();
             let objects = objects?;
             let objects: Vec<&Value> = objects.iter().collect();
             let table = view.served.columns.render(
@@ -240,13 +227,15 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
                     Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
                     None => String::new(),
                 };
+                let target = call.target.clone();
                 stream_list(head, items, move |out, entry| {
-                    match entry.bytes.strip_prefix(told.as_bytes()) {
+                    let bytes = target.view().bytes(entry)?;
+                    match bytes.strip_prefix(told.as_bytes()) {
                         Some(rest) if !told.is_empty() => {
                             out.extend_from_slice(b"{");
                             out.extend_from_slice(rest);
                         }
-                        _ => out.extend_from_slice(&entry.bytes),
+                        _ => out.extend_from_slice(&bytes),
                     }
                     Ok(())
                 })?
@@ -254,7 +243,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
                 let target = call.target.clone();
                 stream_list(head, items, move |out, entry| {
                     let view = target.view();
-                    let mut object = view.from_stored(read(entry)?);
+                    let mut object = view.read(entry)?;
                     if view.kind.builtin().is_some() {
                         without_type(&mut object);
                     }
@@ -267,7 +256,7 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
             let target = call.target.clone();
             stream_list(head, page.entries, move |out, entry| {
-                let object = target.view().from_stored(read(entry)?);
+                let object = target.view().read(entry)?;
                 out.extend_from_slice(partial(&object).to_string().as_bytes());
                 Ok(())
             })?

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Call;
 use super::negotiate::{self, Form};
-use super::read::{Selection, deprecate, include_object, partial, shown};
+use super::read::{Selection, deprecate, include_object, partial};
 use crate::admission::error::FieldError;
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
 use crate::kinds::Origin;
-use crate::object::{Unreadable, parse, time};
+use crate::object::{Unreadable, time};
 use crate::server::Server;
 use crate::server::write::Target;
 use crate::status::{ApiError, unsupported};
@@ -168,7 +168,7 @@ impl Watch {
             if !self.meant(entry)? {
                 continue;
             }
-            self.event(&mut batch, "ADDED", &entry.bytes)?;
+            self.event(&mut batch, "ADDED", entry, None)?;
             count += 1;
             if count % BATCH == 0 {
                 self.waiting.push_back(batch.split().freeze());
@@ -214,13 +214,25 @@ impl Watch {
         batch.extend_from_slice(b"\n");
     }
 
-    fn event(&mut self, batch: &mut BytesMut, kind: &str, stored: &Bytes) -> Result<(), Unreadable> {
+    /// Tells of an object, or of one that was `removed` by a change.
+    fn event(
+        &mut self,
+        batch: &mut BytesMut,
+        kind: &str,
+        entry: &Entry,
+        removed: Option<Version>,
+    ) -> Result<(), Unreadable> {
         let view = self.target.view();
-        let object = match self.form {
-            Form::Object => shown(view, stored)?,
-            Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored)?)).to_string()),
-            Form::Table => {
-                let object = view.from_stored(parse(stored)?);
+        let read = || match removed {
+            Some(version) => view.last(entry, version),
+            None => view.read(entry),
+        };
+        let object = match (self.form, removed) {
+            (Form::Object, Some(version)) => view.last_bytes(entry, version)?,
+            (Form::Object, None) => view.bytes(entry)?,
+            (Form::Partial, _) => Bytes::from(partial(&read()?).to_string()),
+            (Form::Table, _) => {
+                let object = read()?;
                 Bytes::from(self.table(&object).to_string())
             }
         };
@@ -241,12 +253,9 @@ impl Watch {
         let before = meant(&change.before)?;
         let after = meant(&change.after)?;
         match (before, after) {
-            (None, Some(after)) => self.event(batch, "ADDED", &after.bytes),
-            (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after.bytes),
-            (Some(before), None) => {
-                let bytes = before.bytes_at(change.version);
-                self.event(batch, "DELETED", &bytes)
-            }
+            (None, Some(after)) => self.event(batch, "ADDED", &after, None),
+            (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after, None),
+            (Some(before), None) => self.event(batch, "DELETED", &before, Some(change.version)),
             (None, None) => Ok(()),
         }
     }

@@ -6,12 +6,12 @@ use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::query::Query;
-use super::read::{meant, respond, shown, without_type};
+use super::read::{meant, respond, without_type};
 use super::{Call, body, bytes_response, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
 use crate::kinds::split_key;
-use crate::object::{meta_mut, meta_str, parse};
+use crate::object::{meta_mut, meta_of, meta_str};
 use crate::server::delete::{DeleteOptions, Deleted, Propagation};
 use crate::server::write::{Outcome, WriteOptions};
 use crate::status::{ApiError, Named, unsupported};
@@ -84,7 +84,7 @@ impl Call {
         } else {
             StatusCode::OK
         };
-        let response = respond(self, code, &outcome.bytes)?;
+        let response = respond(self, code, &outcome.entry)?;
         Ok(warn(response, &outcome.warnings))
     }
 }
@@ -240,17 +240,17 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
         warnings.push(JOB_WARNING.to_owned());
     }
     let response = match call.server.delete(&call.target, &name, &options).await? {
-        Deleted::Waiting(bytes) => respond(&call, StatusCode::OK, &bytes)?,
-        Deleted::Gone(bytes) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &bytes)?,
-        Deleted::Gone(bytes) => {
-            let object = parse(&bytes)?;
+        Deleted::Waiting(entry) => respond(&call, StatusCode::OK, &entry)?,
+        Deleted::Gone(entry) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &entry)?,
+        Deleted::Gone(entry) => {
+            let uid = meta_of(&entry)?.uid;
             let mut details = Map::new();
             details.insert("name".into(), name.as_str().into());
             if !kind.group.is_empty() {
                 details.insert("group".into(), kind.group.as_str().into());
             }
             details.insert("kind".into(), kind.plural.as_str().into());
-            details.insert("uid".into(), meta_str(&object, "uid").into());
+            details.insert("uid".into(), uid.into());
             json_response(&json!({
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -275,8 +275,8 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
     for entry in entries {
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
-            Ok(Deleted::Gone(bytes) | Deleted::Waiting(bytes)) => {
-                let mut item = parse(&shown(view, &bytes)?)?;
+            Ok(Deleted::Gone(entry) | Deleted::Waiting(entry)) => {
+                let mut item = view.read(&entry)?;
                 if view.kind.builtin().is_some() {
                     without_type(&mut item);
                 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
+use super::{Keeping, Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -253,7 +253,7 @@ fn build(row: &'static Builtin) -> Kind {
         }],
         stored: api_version(home, row.version),
         prefix: format!("{}/{}/", if home.is_empty() { "core" } else { home }, row.plural),
-        schemas: Vec::new(),
+        keeping: Keeping::default(),
         origin: Origin::Builtin(row),
     }
 }

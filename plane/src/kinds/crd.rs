@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::builtin::Stamp;
-use super::{Kind, Origin, Schema, Served, Types, version_rank};
+use super::{Keeping, Kind, Origin, Schema, Served, Types, version_rank};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -239,6 +239,7 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         schemas.push(schema);
     }
     served.sort_by_key(|version| std::cmp::Reverse(version_rank(&version.name)));
+    let version = meta_str(crd, "resourceVersion").parse().unwrap_or(0);
     let storage = versions(crd).find(|version| version["storage"] == Value::Bool(true))?;
     Some(Kind {
         list_kind: text(&names["listKind"]).unwrap_or_else(|| format!("{kind}List")),
@@ -249,12 +250,12 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         versions: served,
         stored: super::api_version(&group, storage["name"].as_str()?),
         prefix: format!("{group}/{plural}/"),
-        schemas,
+        keeping: Keeping::new(schemas, version),
         origin: Origin::Custom {
             crd: meta_str(crd, "name").to_owned(),
             uid: meta_str(crd, "uid").to_owned(),
             terminating: !meta_str(crd, "deletionTimestamp").is_empty(),
-            version: meta_str(crd, "resourceVersion").parse().unwrap_or(0),
+            version,
         },
         group,
         kind,

@@ -50,8 +50,8 @@ pub type Change<'a> = dyn Fn(&Value, &mut Vec<String>) -> Result<Value, ApiError
 /// What a write left behind.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The object in its stored form.
-    pub bytes: Bytes,
+    /// The object as it is stored, or would be.
+    pub entry: Arc<Entry>,
     /// Whether the write made the object.
     pub created: bool,
     /// What the writer should know.
@@ -59,12 +59,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn of(entry: &Entry, warnings: Vec<String>) -> Outcome {
+    fn of(entry: Arc<Entry>, warnings: Vec<String>) -> Outcome {
         Outcome {
-            bytes: entry.bytes.clone(),
+            entry,
             created: false,
             warnings,
         }
+    }
+
+    /// What a write of `object` would leave behind, or what a write that removed it showed last.
+    fn tried(key: &Arc<str>, object: &Value, warnings: Vec<String>) -> Outcome {
+        let bytes = Bytes::from(object.to_string());
+        Outcome::of(Arc::new(Entry::tried(Arc::clone(key), bytes)), warnings)
     }
 }
 
@@ -151,9 +157,8 @@ impl Server {
                     return Err(ApiError::already_exists(kind.named(), &name));
                 }
                 return Ok(Outcome {
-                    bytes: Bytes::from(made.to_string()),
                     created: true,
-                    warnings,
+                    ..Outcome::tried(&key, &made, warnings)
                 });
             }
             let mut writes = vec![Write::Put {
@@ -172,7 +177,7 @@ impl Server {
                         .ok_or_else(|| ApiError::internal("a create left nothing behind"))?;
                     return Ok(Outcome {
                         created: true,
-                        ..Outcome::of(&entry, warnings)
+                        ..Outcome::of(entry, warnings)
                     });
                 }
                 Err(CommitError::Precondition { key: failed, .. }) if failed == key => {
@@ -224,8 +229,10 @@ impl Server {
         for _ in 0..TRIES {
             let guard = self.definition_guard(kind, name, false)?;
             let entry = self.entry(kind, &target.namespace, name)?;
-            let stored = read(&entry)?;
-            let live = view.from_stored(stored);
+            // What an older schema left is written anew with whatever the write is about, be it nothing.
+            let renewed = kind.renewed(&entry)?;
+            let stale = renewed.is_some();
+            let live = view.from_stored(renewed.map_or_else(|| read(&entry), Ok)?);
             let mut warnings = Vec::new();
             let changed = change(&live, &mut warnings)
                 .and_then(|new| admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings));
@@ -244,17 +251,15 @@ impl Server {
                 }
                 Err(error) => return Err(error.with_warnings(warnings)),
             };
-            if same(&live, &new) {
-                return Ok(Outcome::of(&entry, warnings));
+            let unchanged = same(&live, &new);
+            if unchanged && !stale {
+                return Ok(Outcome::of(entry, warnings));
             }
+            let new = if unchanged { live } else { new };
             let gone = admit::is_gone(kind, &new);
             let new = view.to_stored(new);
             if options.dry_run {
-                return Ok(Outcome {
-                    bytes: Bytes::from(new.to_string()),
-                    created: false,
-                    warnings,
-                });
+                return Ok(Outcome::tried(&entry.key, &new, warnings));
             }
             let key = Arc::clone(&entry.key);
             let write = if gone {
@@ -275,12 +280,8 @@ impl Server {
             match committed {
                 Ok(changes) => {
                     return Ok(match changes.first().and_then(|change| change.after.clone()) {
-                        Some(entry) => Outcome::of(&entry, warnings),
-                        None => Outcome {
-                            bytes: Bytes::from(new.to_string()),
-                            created: false,
-                            warnings,
-                        },
+                        Some(entry) => Outcome::of(entry, warnings),
+                        None => Outcome::tried(&entry.key, &new, warnings),
                     });
                 }
                 Err(CommitError::Precondition { .. }) => {}
