@@ -251,6 +251,9 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
             call.count("delete");
             write::delete(call, body).await
         }
+        Method::DELETE if call.kind().builtin().is_some_and(|builtin| !builtin.deleted_together) => {
+            Err(ApiError::method_not_allowed())
+        }
         Method::DELETE => {
             call.count("deletecollection");
             write::delete_collection(call, body).await

@@ -46,6 +46,8 @@ pub struct Builtin {
     pub generation: bool,
     /// Whether objects are stored; reviews are only answered.
     pub stored: bool,
+    /// Whether a collection of objects may be deleted by one request.
+    pub deleted_together: bool,
     /// Whether an update may make an object.
     pub create_on_update: bool,
     /// Field paths that field selectors may use.
@@ -82,6 +84,7 @@ const PLAIN: Builtin = Builtin {
     status: false,
     generation: false,
     stored: true,
+    deleted_together: true,
     create_on_update: false,
     selectable: &[],
     normalise: None,
@@ -98,6 +101,7 @@ pub static BUILTINS: [Builtin; 13] = [
         short_names: &["ns"],
         namespaced: false,
         status: true,
+        deleted_together: false,
         selectable: &["status.phase"],
         create: namespace::create,
         ..PLAIN

@@ -61,6 +61,7 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
             405,
             "MethodNotAllowed",
         ),
+        (Method::DELETE, "/api/v1/namespaces", 405, "MethodNotAllowed"),
         (Method::GET, "/api/v1/configmaps?limit=x", 400, "BadRequest"),
         (Method::GET, "/api/v1/configmaps?continue=x", 400, "BadRequest"),
         (
@@ -88,6 +89,18 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.text);
         assert_eq!(answer.body["reason"].as_str().unwrap_or(""), reason, "{method} {path}");
     }
+    let told = f.get("/api/v1").await;
+    let resources = told.body["resources"].as_array().unwrap();
+    let told_of = |name: &str| {
+        let resource = resources.iter().find(|resource| resource["name"] == name).unwrap();
+        resource["verbs"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("deletecollection"))
+    };
+    assert!(told_of("configmaps") && !told_of("namespaces"), "{}", told.text);
+    let document = f.get("/openapi/v3/api/v1").await;
+    assert!(document.body["paths"]["/api/v1/namespaces"].get("delete").is_none());
 }
 
 #[tokio::test]
