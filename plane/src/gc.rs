@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::admit::Part;
-use crate::kinds::{Kind, claim, crd, split_key};
+use crate::kinds::{Kind, builtin, claim, crd, split_key};
 use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, read};
 use crate::server::Server;
 use crate::server::delete::{DeleteOptions, Propagation};
@@ -335,8 +335,12 @@ async fn empty_namespace(server: &Server, key: &str) -> Result<(), ApiError> {
     let kinds = server.catalog.kinds();
     let mut left = 0;
     for kind in kinds.iter().filter(|kind| kind.namespaced) {
-        let Some(version) = stored_version(kind) else {
-            continue;
+        let version = match stored_version(kind) {
+            Some(version) => version,
+            // A built-in kind that only shows another's objects.
+            None if kind.builtin().is_some() => continue,
+            // Objects are deleted as they are stored, whether or not a version is served.
+            None => 0,
         };
         let target = Target {
             kind: Arc::clone(kind),
@@ -358,18 +362,16 @@ async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
     if !finalizers(&object).contains(&crd::FINALIZER) {
         return Ok(());
     }
-    let group = object["spec"]["group"].as_str().unwrap_or("");
-    let plural = object["spec"]["names"]["plural"].as_str().unwrap_or("");
-    let kinds = server.catalog.kinds();
-    if let Some(kind) = kinds.resource(group, plural)
-        && !kind.versions.is_empty()
+    // Its objects are below its keys whether or not a version is served; a built-in kind's are not its own.
+    if let Some(kind) = crd::kind_of(&object)
+        && !builtin::kinds().iter().any(|builtin| builtin.prefix == kind.prefix)
     {
         let target = Target {
-            kind: Arc::clone(kind),
-            version: stored_version(kind).unwrap_or(0),
+            version: stored_version(&kind).unwrap_or(0),
+            kind: Arc::new(kind),
             namespace: String::new(),
         };
-        if empty(server, &target, &kind.prefix).await? > 0 {
+        if empty(server, &target, &target.kind.prefix).await? > 0 {
             return Ok(());
         }
     }

@@ -197,7 +197,15 @@ pub struct Kinds {
 impl Kinds {
     fn new(kinds: Vec<Arc<Kind>>) -> Kinds {
         let mut all = Kinds::default();
+        // Built-in kinds come first.
         for kind in kinds {
+            let taken = all
+                .resource(&kind.group, &kind.plural)
+                .or(all.kind(&kind.group, &kind.kind));
+            if taken.is_some_and(|taken| taken.builtin().is_some()) {
+                tracing::error!(group = %kind.group, plural = %kind.plural, "a definition has the name of a built-in kind and is not served");
+                continue;
+            }
             all.by_resource
                 .insert((kind.group.clone(), kind.plural.clone()), Arc::clone(&kind));
             all.groups.entry(kind.group.clone()).or_default().push(kind);

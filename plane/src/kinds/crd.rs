@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::builtin::Stamp;
+use super::builtin::{self, Stamp};
 use super::{Keeping, Kind, Origin, Schema, Served, Types, version_rank};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
@@ -37,7 +37,7 @@ pub fn note_stored(crd: &mut Value, _: &Stamp) {
     }
 }
 
-/// The names that other definitions of a group were given.
+/// The names that the built-in kinds and the other definitions of a group were given.
 #[derive(Debug, Default)]
 pub struct Taken {
     resources: BTreeSet<String>,
@@ -45,9 +45,16 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Collects the accepted names of `others` in the group of `crd`.
+    /// Collects the names of built-in kinds, and the accepted ones of `others`, in the group of `crd`.
     pub fn of(crd: &Value, others: impl Iterator<Item = Value>) -> Taken {
         let mut taken = Taken::default();
+        let group = &crd["spec"]["group"];
+        for row in builtin::BUILTINS.iter().filter(|row| *group == row.group) {
+            let short = row.short_names.iter().map(|name| (*name).to_owned());
+            taken.resources.extend(short);
+            taken.resources.extend([row.plural.to_owned(), row.kind.to_lowercase()]);
+            taken.kinds.extend([row.kind.to_owned(), format!("{}List", row.kind)]);
+        }
         for other in others {
             if other["spec"]["group"] != crd["spec"]["group"] || meta_str(&other, "name") == meta_str(crd, "name") {
                 continue;
@@ -215,6 +222,11 @@ pub fn compile(crd: &Value) -> Option<Kind> {
     if !established {
         return None;
     }
+    kind_of(crd)
+}
+
+/// Builds the kind of a CRD, established or not.
+pub fn kind_of(crd: &Value) -> Option<Kind> {
     let spec = &crd["spec"];
     let names = &spec["names"];
     let text = |value: &Value| value.as_str().map(str::to_owned);

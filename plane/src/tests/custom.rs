@@ -398,3 +398,72 @@ async fn the_documents_describe_the_kinds() {
     assert!(other.text.contains("2.0"), "{}", other.text);
     assert_eq!(f.accept("/openapi/v2", "application/xml").await.code, 406);
 }
+
+#[tokio::test]
+async fn a_definition_does_not_take_the_place_of_a_built_in_kind() {
+    let f = Fixture::new().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}});
+    assert_eq!(f.post(leases, lease).await.code, 201);
+    let mut crd = things();
+    crd["metadata"] = json!({"name": "leases.coordination.k8s.io", "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}});
+    crd["spec"]["group"] = json!("coordination.k8s.io");
+    crd["spec"]["names"] = json!({"plural": "leases", "kind": "Thing"});
+    let made = f.post(CRDS, crd).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let accepted = &made.body["status"]["conditions"][0];
+    assert_eq!(
+        (&accepted["type"], &accepted["status"]),
+        (&json!("NamesAccepted"), &json!("False")),
+        "{}",
+        made.text
+    );
+    assert_eq!(accepted["message"], "\"leases\" is already in use");
+    // Nor does one that an earlier program accepted.
+    let key = "apiextensions.k8s.io/customresourcedefinitions//leases.coordination.k8s.io";
+    let store = &f.plane.shared.server.store;
+    let entry = store.get(key).unwrap();
+    let mut established = crate::object::read(&entry).unwrap();
+    established["status"]["conditions"][1]["status"] = json!("True");
+    let write = crate::storage::Write::Put {
+        key: std::sync::Arc::clone(&entry.key),
+        document: crate::object::to_document(&established),
+        expect: crate::storage::Expect::Version(entry.version),
+    };
+    store.commit(vec![write]).await.unwrap();
+    let found = f.get(&format!("{leases}/l")).await;
+    assert_eq!(found.body["kind"], "Lease", "{}", found.text);
+    let told = f.get("/apis/coordination.k8s.io/v1").await;
+    assert_eq!(told.body["resources"].as_array().unwrap().len(), 1, "{}", told.text);
+    // Nor do the built-in objects go with it.
+    let path = format!("{CRDS}/leases.coordination.k8s.io");
+    f.delete(&path, json!({})).await;
+    f.until(&path, 404).await;
+    assert_eq!(f.get(&format!("{leases}/l")).await.code, 200);
+}
+
+#[tokio::test]
+async fn objects_that_no_version_serves_go_with_their_definition_and_their_namespace() {
+    for of_namespace in [true, false] {
+        let f = Fixture::with_things().await;
+        f.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await;
+        let made = f
+            .post(
+                "/apis/example.com/v1/namespaces/n/things",
+                thing("a", json!({"size": 1})),
+            )
+            .await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let path = format!("{CRDS}/things.example.com");
+        let mut crd = f.get(&path).await.body;
+        crd["spec"]["versions"][0]["served"] = json!(false);
+        assert_eq!(f.put(&path, &crd).await.code, 200);
+        let gone = if of_namespace { "/api/v1/namespaces/n" } else { &path };
+        f.delete(gone, json!({})).await;
+        f.until(gone, 404).await;
+        assert!(
+            f.plane.shared.server.store.get("example.com/things/n/a").is_none(),
+            "{gone}"
+        );
+    }
+}
