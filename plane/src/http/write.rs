@@ -10,7 +10,7 @@ use super::read::{meant, respond, without_type};
 use super::{Call, body, bytes_response, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
-use crate::kinds::split_key;
+use crate::kinds::{Kind, split_key};
 use crate::object::{meta_mut, meta_of, meta_str};
 use crate::server::delete::{DeleteOptions, Deleted, Propagation};
 use crate::server::write::{Outcome, WriteOptions};
@@ -117,31 +117,16 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     let mut warnings = Vec::new();
     let object = admit::decode(view, sent.object, &sent.repeated, options.validation, &mut warnings)?;
     let builtin = view.kind.builtin();
-    if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
-        // An object that is not there is told first.
-        if let Err(error) = call.server.entry(view.kind, &call.target.namespace, &name) {
-            return Err(error.with_warnings(warnings));
-        }
-        // Here kube-apiserver names the resource where else it names the kind.
-        let named = Named {
-            kind: &view.kind.plural,
-            ..view.kind.named()
-        };
-        return Err(ApiError::invalid(
-            named,
-            &name,
-            &[FieldError::invalid(
-                "metadata.resourceVersion",
-                0,
-                "must be specified for an update",
-            )],
-        )
-        .with_warnings(warnings));
-    }
+    let version = meta_str(&object, "resourceVersion");
+    let blind = matches!(version, "" | "0") && meta_str(&object, "name") == name;
+    let refused = blind && builtin.is_none_or(|builtin| builtin.version_required);
     let updated = call
         .server
         .update(&call.target, &name, call.part(), &options, &|_, told| {
             told.extend(warnings.iter().cloned());
+            if refused {
+                return Err(version_required(view.kind, &name));
+            }
             Ok(object.clone())
         })
         .await;
@@ -161,9 +146,26 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
             meta_mut(&mut object).remove("resourceVersion");
             call.server.create(&call.target, object, &options, warnings).await?
         }
+        // Whatever becomes of the object, what was sent was read.
+        Err(error) if error.code == 404 => return Err(error.with_warnings(warnings)),
         other => other?,
     };
     call.answer(&outcome)
+}
+
+/// Refuses an update that does not name the version that it is of.
+fn version_required(kind: &Kind, name: &str) -> ApiError {
+    // Here kube-apiserver names the resource where else it names the kind.
+    let named = Named {
+        kind: &kind.plural,
+        ..kind.named()
+    };
+    let words = "must be specified for an update";
+    ApiError::invalid(
+        named,
+        name,
+        &[FieldError::invalid("metadata.resourceVersion", 0, words)],
+    )
 }
 
 /// Answers the `finalize` subresource of namespaces.

@@ -48,6 +48,8 @@ pub struct Builtin {
     pub stored: bool,
     /// Whether a collection of objects may be deleted by one request.
     pub deleted_together: bool,
+    /// Whether an update must name the version that it is of, as updates of custom kinds must.
+    pub version_required: bool,
     /// Whether an update may make an object.
     pub create_on_update: bool,
     /// Field paths that field selectors may use.
@@ -85,6 +87,7 @@ const PLAIN: Builtin = Builtin {
     generation: false,
     stored: true,
     deleted_together: true,
+    version_required: false,
     create_on_update: false,
     selectable: &[],
     normalise: None,
@@ -170,6 +173,7 @@ pub static BUILTINS: [Builtin; 13] = [
         group: "coordination.k8s.io",
         kind: "Lease",
         plural: "leases",
+        version_required: true,
         create_on_update: true,
         ..PLAIN
     },
@@ -188,6 +192,7 @@ pub static BUILTINS: [Builtin; 13] = [
         plural: "customresourcedefinitions",
         short_names: &["crd", "crds"],
         categories: &["api-extensions"],
+        version_required: true,
         namespaced: false,
         status: true,
         generation: true,

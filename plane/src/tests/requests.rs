@@ -435,7 +435,30 @@ async fn a_lease_can_be_made_by_an_update() {
     let f = Fixture::new().await;
     let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15}});
-    assert_eq!(f.put(path, &lease).await.code, 201);
+    let made = f.put(path, &lease).await;
+    assert_eq!(made.code, 201);
+    // Once it is there, an update says which version it is of.
+    for version in ["", "0"] {
+        let mut blind = lease.clone();
+        blind["metadata"]["resourceVersion"] = json!(version);
+        let refused = f.put(path, &blind).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert_eq!(
+            refused.body["message"],
+            "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+        );
+    }
+    assert_eq!(f.put(path, &made.body).await.code, 200);
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    assert_eq!(f.post(definitions, things()).await.code, 201);
+    assert_eq!(
+        f.put(&format!("{definitions}/things.example.com"), &things())
+            .await
+            .code,
+        422
+    );
+    f.post(CMS, config_map("a")).await;
+    assert_eq!(f.put(&format!("{CMS}/a"), &config_map("a")).await.code, 200);
     assert_eq!(f.put(&format!("{CMS}/none"), &config_map("none")).await.code, 404);
 }
 
