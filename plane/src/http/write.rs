@@ -178,10 +178,10 @@ pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
     call.answer(&outcome)
 }
 
-fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> {
-    let query = &call.query;
+/// Reads the options of a deletion as they were sent.
+fn delete_options(sent: &Value) -> Result<DeleteOptions, ApiError> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let propagation = text(&sent["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
+    let propagation = text(&sent["propagationPolicy"]);
     let orphan = sent["orphanDependents"].as_bool();
     let propagation = match (propagation.as_deref(), orphan) {
         (None, None) => None,
@@ -206,28 +206,35 @@ fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> 
         let wrong = unsupported("dryRun", json!(asked), &["All"]);
         return Err(ApiError::options("DeleteOptions", wrong));
     }
-    let dry = !asked.is_empty();
-    let grace = match sent["gracePeriodSeconds"].as_i64() {
-        Some(seconds) => Some(seconds),
-        None => query.integer("gracePeriodSeconds")?,
-    };
     Ok(DeleteOptions {
         uid: text(&sent["preconditions"]["uid"]),
         version: text(&sent["preconditions"]["resourceVersion"]),
-        grace,
+        grace: sent["gracePeriodSeconds"].as_i64(),
         propagation,
-        dry_run: query.dry_run("DeleteOptions")? || dry,
+        dry_run: !asked.is_empty(),
     })
 }
 
+/// Gathers the options of a deletion from its query.
+fn options_of(query: &Query) -> Result<Value, ApiError> {
+    let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+    Ok(json!({
+        "propagationPolicy": query.get("propagationPolicy"),
+        "orphanDependents": orphan,
+        "gracePeriodSeconds": query.integer("gracePeriodSeconds")?,
+        "dryRun": query.all("dryRun"),
+    }))
+}
+
+/// Reads the options of a deletion: those in its body or, where it has none, those in its query.
 async fn read_options(call: &Call, sent: Body) -> Result<DeleteOptions, ApiError> {
     let bytes = body::read(sent).await?;
     let sent = if bytes.is_empty() {
-        Value::Null
+        options_of(&call.query)?
     } else {
         body::parse_yaml(&bytes)?
     };
-    delete_options(call, &sent)
+    delete_options(&sent)
 }
 
 const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";

@@ -178,13 +178,19 @@ async fn a_dry_run_answers_like_a_write_and_stores_nothing() {
     let path = format!("{CMS}/b?dryRun=All");
     let merged = f.merge(&path, json!({"data": {"k": "w"}})).await;
     assert_eq!(merged.body["data"]["k"], "w");
-    assert_eq!(f.delete(&path, json!({})).await.code, 200);
+    assert_eq!(f.send(Method::DELETE, &path, "", Body::empty()).await.code, 200);
     assert_eq!(
         f.delete(&format!("{CMS}/b"), json!({"dryRun": ["All"]})).await.code,
         200
     );
     assert_eq!(f.get(&format!("{CMS}/b")).await.body["data"]["k"], "v");
     assert_eq!(f.plane.latest_version(), before + 1);
+    // The query of a deletion that has a body says nothing, not even what is wrong.
+    assert_eq!(
+        f.delete(&format!("{path}&propagationPolicy=Odd"), json!({})).await.code,
+        200
+    );
+    assert_eq!(f.get(&format!("{CMS}/b")).await.code, 404);
 }
 
 #[tokio::test]
