@@ -562,3 +562,29 @@ async fn what_is_nested_too_deeply_to_be_read_back_is_refused_and_the_rest_can_b
     assert_eq!(f.delete(&path, json!({})).await.code, 200);
     assert_eq!(f.get(&path).await.code, 404);
 }
+
+#[tokio::test]
+async fn times_of_built_in_kinds_are_read_and_written_as_go_does() {
+    let f = Fixture::new().await;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |time: &str| json!({"metadata": {"name": "l"}, "spec": {"renewTime": time}});
+    for wrong in [
+        "2020-01-01T00:00:00Z",
+        "2020-01-01T00:00:00.123Z",
+        "2020-01-01t00:00:00.123456Z",
+    ] {
+        let refused = f.post(path, lease(wrong)).await;
+        assert_eq!(refused.code, 400, "{wrong}: {}", refused.text);
+        assert!(
+            refused.text.contains("2006-01-02T15:04:05.000000Z07:00"),
+            "{}",
+            refused.text
+        );
+    }
+    let made = f.post(path, lease("2020-01-01T03:00:00.123456+02:30")).await;
+    assert_eq!(
+        made.body["spec"]["renewTime"], "2020-01-01T00:30:00.123456Z",
+        "{}",
+        made.text
+    );
+}
