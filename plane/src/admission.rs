@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod builtin;
+pub mod depth;
 pub mod error;
 pub mod gofmt;
 pub mod names;

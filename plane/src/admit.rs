@@ -2,6 +2,7 @@
 
 mod decode;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::admission::apply::{self, Writer};
@@ -9,8 +10,9 @@ use crate::admission::builtin;
 use crate::admission::names::{validate_builtin_finalizers, validate_metadata, validate_metadata_update};
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
-use crate::object::{finalizers, meta_mut, meta_str, time};
+use crate::object::{Unreadable, finalizers, meta_mut, meta_str, read, time};
 use crate::status::{ApiError, Named};
+use crate::storage::{Entry, Version};
 
 pub use decode::{REPEATED_IN_YAML, decode, duplicate_field, each_warning};
 
@@ -70,6 +72,35 @@ impl View<'_> {
         self.kind.api_version(self.served)
     }
 
+    /// Reads a stored object in this version.
+    pub fn read(&self, entry: &Entry) -> Result<Value, Unreadable> {
+        Ok(self.from_stored(self.kind.object(entry)?))
+    }
+
+    /// Returns the bytes of a stored object in this version: those that are stored, where they can be handed out.
+    pub fn bytes(&self, entry: &Entry) -> Result<Bytes, Unreadable> {
+        match self.kind.renewed(entry)? {
+            None if self.is_stored_form() => Ok(entry.bytes.clone()),
+            None => Ok(self.from_stored(read(entry)?).to_string().into()),
+            Some(object) => Ok(self.from_stored(object).to_string().into()),
+        }
+    }
+
+    /// Returns the bytes of an object that another change removed, in this version.
+    pub fn last_bytes(&self, entry: &Entry, removed: Version) -> Result<Bytes, Unreadable> {
+        if self.is_stored_form() && self.kind.renewed(entry)?.is_none() {
+            return Ok(entry.bytes_at(removed));
+        }
+        Ok(self.last(entry, removed)?.to_string().into())
+    }
+
+    /// Reads an object that another change removed, in this version.
+    pub fn last(&self, entry: &Entry, removed: Version) -> Result<Value, Unreadable> {
+        let mut object = self.read(entry)?;
+        meta_mut(&mut object).insert("resourceVersion".into(), removed.to_string().into());
+        Ok(object)
+    }
+
     /// Tells whether stored bytes can be handed out as they are.
     pub fn is_stored_form(&self) -> bool {
         self.kind.stored == self.api_version()
@@ -80,38 +111,28 @@ impl View<'_> {
     }
 
     /// Turns a stored object into this version.
-    pub fn from_stored(&self, object: Value) -> Value {
-        if self.is_stored_form() {
-            return object;
-        }
+    pub fn from_stored(&self, mut object: Value) -> Value {
         if self.is_new_event() {
             return event::from_core(object);
         }
-        let mut object = object;
-        object["apiVersion"] = self.api_version().into();
+        let api_version = self.api_version();
+        if object["apiVersion"] != api_version {
+            object["apiVersion"] = api_version.into();
+            // What only the other version knows is not shown.
+            if let Some(schema) = &self.served.schema {
+                schema.prune(&mut object);
+            }
+        }
         object
     }
 
     /// Turns an object of this version into the stored form.
     pub fn to_stored(&self, object: Value) -> Value {
-        if self.is_stored_form() {
-            return object;
-        }
         if self.is_new_event() {
-            return event::to_core(object);
+            event::to_core(object)
+        } else {
+            self.kind.kept(object)
         }
-        let mut object = object;
-        object["apiVersion"] = self.kind.stored.as_str().into();
-        // What only this version knows is not stored.
-        let stored = self
-            .kind
-            .versions
-            .iter()
-            .find(|served| self.kind.api_version(served) == self.kind.stored);
-        if let Some(schema) = stored.and_then(|served| served.schema.as_ref()) {
-            schema.prune(&mut object);
-        }
-        object
     }
 }
 

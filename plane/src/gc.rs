@@ -14,8 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::admit::Part;
-use crate::kinds::{Kind, claim, crd, split_key};
-use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, parse};
+use crate::kinds::{Kind, builtin, claim, crd, split_key};
+use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, read};
 use crate::server::Server;
 use crate::server::delete::{DeleteOptions, Propagation};
 use crate::server::write::{Target, WriteOptions};
@@ -61,6 +61,8 @@ struct Collector {
     seen: Version,
     /// Keys of namespaces, CRDs and claims that are being deleted.
     emptying: BTreeSet<Arc<str>>,
+    /// Keys of objects that cannot be read: nothing is concluded from them.
+    unreadable: BTreeSet<Arc<str>>,
     /// Whether a definition went, whose names another one may wait for.
     freed: bool,
 }
@@ -71,6 +73,7 @@ impl Collector {
             graph: Graph::default(),
             seen: 0,
             emptying: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             freed: true,
         };
         collector.reload(server);
@@ -82,6 +85,7 @@ impl Collector {
         self.graph = Graph::default();
         self.freed = true;
         self.emptying.clear();
+        self.unreadable.clear();
         if let Ok(listing) = server.store.list("", None, None) {
             self.seen = listing.version;
             for entry in &listing.entries {
@@ -95,7 +99,16 @@ impl Collector {
             return;
         }
         self.freed |= key.starts_with(crd::PREFIX);
-        let meta: Option<Meta> = entry.map(|entry| meta_of(&entry.bytes));
+        self.unreadable.remove(key);
+        let meta: Option<Meta> = match entry.map(|entry| meta_of(entry)).transpose() {
+            Ok(meta) => meta,
+            Err(error) => {
+                // Whoever it owns, and whether it is to go, is not known: it stays as it was.
+                tracing::error!(%error, "nothing is collected that an unreadable object may own");
+                self.unreadable.insert(Arc::clone(key));
+                return;
+            }
+        };
         if [NAMESPACES, CLAIMS, crd::PREFIX]
             .iter()
             .any(|prefix| key.starts_with(prefix))
@@ -132,7 +145,11 @@ impl Collector {
             let kinds = server.catalog.kinds();
             let served = |owner: &Owner| {
                 let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-                kinds.kind(group, &owner.kind).is_some()
+                let hidden = |kind: &Kind| {
+                    let may_be = |key: &Arc<str>| key.starts_with(&kind.prefix) && split_key(key).1 == owner.name;
+                    self.unreadable.iter().any(may_be)
+                };
+                kinds.kind(group, &owner.kind).is_some_and(|kind| !hidden(kind))
             };
             for action in self.graph.plan(served) {
                 if let Err(error) = carry_out(server, &action).await {
@@ -178,7 +195,7 @@ async fn give_names(server: &Server) -> bool {
     let mut done = true;
     for entry in entries
         .iter()
-        .filter(|entry| crd::waits_for_names(&parse(&entry.bytes)))
+        .filter(|entry| read(entry).is_ok_and(|crd| crd::waits_for_names(&crd)))
     {
         let Ok((target, name)) = target(server, &entry.key) else {
             continue;
@@ -318,8 +335,12 @@ async fn empty_namespace(server: &Server, key: &str) -> Result<(), ApiError> {
     let kinds = server.catalog.kinds();
     let mut left = 0;
     for kind in kinds.iter().filter(|kind| kind.namespaced) {
-        let Some(version) = stored_version(kind) else {
-            continue;
+        let version = match stored_version(kind) {
+            Some(version) => version,
+            // A built-in kind that only shows another's objects.
+            None if kind.builtin().is_some() => continue,
+            // Objects are deleted as they are stored, whether or not a version is served.
+            None => 0,
         };
         let target = Target {
             kind: Arc::clone(kind),
@@ -337,22 +358,20 @@ async fn empty_namespace(server: &Server, key: &str) -> Result<(), ApiError> {
 
 async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
     let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
-    let object = parse(&entry.bytes);
+    let object = read(&entry)?;
     if !finalizers(&object).contains(&crd::FINALIZER) {
         return Ok(());
     }
-    let group = object["spec"]["group"].as_str().unwrap_or("");
-    let plural = object["spec"]["names"]["plural"].as_str().unwrap_or("");
-    let kinds = server.catalog.kinds();
-    if let Some(kind) = kinds.resource(group, plural)
-        && !kind.versions.is_empty()
+    // Its objects are below its keys whether or not a version is served; a built-in kind's are not its own.
+    if let Some(kind) = crd::kind_of(&object)
+        && !builtin::kinds().iter().any(|builtin| builtin.prefix == kind.prefix)
     {
         let target = Target {
-            kind: Arc::clone(kind),
-            version: stored_version(kind).unwrap_or(0),
+            version: stored_version(&kind).unwrap_or(0),
+            kind: Arc::new(kind),
             namespace: String::new(),
         };
-        if empty(server, &target, &kind.prefix).await? > 0 {
+        if empty(server, &target, &target.kind.prefix).await? > 0 {
             return Ok(());
         }
     }
@@ -366,14 +385,15 @@ async fn empty_crd(server: &Server, key: &str) -> Result<(), ApiError> {
 async fn release_claim(server: &Server, key: &str) -> Result<(), ApiError> {
     let (namespace, name) = split_key(key);
     let entry = server.store.get(key).ok_or_else(ApiError::no_such_resource)?;
-    let object = parse(&entry.bytes);
+    let object = read(&entry)?;
     if !finalizers(&object).contains(&claim::FINALIZER) {
         return Ok(());
     }
     let pods = server.store.list(&format!("{PODS}{namespace}/"), None, None)?;
-    let used = |entry: &Arc<Entry>| claim::is_used_by(name, &parse(&entry.bytes));
-    if pods.entries.iter().any(used) {
-        return Ok(());
+    for pod in &pods.entries {
+        if claim::is_used_by(name, &read(pod)?) {
+            return Ok(());
+        }
     }
     change(server, key, meta_str(&object, "uid"), &|object| {
         drop_finalizer(object, claim::FINALIZER);
@@ -388,7 +408,13 @@ async fn expire_events(server: &Server) {
     };
     let now = Timestamp::now();
     for entry in listing.entries {
-        let event = parse(&entry.bytes);
+        let event = match read(&entry) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(%error, "an event is kept");
+                continue;
+            }
+        };
         let newest = [
             &event["lastTimestamp"],
             &event["series"]["lastObservedTime"],

@@ -15,12 +15,14 @@ mod review;
 mod watch;
 mod write;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -49,10 +51,21 @@ struct Call {
     headers: HeaderMap,
 }
 
+/// Answers a request; one that makes the server panic fails alone, and its client is told.
 async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
-    match route(server, request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    // What a request shares with others is the store, which its own thread writes, and locks that outlive a panic.
+    let answered = AssertUnwindSafe(route(server, request)).catch_unwind().await;
+    match answered {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => {
+            tracing::error!(%asked, "a request made the server panic");
+            ApiError::internal(format!(
+                "{asked} made the server panic; its log says where, please report it"
+            ))
+            .into_response()
+        }
     }
 }
 
@@ -237,6 +250,9 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
         Method::DELETE if named => {
             call.count("delete");
             write::delete(call, body).await
+        }
+        Method::DELETE if call.kind().builtin().is_some_and(|builtin| !builtin.deleted_together) => {
+            Err(ApiError::method_not_allowed())
         }
         Method::DELETE => {
             call.count("deletecollection");

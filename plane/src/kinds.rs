@@ -5,23 +5,26 @@ pub mod claim;
 pub mod crd;
 pub mod event;
 pub mod job;
+mod keeping;
 pub mod namespace;
 pub mod pod;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::admission::names::NameRule;
 use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
+use crate::object::read;
 use crate::status::Named;
-use crate::storage::{Store, Version};
+use crate::storage::{Entry, Store, Version};
 
 pub use builtin::Builtin;
+pub use keeping::{Keeping, Schema};
 
 /// A kind in one API group, with the versions in which it is served.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Kind {
     pub stored: String,
     /// The keys of this kind start with this.
     pub prefix: String,
+    /// How objects are kept.
+    pub keeping: Keeping,
     /// Where the kind comes from.
     pub origin: Origin,
 }
@@ -105,6 +110,8 @@ pub enum Origin {
         uid: String,
         /// Whether the CRD is being deleted.
         terminating: bool,
+        /// The change that wrote the CRD.
+        version: Version,
     },
 }
 
@@ -190,7 +197,15 @@ pub struct Kinds {
 impl Kinds {
     fn new(kinds: Vec<Arc<Kind>>) -> Kinds {
         let mut all = Kinds::default();
+        // Built-in kinds come first.
         for kind in kinds {
+            let taken = all
+                .resource(&kind.group, &kind.plural)
+                .or(all.kind(&kind.group, &kind.kind));
+            if taken.is_some_and(|taken| taken.builtin().is_some()) {
+                tracing::error!(group = %kind.group, plural = %kind.plural, "a definition has the name of a built-in kind and is not served");
+                continue;
+            }
             all.by_resource
                 .insert((kind.group.clone(), kind.plural.clone()), Arc::clone(&kind));
             all.groups.entry(kind.group.clone()).or_default().push(kind);
@@ -270,53 +285,75 @@ pub fn version_rank(name: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
 /// What became of a CRD, with the change that wrote it.
 type Compiled = (Version, Option<Arc<Kind>>);
 
-/// The catalogue of kinds, kept true to the CRDs in the store.
-#[derive(Debug)]
+/// Builds the kind that a stored CRD defines.
+fn defined(entry: &Entry) -> Option<Kind> {
+    match read(entry) {
+        Ok(crd) => crd::compile(&crd),
+        Err(error) => {
+            tracing::error!(%error, "a definition's kind is not served");
+            None
+        }
+    }
+}
+
+/// The catalogue of kinds. Whoever asks for them brings it up to date with the CRDs in the store, so that what was
+/// committed is served whether or not the request that wrote it came to its end.
 pub struct Catalog {
+    store: Store,
     current: RwLock<Arc<Kinds>>,
-    /// Tells of every refresh.
-    refreshed: watch::Sender<()>,
+    /// The version of the store up to which `current` is true.
+    seen: AtomicU64,
     compiled: Mutex<HashMap<String, Compiled>>,
 }
 
 impl Catalog {
-    /// Builds the catalogue from what is stored.
-    pub fn new(store: &Store) -> Catalog {
+    /// Makes a catalogue of what is stored.
+    pub fn new(store: Store) -> Catalog {
         let catalog = Catalog {
+            store,
             current: RwLock::new(Arc::new(Kinds::default())),
-            refreshed: watch::Sender::new(()),
+            seen: AtomicU64::new(0),
             compiled: Mutex::new(HashMap::new()),
         };
-        catalog.refresh(store);
+        catalog.rebuild(&mut lock(&catalog.compiled));
         catalog
     }
 
-    /// Returns the kinds as they are now.
+    /// Returns the kinds as the store defines them now.
     pub fn kinds(&self) -> Arc<Kinds> {
+        if self.seen.load(Ordering::Acquire) < self.store.version() {
+            self.follow();
+        }
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns a receiver that is told when the kinds may have changed.
-    pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.refreshed.subscribe()
+    /// Takes in what was committed since the last time.
+    fn follow(&self) {
+        let mut compiled = lock(&self.compiled);
+        let seen = self.seen.load(Ordering::Acquire);
+        match self.store.changes_since(crd::PREFIX, seen) {
+            Ok((changes, version)) if changes.is_empty() => self.seen.store(version, Ordering::Release),
+            _ => self.rebuild(&mut compiled),
+        }
     }
 
     /// Compiles the CRDs that changed since the last time.
-    pub fn refresh(&self, store: &Store) {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = store
-            .list(crd::PREFIX, None, None)
-            .map(|listing| listing.entries)
-            .unwrap_or_default();
+    fn rebuild(&self, compiled: &mut HashMap<String, Compiled>) {
+        let Ok(listing) = self.store.list(crd::PREFIX, None, None) else {
+            return;
+        };
         let mut next = HashMap::new();
-        for entry in entries {
+        for entry in listing.entries {
             let name = split_key(&entry.key).1.to_owned();
             let known = match compiled.get(&name) {
                 Some((version, kind)) if *version == entry.version => (*version, kind.clone()),
-                _ => (
-                    entry.version,
-                    crd::compile(&crate::object::parse(&entry.bytes)).map(Arc::new),
-                ),
+                before => {
+                    let mut kind = defined(&entry);
+                    if let (Some(kind), Some((_, Some(before)))) = (&mut kind, before) {
+                        kind.follow(before);
+                    }
+                    (entry.version, kind.map(Arc::new))
+                }
             };
             next.insert(name, known);
         }
@@ -324,8 +361,12 @@ impl Catalog {
         kinds.extend(next.values().filter_map(|(_, kind)| kind.clone()));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Kinds::new(kinds));
         *compiled = next;
-        self.refreshed.send_replace(());
+        self.seen.store(listing.version, Ordering::Release);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,12 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::storage::Document;
+use crate::storage::{Document, Entry};
+
+/// Stored bytes that are no object.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read the stored object {key} back: {source}")]
+pub struct Unreadable {
+    /// The object's key.
+    pub key: Arc<str>,
+    /// The cause.
+    pub source: serde_json::Error,
+}
 
 /// The metadata that selectors and the collector need, read without the rest of the object.
 #[derive(Debug, Default, Clone, PartialEq, Deserialize)]
@@ -51,16 +63,21 @@ struct Partial {
     metadata: Meta,
 }
 
-/// Reads the metadata of stored bytes.
-pub fn meta_of(bytes: &[u8]) -> Meta {
-    serde_json::from_slice::<Partial>(bytes)
-        .map(|partial| partial.metadata)
-        .unwrap_or_default()
+/// Reads the metadata of a stored object.
+pub fn meta_of(entry: &Entry) -> Result<Meta, Unreadable> {
+    read_as::<Partial>(entry).map(|partial| partial.metadata)
 }
 
-/// Reads stored bytes back into a value.
-pub fn parse(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes).unwrap_or(Value::Null)
+/// Reads a stored object back into a value.
+pub fn read(entry: &Entry) -> Result<Value, Unreadable> {
+    read_as(entry)
+}
+
+fn read_as<T: DeserializeOwned>(entry: &Entry) -> Result<T, Unreadable> {
+    serde_json::from_slice(&entry.bytes).map_err(|source| Unreadable {
+        key: Arc::clone(&entry.key),
+        source,
+    })
 }
 
 /// Returns a string field of the metadata, or an empty string.

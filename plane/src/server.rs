@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::Rng;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::kinds::builtin::Stamp;
-use crate::kinds::{Catalog, Kind};
-use crate::object::parse;
+use crate::kinds::{Catalog, Kind, Origin, crd};
+use crate::object::read;
 use crate::pod_logs::PodLogs;
 use crate::status::{ApiError, Named};
 use crate::storage::{Entry, Store, Write};
@@ -52,7 +51,7 @@ impl Server {
     /// Makes a server over an open store.
     pub fn new(store: Store, git_version: String, bookmark_every: Duration) -> Server {
         Server {
-            catalog: Catalog::new(&store),
+            catalog: Catalog::new(store.clone()),
             store,
             counters: Counters::default(),
             stopping: CancellationToken::new(),
@@ -87,7 +86,7 @@ impl Server {
             .store
             .get(&key)
             .ok_or_else(|| ApiError::not_found(NAMESPACES, namespace))?;
-        let object: Value = parse(&entry.bytes);
+        let object = read(&entry)?;
         if !object["metadata"]["deletionTimestamp"].is_null() {
             return Err(ApiError::terminating(kind.named(), name, namespace));
         }
@@ -95,6 +94,44 @@ impl Server {
             key,
             expect: entry.version,
         })
+    }
+
+    /// Makes the precondition that the definition of a custom kind stays as it is, for a write of its objects: none for
+    /// a built-in kind. A kind that is not defined any more is refused, and so is one that is now defined otherwise
+    /// than the request read it; `creates` tells whether an object is made.
+    fn definition_guard(&self, kind: &Kind, name: &str, creates: bool) -> Result<Option<Write>, ApiError> {
+        let Origin::Custom { crd, uid, .. } = &kind.origin else {
+            return Ok(None);
+        };
+        let kinds = self.catalog.kinds();
+        let now = kinds.resource(&kind.group, &kind.plural);
+        match now.map(|now| (now, &now.origin)) {
+            Some((
+                now,
+                Origin::Custom {
+                    uid: known,
+                    terminating,
+                    version,
+                    ..
+                },
+            )) if known == uid => {
+                if *terminating && creates {
+                    return Err(ApiError::forbidden(
+                        kind.named(),
+                        name,
+                        "create not allowed while custom resource definition is terminating",
+                    ));
+                }
+                if !now.keeps_as(kind) {
+                    return Err(ApiError::changed(kind.named()));
+                }
+                Ok(Some(Write::Require {
+                    key: Arc::from(format!("{}/{crd}", crd::PREFIX)),
+                    expect: *version,
+                }))
+            }
+            _ => Err(ApiError::unknown_path()),
+        }
     }
 
     /// Makes the time and identity of a write.

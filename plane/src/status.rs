@@ -5,6 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::admission::error::{FieldError, invalid_status};
+use crate::object::Unreadable;
 use crate::storage::{CommitError, Expired};
 
 /// Makes an error about a value that is none of `supported`.
@@ -173,6 +174,22 @@ impl ApiError {
         .about(named, name)
     }
 
+    /// A write of a custom kind whose definition changed while it was under way: kube-apiserver says so too while it
+    /// takes up a definition.
+    pub fn changed(named: Named<'_>) -> ApiError {
+        ApiError {
+            details: Some(json!({"retryAfterSeconds": 1})),
+            ..ApiError::new(
+                503,
+                "ServiceUnavailable",
+                format!(
+                    "the definition of {} changed while the request was under way; try again",
+                    named.resource()
+                ),
+            )
+        }
+    }
+
     /// New content for a namespace that is going away.
     pub fn terminating(named: Named<'_>, name: &str, namespace: &str) -> ApiError {
         let mut error = ApiError::forbidden(
@@ -317,6 +334,12 @@ impl ApiError {
             map.insert("code".into(), self.code.into());
         }
         status
+    }
+}
+
+impl From<Unreadable> for ApiError {
+    fn from(error: Unreadable) -> Self {
+        ApiError::internal(error.to_string())
     }
 }
 

@@ -35,6 +35,16 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Makes a value that is not stored: what a write that is only tried would leave behind.
+    pub fn tried(key: Arc<str>, bytes: Bytes) -> Entry {
+        Entry {
+            key,
+            version: Version::MAX,
+            bytes,
+            version_at: 0,
+        }
+    }
+
     /// Returns the value's bytes with another version written into it.
     pub fn bytes_at(&self, version: Version) -> Bytes {
         let at = self.version_at as usize;

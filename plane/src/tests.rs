@@ -5,6 +5,7 @@ mod collect;
 mod custom;
 mod durability;
 mod kube_client;
+mod older;
 mod over_tls;
 mod replay;
 mod requests;
@@ -30,6 +31,20 @@ struct Answer {
     headers: HeaderMap,
     body: Value,
     text: String,
+}
+
+impl Answer {
+    async fn of(response: axum::response::Response) -> Answer {
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer {
+            code: parts.status.as_u16(),
+            headers: parts.headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
+    }
 }
 
 impl Fixture {
@@ -77,16 +92,7 @@ impl Fixture {
     }
 
     async fn request(&self, request: Request<Body>) -> Answer {
-        let response = self.plane.router().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answer {
-            code: parts.status.as_u16(),
-            headers: parts.headers,
-            body: serde_json::from_str(&text).unwrap_or(Value::Null),
-            text,
-        }
+        Answer::of(self.plane.router().oneshot(request).await.unwrap()).await
     }
 
     async fn get(&self, path: &str) -> Answer {

@@ -4,6 +4,7 @@ pub mod crd;
 pub(super) mod decode;
 mod defaults;
 pub mod definitions;
+mod gotime;
 mod validate;
 
 use serde_json::Value;

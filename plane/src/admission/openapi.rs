@@ -293,7 +293,12 @@ fn paths(served: &[Served<'_>], dialect: Dialect) -> BTreeMap<String, Value> {
             entry.insert("parameters".to_owned(), parameters.into());
             Value::Object(entry)
         };
-        out.insert(collection, operations(false, &["get", "post", "delete"]));
+        let together: &[&str] = match (one.group, one.plural) {
+            // Namespaces are deleted one by one.
+            ("", "namespaces") => &["get", "post"],
+            _ => &["get", "post", "delete"],
+        };
+        out.insert(collection, operations(false, together));
         out.insert(item.clone(), operations(true, &["get", "put", "patch", "delete"]));
         if one.status {
             out.insert(format!("{item}/status"), operations(true, &["get", "put", "patch"]));

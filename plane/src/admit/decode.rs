@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::{FieldValidation, View};
-use crate::admission::builtin;
 use crate::admission::error::FieldError;
+use crate::admission::{builtin, depth};
 use crate::object::meta_str;
 use crate::status::{ApiError, Named};
 
@@ -23,6 +23,7 @@ pub fn decode(
     if !object.is_object() {
         return Err(unreadable(view, "the body is no object"));
     }
+    depth::check(&object).map_err(|error| unreadable(view, &error))?;
     for (at, wanted, words) in [
         ("apiVersion", api_version.as_str(), "API version"),
         ("kind", kind.kind.as_str(), "kind"),

@@ -21,6 +21,8 @@ const VERBS: [&str; 8] = [
     "update",
     "watch",
 ];
+/// Those of a kind whose objects are deleted one by one.
+const SINGLE_VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
 /// The same, in the order in which kube-apiserver tells them of custom kinds.
 const CUSTOM_VERBS: [&str; 8] = [
     "delete",
@@ -148,6 +150,7 @@ fn with_optional(mut entry: Value, kind: &Kind) -> Value {
 fn verbs(kind: &Kind) -> &'static [&'static str] {
     match kind.builtin() {
         Some(builtin) if !builtin.stored => &VERBS[..1],
+        Some(builtin) if !builtin.deleted_together => &SINGLE_VERBS,
         Some(_) => &VERBS,
         None => &CUSTOM_VERBS,
     }

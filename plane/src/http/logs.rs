@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Call;
 use crate::admission::error::FieldError;
-use crate::object::{meta_str, parse};
+use crate::object::{meta_str, read};
 use crate::pod_logs::{LogError, LogRequest};
 use crate::status::{ApiError, Named};
 
@@ -15,7 +15,7 @@ use crate::status::{ApiError, Named};
 pub async fn log(call: Call) -> Result<Response, ApiError> {
     let name = call.name.clone().unwrap_or_default();
     let entry = call.server.entry(call.kind(), &call.target.namespace, &name)?;
-    let pod = parse(&entry.bytes);
+    let pod = read(&entry)?;
     let limits = limits(&call, &name)?;
     let container = container(&pod, &name, call.query.get("container"))?;
     let since_time = call.query.get("sinceTime").map(str::to_owned);

@@ -21,6 +21,15 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// Returns what is given for a parameter and not empty.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let given = self.0.iter().filter(|(key, _)| key == name);
+        given
+            .map(|(_, value)| value.as_str())
+            .filter(|text| !text.is_empty())
+            .collect()
+    }
+
     /// Tells whether a parameter is set: `true`, `1`, or given without a value.
     pub fn flag(&self, name: &str) -> bool {
         self.0
@@ -61,11 +70,7 @@ impl Query {
     /// kind of the request's options in errors.
     pub fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
         let mut dry = false;
-        let given = self.0.iter().filter(|(key, _)| key == "dryRun");
-        let given: Vec<&str> = given
-            .map(|(_, value)| value.as_str())
-            .filter(|text| !text.is_empty())
-            .collect();
+        let given = self.all("dryRun");
         for value in &given {
             match *value {
                 "All" => dry = true,

@@ -17,7 +17,7 @@ use crate::admission::error::FieldError;
 use crate::admission::selector::{FieldSelector, LabelSelector};
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
-use crate::object::{meta_of, parse, time};
+use crate::object::{Unreadable, meta_of, time};
 use crate::status::{ApiError, unsupported};
 use crate::storage::{Entry, Listing, Version};
 
@@ -61,26 +61,17 @@ impl Selection {
     }
 
     /// Tells whether an object is meant.
-    pub fn matches(&self, view: View<'_>, bytes: &[u8]) -> bool {
+    pub fn matches(&self, view: View<'_>, entry: &Entry) -> Result<bool, Unreadable> {
         if self.is_all() {
-            return true;
+            return Ok(true);
         }
         let object = if self.metadata_only {
-            let meta = meta_of(bytes);
+            let meta = meta_of(entry)?;
             json!({"metadata": {"name": meta.name, "namespace": meta.namespace, "labels": meta.labels}})
         } else {
-            view.from_stored(parse(bytes))
+            view.read(entry)?
         };
-        self.labels.matches(&object) && self.fields.matches(&object)
-    }
-}
-
-/// Turns stored bytes into the object as a request sees it.
-pub fn shown(view: View<'_>, bytes: &Bytes) -> Bytes {
-    if view.is_stored_form() {
-        bytes.clone()
-    } else {
-        Bytes::from(view.from_stored(parse(bytes)).to_string())
+        Ok(self.labels.matches(&object) && self.fields.matches(&object))
     }
 }
 
@@ -104,13 +95,13 @@ pub fn include_object(call: &Call) -> Result<IncludeObject, ApiError> {
 }
 
 /// Answers with one object in the form that was asked for.
-pub fn respond(call: &Call, code: StatusCode, bytes: &Bytes) -> Result<Response, ApiError> {
+pub fn respond(call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, ApiError> {
     let view = call.target.view();
     let bytes = match negotiate::form(call.accept())? {
-        Form::Object => shown(view, bytes),
-        Form::Partial => Bytes::from(partial(&view.from_stored(parse(bytes))).to_string()),
+        Form::Object => view.bytes(entry)?,
+        Form::Partial => Bytes::from(partial(&view.read(entry)?).to_string()),
         Form::Table => {
-            let object = view.from_stored(parse(bytes));
+            let object = view.read(entry)?;
             let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
             let table = view.served.columns.render(
                 &[&object],
@@ -142,7 +133,7 @@ pub fn get(call: &Call) -> Result<Response, ApiError> {
         refuse_future(version, call.server.store.version())?;
     }
     let entry = call.server.entry(call.kind(), &call.target.namespace, name)?;
-    respond(call, StatusCode::OK, &entry.bytes)
+    respond(call, StatusCode::OK, &entry)
 }
 
 /// Refuses a version that has not been reached.
@@ -214,11 +205,8 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
     let metadata = Value::Object(metadata);
     let mut response = match form {
         Form::Table => {
-            let objects: Vec<Value> = page
-                .entries
-                .iter()
-                .map(|entry| view.from_stored(parse(&entry.bytes)))
-                .collect();
+            let objects: Result<Vec<Value>, Unreadable> = page.entries.iter().map(|entry| view.read(entry)).collect();
+            let objects = objects?;
             let objects: Vec<&Value> = objects.iter().collect();
             let table = view.served.columns.render(
                 &objects,
@@ -232,14 +220,16 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
         Form::Object => {
             let api_version = view.kind.api_version(view.served);
             let head = list_head(&view.kind.list_kind, &api_version, &metadata);
-            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
+            let items = page.entries;
             if view.is_stored_form() {
                 // The items of a built-in list do not repeat what they are.
                 let told = match view.kind.builtin() {
                     Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
                     None => String::new(),
                 };
-                stream_list(head, items, move |out, bytes| {
+                let target = call.target.clone();
+                stream_list(head, items, move |out, entry| {
+                    let bytes = target.view().bytes(entry)?;
                     match bytes.strip_prefix(told.as_bytes()) {
                         Some(rest) if !told.is_empty() => {
                             out.extend_from_slice(b"{");
@@ -247,27 +237,29 @@ pub fn list(call: &Call) -> Result<Response, ApiError> {
                         }
                         _ => out.extend_from_slice(&bytes),
                     }
-                })
+                    Ok(())
+                })?
             } else {
                 let target = call.target.clone();
-                stream_list(head, items, move |out, bytes| {
+                stream_list(head, items, move |out, entry| {
                     let view = target.view();
-                    let mut object = view.from_stored(parse(&bytes));
+                    let mut object = view.read(entry)?;
                     if view.kind.builtin().is_some() {
                         without_type(&mut object);
                     }
                     out.extend_from_slice(object.to_string().as_bytes());
-                })
+                    Ok(())
+                })?
             }
         }
         Form::Partial => {
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
             let target = call.target.clone();
-            let items = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
-            stream_list(head, items, move |out, bytes| {
-                let object = target.view().from_stored(parse(&bytes));
+            stream_list(head, page.entries, move |out, entry| {
+                let object = target.view().read(entry)?;
                 out.extend_from_slice(partial(&object).to_string().as_bytes());
-            })
+                Ok(())
+            })?
         }
     };
     deprecate(view, &mut response);
@@ -286,14 +278,22 @@ fn list_head(kind: &str, api_version: &str, metadata: &Value) -> String {
     format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
 }
 
-/// Sends a list: at once when it is small, in pieces when it is not.
-fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(&mut BytesMut, Bytes) + Send + 'static) -> Response {
+/// Sends a list: at once when it is small, in pieces when it is not. What cannot be read back in a later piece ends the
+/// answer in its middle.
+fn stream_list(
+    head: String,
+    items: Vec<Arc<Entry>>,
+    show: impl Fn(&mut BytesMut, &Entry) -> Result<(), Unreadable> + Send + 'static,
+) -> Result<Response, Unreadable> {
     let mut items = items.into_iter();
     let mut start = Some(head);
     let mut first = true;
-    let mut chunk = move || -> Option<Bytes> {
+    let mut chunk = move || -> Result<Option<Bytes>, Unreadable> {
+        let Some(head) = start.take() else {
+            return Ok(None);
+        };
         let mut out = BytesMut::with_capacity(4096);
-        out.extend_from_slice(start.take()?.as_bytes());
+        out.extend_from_slice(head.as_bytes());
         loop {
             match items.next() {
                 Some(item) => {
@@ -301,30 +301,30 @@ fn stream_list(head: String, items: Vec<Bytes>, show: impl Fn(&mut BytesMut, Byt
                         out.extend_from_slice(b",");
                     }
                     first = false;
-                    show(&mut out, item);
+                    show(&mut out, &item)?;
                     if out.len() >= CHUNK {
                         start = Some(String::new());
-                        return Some(out.freeze());
+                        return Ok(Some(out.freeze()));
                     }
                 }
                 None => {
                     out.extend_from_slice(b"]}");
-                    return Some(out.freeze());
+                    return Ok(Some(out.freeze()));
                 }
             }
         }
     };
-    let first = chunk().unwrap_or_default();
+    let first = chunk()?.unwrap_or_default();
     if first.len() < CHUNK {
-        return bytes_response(StatusCode::OK, first);
+        return Ok(bytes_response(StatusCode::OK, first));
     }
-    let pieces = std::iter::once(first).chain(std::iter::from_fn(chunk));
-    let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+    let pieces = std::iter::once(Ok(first)).chain(std::iter::from_fn(move || chunk().transpose()));
+    let stream = futures::stream::iter(pieces);
     let mut response = Body::from_stream(stream).into_response();
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    Ok(response)
 }
 
 /// Picks the objects of one page.
@@ -335,7 +335,13 @@ fn page(call: &Call, selection: &Selection) -> Result<Page, ApiError> {
     let view = call.target.view();
     let mut entries = listing.entries;
     if !selection.is_all() {
-        entries.retain(|entry| selection.matches(view, &entry.bytes));
+        let mut chosen = Vec::new();
+        for entry in entries {
+            if selection.matches(view, &entry)? {
+                chosen.push(entry);
+            }
+        }
+        entries = chosen;
     }
     let total = entries.len();
     let mut next = None;

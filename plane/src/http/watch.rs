@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Call;
 use super::negotiate::{self, Form};
-use super::read::{Selection, deprecate, include_object, partial, shown};
+use super::read::{Selection, deprecate, include_object, partial};
 use crate::admission::error::FieldError;
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
 use crate::kinds::Origin;
-use crate::object::{parse, time};
+use crate::object::{Unreadable, time};
 use crate::server::Server;
 use crate::server::write::Target;
 use crate::status::{ApiError, unsupported};
@@ -51,7 +51,6 @@ struct Watch {
     include: IncludeObject,
     bookmarks: bool,
     latest: Receiver<Version>,
-    kinds: Receiver<()>,
     stopping: CancellationToken,
     seen: Version,
     deadline: Instant,
@@ -87,7 +86,6 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         form,
         include,
         latest,
-        kinds: call.server.catalog.subscribe(),
         seen: 0,
         waiting: VecDeque::new(),
         columns_sent: false,
@@ -156,8 +154,8 @@ impl Watch {
         self.target.view()
     }
 
-    fn meant(&self, entry: &Entry) -> bool {
-        self.selection.matches(self.view(), &entry.bytes)
+    fn meant(&self, entry: &Entry) -> Result<bool, Unreadable> {
+        self.selection.matches(self.view(), entry)
     }
 
     /// Queues everything that there is as added.
@@ -167,11 +165,10 @@ impl Watch {
         let mut batch = BytesMut::new();
         let mut count = 0;
         for entry in &listing.entries {
-            if !self.meant(entry) {
+            if !self.meant(entry)? {
                 continue;
             }
-            let bytes = entry.bytes.clone();
-            self.event(&mut batch, "ADDED", &bytes);
+            self.event(&mut batch, "ADDED", entry, None)?;
             count += 1;
             if count % BATCH == 0 {
                 self.waiting.push_back(batch.split().freeze());
@@ -217,13 +214,25 @@ impl Watch {
         batch.extend_from_slice(b"\n");
     }
 
-    fn event(&mut self, batch: &mut BytesMut, kind: &str, stored: &Bytes) {
+    /// Tells of an object, or of one that was `removed` by a change.
+    fn event(
+        &mut self,
+        batch: &mut BytesMut,
+        kind: &str,
+        entry: &Entry,
+        removed: Option<Version>,
+    ) -> Result<(), Unreadable> {
         let view = self.target.view();
-        let object = match self.form {
-            Form::Object => shown(view, stored),
-            Form::Partial => Bytes::from(partial(&view.from_stored(parse(stored))).to_string()),
-            Form::Table => {
-                let object = view.from_stored(parse(stored));
+        let read = || match removed {
+            Some(version) => view.last(entry, version),
+            None => view.read(entry),
+        };
+        let object = match (self.form, removed) {
+            (Form::Object, Some(version)) => view.last_bytes(entry, version)?,
+            (Form::Object, None) => view.bytes(entry)?,
+            (Form::Partial, _) => Bytes::from(partial(&read()?).to_string()),
+            (Form::Table, _) => {
+                let object = read()?;
                 Bytes::from(self.table(&object).to_string())
             }
         };
@@ -232,21 +241,22 @@ impl Watch {
         batch.extend_from_slice(b"\",\"object\":");
         batch.extend_from_slice(&object);
         batch.extend_from_slice(b"}\n");
+        Ok(())
     }
 
     /// Words one change as the watcher sees it, if it sees it at all.
-    fn change(&mut self, batch: &mut BytesMut, change: &Change) {
-        let meant = |entry: &Option<Arc<Entry>>| entry.as_ref().filter(|entry| self.meant(entry)).cloned();
-        let before = meant(&change.before);
-        let after = meant(&change.after);
+    fn change(&mut self, batch: &mut BytesMut, change: &Change) -> Result<(), Unreadable> {
+        let meant = |entry: &Option<Arc<Entry>>| match entry {
+            Some(entry) => Ok(self.meant(entry)?.then(|| Arc::clone(entry))),
+            None => Ok(None),
+        };
+        let before = meant(&change.before)?;
+        let after = meant(&change.after)?;
         match (before, after) {
-            (None, Some(after)) => self.event(batch, "ADDED", &after.bytes),
-            (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after.bytes),
-            (Some(before), None) => {
-                let bytes = before.bytes_at(change.version);
-                self.event(batch, "DELETED", &bytes);
-            }
-            (None, None) => {}
+            (None, Some(after)) => self.event(batch, "ADDED", &after, None),
+            (Some(_), Some(after)) => self.event(batch, "MODIFIED", &after, None),
+            (Some(before), None) => self.event(batch, "DELETED", &before, Some(change.version)),
+            (None, None) => Ok(()),
         }
     }
 
@@ -257,9 +267,9 @@ impl Watch {
             return true;
         };
         let kinds = self.server.catalog.kinds();
-        kinds
-            .resource(&kind.group, &kind.plural)
-            .is_some_and(|now| matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid))
+        kinds.resource(&kind.group, &kind.plural).is_some_and(|now| {
+            matches!(&now.origin, Origin::Custom { uid: known, .. } if known == uid) && now.keeps_as(kind)
+        })
     }
 
     /// Returns the next bytes to send, or nothing when the watch has ended.
@@ -272,7 +282,6 @@ impl Watch {
                 return None;
             }
             self.latest.borrow_and_update();
-            self.kinds.borrow_and_update();
             if let Some(bytes) = self.collect() {
                 return Some(bytes);
             }
@@ -293,7 +302,6 @@ impl Watch {
                     self.bookmark_at = Instant::now() + self.server.bookmark_every;
                     return Some(self.bookmark_line());
                 }
-                _ = self.kinds.changed() => {}
                 changed = self.latest.changed() => {
                     if changed.is_err() {
                         return None;
@@ -316,18 +324,22 @@ impl Watch {
             Ok((changes, version)) => {
                 let mut batch = BytesMut::new();
                 for change in &changes {
-                    self.change(&mut batch, change);
+                    if let Err(error) = self.change(&mut batch, change) {
+                        return Some(self.end_with(batch, error));
+                    }
                 }
                 self.seen = version;
                 (!batch.is_empty()).then(|| batch.freeze())
             }
-            Err(expired) => {
-                self.ended = true;
-                let mut batch = BytesMut::new();
-                let status = ApiError::from(expired).to_status();
-                self.value_event(&mut batch, "ERROR", &status);
-                Some(batch.freeze())
-            }
+            Err(expired) => Some(self.end_with(BytesMut::new(), expired)),
         }
+    }
+
+    /// Ends the watch after what is in the batch, and says why.
+    fn end_with(&mut self, mut batch: BytesMut, error: impl Into<ApiError>) -> Bytes {
+        self.ended = true;
+        let status = error.into().to_status();
+        self.value_event(&mut batch, "ERROR", &status);
+        batch.freeze()
     }
 }

@@ -6,12 +6,12 @@ use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::query::Query;
-use super::read::{meant, respond, shown, without_type};
+use super::read::{meant, respond, without_type};
 use super::{Call, body, bytes_response, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
-use crate::kinds::split_key;
-use crate::object::{meta_mut, meta_str, parse};
+use crate::kinds::{Kind, split_key};
+use crate::object::{meta_mut, meta_of, meta_str};
 use crate::server::delete::{DeleteOptions, Deleted, Propagation};
 use crate::server::write::{Outcome, WriteOptions};
 use crate::status::{ApiError, Named, unsupported};
@@ -84,7 +84,7 @@ impl Call {
         } else {
             StatusCode::OK
         };
-        let response = respond(self, code, &outcome.bytes)?;
+        let response = respond(self, code, &outcome.entry)?;
         Ok(warn(response, &outcome.warnings))
     }
 }
@@ -117,31 +117,16 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
     let mut warnings = Vec::new();
     let object = admit::decode(view, sent.object, &sent.repeated, options.validation, &mut warnings)?;
     let builtin = view.kind.builtin();
-    if builtin.is_none() && meta_str(&object, "resourceVersion").is_empty() {
-        // An object that is not there is told first.
-        if let Err(error) = call.server.entry(view.kind, &call.target.namespace, &name) {
-            return Err(error.with_warnings(warnings));
-        }
-        // Here kube-apiserver names the resource where else it names the kind.
-        let named = Named {
-            kind: &view.kind.plural,
-            ..view.kind.named()
-        };
-        return Err(ApiError::invalid(
-            named,
-            &name,
-            &[FieldError::invalid(
-                "metadata.resourceVersion",
-                0,
-                "must be specified for an update",
-            )],
-        )
-        .with_warnings(warnings));
-    }
+    let version = meta_str(&object, "resourceVersion");
+    let blind = matches!(version, "" | "0") && meta_str(&object, "name") == name;
+    let refused = blind && builtin.is_none_or(|builtin| builtin.version_required);
     let updated = call
         .server
         .update(&call.target, &name, call.part(), &options, &|_, told| {
             told.extend(warnings.iter().cloned());
+            if refused {
+                return Err(version_required(view.kind, &name));
+            }
             Ok(object.clone())
         })
         .await;
@@ -161,9 +146,26 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
             meta_mut(&mut object).remove("resourceVersion");
             call.server.create(&call.target, object, &options, warnings).await?
         }
+        // Whatever becomes of the object, what was sent was read.
+        Err(error) if error.code == 404 => return Err(error.with_warnings(warnings)),
         other => other?,
     };
     call.answer(&outcome)
+}
+
+/// Refuses an update that does not name the version that it is of.
+fn version_required(kind: &Kind, name: &str) -> ApiError {
+    // Here kube-apiserver names the resource where else it names the kind.
+    let named = Named {
+        kind: &kind.plural,
+        ..kind.named()
+    };
+    let words = "must be specified for an update";
+    ApiError::invalid(
+        named,
+        name,
+        &[FieldError::invalid("metadata.resourceVersion", 0, words)],
+    )
 }
 
 /// Answers the `finalize` subresource of namespaces.
@@ -176,10 +178,10 @@ pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
     call.answer(&outcome)
 }
 
-fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> {
-    let query = &call.query;
+/// Reads the options of a deletion as they were sent.
+fn delete_options(sent: &Value) -> Result<DeleteOptions, ApiError> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let propagation = text(&sent["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned));
+    let propagation = text(&sent["propagationPolicy"]);
     let orphan = sent["orphanDependents"].as_bool();
     let propagation = match (propagation.as_deref(), orphan) {
         (None, None) => None,
@@ -204,28 +206,35 @@ fn delete_options(call: &Call, sent: &Value) -> Result<DeleteOptions, ApiError> 
         let wrong = unsupported("dryRun", json!(asked), &["All"]);
         return Err(ApiError::options("DeleteOptions", wrong));
     }
-    let dry = !asked.is_empty();
-    let grace = match sent["gracePeriodSeconds"].as_i64() {
-        Some(seconds) => Some(seconds),
-        None => query.integer("gracePeriodSeconds")?,
-    };
     Ok(DeleteOptions {
         uid: text(&sent["preconditions"]["uid"]),
         version: text(&sent["preconditions"]["resourceVersion"]),
-        grace,
+        grace: sent["gracePeriodSeconds"].as_i64(),
         propagation,
-        dry_run: query.dry_run("DeleteOptions")? || dry,
+        dry_run: !asked.is_empty(),
     })
 }
 
+/// Gathers the options of a deletion from its query.
+fn options_of(query: &Query) -> Result<Value, ApiError> {
+    let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+    Ok(json!({
+        "propagationPolicy": query.get("propagationPolicy"),
+        "orphanDependents": orphan,
+        "gracePeriodSeconds": query.integer("gracePeriodSeconds")?,
+        "dryRun": query.all("dryRun"),
+    }))
+}
+
+/// Reads the options of a deletion: those in its body or, where it has none, those in its query.
 async fn read_options(call: &Call, sent: Body) -> Result<DeleteOptions, ApiError> {
     let bytes = body::read(sent).await?;
     let sent = if bytes.is_empty() {
-        Value::Null
+        options_of(&call.query)?
     } else {
         body::parse_yaml(&bytes)?
     };
-    delete_options(call, &sent)
+    delete_options(&sent)
 }
 
 const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
@@ -240,17 +249,17 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
         warnings.push(JOB_WARNING.to_owned());
     }
     let response = match call.server.delete(&call.target, &name, &options).await? {
-        Deleted::Waiting(bytes) => respond(&call, StatusCode::OK, &bytes)?,
-        Deleted::Gone(bytes) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &bytes)?,
-        Deleted::Gone(bytes) => {
-            let object = parse(&bytes);
+        Deleted::Waiting(entry) => respond(&call, StatusCode::OK, &entry)?,
+        Deleted::Gone(entry) if kind.prefix == "core/pods/" => respond(&call, StatusCode::OK, &entry)?,
+        Deleted::Gone(entry) => {
+            let uid = meta_of(&entry)?.uid;
             let mut details = Map::new();
             details.insert("name".into(), name.as_str().into());
             if !kind.group.is_empty() {
                 details.insert("group".into(), kind.group.as_str().into());
             }
             details.insert("kind".into(), kind.plural.as_str().into());
-            details.insert("uid".into(), meta_str(&object, "uid").into());
+            details.insert("uid".into(), uid.into());
             json_response(&json!({
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -275,8 +284,8 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
     for entry in entries {
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
-            Ok(Deleted::Gone(bytes) | Deleted::Waiting(bytes)) => {
-                let mut item = parse(&shown(view, &bytes));
+            Ok(Deleted::Gone(entry) | Deleted::Waiting(entry)) => {
+                let mut item = view.read(&entry)?;
                 if view.kind.builtin().is_some() {
                     without_type(&mut item);
                 }

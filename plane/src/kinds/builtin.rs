@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
+use super::{Keeping, Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
@@ -46,6 +46,10 @@ pub struct Builtin {
     pub generation: bool,
     /// Whether objects are stored; reviews are only answered.
     pub stored: bool,
+    /// Whether a collection of objects may be deleted by one request.
+    pub deleted_together: bool,
+    /// Whether an update must name the version that it is of, as updates of custom kinds must.
+    pub version_required: bool,
     /// Whether an update may make an object.
     pub create_on_update: bool,
     /// Field paths that field selectors may use.
@@ -82,6 +86,8 @@ const PLAIN: Builtin = Builtin {
     status: false,
     generation: false,
     stored: true,
+    deleted_together: true,
+    version_required: false,
     create_on_update: false,
     selectable: &[],
     normalise: None,
@@ -98,6 +104,7 @@ pub static BUILTINS: [Builtin; 13] = [
         short_names: &["ns"],
         namespaced: false,
         status: true,
+        deleted_together: false,
         selectable: &["status.phase"],
         create: namespace::create,
         ..PLAIN
@@ -166,6 +173,7 @@ pub static BUILTINS: [Builtin; 13] = [
         group: "coordination.k8s.io",
         kind: "Lease",
         plural: "leases",
+        version_required: true,
         create_on_update: true,
         ..PLAIN
     },
@@ -184,6 +192,7 @@ pub static BUILTINS: [Builtin; 13] = [
         plural: "customresourcedefinitions",
         short_names: &["crd", "crds"],
         categories: &["api-extensions"],
+        version_required: true,
         namespaced: false,
         status: true,
         generation: true,
@@ -253,6 +262,7 @@ fn build(row: &'static Builtin) -> Kind {
         }],
         stored: api_version(home, row.version),
         prefix: format!("{}/{}/", if home.is_empty() { "core" } else { home }, row.plural),
+        keeping: Keeping::default(),
         origin: Origin::Builtin(row),
     }
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::builtin::Stamp;
-use super::{Kind, Origin, Served, Types, version_rank};
+use super::builtin::{self, Stamp};
+use super::{Keeping, Kind, Origin, Schema, Served, Types, version_rank};
 use crate::admission::error::FieldError;
-use crate::admission::schema::Structural;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
 use crate::object::{map_mut, meta_str, time};
@@ -38,7 +37,7 @@ pub fn note_stored(crd: &mut Value, _: &Stamp) {
     }
 }
 
-/// The names that other definitions of a group were given.
+/// The names that the built-in kinds and the other definitions of a group were given.
 #[derive(Debug, Default)]
 pub struct Taken {
     resources: BTreeSet<String>,
@@ -46,9 +45,16 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Collects the accepted names of `others` in the group of `crd`.
+    /// Collects the names of built-in kinds, and the accepted ones of `others`, in the group of `crd`.
     pub fn of(crd: &Value, others: impl Iterator<Item = Value>) -> Taken {
         let mut taken = Taken::default();
+        let group = &crd["spec"]["group"];
+        for row in builtin::BUILTINS.iter().filter(|row| *group == row.group) {
+            let short = row.short_names.iter().map(|name| (*name).to_owned());
+            taken.resources.extend(short);
+            taken.resources.extend([row.plural.to_owned(), row.kind.to_lowercase()]);
+            taken.kinds.extend([row.kind.to_owned(), format!("{}List", row.kind)]);
+        }
         for other in others {
             if other["spec"]["group"] != crd["spec"]["group"] || meta_str(&other, "name") == meta_str(crd, "name") {
                 continue;
@@ -216,6 +222,11 @@ pub fn compile(crd: &Value) -> Option<Kind> {
     if !established {
         return None;
     }
+    kind_of(crd)
+}
+
+/// Builds the kind of a CRD, established or not.
+pub fn kind_of(crd: &Value) -> Option<Kind> {
     let spec = &crd["spec"];
     let names = &spec["names"];
     let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -228,11 +239,19 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         .filter_map(|version| version["name"].as_str())
         .collect();
     current.sort_by_key(|name| std::cmp::Reverse(version_rank(name)));
-    let mut served: Vec<Served> = versions(crd)
-        .filter(|version| version["served"] == Value::Bool(true))
-        .filter_map(|version| build_version(&group, &kind, version, &current))
-        .collect();
+    let mut schemas = Vec::new();
+    let mut served = Vec::new();
+    for version in versions(crd) {
+        let Some(schema) = Schema::of(&group, version) else {
+            continue;
+        };
+        if version["served"] == Value::Bool(true) {
+            served.extend(build_version(&group, &kind, version, &schema, &current));
+        }
+        schemas.push(schema);
+    }
     served.sort_by_key(|version| std::cmp::Reverse(version_rank(&version.name)));
+    let version = meta_str(crd, "resourceVersion").parse().unwrap_or(0);
     let storage = versions(crd).find(|version| version["storage"] == Value::Bool(true))?;
     Some(Kind {
         list_kind: text(&names["listKind"]).unwrap_or_else(|| format!("{kind}List")),
@@ -243,10 +262,12 @@ pub fn compile(crd: &Value) -> Option<Kind> {
         versions: served,
         stored: super::api_version(&group, storage["name"].as_str()?),
         prefix: format!("{group}/{plural}/"),
+        keeping: Keeping::new(schemas, version),
         origin: Origin::Custom {
             crd: meta_str(crd, "name").to_owned(),
             uid: meta_str(crd, "uid").to_owned(),
             terminating: !meta_str(crd, "deletionTimestamp").is_empty(),
+            version,
         },
         group,
         kind,
@@ -255,16 +276,9 @@ pub fn compile(crd: &Value) -> Option<Kind> {
 }
 
 /// Builds one version; `current` are the names of those that are not deprecated, the preferred one first.
-fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> Option<Served> {
+fn build_version(group: &str, kind: &str, version: &Value, schema: &Schema, current: &[&str]) -> Option<Served> {
     let name = version["name"].as_str()?.to_owned();
-    let raw = &version["schema"]["openAPIV3Schema"];
-    let schema = match Structural::from_openapi(raw) {
-        Ok(schema) => schema,
-        Err(errors) => {
-            tracing::error!(%group, %kind, %name, ?errors, "a stored CRD's schema does not compile; the version is not served");
-            return None;
-        }
-    };
+    let compiled = schema.compiled.as_ref()?;
     let status = !version["subresources"]["status"].is_null();
     let deprecation = (version["deprecated"] == Value::Bool(true)).then(|| {
         version["deprecationWarning"].as_str().map_or_else(
@@ -280,9 +294,9 @@ fn build_version(group: &str, kind: &str, version: &Value, current: &[&str]) -> 
     });
     Some(Served {
         status,
-        types: Types::Custom(Arc::new(TypeInfo::from_structural(&schema, status))),
-        schema: Some(Arc::new(schema)),
-        raw_schema: Some(Arc::new(raw.clone())),
+        types: Types::Custom(Arc::new(TypeInfo::from_structural(compiled, status))),
+        schema: Some(Arc::clone(compiled)),
+        raw_schema: Some(Arc::clone(&schema.raw)),
         columns: Columns::from_crd(&version["additionalPrinterColumns"]).ok()?,
         selectable: version["selectableFields"]
             .as_array()

@@ -11,9 +11,9 @@ use super::write::Target;
 use crate::admit::has_content_finalizers;
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, crd, pod};
-use crate::object::{finalizers, map_mut, meta_mut, meta_str, parse, time, to_document};
+use crate::object::{finalizers, map_mut, meta_mut, meta_str, time, to_document};
 use crate::status::{ApiError, Named};
-use crate::storage::{CommitError, Expect, Write};
+use crate::storage::{CommitError, Entry, Expect, Write};
 
 /// The finalizer of a foreground deletion.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -49,10 +49,10 @@ pub struct DeleteOptions {
 /// What a deletion left behind.
 #[derive(Debug)]
 pub enum Deleted {
-    /// The object is gone; these were its last bytes.
-    Gone(Bytes),
+    /// The object is gone; this is what it was at last.
+    Gone(Arc<Entry>),
     /// The object waits for its finalizers or its grace period.
-    Waiting(Bytes),
+    Waiting(Arc<Entry>),
 }
 
 /// What is to be written for a deletion.
@@ -68,38 +68,35 @@ impl Server {
         let kind = &target.kind;
         loop {
             let entry = self.entry(kind, &target.namespace, name)?;
-            let object = parse(&entry.bytes);
+            let object = kind.object(&entry)?;
             check(kind, &object, name, options)?;
             let step = plan(kind, &object, options, &self.stamp());
             if options.dry_run {
                 return Ok(match step {
-                    Step::Remove => Deleted::Gone(last_sight(kind, &object, &entry.bytes, &self.stamp())),
-                    Step::Mark(new) => Deleted::Waiting(Bytes::from(new.to_string())),
-                    Step::Nothing => Deleted::Waiting(entry.bytes.clone()),
+                    Step::Remove => Deleted::Gone(last_sight(kind, &object, entry, &self.stamp())),
+                    Step::Mark(new) => Deleted::Waiting(tried(&entry, &kind.kept(new))),
+                    Step::Nothing => Deleted::Waiting(entry),
                 });
             }
             let key = Arc::clone(&entry.key);
             let write = match step {
-                Step::Nothing => return Ok(Deleted::Waiting(entry.bytes.clone())),
+                Step::Nothing => return Ok(Deleted::Waiting(entry)),
                 Step::Remove => Write::Delete {
                     key,
                     expect: entry.version,
                 },
                 Step::Mark(new) => Write::Put {
                     key,
-                    document: to_document(&new),
+                    document: to_document(&kind.kept(new)),
                     expect: Expect::Version(entry.version),
                 },
             };
             match self.store.commit(vec![write]).await {
                 Ok(changes) => {
-                    if kind.prefix == crd::PREFIX {
-                        self.catalog.refresh(&self.store);
-                    }
                     let last = changes.first().and_then(|change| change.after.clone());
                     return Ok(match last {
-                        Some(marked) => Deleted::Waiting(marked.bytes.clone()),
-                        None => Deleted::Gone(last_sight(kind, &object, &entry.bytes, &self.stamp())),
+                        Some(marked) => Deleted::Waiting(marked),
+                        None => Deleted::Gone(last_sight(kind, &object, entry, &self.stamp())),
                     });
                 }
                 Err(CommitError::Precondition { .. }) => {}
@@ -207,9 +204,9 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
 }
 
 /// Returns an object that is gone as the one who deleted it is shown it: of a Pod, that it was given no time.
-fn last_sight(kind: &Kind, object: &Value, bytes: &Bytes, stamp: &Stamp) -> Bytes {
+fn last_sight(kind: &Kind, object: &Value, entry: Arc<Entry>, stamp: &Stamp) -> Arc<Entry> {
     if kind.prefix != "core/pods/" {
-        return bytes.clone();
+        return entry;
     }
     let mut object = object.clone();
     let generation = object["metadata"]["generation"].as_i64();
@@ -221,7 +218,11 @@ fn last_sight(kind: &Kind, object: &Value, bytes: &Bytes, stamp: &Stamp) -> Byte
             metadata.insert("generation".into(), (generation + 1).into());
         }
     }
-    Bytes::from(object.to_string())
+    tried(&entry, &object)
+}
+
+fn tried(entry: &Entry, object: &Value) -> Arc<Entry> {
+    Arc::new(Entry::tried(Arc::clone(&entry.key), Bytes::from(object.to_string())))
 }
 
 fn end_of_grace(now: Timestamp, grace: i64) -> Timestamp {

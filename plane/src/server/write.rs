@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
-use crate::kinds::{Kind, Origin, crd};
-use crate::object::{meta_mut, meta_of, meta_str, parse, same, to_document};
+use crate::kinds::{Kind, crd};
+use crate::object::{Unreadable, meta_mut, meta_of, meta_str, read, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
 
@@ -50,8 +50,8 @@ pub type Change<'a> = dyn Fn(&Value, &mut Vec<String>) -> Result<Value, ApiError
 /// What a write left behind.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The object in its stored form.
-    pub bytes: Bytes,
+    /// The object as it is stored, or would be.
+    pub entry: Arc<Entry>,
     /// Whether the write made the object.
     pub created: bool,
     /// What the writer should know.
@@ -59,12 +59,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn of(entry: &Entry, warnings: Vec<String>) -> Outcome {
+    fn of(entry: Arc<Entry>, warnings: Vec<String>) -> Outcome {
         Outcome {
-            bytes: entry.bytes.clone(),
+            entry,
             created: false,
             warnings,
         }
+    }
+
+    /// What a write of `object` would leave behind, or what a write that removed it showed last.
+    fn tried(key: &Arc<str>, object: &Value, warnings: Vec<String>) -> Outcome {
+        let bytes = Bytes::from(object.to_string());
+        Outcome::of(Arc::new(Entry::tried(Arc::clone(key), bytes)), warnings)
     }
 }
 
@@ -104,13 +110,7 @@ impl Server {
     ) -> Result<Outcome, ApiError> {
         let kind = &target.kind;
         let view = target.view();
-        if matches!(kind.origin, Origin::Custom { terminating: true, .. }) {
-            return Err(ApiError::forbidden(
-                kind.named(),
-                meta_str(&object, "name"),
-                "create not allowed while custom resource definition is terminating",
-            ));
-        }
+        self.definition_guard(kind, meta_str(&object, "name"), true)?;
         let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;
         for _ in 0..TRIES {
@@ -121,11 +121,11 @@ impl Server {
                 meta_mut(&mut candidate).insert("name".into(), name.into());
             }
             let name = meta_str(&candidate, "name").to_owned();
-            let guard = if kind.namespaced {
-                Some(self.namespace_guard(kind, &target.namespace, &name)?)
-            } else {
-                None
-            };
+            let mut guards = Vec::new();
+            guards.extend(self.definition_guard(kind, &name, true)?);
+            if kind.namespaced {
+                guards.push(self.namespace_guard(kind, &target.namespace, &name)?);
+            }
             let mut warnings = warnings.clone();
             let made = admit::create(
                 view,
@@ -144,7 +144,7 @@ impl Server {
             let made = match made {
                 Ok(mut made) => {
                     if is_crd(kind) && !options.dry_run {
-                        let taken = self.other_names(&made);
+                        let taken = self.other_names(&made)?;
                         crd::settle(&mut made, &taken, &stamp);
                     }
                     view.to_stored(made)
@@ -157,9 +157,8 @@ impl Server {
                     return Err(ApiError::already_exists(kind.named(), &name));
                 }
                 return Ok(Outcome {
-                    bytes: Bytes::from(made.to_string()),
                     created: true,
-                    warnings,
+                    ..Outcome::tried(&key, &made, warnings)
                 });
             }
             let mut writes = vec![Write::Put {
@@ -167,21 +166,18 @@ impl Server {
                 document: to_document(&made),
                 expect: Expect::Absent,
             }];
-            writes.extend(guard);
+            writes.extend(guards);
             let committed = self.store.commit(writes).await;
             drop(naming);
             match committed {
                 Ok(changes) => {
-                    if is_crd(kind) {
-                        self.catalog.refresh(&self.store);
-                    }
                     let entry = changes
                         .first()
                         .and_then(|change| change.after.clone())
                         .ok_or_else(|| ApiError::internal("a create left nothing behind"))?;
                     return Ok(Outcome {
                         created: true,
-                        ..Outcome::of(&entry, warnings)
+                        ..Outcome::of(entry, warnings)
                     });
                 }
                 Err(CommitError::Precondition { key: failed, .. }) if failed == key => {
@@ -190,28 +186,27 @@ impl Server {
                         return Err(self.taken(kind, &key, &name));
                     }
                 }
-                // The namespace changed in between: look at it again.
+                // The namespace or the definition changed in between: look at it again.
                 Err(CommitError::Precondition { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Err(ApiError::timeout(
-            "the namespace kept changing while an object was made in it; try again",
+            "the namespace or the definition kept changing while an object was made; try again",
         ))
     }
 
     /// Returns the names that other definitions of a definition's group were given.
-    fn other_names(&self, new: &Value) -> crd::Taken {
-        let others = self.store.list(crd::PREFIX, None, None);
-        let others = others.map(|listing| listing.entries).unwrap_or_default();
-        let others = others.iter().map(|entry| parse(&entry.bytes));
-        crd::Taken::of(new, others)
+    fn other_names(&self, new: &Value) -> Result<crd::Taken, ApiError> {
+        let others = self.store.list(crd::PREFIX, None, None)?;
+        let others: Result<Vec<Value>, Unreadable> = others.entries.iter().map(|entry| read(entry)).collect();
+        Ok(crd::Taken::of(new, others?.into_iter()))
     }
 
     /// Says that a name is taken, and whether its object is going.
     fn taken(&self, kind: &Kind, key: &str, name: &str) -> ApiError {
         let mut error = ApiError::already_exists(kind.named(), name);
-        let going = |entry: Arc<Entry>| meta_of(&entry.bytes).deletion_timestamp.is_some();
+        let going = |entry: Arc<Entry>| meta_of(&entry).is_ok_and(|meta| meta.deletion_timestamp.is_some());
         if self.store.get(key).is_some_and(going) {
             error.message = format!("object is being deleted: {}", error.message);
         }
@@ -232,9 +227,12 @@ impl Server {
         let kind = &target.kind;
         let view = target.view();
         for _ in 0..TRIES {
+            let guard = self.definition_guard(kind, name, false)?;
             let entry = self.entry(kind, &target.namespace, name)?;
-            let stored = parse(&entry.bytes);
-            let live = view.from_stored(stored);
+            // What an older schema left is written anew with whatever the write is about, be it nothing.
+            let renewed = kind.renewed(&entry)?;
+            let stale = renewed.is_some();
+            let live = view.from_stored(renewed.map_or_else(|| read(&entry), Ok)?);
             let mut warnings = Vec::new();
             let changed = change(&live, &mut warnings)
                 .and_then(|new| admit::update(view, &live, new, part, &self.stamp(), &options.manager, &mut warnings));
@@ -246,24 +244,22 @@ impl Server {
             let new = match changed {
                 Ok(mut new) => {
                     if is_crd(kind) {
-                        let taken = self.other_names(&new);
+                        let taken = self.other_names(&new)?;
                         crd::settle(&mut new, &taken, &self.stamp());
                     }
                     new
                 }
                 Err(error) => return Err(error.with_warnings(warnings)),
             };
-            if same(&live, &new) {
-                return Ok(Outcome::of(&entry, warnings));
+            let unchanged = same(&live, &new);
+            if unchanged && !stale {
+                return Ok(Outcome::of(entry, warnings));
             }
+            let new = if unchanged { live } else { new };
             let gone = admit::is_gone(kind, &new);
             let new = view.to_stored(new);
             if options.dry_run {
-                return Ok(Outcome {
-                    bytes: Bytes::from(new.to_string()),
-                    created: false,
-                    warnings,
-                });
+                return Ok(Outcome::tried(&entry.key, &new, warnings));
             }
             let key = Arc::clone(&entry.key);
             let write = if gone {
@@ -278,20 +274,14 @@ impl Server {
                     expect: Expect::Version(entry.version),
                 }
             };
-            let committed = self.store.commit(vec![write]).await;
+            let writes = std::iter::once(write).chain(guard).collect();
+            let committed = self.store.commit(writes).await;
             drop(naming);
             match committed {
                 Ok(changes) => {
-                    if is_crd(kind) {
-                        self.catalog.refresh(&self.store);
-                    }
                     return Ok(match changes.first().and_then(|change| change.after.clone()) {
-                        Some(entry) => Outcome::of(&entry, warnings),
-                        None => Outcome {
-                            bytes: Bytes::from(new.to_string()),
-                            created: false,
-                            warnings,
-                        },
+                        Some(entry) => Outcome::of(entry, warnings),
+                        None => Outcome::tried(&entry.key, &new, warnings),
                     });
                 }
                 Err(CommitError::Precondition { .. }) => {}

@@ -137,6 +137,9 @@ impl Memory {
     }
 }
 
+/// What a change costs the log: the value that it wrote, or the one that only the log holds still. A value before is
+/// mostly also the one after an earlier change, so both are not counted.
 fn weight(change: &Change) -> usize {
-    change.after.as_ref().map_or(0, |entry| entry.bytes.len()) + 128
+    let bytes = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.bytes.len());
+    bytes(&change.before).max(bytes(&change.after)) + 128
 }

@@ -224,3 +224,32 @@ async fn a_full_disk_is_told_loses_nothing_and_is_forgotten_when_there_is_room()
         (2, "[1,1]".to_owned())
     );
 }
+
+#[tokio::test]
+async fn what_was_removed_counts_as_what_the_log_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        changes: 1000,
+        bytes: 100_000,
+    };
+    let store = Store::open(&folder.path().join("plane.db"), "1", retention).unwrap();
+    let large = "x".repeat(30_000);
+    for n in 0..10 {
+        let key = format!("k/{n}");
+        store.commit(vec![put(&key, &large, Expect::Absent)]).await.unwrap();
+    }
+    // Small changes push the makers out of the log, not what follows.
+    for n in 0..600 {
+        let key = format!("s/{n}");
+        store.commit(vec![put(&key, "", Expect::Absent)]).await.unwrap();
+    }
+    let before = store.version();
+    for n in 0..10 {
+        let key = Arc::from(format!("k/{n}"));
+        let removed = Write::Delete { key, expect: n + 1 };
+        store.commit(vec![removed]).await.unwrap();
+    }
+    assert!(store.changes_since("", before).is_err(), "the log holds 300 kB");
+    let (changes, _) = store.changes_since("", store.version() - 3).unwrap();
+    assert_eq!(changes.len(), 3, "what fits stays");
+}

@@ -55,6 +55,56 @@ async fn what_an_object_owned_goes_after_it() {
 }
 
 #[tokio::test]
+async fn an_object_that_cannot_be_read_back_fails_its_requests_and_nothing_it_may_own_goes() {
+    let f = Fixture::new().await;
+    let owner = f.post(CMS, config_map("owner")).await.body;
+    f.post(CMS, owned("child", &owner, false)).await;
+    let path = format!("{CMS}/owner");
+    // Nothing that the API lets in is like this; a disk may be.
+    let store = &f.plane.shared.server.store;
+    let entry = store.get("core/configmaps/default/owner").unwrap();
+    let torn = crate::storage::Document {
+        bytes: b"{\"metadata\": {\"name\": \"owner\"".to_vec(),
+        version_at: 0,
+    };
+    let write = crate::storage::Write::Put {
+        key: std::sync::Arc::clone(&entry.key),
+        document: torn,
+        expect: crate::storage::Expect::Version(entry.version),
+    };
+    store.commit(vec![write]).await.unwrap();
+    let patched = f.merge(&path, json!({"data": {"k": "w"}})).await;
+    assert_eq!(patched.code, 500, "{}", patched.text);
+    assert!(
+        patched.text.contains("core/configmaps/default/owner"),
+        "{}",
+        patched.text
+    );
+    assert_eq!(f.delete(&path, json!({})).await.code, 500);
+    assert_eq!(f.get(&format!("{CMS}?labelSelector=a%3Db")).await.code, 500);
+    assert!(store.get("core/configmaps/default/owner").is_some());
+    // Neither the collector that knew the owner nor one that never did takes it for gone.
+    collects_others(&f).await;
+    assert_eq!(f.get(&format!("{CMS}/child")).await.code, 200);
+    f.plane.shutdown().await;
+    let plane = Plane::open(f.plane.config().clone()).await.unwrap();
+    let f = Fixture {
+        plane,
+        folder: f.folder,
+    };
+    collects_others(&f).await;
+    assert_eq!(f.get(&format!("{CMS}/child")).await.code, 200);
+}
+
+/// Waits until the collector has worked off all that there is.
+async fn collects_others(f: &Fixture) {
+    let other = f.post(CMS, config_map("other")).await.body;
+    f.post(CMS, owned("of-other", &other, false)).await;
+    f.delete(&format!("{CMS}/other"), json!({})).await;
+    f.until(&format!("{CMS}/of-other"), 404).await;
+}
+
+#[tokio::test]
 async fn foreground_deletion_takes_what_is_owned_first() {
     let f = Fixture::new().await;
     let owner = f.post(CMS, config_map("owner")).await.body;

@@ -273,6 +273,109 @@ async fn a_definition_that_is_wrong_is_refused_and_a_changed_one_takes_effect_at
     assert_eq!(made.body["spec"]["extra"], "x");
 }
 
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A request whose body is sent later, already under way.
+async fn begun(
+    f: &Fixture,
+    method: Method,
+    path: &str,
+    media: &str,
+) -> (
+    std::pin::Pin<Box<dyn Future<Output = Answer>>>,
+    futures::channel::mpsc::UnboundedSender<Result<String, std::io::Error>>,
+) {
+    let (sender, chunks) = futures::channel::mpsc::unbounded();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", media)
+        .body(Body::from_stream(chunks))
+        .unwrap();
+    let router = f.plane.router();
+    let mut answer: std::pin::Pin<Box<dyn Future<Output = Answer>>> =
+        Box::pin(async move { Answer::of(router.oneshot(request).await.unwrap()).await });
+    assert!(futures::poll!(&mut answer).is_pending(), "the body is waited for");
+    (answer, sender)
+}
+
+#[tokio::test]
+async fn a_definition_is_served_though_the_request_that_made_it_was_dropped() {
+    let f = Fixture::new().await;
+    let mut latest = f.plane.shared.server.store.subscribe();
+    latest.borrow_and_update();
+    let mut request = Box::pin(f.post(CRDS, things()));
+    assert!(futures::poll!(&mut request).is_pending(), "the writer has it");
+    drop(request);
+    latest.changed().await.unwrap();
+    assert_eq!(f.get(THINGS).await.code, 200);
+    // The same of its end.
+    let path = format!("{CRDS}/things.example.com");
+    let mut request = Box::pin(f.delete(&path, json!({})));
+    assert!(futures::poll!(&mut request).is_pending());
+    drop(request);
+    f.until(THINGS, 404).await;
+}
+
+#[tokio::test]
+async fn an_object_is_not_stored_for_a_definition_that_went_while_its_body_was_under_way() {
+    let f = Fixture::with_things().await;
+    f.post(THINGS, thing("old", json!({"size": 1}))).await;
+    let (made, body) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let (applied, patch) = begun(
+        &f,
+        Method::PATCH,
+        &format!("{THINGS}/old?fieldManager=m"),
+        "application/apply-patch+yaml",
+    )
+    .await;
+    f.delete(&format!("{CRDS}/things.example.com"), json!({})).await;
+    f.until(&format!("{CRDS}/things.example.com"), 404).await;
+    body.unbounded_send(Ok(thing("late", json!({"size": 1})).to_string()))
+        .unwrap();
+    patch
+        .unbounded_send(Ok(thing("old", json!({"size": 2})).to_string()))
+        .unwrap();
+    drop((body, patch));
+    assert_eq!(made.await.code, 404);
+    assert_eq!(applied.await.code, 404);
+    assert_eq!(f.post(CRDS, things()).await.code, 201);
+    assert_eq!(f.get(THINGS).await.body["items"], json!([]));
+}
+
+#[tokio::test]
+async fn an_object_read_by_one_schema_is_not_stored_under_another() {
+    let f = Fixture::with_things().await;
+    let (made, body) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let (told, other) = begun(&f, Method::POST, THINGS, "application/json").await;
+    let path = format!("{CRDS}/things.example.com");
+    // What is said of the definition beside its schemas does not matter.
+    assert_eq!(
+        f.merge(&path, json!({"metadata": {"labels": {"a": "b"}}})).await.code,
+        200
+    );
+    other
+        .unbounded_send(Ok(thing("a", json!({"size": 1})).to_string()))
+        .unwrap();
+    drop(other);
+    assert_eq!(told.await.code, 201);
+    let mut crd = f.get(&path).await.body;
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["extra"] =
+        json!({"type": "string", "default": "x"});
+    assert_eq!(f.put(&path, &crd).await.code, 200);
+    body.unbounded_send(Ok(thing("b", json!({"size": 1})).to_string()))
+        .unwrap();
+    drop(body);
+    let refused = made.await;
+    assert_eq!(
+        (refused.code, &refused.body["reason"]),
+        (503, &json!("ServiceUnavailable")),
+        "{}",
+        refused.text
+    );
+    assert_eq!(f.get(&format!("{THINGS}/b")).await.code, 404);
+}
+
 #[tokio::test]
 async fn the_documents_describe_the_kinds() {
     let f = Fixture::with_things().await;
@@ -294,4 +397,73 @@ async fn the_documents_describe_the_kinds() {
     assert_eq!(other.code, 200, "kubectl asks so for a kind that is not served");
     assert!(other.text.contains("2.0"), "{}", other.text);
     assert_eq!(f.accept("/openapi/v2", "application/xml").await.code, 406);
+}
+
+#[tokio::test]
+async fn a_definition_does_not_take_the_place_of_a_built_in_kind() {
+    let f = Fixture::new().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}});
+    assert_eq!(f.post(leases, lease).await.code, 201);
+    let mut crd = things();
+    crd["metadata"] = json!({"name": "leases.coordination.k8s.io", "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}});
+    crd["spec"]["group"] = json!("coordination.k8s.io");
+    crd["spec"]["names"] = json!({"plural": "leases", "kind": "Thing"});
+    let made = f.post(CRDS, crd).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let accepted = &made.body["status"]["conditions"][0];
+    assert_eq!(
+        (&accepted["type"], &accepted["status"]),
+        (&json!("NamesAccepted"), &json!("False")),
+        "{}",
+        made.text
+    );
+    assert_eq!(accepted["message"], "\"leases\" is already in use");
+    // Nor does one that an earlier program accepted.
+    let key = "apiextensions.k8s.io/customresourcedefinitions//leases.coordination.k8s.io";
+    let store = &f.plane.shared.server.store;
+    let entry = store.get(key).unwrap();
+    let mut established = crate::object::read(&entry).unwrap();
+    established["status"]["conditions"][1]["status"] = json!("True");
+    let write = crate::storage::Write::Put {
+        key: std::sync::Arc::clone(&entry.key),
+        document: crate::object::to_document(&established),
+        expect: crate::storage::Expect::Version(entry.version),
+    };
+    store.commit(vec![write]).await.unwrap();
+    let found = f.get(&format!("{leases}/l")).await;
+    assert_eq!(found.body["kind"], "Lease", "{}", found.text);
+    let told = f.get("/apis/coordination.k8s.io/v1").await;
+    assert_eq!(told.body["resources"].as_array().unwrap().len(), 1, "{}", told.text);
+    // Nor do the built-in objects go with it.
+    let path = format!("{CRDS}/leases.coordination.k8s.io");
+    f.delete(&path, json!({})).await;
+    f.until(&path, 404).await;
+    assert_eq!(f.get(&format!("{leases}/l")).await.code, 200);
+}
+
+#[tokio::test]
+async fn objects_that_no_version_serves_go_with_their_definition_and_their_namespace() {
+    for of_namespace in [true, false] {
+        let f = Fixture::with_things().await;
+        f.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await;
+        let made = f
+            .post(
+                "/apis/example.com/v1/namespaces/n/things",
+                thing("a", json!({"size": 1})),
+            )
+            .await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let path = format!("{CRDS}/things.example.com");
+        let mut crd = f.get(&path).await.body;
+        crd["spec"]["versions"][0]["served"] = json!(false);
+        assert_eq!(f.put(&path, &crd).await.code, 200);
+        let gone = if of_namespace { "/api/v1/namespaces/n" } else { &path };
+        f.delete(gone, json!({})).await;
+        f.until(gone, 404).await;
+        assert!(
+            f.plane.shared.server.store.get("example.com/things/n/a").is_none(),
+            "{gone}"
+        );
+    }
 }

@@ -66,7 +66,7 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
         assert!(missing.is_empty(), "round {round}: lost {missing:?}");
         let listing = store.list("core/configmaps/", None, None).unwrap();
         for entry in &listing.entries {
-            let object = crate::object::parse(&entry.bytes);
+            let object = crate::object::read(entry).unwrap();
             assert_eq!(object["metadata"]["resourceVersion"], entry.version.to_string());
         }
         // The next child counts from zero again: it must start without what this one made.

@@ -61,6 +61,7 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
             405,
             "MethodNotAllowed",
         ),
+        (Method::DELETE, "/api/v1/namespaces", 405, "MethodNotAllowed"),
         (Method::GET, "/api/v1/configmaps?limit=x", 400, "BadRequest"),
         (Method::GET, "/api/v1/configmaps?continue=x", 400, "BadRequest"),
         (
@@ -88,6 +89,18 @@ async fn requests_that_cannot_be_served_are_refused_as_kube_apiserver_does() {
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.text);
         assert_eq!(answer.body["reason"].as_str().unwrap_or(""), reason, "{method} {path}");
     }
+    let told = f.get("/api/v1").await;
+    let resources = told.body["resources"].as_array().unwrap();
+    let told_of = |name: &str| {
+        let resource = resources.iter().find(|resource| resource["name"] == name).unwrap();
+        resource["verbs"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("deletecollection"))
+    };
+    assert!(told_of("configmaps") && !told_of("namespaces"), "{}", told.text);
+    let document = f.get("/openapi/v3/api/v1").await;
+    assert!(document.body["paths"]["/api/v1/namespaces"].get("delete").is_none());
 }
 
 #[tokio::test]
@@ -165,13 +178,19 @@ async fn a_dry_run_answers_like_a_write_and_stores_nothing() {
     let path = format!("{CMS}/b?dryRun=All");
     let merged = f.merge(&path, json!({"data": {"k": "w"}})).await;
     assert_eq!(merged.body["data"]["k"], "w");
-    assert_eq!(f.delete(&path, json!({})).await.code, 200);
+    assert_eq!(f.send(Method::DELETE, &path, "", Body::empty()).await.code, 200);
     assert_eq!(
         f.delete(&format!("{CMS}/b"), json!({"dryRun": ["All"]})).await.code,
         200
     );
     assert_eq!(f.get(&format!("{CMS}/b")).await.body["data"]["k"], "v");
     assert_eq!(f.plane.latest_version(), before + 1);
+    // The query of a deletion that has a body says nothing, not even what is wrong.
+    assert_eq!(
+        f.delete(&format!("{path}&propagationPolicy=Odd"), json!({})).await.code,
+        200
+    );
+    assert_eq!(f.get(&format!("{CMS}/b")).await.code, 404);
 }
 
 #[tokio::test]
@@ -422,6 +441,150 @@ async fn a_lease_can_be_made_by_an_update() {
     let f = Fixture::new().await;
     let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15}});
-    assert_eq!(f.put(path, &lease).await.code, 201);
+    let made = f.put(path, &lease).await;
+    assert_eq!(made.code, 201);
+    // Once it is there, an update says which version it is of.
+    for version in ["", "0"] {
+        let mut blind = lease.clone();
+        blind["metadata"]["resourceVersion"] = json!(version);
+        let refused = f.put(path, &blind).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert_eq!(
+            refused.body["message"],
+            "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+        );
+    }
+    assert_eq!(f.put(path, &made.body).await.code, 200);
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    assert_eq!(f.post(definitions, things()).await.code, 201);
+    assert_eq!(
+        f.put(&format!("{definitions}/things.example.com"), &things())
+            .await
+            .code,
+        422
+    );
+    f.post(CMS, config_map("a")).await;
+    assert_eq!(f.put(&format!("{CMS}/a"), &config_map("a")).await.code, 200);
     assert_eq!(f.put(&format!("{CMS}/none"), &config_map("none")).await.code, 404);
+}
+
+/// Logs whose reader has a fault.
+struct Broken;
+
+impl crate::pod_logs::PodLogs for Broken {
+    fn open<'a>(
+        &'a self,
+        _: crate::pod_logs::LogRequest,
+    ) -> futures::future::BoxFuture<
+        'a,
+        Result<futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>, crate::pod_logs::LogError>,
+    > {
+        panic!("a fault for a test")
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_makes_the_server_panic_is_answered_and_fails_alone() {
+    let f = Fixture::new().await;
+    f.plane.set_pod_logs(std::sync::Arc::new(Broken));
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let made = f.post(pods, pod).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let log = f.get(&format!("{pods}/a/log")).await;
+    assert_eq!(
+        (log.code, &log.body["reason"]),
+        (500, &json!("InternalError")),
+        "{}",
+        log.text
+    );
+    assert!(!log.text.contains("a fault for a test"), "{}", log.text);
+    assert_eq!(f.get(&format!("{pods}/a")).await.code, 200);
+}
+
+/// Text of so many lists, one in the other.
+fn nested(levels: usize) -> String {
+    format!("{}1{}", "[".repeat(levels), "]".repeat(levels))
+}
+
+#[tokio::test]
+async fn what_is_nested_too_deeply_to_be_read_back_is_refused_and_the_rest_can_be_changed() {
+    let f = Fixture::new().await;
+    let mut open = things();
+    open["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    f.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", open)
+        .await;
+    let body = |levels: usize| {
+        let spec = nested(levels);
+        format!(
+            "{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Thing\",\"metadata\":{{\"name\":\"a\"}},\"spec\":{spec}}}"
+        )
+    };
+    let json = "application/json";
+    // The parser would still take these; what is noted of their fields goes deeper.
+    for levels in [100, 125] {
+        let refused = f.send(Method::POST, THINGS, json, body(levels)).await;
+        assert_eq!((refused.code, &refused.body["reason"]), (400, &json!("BadRequest")));
+        assert!(
+            refused.text.contains("nested deeper than 100 levels"),
+            "{}",
+            refused.text
+        );
+    }
+    let made = f.send(Method::POST, THINGS, json, body(99)).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let path = format!("{THINGS}/a");
+    let named = f.merge(&path, json!({"metadata": {"annotations": {"a": "b"}}})).await;
+    assert_eq!(named.code, 200, "{}", named.text);
+    let deeper = [
+        ("application/merge-patch+json", format!("{{\"x\":{}}}", nested(100))),
+        (
+            "application/json-patch+json",
+            format!("[{{\"op\":\"add\",\"path\":\"/x\",\"value\":{}}}]", nested(100)),
+        ),
+        (
+            "application/json-patch+json",
+            "[{\"op\":\"copy\",\"from\":\"/spec\",\"path\":\"/spec/0\"}]".to_owned(),
+        ),
+        ("application/apply-patch+yaml", body(100)),
+    ];
+    for (kind, patch) in deeper {
+        let refused = f
+            .send(Method::PATCH, &format!("{path}?fieldManager=m"), kind, patch)
+            .await;
+        assert!((400..500).contains(&refused.code), "{kind}: {}", refused.text);
+    }
+    assert_eq!(
+        f.get(&format!("{path}")).await.body["metadata"]["annotations"]["a"],
+        "b"
+    );
+    assert_eq!(f.delete(&path, json!({})).await.code, 200);
+    assert_eq!(f.get(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn times_of_built_in_kinds_are_read_and_written_as_go_does() {
+    let f = Fixture::new().await;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |time: &str| json!({"metadata": {"name": "l"}, "spec": {"renewTime": time}});
+    for wrong in [
+        "2020-01-01T00:00:00Z",
+        "2020-01-01T00:00:00.123Z",
+        "2020-01-01t00:00:00.123456Z",
+    ] {
+        let refused = f.post(path, lease(wrong)).await;
+        assert_eq!(refused.code, 400, "{wrong}: {}", refused.text);
+        assert!(
+            refused.text.contains("2006-01-02T15:04:05.000000Z07:00"),
+            "{}",
+            refused.text
+        );
+    }
+    let made = f.post(path, lease("2020-01-01T03:00:00.123456+02:30")).await;
+    assert_eq!(
+        made.body["spec"]["renewTime"], "2020-01-01T00:30:00.123456Z",
+        "{}",
+        made.text
+    );
 }

@@ -5,13 +5,13 @@ use futures::StreamExt;
 use super::*;
 
 /// The lines of a watch.
-struct Events {
+pub(super) struct Events {
     stream: axum::body::BodyDataStream,
     buffer: Vec<u8>,
 }
 
 impl Fixture {
-    async fn watch(&self, path: &str) -> Events {
+    pub(super) async fn watch(&self, path: &str) -> Events {
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         let response = self.plane.router().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -24,7 +24,7 @@ impl Fixture {
 
 impl Events {
     /// The next event, or nothing when the watch ended.
-    async fn next(&mut self) -> Option<Value> {
+    pub(super) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=at).collect();
@@ -37,7 +37,7 @@ impl Events {
         }
     }
 
-    async fn words(&mut self) -> String {
+    pub(super) async fn words(&mut self) -> String {
         let event = self.next().await.unwrap();
         format!(
             "{} {}",

@@ -3,16 +3,19 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
+use crate::admission::depth;
 
 /// Largest number of operations that is served.
 const MAX_OPERATIONS: usize = 10_000;
+/// The most bytes of JSON that the operations `copy` of one patch may add, as kube-apiserver limits them.
+const MAX_COPIED: usize = 3 << 20;
 
 /// Applies an RFC 6902 patch.
 ///
 /// Negative indices count from the end of a list, as kube-apiserver has it.
 ///
 /// # Errors
-/// A patch that is malformed, or that does not fit the object.
+/// A patch that is malformed, that does not fit the object, or that makes it grow beyond measure.
 pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
         return Err(PatchError::BadRequest(format!(
@@ -27,6 +30,7 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, PatchError> {
         )));
     }
     let mut object = target.clone();
+    let mut copied = 0;
     for operation in operations {
         let Value::Object(operation) = operation else {
             return Err(PatchError::BadRequest(format!(
@@ -34,9 +38,40 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, PatchError> {
                 kind(operation)
             )));
         };
+        measure(&object, operation, &mut copied)?;
         run(&mut object, operation).map_err(PatchError::Unprocessable)?;
     }
     Ok(object)
+}
+
+/// Refuses an operation that copies too much, or nests the object too deeply: a few operations could otherwise double
+/// either as often as they like.
+fn measure(object: &Value, operation: &Map<String, Value>, copied: &mut usize) -> Result<(), PatchError> {
+    let text = |key: &str| operation.get(key).and_then(Value::as_str);
+    let placed = match text("op") {
+        Some("add" | "replace") => operation.get("value"),
+        Some("move" | "copy") => text("from").and_then(|from| get(object, from)),
+        _ => None,
+    };
+    // What is missing is told by the operation itself.
+    let (Some(path), Some(placed)) = (text("path"), placed) else {
+        return Ok(());
+    };
+    if text("op") == Some("copy") {
+        *copied += placed.to_string().len();
+        if *copied > MAX_COPIED {
+            return Err(PatchError::Unprocessable(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+            )));
+        }
+    }
+    if path.matches('/').count() + depth::of(placed) > depth::MOST_WITH_MANAGERS {
+        return Err(PatchError::BadRequest(format!(
+            "the patch nests the object deeper than {} levels at {path}",
+            depth::MOST_WITH_MANAGERS
+        )));
+    }
+    Ok(())
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -223,6 +258,42 @@ mod tests {
     use crate::admission::schema::tests::any_json;
     use proptest::prelude::*;
     use serde_json::json;
+
+    /// A patch that copies all there is below `/x` to a new place in it, over and over.
+    fn doubling(times: usize, to: impl Fn(usize) -> String) -> Value {
+        let copies = (0..times).map(|n| json!({"op": "copy", "from": "/x", "path": to(n)}));
+        std::iter::once(json!({"op": "add", "path": "/x", "value": {"a": 1}}))
+            .chain(copies)
+            .collect()
+    }
+
+    #[test]
+    fn what_doubles_with_each_copy_is_refused_before_it_is_large() {
+        let wide = doubling(40, |n| format!("/x/k{n}"));
+        let found = json_patch(&json!({}), &wide).unwrap_err();
+        assert_eq!(found.code(), 422, "{found}");
+        assert!(found.to_string().contains("exceeding the limit 3145728"), "{found}");
+        // Each copy goes to the innermost place of the one before.
+        let deep = doubling(40, |n| format!("/x{}", "/k".repeat((1 << n).min(1 << 12))));
+        let found = json_patch(&json!({}), &deep).unwrap_err();
+        assert_eq!(found.code(), 400, "{found}");
+        assert!(found.to_string().contains("deeper than 110 levels"), "{found}");
+        let few = json_patch(&json!({}), &doubling(5, |n| format!("/x/k{n}"))).unwrap();
+        assert_eq!(few["x"]["k4"]["k3"]["k2"]["k1"]["k0"]["a"], 1);
+    }
+
+    #[test]
+    fn a_list_is_not_moved_into_itself_level_by_level_without_end() {
+        let steps = (0..300).flat_map(|_| {
+            [
+                json!({"op": "move", "from": "/x", "path": "/y"}),
+                json!({"op": "add", "path": "/x", "value": {}}),
+                json!({"op": "move", "from": "/y", "path": "/x/y"}),
+            ]
+        });
+        let found = json_patch(&json!({"x": {}}), &steps.collect()).unwrap_err();
+        assert_eq!(found.code(), 400, "{found}");
+    }
 
     #[test]
     fn operations_do_what_they_say() {

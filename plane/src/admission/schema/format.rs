@@ -52,6 +52,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a constant pattern compiles")
 }
 
+// Digits and spaces are spelt out: `\d` and `\s` mean those of every script here, and ASCII's in Go.
 static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^([a-zA-Z0-9\p{S}\p{L}]((-?[a-zA-Z0-9\p{S}\p{L}]{0,62})?)|([a-zA-Z0-9\p{S}\p{L}](([a-zA-Z0-9\-\p{S}\p{L}]{0,61}[a-zA-Z0-9\p{S}\p{L}])?)(\.)){1,}([a-zA-Z\p{L}]){2,63})$",
@@ -62,23 +63,26 @@ static UUID: LazyLock<Regex> = LazyLock::new(|| {
 });
 static COLOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"));
 static RGB: LazyLock<Regex> = LazyLock::new(|| {
-    let part = r"\s*(0|[1-9]\d?|1\d\d?|2[0-4]\d|25[0-5])\s*";
+    let part = r"[\t\n\f\r ]*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])[\t\n\f\r ]*";
     pattern(&format!(r"^rgb\({part},{part},{part}\)$"))
 });
-static SSN: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d{3}[- ]?\d{2}[- ]?\d{4}$"));
+static SSN: LazyLock<Regex> = LazyLock::new(|| pattern("^[0-9]{3}[- ]?[0-9]{2}[- ]?[0-9]{4}$"));
 static CARD: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\d{3})\d{11})$",
+        r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35[0-9]{3})[0-9]{11})$",
     )
 });
 static HEX24: LazyLock<Regex> = LazyLock::new(|| pattern("^[0-9a-fA-F]{24}$"));
 static BASE64: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"));
-static DATE_TIME: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)^\d{4}-\d{2}-\d{2}(t|\s)\d{2}:\d{2}:\d{2}(\.\d{1,9})?(z|[+-]\d{2}:?\d{2})?$"));
+static DATE_TIME: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^[0-9]{4}-[0-9]{2}-[0-9]{2}(t|[\t\n\f\r ])[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(z|[+-][0-9]{2}:?[0-9]{2})?$",
+    )
+});
 static SCALA_DURATION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"^((-?\d+)\s*(weeks|week|wks|wk|w|days|day|d|hours|hour|hrs|hr|h|minutes|minute|mins|min|m|seconds|second|secs|sec|s|milliseconds|millisecond|millis|milli|ms|microseconds|microsecond|micros|micro|µs|us|nanoseconds|nanosecond|nanos|nano|ns))$",
+        r"^((-?[0-9]+)[\t\n\f\r ]*(weeks|week|wks|wk|w|days|day|d|hours|hour|hrs|hr|h|minutes|minute|mins|min|m|seconds|second|secs|sec|s|milliseconds|millisecond|millis|milli|ms|microseconds|microsecond|micros|micro|µs|us|nanoseconds|nanosecond|nanos|nano|ns))$",
     )
 });
 
@@ -161,7 +165,7 @@ fn is_date_time(text: &str) -> bool {
     if text.len() < 4 || !DATE_TIME.is_match(text) {
         return false;
     }
-    let day = &text[..10];
+    let day = text.get(..10).unwrap_or_default();
     let number = |range: std::ops::Range<usize>| text.get(range).and_then(|t| t.parse::<u8>().ok()).unwrap_or(u8::MAX);
     jiff::civil::Date::strptime("%Y-%m-%d", day).is_ok()
         && number(11..13) < 24
@@ -284,6 +288,12 @@ mod tests {
             ("date-time", "2023-02-29T10:00:00Z", false),
             ("date-time", "2024-02-29T25:00:00Z", false),
             ("date-time", "yesterday", false),
+            ("date-time", "२०२४-०२-२९T10:00:00Z", false),
+            ("date-time", "2024-02-29\u{a0}10:00:00Z", false),
+            ("duration", "३ days", false),
+            ("ssn", "१२३-45-6789", false),
+            ("rgbcolor", "rgb(1, 2, 3)", true),
+            ("rgbcolor", "rgb(1, 2, १२)", false),
             ("date", "2024-02-29", true),
             ("date", "2024-2-29", false),
             ("duration", "1h30m", true),
@@ -331,7 +341,9 @@ mod tests {
             let _ = matches(KNOWN[i], &text);
         }
         #[test]
-        fn no_time_like_text_breaks_a_format(text in "[0-9TZ:.+-]{0,30}|[0-9.a-zµ ]{0,12}") {
+        fn no_time_like_text_breaks_a_format(
+            text in "[0-9TZ:.+-]{0,30}|[0-9.a-zµ ]{0,12}|\\d{4}-\\d{2}-\\d{2}[T\\s]\\d{2}:\\d{2}:\\d{2}(\\.\\d{1,9})?Z?",
+        ) {
             let _ = matches("date-time", &text);
             let _ = matches("duration", &text);
         }
