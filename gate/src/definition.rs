@@ -6,14 +6,14 @@
 mod preset;
 mod resolved;
 
-use schemas::gate_definition::{GateDefinition, OnBaseMove};
+use schemas::gate_definition::GateDefinition;
+use schemas::quantity;
 use schemas::shared::{GateCommands, GateLanguage, GateProfile};
 
 pub use resolved::{ResolvedGate, ResolvedPrepare, ResolvedResources, ResolvedStep, Source};
 
 use crate::network::is_allowable;
 use crate::protected::{Protected, RuleError};
-use crate::quantity;
 
 /// Path of the gate's definition in the base tree.
 pub const GATE_FILE: &str = ".foreman/gate.yaml";
@@ -170,8 +170,7 @@ fn from_profile(
             ),
         ));
     }
-    if let Some(file) = file {
-        gate.on_base_move = file.on_base_move;
+    if file.is_some() {
         gate.protected.clear();
         gate.pinned.clear();
     }
@@ -211,7 +210,7 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
     let cpu_limit = resources.cpu.unwrap_or_else(|| CPU_LIMIT.to_owned());
     let memory_limit = resources.memory.unwrap_or_else(|| MEMORY_LIMIT.to_owned());
     for (key, value) in [("resources.cpu", &cpu_limit), ("resources.memory", &memory_limit)] {
-        if quantity::parse_millis(value).is_none() {
+        if !quantity::parse(value).is_ok_and(|amount| amount.milli() > 0) {
             return Err(fail(format!(
                 "{key} is {value:?}; expected a Kubernetes quantity such as \"4\" or \"8Gi\""
             )));
@@ -225,7 +224,6 @@ fn from_file(file: GateDefinition, tree: &dyn BaseTree) -> Result<ResolvedGate, 
         pinned: Vec::new(),
         resources: ResolvedResources::within(&cpu_limit, &memory_limit),
         deadline_seconds: file.deadline_seconds.unwrap_or(DEADLINE_SECONDS),
-        on_base_move: file.on_base_move,
         source: Source::File,
     })
 }
@@ -330,7 +328,6 @@ fn of_preset(
         pinned: judge.pinned,
         resources: ResolvedResources::default(),
         deadline_seconds: DEADLINE_SECONDS,
-        on_base_move: OnBaseMove::default(),
         source: Source::Preset(preset::name(language).to_owned()),
     }
 }

@@ -15,7 +15,6 @@ pub mod pinned;
 pub mod plan;
 pub mod program;
 pub mod protected;
-pub mod quantity;
 pub mod report;
 pub mod tail;
 pub mod verdict;

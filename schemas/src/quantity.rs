@@ -40,6 +40,14 @@ pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
     read(text).ok_or_else(|| QuantityError { text: text.to_owned() })
 }
 
+/// Returns the smaller of two quantities; `ceiling` where either cannot be read.
+pub fn at_most(text: &str, ceiling: &str) -> String {
+    match (parse(text), parse(ceiling)) {
+        (Ok(amount), Ok(most)) if amount <= most => text.to_owned(),
+        _ => ceiling.to_owned(),
+    }
+}
+
 fn read(text: &str) -> Option<Quantity> {
     let (sign, unsigned) = match text.as_bytes().first()? {
         b'-' => (-1, &text[1..]),
@@ -105,6 +113,14 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_smaller_of_two_amounts_is_taken_as_it_was_written() {
+        assert_eq!(at_most("4Gi", "512Mi"), "512Mi");
+        assert_eq!(at_most("2", "8"), "2");
+        assert_eq!(at_most("1500m", "1.5"), "1500m");
+        assert_eq!(at_most("much", "8"), "8");
+    }
 
     #[test]
     fn processors_are_read_in_millicores() {

@@ -6,9 +6,10 @@ use agent::config::{Flags, normalise_args};
 use agent::daemon::{self, Shutdown};
 use agent::executor::job::inside;
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use telemetry::logging::Form;
 
 /// Takes tasks for one machine: registers it, claims tasks, runs coders and gates.
 #[derive(Parser)]
@@ -18,16 +19,10 @@ struct Program {
     flags: Flags,
     /// Form of the log.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
+    log_format: Form,
     /// Write logs as JSON: the same as `--log-format=json`.
     #[arg(long)]
     log_json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 fn main() -> ExitCode {
@@ -40,7 +35,8 @@ fn main() -> ExitCode {
         return inside::main(args);
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
-    init_logging(program.log_json || program.log_format == LogFormat::Json);
+    let form = if program.log_json { Form::Json } else { program.log_format };
+    telemetry::logging::init(form, "info");
     match run(program.flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,14 +51,6 @@ fn is_called(name: &str) -> bool {
     std::env::args_os()
         .next()
         .is_some_and(|path| std::path::Path::new(&path).file_name() == Some(name.as_ref()))
-}
-
-fn init_logging(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json { builder.json().init() } else { builder.init() }
 }
 
 /// Runs the agent, and leaves without waiting for calls that block, such as a fetch: the two seconds are over by then.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use schemas::gate_definition::OnBaseMove;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -29,8 +28,6 @@ pub struct ResolvedGate {
     pub resources: ResolvedResources,
     /// Seconds that the whole Job may take.
     pub deadline_seconds: i64,
-    /// What happens to a verdict when the base moves.
-    pub on_base_move: OnBaseMove,
     /// Where it is written.
     pub source: Source,
 }
@@ -113,8 +110,7 @@ impl fmt::Display for Source {
 impl ResolvedGate {
     /// Returns the SHA-256, in hex, of the gate as canonical JSON.
     ///
-    /// Where it is written and what happens when the base moves are left out: they do not change what
-    /// a verdict says.
+    /// Where it is written is left out: that does not change what a verdict says.
     pub fn digest(&self) -> String {
         let Ok(value) = serde_json::to_value(self) else {
             return String::new();
@@ -123,7 +119,6 @@ impl ResolvedGate {
             return String::new();
         };
         fields.shift_remove("source");
-        fields.shift_remove("onBaseMove");
         fields.insert("format".to_owned(), Value::String(crate::FORMAT.to_owned()));
         hex::encode(Sha256::digest(canonical(Value::Object(fields)).to_string()))
     }

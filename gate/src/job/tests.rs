@@ -23,7 +23,6 @@ pub(crate) fn gate() -> ResolvedGate {
         pinned: Vec::new(),
         resources: ResolvedResources::default(),
         deadline_seconds: 1800,
-        on_base_move: schemas::gate_definition::OnBaseMove::Keep,
         source: Source::File,
     }
 }

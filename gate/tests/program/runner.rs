@@ -92,7 +92,6 @@ impl Bench {
                 pinned: Vec::new(),
                 resources: ResolvedResources::default(),
                 deadline_seconds: 600,
-                on_base_move: schemas::gate_definition::OnBaseMove::Keep,
                 source: Source::File,
             },
             env: BTreeMap::from([("PATH".to_owned(), path)]),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use reconciler::evidence::http::Readers;
 use reconciler::operator::{self, Config};
@@ -68,13 +68,7 @@ struct Arguments {
     ca_bundle: Option<PathBuf>,
     /// Form of the log.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    log_format: telemetry::logging::Form,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -83,14 +77,7 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("failed to set up TLS: another provider was installed before");
     }
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match arguments.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    telemetry::logging::init(arguments.log_format, "info");
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?

@@ -58,7 +58,6 @@ impl Pod {
             pinned: Vec::new(),
             resources: ResolvedResources::default(),
             deadline_seconds: 600,
-            on_base_move: schemas::gate_definition::OnBaseMove::Keep,
             source: Source::File,
         };
         let request = GateRequest {

@@ -53,11 +53,7 @@ pub fn is_asked(args: &[OsString]) -> bool {
 /// Runs the claim; `args` begin with the program's name and the word.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
+    telemetry::logging::init(telemetry::logging::Form::Text, "info");
     let words = args.into_iter().enumerate().filter(|(index, _)| *index != 1);
     let arguments = match Arguments::try_parse_from(words.map(|(_, word)| word)) {
         Ok(arguments) => arguments,

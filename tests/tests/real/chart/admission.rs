@@ -34,7 +34,6 @@ pub fn gate_objects(release: &Release, node: &str, task: &str) -> GateObjects {
         pinned: Vec::new(),
         resources: ResolvedResources::default(),
         deadline_seconds: 1800,
-        on_base_move: schemas::gate_definition::OnBaseMove::Keep,
         source: Source::File,
     };
     let request = GateRequest {
