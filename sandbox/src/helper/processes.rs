@@ -37,7 +37,7 @@ fn read_entry(pid: i32) -> Option<Entry> {
     })
 }
 
-/// Returns the processes below one, and itself, by the kernel's own lists of children where it keeps
+/// Returns a process, first, and those below it, by the kernel's own lists of children where it keeps
 /// them, otherwise by the whole table.
 pub(super) fn descendants(root: i32) -> Vec<i32> {
     let mut found = vec![root];
@@ -51,11 +51,9 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
             match std::fs::read_to_string(thread.path().join("children")) {
                 Ok(children) => found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
                 Err(error) if pid == root && error.kind() == std::io::ErrorKind::NotFound => {
-                    return below(root, &table())
-                        .into_iter()
-                        .map(|entry| entry.pid)
-                        .chain([root])
-                        .collect();
+                    let table = table();
+                    let others = below(root, &table).into_iter().map(|entry| entry.pid);
+                    return [root].into_iter().chain(others).collect();
                 }
                 Err(_) => {}
             }
