@@ -12,6 +12,7 @@ mod namespaces;
 mod processes;
 mod seccomp;
 mod supervise;
+mod tmpfs;
 
 use crate::HELPER_ARGUMENT;
 

@@ -51,6 +51,7 @@ pub(crate) fn request(backend: Backend, command: Command, proxy: Option<ProxyAdd
         nesting: command.nesting,
         cgroups: true,
         root_of_machine: true,
+        unmapped_memory: true,
         stdin: command.stdin.is_some(),
         scratch: None,
     };

@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub stdin: bool,
     /// Whether the user is the machine's root; filled in by the supervisor.
     pub root_of_machine: bool,
+    /// Whether the command may have memory that no process maps; filled in by the supervisor, which cannot count it.
+    pub unmapped_memory: bool,
     /// A folder of the host that the supervisor removes at the end.
     pub scratch: Option<PathBuf>,
 }

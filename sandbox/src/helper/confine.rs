@@ -54,14 +54,14 @@ fn prepare(request: &Request, streams: &Streams, reports: &mut File) -> Result<(
     let seccomp = request.backend != Backend::Unsafe;
     Message::Confined { landlock_abi, seccomp }.send(reports);
     if seccomp {
-        let preallocates = request.limits.keep_free.is_none();
-        let program = seccomp::filter(
-            request.backend,
-            request.net,
-            request.nesting,
-            preallocates,
+        let program = seccomp::filter(&seccomp::Rules {
+            backend: request.backend,
+            net: request.net,
+            nesting: request.nesting,
+            preallocates: request.limits.keep_free.is_none(),
+            unmapped_memory: request.unmapped_memory,
             landlock_abi,
-        );
+        });
         sys::install_filter(&program).map_err(Failure::to("install the seccomp filter"))?;
     }
     Ok(())

@@ -37,7 +37,7 @@ fn read_entry(pid: i32) -> Option<Entry> {
     })
 }
 
-/// Returns the processes below one, and itself, by the kernel's own lists of children where it keeps
+/// Returns a process, first, and those below it, by the kernel's own lists of children where it keeps
 /// them, otherwise by the whole table.
 pub(super) fn descendants(root: i32) -> Vec<i32> {
     let mut found = vec![root];
@@ -51,11 +51,9 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
             match std::fs::read_to_string(thread.path().join("children")) {
                 Ok(children) => found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
                 Err(error) if pid == root && error.kind() == std::io::ErrorKind::NotFound => {
-                    return below(root, &table())
-                        .into_iter()
-                        .map(|entry| entry.pid)
-                        .chain([root])
-                        .collect();
+                    let table = table();
+                    let others = below(root, &table).into_iter().map(|entry| entry.pid);
+                    return [root].into_iter().chain(others).collect();
                 }
                 Err(_) => {}
             }
@@ -120,15 +118,24 @@ fn stack_place(stat: &[u8]) -> Option<u64> {
         .ok()
 }
 
-/// Returns the memory that processes use together, in bytes, each shared page counted once.
+/// Returns the memory that processes use together with `files` bytes of private memory files, each shared page counted
+/// once.
 ///
 /// The kernel takes long to say so while processes change their memory, so all are stopped meanwhile;
 /// those that are to live are to be let go on by [`go_on`].
-pub(super) fn memory_exactly(pids: &[i32]) -> u64 {
+pub(super) fn memory_exactly(pids: &[i32], files: u64) -> u64 {
     for pid in pids {
         sys::kill(*pid, libc::SIGSTOP);
     }
-    pids.iter().map(|pid| proportional(*pid)).sum()
+    let parts = pids.iter().map(|pid| proportional(*pid));
+    let (own, shared) = parts.fold((0, 0), |(own, shared), part| (own + part.0, shared + part.1));
+    together(own, shared, files)
+}
+
+/// Adds up memory of processes, their share of memory files, and all memory files that are known: what is mapped of those
+/// is in both, and counts once.
+fn together(own: u64, shared: u64, files: u64) -> u64 {
+    own.saturating_add(shared.max(files))
 }
 
 /// Lets stopped processes go on.
@@ -145,17 +152,25 @@ fn resident(pid: i32) -> (u64, u64) {
     (words.next().unwrap_or(0), words.next().unwrap_or(0))
 }
 
-fn proportional(pid: i32) -> u64 {
+/// Returns a process's share of memory, in bytes: of its own, and of memory files.
+fn proportional(pid: i32) -> (u64, u64) {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kibibytes = rollup.lines().find_map(|line| {
-        line.strip_prefix("Pss:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    kibibytes.map_or_else(|| resident(pid).0 * sys::page_size(), |kibibytes| kibibytes * 1024)
+    shares(&rollup).unwrap_or_else(|| {
+        let (all, mapped) = resident(pid);
+        (all.saturating_sub(mapped) * sys::page_size(), mapped * sys::page_size())
+    })
+}
+
+fn shares(rollup: &str) -> Option<(u64, u64)> {
+    let field = |name: &str| {
+        let mut values = rollup.lines().filter_map(|line| line.strip_prefix(name));
+        let kibibytes = values.next()?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?;
+        Some(kibibytes * 1024)
+    };
+    let all = field("Pss:")?;
+    // A kernel that does not tell them apart: better too little than the same page twice.
+    let files = field("Pss_Shmem:").unwrap_or(all);
+    Some((all.saturating_sub(files), files))
 }
 
 /// Returns how many threads processes have together.
@@ -221,5 +236,21 @@ pub(super) fn kill_descendants(root: i32) {
         }
         // The killed take a moment to end and to be handed over by their parents.
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mapped_of_a_memory_file_counts_once() {
+        let rollup = "Pss:     1000 kB\nPss_Anon:  300 kB\nPss_File:  100 kB\nPss_Shmem:   600 kB\n";
+        let (own, files) = shares(rollup).unwrap_or_default();
+        assert_eq!((own, files), (400 * 1024, 600 * 1024));
+        assert_eq!(together(own, files, 600 * 1024), 1000 * 1024);
+        assert_eq!(together(own, files, 900 * 1024), 1300 * 1024, "300 KiB are not mapped");
+        assert_eq!(shares("Pss:  10 kB\n"), Some((0, 10 * 1024)));
+        assert_eq!(shares(""), None);
     }
 }

@@ -111,20 +111,36 @@ const FCHMODAT2: c_long = 452;
 /// Flags of an open that make its mode count; without them that register may hold anything.
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
+/// Largest piece of System V memory where it cannot be counted; servers of databases take some dozens of bytes.
+const SHARED_PIECE: u32 = 1 << 20;
 /// Modes of an allocation that give space back.
 const GIVES_BACK: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_COLLAPSE_RANGE) as u32;
 
+/// What a filter depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) backend: Backend,
+    pub(super) net: Net,
+    pub(super) nesting: bool,
+    /// Whether space may be taken otherwise than by writing: a disk that is watched could be full between two looks.
+    /// File systems that cannot do it at all answer as is done here, and callers write instead.
+    pub(super) preallocates: bool,
+    /// Whether there may be memory that no process maps. Where it cannot be counted, there is none to have, as on a
+    /// kernel without it, and of the System V kind only small pieces, as with a low `kernel.shmmax`.
+    pub(super) unmapped_memory: bool,
+    pub(super) landlock_abi: u32,
+}
+
 /// Makes the filter for a command.
-///
-/// Without `preallocates` no space is taken but by writing: a disk that is watched could be full between two looks.
-/// File systems that cannot do it at all answer alike, and callers write instead.
-pub(super) fn filter(
-    backend: Backend,
-    net: Net,
-    nesting: bool,
-    preallocates: bool,
-    landlock_abi: u32,
-) -> Vec<sock_filter> {
+pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
+    let Rules {
+        backend,
+        net,
+        nesting,
+        preallocates,
+        unmapped_memory,
+        landlock_abi,
+    } = *rules;
     let mut filter = Filter::begin();
     for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
         filter.deny(number, libc::EPERM);
@@ -136,6 +152,14 @@ pub(super) fn filter(
         filter.deny(libc::SYS_truncate, libc::EPERM);
     }
     judge_opens(&mut filter, truncates);
+    // What makes sandboxes of its own needs it for their input.
+    if !unmapped_memory && !nesting {
+        filter.deny(libc::SYS_memfd_create, libc::ENOSYS);
+        filter.deny(libc::SYS_memfd_secret, libc::ENOSYS);
+        filter.when(libc::SYS_shmget, |body| {
+            body.deny_if_above(1, SHARED_PIECE, libc::EINVAL)
+        });
+    }
     if !preallocates {
         filter.when(libc::SYS_fallocate, |body| {
             body.when_any_bit(1, GIVES_BACK, |body| body.allow_all());
@@ -370,6 +394,15 @@ impl Body {
         self.program.push(stmt(RETURN, DENY | errno as u32));
     }
 
+    /// Judges all 64 bits.
+    fn deny_if_above(&mut self, argument: u32, value: u32, errno: i32) {
+        self.program.push(stmt(LOAD, 16 + 8 * argument + 4));
+        self.program.push(jump(EQUAL, 0, 0, 2));
+        self.load(argument, u32::MAX);
+        self.program.push(jump(AT_LEAST, value.saturating_add(1), 0, 1));
+        self.program.push(stmt(RETURN, DENY | errno as u32));
+    }
+
     fn deny_unless_equal(&mut self, argument: u32, value: u32, mask: u32, errno: i32) {
         self.load(argument, mask);
         self.program.push(jump(EQUAL, value, 1, 0));
@@ -449,13 +482,45 @@ mod tests {
 
     #[test]
     fn calls_are_denied_and_allowed_by_number_and_arguments() {
-        let own = filter(Backend::Namespaces, Net::None, false, true, 7);
-        let watched = filter(Backend::Namespaces, Net::None, false, false, 7);
-        let nesting = filter(Backend::Namespaces, Net::None, true, true, 0);
-        let none = filter(Backend::Landlock, Net::None, false, true, 7);
-        let proxy = filter(Backend::Landlock, Net::PortProxy(1), false, true, 7);
-        let old = filter(Backend::Landlock, Net::None, false, true, 5);
-        let oldest = filter(Backend::Landlock, Net::None, false, true, 2);
+        let rules = Rules {
+            backend: Backend::Namespaces,
+            net: Net::None,
+            nesting: false,
+            preallocates: true,
+            unmapped_memory: true,
+            landlock_abi: 7,
+        };
+        let own = filter(&rules);
+        let watched = filter(&Rules {
+            preallocates: false,
+            ..rules
+        });
+        let counted = filter(&Rules {
+            unmapped_memory: false,
+            ..rules
+        });
+        let nesting = filter(&Rules {
+            nesting: true,
+            landlock_abi: 0,
+            ..rules
+        });
+        let alone = Rules {
+            backend: Backend::Landlock,
+            ..rules
+        };
+        let none = filter(&alone);
+        let proxy = filter(&Rules {
+            net: Net::PortProxy(1),
+            ..alone
+        });
+        let old = filter(&Rules {
+            landlock_abi: 5,
+            ..alone
+        });
+        let oldest = filter(&Rules {
+            landlock_abi: 2,
+            ..alone
+        });
         let truncate = libc::O_TRUNC as u64;
         let (unix, inet, netlink, vsock) = (1, 2, 16, 40);
         let (stream, dgram) = (1, 2);
@@ -500,6 +565,12 @@ mod tests {
             (&own, FCHMODAT2, [3, 0, 0o4755], false),
             (&nesting, libc::SYS_mknodat, [3, 0, 0o104_755], false),
             (&own, libc::SYS_openat2, [0; 3], false),
+            (&own, libc::SYS_memfd_create, [0; 3], true),
+            (&counted, libc::SYS_memfd_create, [0; 3], false),
+            (&own, libc::SYS_shmget, [0, 1 << 30, 0], true),
+            (&counted, libc::SYS_shmget, [0, 1 << 20, 0], true),
+            (&counted, libc::SYS_shmget, [0, (1 << 20) + 1, 0], false),
+            (&counted, libc::SYS_shmget, [0, 1 << 32, 0], false),
             (&own, libc::SYS_fallocate, [3, 0, 0], true),
             (&watched, libc::SYS_fallocate, [3, 0, 0], false),
             (&watched, libc::SYS_fallocate, [3, 1, 0], false),

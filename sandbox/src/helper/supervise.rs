@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
 use super::disk::Disks;
+use super::tmpfs::Tmpfs;
 use super::{Failure, init, namespaces, processes};
 use crate::Backend;
 use crate::outcome::{Enforced, Exit, Reason};
@@ -55,7 +56,7 @@ fn run() -> std::io::Result<()> {
     };
     drop(stdin);
     let disks = Disks::of(&request);
-    let report = match start(&request, &control, streams) {
+    let report = match start(&mut request, &control, streams) {
         Ok(running) => watch(running, &request, &control, disks),
         Err(failure) => not_started(request.backend, failure),
     };
@@ -114,9 +115,12 @@ struct Running {
     enforced: Enforced,
 }
 
-fn start(request: &Request, control: &UnixStream, streams: Streams) -> Result<Running, Failure> {
-    let limits = &request.limits;
-    let cgroup = if request.cgroups { Cgroup::create(limits) } else { None };
+fn start(request: &mut Request, control: &UnixStream, streams: Streams) -> Result<Running, Failure> {
+    let limits = request.limits;
+    let cgroup = if request.cgroups { Cgroup::create(&limits) } else { None };
+    let is_counted = cgroup.as_ref().is_some_and(|cgroup| cgroup.memory() != "none");
+    request.unmapped_memory = limits.memory_bytes.is_none() || is_counted;
+    let request = &*request;
     let (go_reader, go) = pipe()?;
     let (reports, reports_writer) = pipe()?;
     if sys::identity().0 == 0 {
@@ -219,6 +223,7 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream, mut disk
     let monitor_pids = running.enforced.pids == "monitor";
     let mut peak = 0;
     let mut counter = MemoryCounter::default();
+    let mut tmpfs = Tmpfs::of(request);
     if monitor_memory || monitor_pids {
         sys::run_promptly();
     }
@@ -272,7 +277,7 @@ fn watch(mut running: Running, request: &Request, control: &UnixStream, mut disk
             tick = COUNT_EVERY;
             let family = processes::descendants(running.init);
             if let Some(limit) = limits.memory_bytes.filter(|_| monitor_memory) {
-                let used = counter.count(&family, limit);
+                let used = counter.count(&family, tmpfs.used(&family), limit);
                 peak = peak.max(used);
                 if used > limit {
                     verdict = Some(out_of_memory(limits.memory_bytes));
@@ -324,13 +329,13 @@ struct MemoryCounter {
 }
 
 impl MemoryCounter {
-    fn count(&mut self, family: &[i32], limit: u64) -> u64 {
-        let most = processes::memory_at_most(family);
+    fn count(&mut self, family: &[i32], files: u64, limit: u64) -> u64 {
+        let most = processes::memory_at_most(family) + files;
         if most <= limit {
             self.exact = None;
             return most;
         }
-        let least = processes::memory_at_least(family);
+        let least = processes::memory_at_least(family) + files;
         if least > limit {
             return least;
         }
@@ -341,7 +346,7 @@ impl MemoryCounter {
         }
         // The first is init, which takes no memory and must go on.
         let commands = family.get(1..).unwrap_or_default();
-        let exact = processes::memory_exactly(commands);
+        let exact = processes::memory_exactly(commands, files);
         if exact <= limit {
             processes::go_on(commands);
         }

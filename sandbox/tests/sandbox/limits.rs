@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox::{Capture, Exit, FileSink, KeepFree, Limits, Output, Reason, Sandbox, Sink};
+use sandbox::{Backend, Capture, Exit, FileSink, KeepFree, Limits, Output, Reason, Sandbox, Sink};
 
 use crate::{backends, shell};
 
@@ -61,6 +61,25 @@ fn check_killed(sandbox: &Sandbox, outcome: &sandbox::Outcome) {
         "{way:?}"
     );
     println!("{way:?}: limit {} MiB, peak {} MiB", LIMIT / MIB, peak / MIB);
+}
+
+#[test]
+fn memory_in_files_that_nobody_maps_counts_too() {
+    for sandbox in all_ways() {
+        // Where there is no private root, such a file lies on a disk.
+        if sandbox.backend() == Backend::Landlock {
+            continue;
+        }
+        let step = LIMIT / 5;
+        let script = format!("for n in $(seq 10); do head -c {step} /dev/zero > /tmp/f$n; sleep 0.1; done; sleep 20");
+        let command = shell(&script).tmpfs("/tmp", 4 * LIMIT).memory(LIMIT);
+        check_killed(&sandbox, &sandbox.run_blocking(command, Output::captured()));
+        // What is in use and within the limit is left alone.
+        let script = format!("head -c {} /dev/zero > /tmp/f; sleep 0.3; wc -c < /tmp/f", LIMIT / 2);
+        let command = shell(&script).tmpfs("/tmp", 4 * LIMIT).memory(LIMIT);
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        assert_eq!(outcome.stdout.text().trim(), (LIMIT / 2).to_string(), "{outcome:?}");
+    }
 }
 
 #[test]
