@@ -555,10 +555,7 @@ async fn what_is_nested_too_deeply_to_be_read_back_is_refused_and_the_rest_can_b
             .await;
         assert!((400..500).contains(&refused.code), "{kind}: {}", refused.text);
     }
-    assert_eq!(
-        f.get(&format!("{path}")).await.body["metadata"]["annotations"]["a"],
-        "b"
-    );
+    assert_eq!(f.get(&path).await.body["metadata"]["annotations"]["a"], "b");
     assert_eq!(f.delete(&path, json!({})).await.code, 200);
     assert_eq!(f.get(&path).await.code, 404);
 }
