@@ -5,6 +5,7 @@ pub(super) mod decode;
 mod defaults;
 pub mod definitions;
 mod gotime;
+mod quantity;
 mod validate;
 
 use serde_json::Value;

@@ -7,6 +7,7 @@ mod correlate;
 pub mod format;
 pub mod node;
 mod parse;
+mod pattern;
 mod places;
 pub(in crate::admission) mod prune;
 mod value;

@@ -555,10 +555,7 @@ async fn what_is_nested_too_deeply_to_be_read_back_is_refused_and_the_rest_can_b
             .await;
         assert!((400..500).contains(&refused.code), "{kind}: {}", refused.text);
     }
-    assert_eq!(
-        f.get(&format!("{path}")).await.body["metadata"]["annotations"]["a"],
-        "b"
-    );
+    assert_eq!(f.get(&path).await.body["metadata"]["annotations"]["a"], "b");
     assert_eq!(f.delete(&path, json!({})).await.code, 200);
     assert_eq!(f.get(&path).await.code, 404);
 }
@@ -584,6 +581,37 @@ async fn times_of_built_in_kinds_are_read_and_written_as_go_does() {
     let made = f.post(path, lease("2020-01-01T03:00:00.123456+02:30")).await;
     assert_eq!(
         made.body["spec"]["renewTime"], "2020-01-01T00:30:00.123456Z",
+        "{}",
+        made.text
+    );
+}
+
+#[tokio::test]
+async fn quantities_are_written_in_one_way_and_a_template_requests_nothing_by_itself() {
+    let f = Fixture::new().await;
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1024Mi"}}}});
+    let made = f.post("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
+    assert_eq!(
+        made.body["spec"]["resources"]["requests"]["storage"], "1Gi",
+        "{}",
+        made.text
+    );
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "0.5", "memory": 1024}}}]});
+    let written = json!({"cpu": "500m", "memory": "1024"});
+    let job = json!({"metadata": {"name": "j"}, "spec": {"suspend": true, "template": {"spec": pod}}});
+    let made = f.post("/apis/batch/v1/namespaces/default/jobs", job).await;
+    let resources = &made.body["spec"]["template"]["spec"]["containers"][0]["resources"];
+    assert_eq!(resources, &json!({"limits": written}), "{}", made.text);
+    let made = f
+        .post(
+            "/api/v1/namespaces/default/pods",
+            json!({"metadata": {"name": "p"}, "spec": pod}),
+        )
+        .await;
+    let resources = &made.body["spec"]["containers"][0]["resources"];
+    assert_eq!(
+        resources,
+        &json!({"limits": written, "requests": written}),
         "{}",
         made.text
     );

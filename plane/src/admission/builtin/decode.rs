@@ -1,11 +1,8 @@
 //! Decoding of built-in kinds: unknown fields, wrong types, empty values.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde_json::Value;
 
-use super::{definitions, gotime};
+use super::{definitions, gotime, quantity};
 
 fn resolve(schema: &Value) -> (&Value, Option<&str>) {
     match schema.get("$ref").and_then(Value::as_str) {
@@ -65,14 +62,35 @@ pub(in crate::admission) fn prune(schema: &Value, value: &mut Value, path: &str,
     }
 }
 
+fn is_quantity(name: &str) -> bool {
+    name.ends_with(".Quantity")
+}
+
+/// Writes a quantity as the server does; what is none was refused before.
+fn write_quantity(value: &mut Value, listed: bool) {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return,
+    };
+    if let Ok(written) = quantity::canonical(&text, listed) {
+        *value = written.into();
+    }
+}
+
 /// Tells the two types of times apart.
 fn is_micro(name: Option<&str>) -> bool {
     name.is_some_and(|name| name.ends_with(".MicroTime"))
 }
 
-/// Drops nulls, and empty maps and lists that the kind leaves out when it is written; writes times as the server does.
+/// Drops nulls, and empty maps and lists that the kind leaves out when it is written; writes times and
+/// quantities as the server does.
 pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
     let (schema, name) = resolve(schema);
+    if name.is_some_and(is_quantity) {
+        write_quantity(value, false);
+        return;
+    }
     match value {
         Value::String(text) if schema.get("format").is_some_and(|format| format == "date-time") => {
             // What is no time was refused before.
@@ -98,8 +116,13 @@ pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
                     }
                     return false;
                 }
-                normalize(below, item, false);
-                let (target, _) = resolve(below);
+                let (target, name) = resolve(below);
+                // A map of quantities is a list of resources.
+                if properties.is_none() && name.is_some_and(is_quantity) {
+                    write_quantity(item, true);
+                } else {
+                    normalize(below, item, false);
+                }
                 let kind = target.get("type").and_then(Value::as_str).unwrap_or_default();
                 let is_map = target.get("additionalProperties").is_some();
                 // Raw documents (schemas of a CRD) say something by being empty.
@@ -122,9 +145,6 @@ pub(super) fn normalize(schema: &Value, value: &mut Value, root: bool) {
         _ => {}
     }
 }
-
-static QUANTITY: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$").expect("a constant pattern compiles"));
 
 /// Checks JSON types; `Err` is the decoder's message.
 pub(super) fn check(name: &str, value: &Value) -> Result<(), String> {
@@ -164,20 +184,13 @@ fn check_at(schema: &Value, name: Option<&str>, value: &Value, owner: &str, path
     if value.is_null() {
         return Ok(());
     }
-    if name.is_some_and(|n| n.ends_with(".Quantity")) {
+    if name.is_some_and(is_quantity) {
         let text = match value {
             Value::String(s) => s.clone(),
             Value::Number(n) => n.to_string(),
             _ => String::new(),
         };
-        return if QUANTITY.is_match(&text) {
-            Ok(())
-        } else {
-            Err(
-                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-                    .to_owned(),
-            )
-        };
+        return quantity::canonical(&text, false).map(|_| ()).map_err(str::to_owned);
     }
     // Parts of a schema that are one thing or another, and raw JSON.
     if name.is_some_and(|n| n.ends_with(".JSON") || n.contains("JSONSchemaPropsOr") || n.ends_with(".RawExtension")) {

@@ -41,6 +41,7 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
             let mut class = "BestEffort";
             if let Some(spec) = made(root, "spec") {
                 pod_spec(spec);
+                requests(spec);
                 set(spec, "enableServiceLinks", json!(true));
                 class = quality(spec);
             }
@@ -245,6 +246,21 @@ fn pod_status(status: &mut Object) {
     }
 }
 
+/// Requests what is limited, of a Pod: a template leaves it to its Pods.
+fn requests(spec: &mut Object) {
+    for key in ["initContainers", "containers"] {
+        for resources in each(spec, key).filter_map(|container| made(container, "resources")) {
+            if let Some(Value::Object(limits)) = resources.get("limits").cloned()
+                && let Some(requests) = made(resources, "requests")
+            {
+                for (name, limit) in limits {
+                    set(requests, &name, limit);
+                }
+            }
+        }
+    }
+}
+
 /// Returns the class of service that a pod's requests and limits put it in.
 fn quality(spec: &Object) -> &'static str {
     let lists = ["initContainers", "containers"].into_iter().filter_map(|k| spec.get(k));
@@ -279,20 +295,7 @@ fn container(container: &mut Object) {
     set(container, "imagePullPolicy", json!(policy));
     set(container, "terminationMessagePath", json!("/dev/termination-log"));
     set(container, "terminationMessagePolicy", json!("File"));
-    if let Some(resources) = made(container, "resources") {
-        if let Some(Value::Object(limits)) = resources.get("limits").cloned()
-            && let Some(requests) = made(resources, "requests")
-        {
-            for (name, limit) in limits {
-                set(requests, &name, limit);
-            }
-        }
-        for key in ["limits", "requests"] {
-            if let Some(quantities) = resources.get_mut(key).and_then(Value::as_object_mut) {
-                quantities.values_mut().for_each(quantity);
-            }
-        }
-    }
+    made(container, "resources");
     for port in each(container, "ports") {
         set(port, "protocol", json!("TCP"));
     }
@@ -324,12 +327,5 @@ fn handler(handler: &mut Object) {
     }
     if let Some(grpc) = handler.get_mut("grpc").and_then(Value::as_object_mut) {
         set(grpc, "service", json!(""));
-    }
-}
-
-/// Writes a quantity that was given as a number as the text that it stands for.
-fn quantity(value: &mut Value) {
-    if let Value::Number(n) = value {
-        *value = n.to_string().into();
     }
 }

@@ -1,11 +1,11 @@
 //! Reading a CRD version's `openAPIV3Schema`, and refusing what is not structural.
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::cel::Rule;
 use super::format;
 use super::node::{Additional, Bound, ListType, MAX_DEPTH, Node, Pattern};
+use super::pattern;
 use crate::admission::error::FieldError;
 
 /// Where in a schema a node stands.
@@ -90,10 +90,9 @@ fn values(map: &Map<String, Value>, path: &str, depth: usize, errors: &mut Vec<F
     node.options = map.get("enum").and_then(Value::as_array).cloned().unwrap_or_default();
     let pattern = text(map, "pattern");
     if !pattern.is_empty() {
-        let regex = match Regex::new(pattern) {
+        let regex = match pattern::compile(pattern) {
             Ok(regex) => Some(regex),
-            Err(error) => {
-                let shown = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+            Err(shown) => {
                 errors.push(FieldError::invalid(
                     format!("{path}.pattern"),
                     pattern,
