@@ -4,6 +4,8 @@
 mod collect;
 mod custom;
 mod durability;
+mod forms;
+mod hostile;
 mod kube_client;
 mod older;
 mod over_tls;

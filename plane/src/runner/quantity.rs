@@ -13,11 +13,13 @@ fn number(text: &str) -> Option<f64> {
                 "G" => 1e9,
                 "T" => 1e12,
                 "P" => 1e15,
+                "E" => 1e18,
                 "Ki" => 1024.0,
                 "Mi" => 1024.0 * 1024.0,
                 "Gi" => 1024.0 * 1024.0 * 1024.0,
                 "Ti" => 1024.0_f64.powi(4),
                 "Pi" => 1024.0_f64.powi(5),
+                "Ei" => 1024.0_f64.powi(6),
                 exponent if exponent.starts_with(['e', 'E']) => return text.parse().ok(),
                 _ => return None,
             };
@@ -51,6 +53,8 @@ mod tests {
             ("2M", 2_000_000),
             ("1e3", 1000),
             ("1.5Mi", 1_572_864),
+            ("1E", 1_000_000_000_000_000_000),
+            ("1Ei", 1 << 60),
         ] {
             assert_eq!(bytes(text), Some(wanted), "{text}");
         }
