@@ -150,7 +150,11 @@ impl Ignored {
             let path = Path::new(std::ffi::OsStr::from_bytes(&entry.path));
             let plain = matches!(entry.kind, git::EntryKind::File | git::EntryKind::Exec);
             if plain && path.file_name().is_some_and(|name| name == ".gitignore") {
-                let patterns = repository.read_blob(entry.oid, IGNORE_MAX)?;
+                let patterns = match repository.read_blob(entry.oid, IGNORE_MAX) {
+                    // Without its patterns more is looked at, not less.
+                    Err(git::Error::TooLarge { .. }) => continue,
+                    read => read?,
+                };
                 found.insert(path.parent().unwrap_or(Path::new("")).to_owned(), patterns);
             }
         }
