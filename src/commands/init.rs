@@ -151,7 +151,21 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
             text.push_str("    advisory: true\n");
         }
     }
-    text.push_str("# Paths that a change must not touch, beside .foreman/**.\n# protectedPaths:\n#   - .github/**\n");
+    text.push_str("# Paths that a change must not touch, beside .foreman/**.\n");
+    if gate.protected.is_empty() {
+        text.push_str("# protectedPaths:\n#   - .github/**\n");
+    } else {
+        text.push_str("protectedPaths:\n");
+    }
+    for rule in &gate.protected {
+        text.push_str(&format!("  - {}\n", quoted(rule.trim_start_matches('/'))));
+    }
+    if !gate.pinned.is_empty() {
+        // A file's gate is no preset's: it compares no part of a file with the base.
+        text.push_str(
+            "  # The branch may change the scripts that the steps run, unless this is protected; then no task adds packages.\n  # - package.json\n",
+        );
+    }
     (Some(language), text)
 }
 
@@ -276,7 +290,14 @@ mod tests {
                 std::fs::write(folder.path().join(file), "").unwrap();
             }
             let (_, gate) = build_gate(folder.path());
-            schemas::config::parse_gate("gate.yaml", gate.as_bytes()).unwrap();
+            let written = schemas::config::parse_gate("gate.yaml", gate.as_bytes()).unwrap();
+            let preset = gate::definition::resolve(None, &Folder(folder.path()), &|_| Err(String::new()), &[]);
+            let protected = preset.map(|preset| preset.protected.len()).unwrap_or_default();
+            assert_eq!(
+                written.protected_paths.len(),
+                protected,
+                "what a preset protects stays so: {gate}"
+            );
         }
     }
 
