@@ -35,7 +35,11 @@ fn main() -> ExitCode {
         return inside::main(args);
     }
     let program = Program::parse_from(normalise_args(std::env::args()));
-    let form = if program.log_json { Form::Json } else { program.log_format };
+    let form = if program.log_json {
+        Form::Json
+    } else {
+        program.log_format
+    };
     telemetry::logging::init(form, "info");
     match run(program.flags) {
         Ok(()) => ExitCode::SUCCESS,
