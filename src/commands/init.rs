@@ -152,12 +152,14 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
         }
     }
     text.push_str("# Paths that a change must not touch, beside .foreman/**.\n");
-    if gate.protected.is_empty() {
+    let always = |rule: &String| rule == gate::protected::ALWAYS;
+    let protected: Vec<&String> = gate.protected.iter().filter(|rule| !always(rule)).collect();
+    if protected.is_empty() {
         text.push_str("# protectedPaths:\n#   - .github/**\n");
     } else {
         text.push_str("protectedPaths:\n");
     }
-    for rule in &gate.protected {
+    for rule in protected {
         text.push_str(&format!("  - {}\n", quoted(rule.trim_start_matches('/'))));
     }
     if !gate.pinned.is_empty() {
@@ -292,12 +294,9 @@ mod tests {
             let (_, gate) = build_gate(folder.path());
             let written = schemas::config::parse_gate("gate.yaml", gate.as_bytes()).unwrap();
             let preset = gate::definition::resolve(None, &Folder(folder.path()), &|_| Err(String::new()), &[]);
-            let protected = preset.map(|preset| preset.protected.len()).unwrap_or_default();
-            assert_eq!(
-                written.protected_paths.len(),
-                protected,
-                "what a preset protects stays so: {gate}"
-            );
+            let protected = preset.map(|preset| preset.protected.len() - 1).unwrap_or_default();
+            assert_eq!(written.protected_paths.len(), protected, "all but .foreman/**: {gate}");
+            assert!(!gate.contains("- \".foreman/**"), "{gate}");
         }
     }
 
