@@ -144,6 +144,22 @@ pub(super) fn admission(site: &Site, kind: &str) -> Api<DynamicObject> {
     Api::all_with(site.client.clone(), &ApiResource::from_gvk(&kind))
 }
 
+/// Waits until task `t001` is refused: what refuses it holds a while after it was made, and there is nothing to watch.
+pub(super) async fn holds(site: &Site) {
+    let api: Api<AgenticTask> = site.api();
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let refused: AgenticTask = serde_json::from_value(site.task("t001")).unwrap();
+    let waited = tokio::time::timeout(LIMIT, async {
+        while api.create(&dry, &refused).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    waited.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a real kube-apiserver"]
 async fn a_policy_that_refuses_one_object_is_quoted_and_holds_up_no_other() {
@@ -175,19 +191,7 @@ async fn a_policy_that_refuses_one_object_is_quoted_and_holds_up_no_other() {
         let api = admission(&site, object["kind"].as_str().unwrap());
         api.patch(&name, &params, &Patch::Apply(object)).await.unwrap();
     }
-    // A policy holds a while after it was made; there is nothing to watch.
-    let api: Api<AgenticTask> = site.api();
-    let dry = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let refused: AgenticTask = serde_json::from_value(site.task("t001")).unwrap();
-    let waited = tokio::time::timeout(LIMIT, async {
-        while api.create(&dry, &refused).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    waited.await.unwrap();
+    holds(&site).await;
 
     site.node("a", 10).await;
     let mut operator = site.operator("operator");

@@ -4,15 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
-use schemas::AgenticTask;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::refused::{admission, queue_says};
-use crate::foreman::LIMIT;
+use super::refused::{admission, holds, queue_says};
 use crate::real::site::Site;
 
 /// How a webhook treats what it is asked.
@@ -127,19 +125,7 @@ async fn a_webhook_that_refuses_or_fails_is_named_and_work_goes_on_once_it_lets_
         .patch(&name, &params, &Patch::Apply(webhook.configuration(&name)))
         .await
         .unwrap();
-    // It holds a while after it was made; there is nothing to watch.
-    let api: Api<AgenticTask> = site.api();
-    let dry = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let refused: AgenticTask = serde_json::from_value(site.task("t001")).unwrap();
-    let waited = tokio::time::timeout(LIMIT, async {
-        while api.create(&dry, &refused).await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    });
-    waited.await.unwrap();
+    holds(&site).await;
 
     site.node("a", 10).await;
     let mut operator = site.operator("operator");
