@@ -14,7 +14,7 @@ use crate::{
     repository::{Diff, Identity, Repository},
     settings::Settings,
     url::RemoteUrl,
-    work_tree::{CommitLimits, WorkTree},
+    work_tree::WorkTree,
 };
 
 /// Git for asynchronous code: every call runs on a thread for blocking work. Clones are cheap and share everything.
@@ -118,21 +118,6 @@ impl Git {
             .await
     }
 
-    /// Commits a work tree; see [`WorkTree::commit_all`].
-    pub async fn commit_all(
-        &self,
-        tree: &WorkTree,
-        parent: Oid,
-        message: String,
-        author: Identity,
-        committer: Identity,
-        limits: CommitLimits,
-    ) -> Result<Option<Oid>> {
-        let tree = tree.clone();
-        self.run(move |_| tree.commit_all(parent, &message, &author, &committer, &limits))
-            .await
-    }
-
     /// Moves a ref of a remote; see [`Remotes::push`].
     pub async fn push(
         &self,
@@ -166,13 +151,6 @@ impl Git {
         .await
     }
 
-    /// Reads a note; see [`Mirror::read_note`].
-    pub async fn read_note(&self, url: &RemoteUrl, notes_ref: &str, object: Oid) -> Result<Option<String>> {
-        let (url, notes_ref) = (url.clone(), notes_ref.to_owned());
-        self.run(move |git| git.mirrors.mirror(&url)?.read_note(&notes_ref, object))
-            .await
-    }
-
     /// Writes a note; see [`Mirror::write_note`].
     pub async fn write_note(
         &self,
@@ -193,18 +171,3 @@ impl Git {
     }
 }
 
-/// Fetches exactly `commit` from `url`, without history, and writes its files to `tree`. `scratch` holds the objects
-/// meanwhile and is removed afterwards. For a process that does one checkout and ends.
-pub fn fetch_and_export(
-    remotes: &Remotes,
-    url: &RemoteUrl,
-    commit: Oid,
-    scratch: &std::path::Path,
-    tree: &std::path::Path,
-) -> Result<()> {
-    let mirrors = Mirrors::new(scratch, remotes.clone());
-    let mirror = mirrors.mirror(url)?;
-    mirror.fetch_oid(commit, true)?;
-    WorkTree::export(&mirror.repository(), commit, tree)?;
-    crate::work_tree::remove_tree(scratch)
-}

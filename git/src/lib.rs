@@ -19,7 +19,7 @@ mod settings;
 mod url;
 mod work_tree;
 
-pub use client::{Git, fetch_and_export};
+pub use client::Git;
 pub use connect::Remotes;
 pub use credentials::read_credentials;
 pub use error::{Category, Error, Result};

@@ -226,11 +226,6 @@ impl Kinds {
         self.groups.get(group)?.iter().find(|candidate| candidate.kind == kind)
     }
 
-    /// Finds the kind to which a key belongs.
-    pub fn of_key(&self, key: &str) -> Option<&Arc<Kind>> {
-        self.iter().find(|kind| key.starts_with(&kind.prefix))
-    }
-
     /// Returns the groups, the core group (empty) first, each with its kinds.
     pub fn groups(&self) -> impl Iterator<Item = (&str, &[Arc<Kind>])> {
         self.groups

@@ -5,7 +5,6 @@ pub mod environment;
 pub mod job;
 pub mod logs;
 pub mod pod;
-pub mod quantity;
 pub mod status;
 pub mod volumes;
 

@@ -139,18 +139,6 @@ impl Toolchain {
         Toolchain { mounts, env }
     }
 
-    /// Uses a folder of the host as the private home, so that what tools leave there outlives a command.
-    #[must_use]
-    pub fn with_home(mut self, folder: impl Into<PathBuf>) -> Toolchain {
-        self.mounts.retain(|mount| mount.target() != Path::new(HOME));
-        self.mounts.push(Mount::Bind {
-            source: folder.into(),
-            target: HOME.into(),
-            access: Access::ReadWrite,
-        });
-        self
-    }
-
     /// Returns the home folder inside the sandbox.
     pub fn home() -> &'static Path {
         Path::new(HOME)

@@ -24,10 +24,16 @@ impl Quantity {
 
     /// Returns the amount in whole units, rounded up: bytes of memory.
     pub fn value(self) -> i64 {
-        round_up(self.nanos, 1_000_000_000)
+        round_up(self.nanos, NANO)
+    }
+
+    /// Returns how many of `unit` there are in it, rounded up; a unit of nothing counts as one.
+    pub fn in_units_of(self, unit: Quantity) -> i64 {
+        round_up(self.nanos, if unit.nanos > 0 { unit.nanos } else { NANO })
     }
 }
 
+/// Rounds an amount up to whole units of so many billionths.
 fn round_up(nanos: i128, unit: i128) -> i64 {
     let whole = nanos.div_euclid(unit) + i128::from(nanos.rem_euclid(unit) != 0);
     i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX })

@@ -50,12 +50,6 @@ impl Fetch {
         }
     }
 
-    /// Asks for another ref too.
-    pub fn and_ref(mut self, refname: impl Into<String>) -> Self {
-        self.refs.push(refname.into());
-        self
-    }
-
     /// Asks for another commit too.
     pub fn and_oid(mut self, oid: Oid) -> Self {
         self.oids.push(oid);

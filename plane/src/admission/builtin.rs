@@ -2,7 +2,7 @@
 
 pub mod crd;
 pub(super) mod decode;
-mod defaults;
+pub mod defaults;
 pub mod definitions;
 mod gotime;
 mod quantity;

@@ -226,13 +226,6 @@ pub fn invalid_status(group: &str, kind: &str, name: &str, errors: &[FieldError]
     })
 }
 
-/// Builds the 422 `Status` that answers an update without `metadata.resourceVersion`
-/// of a kind that needs one (custom resources do).
-pub fn version_required_status(group: &str, plural: &str, name: &str) -> Value {
-    let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-    invalid_status(group, plural, name, &[error])
-}
-
 /// Builds the 422 `Status` that answers a JSON or merge patch of a built-in kind whose result
 /// (`patched`, as text) cannot be decoded; of a strategic merge patch `patched` is the patch,
 /// as [`gofmt::plain`] writes it.

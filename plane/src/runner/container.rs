@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use schemas::quantity;
 
-use super::environment::{Sources, expand};
+use super::environment::{self, Sources, expand};
 use super::volumes::{Placed, below};
-use super::{environment, quantity};
 
 /// Annotation prefix by which a container asks for a network; the container's name follows.
 ///
@@ -172,13 +172,14 @@ pub fn wanted(
         .as_ref()
         .and_then(|resources| resources.limits.clone())
         .unwrap_or_default();
-    let amount = |name: &str| limits.get(name).map(|quantity| quantity.0.clone());
-    let memory = amount("memory")
-        .map(|text| quantity::bytes(&text).ok_or(format!("memory limit {text:?} is no quantity")))
-        .transpose()?;
-    let cpus = amount("cpu")
-        .map(|text| quantity::cpus(&text).ok_or(format!("cpu limit {text:?} is no quantity")))
-        .transpose()?;
+    let limit = |name: &str| match limits.get(name) {
+        None => Ok(None),
+        Some(text) => quantity::parse(&text.0)
+            .map(Some)
+            .map_err(|error| format!("{name} limit: {error}")),
+    };
+    let memory = limit("memory")?.map(|amount| u64::try_from(amount.value()).unwrap_or(0));
+    let cpus = limit("cpu")?.map(|amount| amount.milli() as f64 / 1000.0);
     let cwd = container
         .working_dir
         .as_deref()

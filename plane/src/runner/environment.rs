@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
 
-use super::quantity;
+use schemas::quantity;
 
 /// What references can point to, read before a Pod starts.
 #[derive(Clone, Debug, Default)]
@@ -131,12 +131,11 @@ fn resolve(
             .and_then(|list| list.get(name).cloned())
             .map(|value| value.0)
             .unwrap_or_else(|| "0".into());
-        let number = if name == "cpu" {
-            quantity::cpus(&value).map(f64::ceil)
-        } else {
-            quantity::bytes(&value).map(|n| n as f64)
+        let unit = reference.divisor.as_ref().map_or("1", |divisor| divisor.0.as_str());
+        let (Ok(amount), Ok(unit)) = (quantity::parse(&value), quantity::parse(unit)) else {
+            return Ok(None);
         };
-        return Ok(number.map(|number| format!("{number:.0}")));
+        return Ok(Some(amount.in_units_of(unit).to_string()));
     }
     Err("an env source of a kind that is not supported here".into())
 }

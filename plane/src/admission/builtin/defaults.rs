@@ -38,13 +38,12 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
         "Secret" => secret(root),
         "Namespace" => namespace(root),
         "Pod" => {
-            let mut class = "BestEffort";
             if let Some(spec) = made(root, "spec") {
                 pod_spec(spec);
                 requests(spec);
                 set(spec, "enableServiceLinks", json!(true));
-                class = quality(spec);
             }
+            let class = quality(&root["spec"]);
             if let Some(status) = made(root, "status") {
                 set(status, "phase", json!("Pending"));
                 set(status, "qosClass", json!(class));
@@ -261,8 +260,8 @@ fn requests(spec: &mut Object) {
     }
 }
 
-/// Returns the class of service that a pod's requests and limits put it in.
-fn quality(spec: &Object) -> &'static str {
+/// Returns the class of service that a pod's requests and limits of processors and memory put it in.
+pub fn quality(spec: &Value) -> &'static str {
     let lists = ["initContainers", "containers"].into_iter().filter_map(|k| spec.get(k));
     let (mut any, mut all) = (false, true);
     for container in lists.filter_map(Value::as_array).flatten() {

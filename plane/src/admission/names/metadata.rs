@@ -116,8 +116,7 @@ pub fn validate_builtin_finalizers(metadata: &Value) -> Vec<FieldError> {
 
 /// Checks `metadata` of an object that replaces another.
 ///
-/// `resourceVersion` is not checked here: what a missing one means depends on the kind
-/// (see [`crate::admission::error::version_required_status`]).
+/// `resourceVersion` is not checked here: what a missing one means depends on the kind.
 pub fn validate_metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let finalizers = |m: &Value| -> Vec<String> {

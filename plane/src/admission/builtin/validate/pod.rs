@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use schemas::quantity::Quantity;
 use serde_json::Value;
 
 use super::{list, non_negative, text};
@@ -177,10 +178,10 @@ fn plain(quantity: &Value) -> String {
     quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned)
 }
 
-fn amount(quantity: &Value) -> Option<f64> {
+fn amount(quantity: &Value) -> Option<Quantity> {
     match quantity {
         Value::Null => None,
-        given => crate::runner::quantity::cpus(&plain(given)),
+        given => schemas::quantity::parse(&plain(given)).ok(),
     }
 }
 
