@@ -1,8 +1,8 @@
 //! Who writes first: while a commit's objects are being made, all else goes slower.
 //!
 //! A thousand new objects call for a thousand answers: admissions, tasks, statuses. On a server with a bound capacity
-//! those would take half of it from the objects that are still to be made. So they have a few places as long as that
-//! lasts, enough that nothing stands still, and all places afterwards.
+//! those would take half of it from the objects that are still to be made. So they have one place as long as that
+//! lasts, so that nothing stands still, and all places afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 /// Other writes that are under way at once while objects of a commit are made.
-const MEANWHILE: usize = 2;
+const MEANWHILE: usize = 1;
 
 /// What all writers of a process share.
 pub struct Lanes {
@@ -75,20 +75,20 @@ mod tests {
         let lanes = Arc::new(Lanes::default());
         assert!(lanes.place().await.is_none(), "nothing else is under way");
         let bulk = lanes.begin();
-        let held: Vec<_> = [lanes.place().await, lanes.place().await]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut held = Vec::new();
+        for _ in 0..MEANWHILE {
+            held.extend(lanes.place().await);
+        }
         assert_eq!(held.len(), MEANWHILE);
-        let mut third = Box::pin(lanes.place());
-        assert!(third.as_mut().now_or_never().is_none(), "there is no third place");
-        drop(held);
-        assert!(third.await.is_some(), "one was given back");
-        let held = (lanes.place().await, lanes.place().await);
-        let mut third = Box::pin(lanes.place());
-        assert!(third.as_mut().now_or_never().is_none());
+        let mut next = Box::pin(lanes.place());
+        assert!(next.as_mut().now_or_never().is_none(), "there are no more places");
+        drop(held.pop());
+        held.extend(next.await);
+        assert_eq!(held.len(), MEANWHILE, "one was given back");
+        let mut next = Box::pin(lanes.place());
+        assert!(next.as_mut().now_or_never().is_none());
         drop(bulk);
-        assert!(third.await.is_none(), "nobody has to wait any more");
+        assert!(next.await.is_none(), "nobody has to wait any more");
         drop(held);
     }
 }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use git::{
-    Category, Claim, CommitLimits, Expected, FileEdit, Git, Identity, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome, RemoteUrl,
-    Remotes, Settings, compose_message,
+    Category, Claim, CommitLimits, Expected, FileEdit, Git, Identity, Local, Mirrors, NOTES_REF, NoteMode, PushOutcome,
+    RemoteUrl, Remotes, Settings, compose_message,
 };
 
 use crate::support::{Bare, git, round_trip, short, who};

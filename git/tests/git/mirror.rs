@@ -295,7 +295,10 @@ fn one_mirror_serves_who_needs_tips_and_who_needs_history() {
     assert!(!mirror.repository().has(first));
     mirror.fetch_oid(second, false).unwrap();
     let descends = |from: Oid, to: Oid| {
-        git(mirror.path(), &["merge-base", "--is-ancestor", &from.to_string(), &to.to_string()]);
+        git(
+            mirror.path(),
+            &["merge-base", "--is-ancestor", &from.to_string(), &to.to_string()],
+        );
     };
     descends(first, second);
     let third = bare.commit(Some(second), &[FileEdit::write("a", "3")]);

@@ -4,9 +4,7 @@ use std::{
     path::Path,
 };
 
-use git::{
-    Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree,
-};
+use git::{Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree};
 
 use crate::support::{Bare, git, who};
 

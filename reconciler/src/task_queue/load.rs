@@ -10,6 +10,9 @@ use schemas::task_file::{self, MAX_FILE};
 use super::files::{Files, Parsed};
 use super::validate::Valid;
 
+/// Fewer files than this are not worth a thread.
+const SHARE: usize = 64;
+
 /// What was read.
 pub struct Loaded {
     /// Commit.
@@ -104,32 +107,78 @@ pub async fn load(
 type Changes = BTreeMap<String, Option<Parsed>>;
 
 fn changed_files(repository: &Repository, base: Oid, revision: Oid, folder: &str) -> git::Result<Changes> {
-    let mut changes = Changes::new();
+    let mut gone = Changes::new();
+    let mut wanted = Vec::new();
     for change in repository.changed_paths(Some(base), Some(revision), folder)? {
         let path = change.path.to_str_lossy().into_owned();
         if !task_file::is_task_file(&path) {
             continue;
         }
-        let parsed = match (change.kind, change.new) {
-            (ChangeKind::Deleted, _) | (_, None) => None,
-            (_, Some((kind, oid))) => Some(read(repository, change.path.as_ref(), &path, kind, oid)?),
-        };
-        changes.insert(path, parsed);
+        match (change.kind, change.new) {
+            (ChangeKind::Deleted, _) | (_, None) => {
+                gone.insert(path, None);
+            }
+            (_, Some((kind, oid))) => wanted.push(Wanted {
+                raw: change.path,
+                path,
+                kind,
+                oid,
+            }),
+        }
     }
+    let mut changes = read_all(repository, &wanted)?;
+    changes.append(&mut gone);
     Ok(changes)
 }
 
 fn all_files(repository: &Repository, revision: Oid, folder: &str) -> git::Result<Changes> {
-    let mut changes = Changes::new();
+    let mut wanted = Vec::new();
     for entry in repository.tree_entries(revision, folder, true)?.unwrap_or_default() {
         let path = entry.path.to_str_lossy().into_owned();
-        if entry.kind == EntryKind::Tree || !task_file::is_task_file(&path) {
-            continue;
+        if entry.kind != EntryKind::Tree && task_file::is_task_file(&path) {
+            wanted.push(Wanted {
+                raw: entry.path,
+                path,
+                kind: entry.kind,
+                oid: entry.oid,
+            });
         }
-        let parsed = read(repository, entry.path.as_ref(), &path, entry.kind, entry.oid)?;
-        changes.insert(path, Some(parsed));
     }
-    Ok(changes)
+    read_all(repository, &wanted)
+}
+
+/// A file that is to be read.
+struct Wanted {
+    raw: git::BString,
+    path: String,
+    kind: EntryKind,
+    oid: Oid,
+}
+
+/// Reads files on all processors.
+fn read_all(repository: &Repository, wanted: &[Wanted]) -> git::Result<Changes> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = wanted.len().div_ceil(threads).max(SHARE);
+    let read = |share: &[Wanted]| -> git::Result<Vec<(String, Option<Parsed>)>> {
+        share
+            .iter()
+            .map(|one| {
+                let parsed = read(repository, one.raw.as_ref(), &one.path, one.kind, one.oid)?;
+                Ok((one.path.clone(), Some(parsed)))
+            })
+            .collect()
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = wanted
+            .chunks(share)
+            .map(|share| scope.spawn(move || read(share)))
+            .collect();
+        let mut changes = Changes::new();
+        for thread in running {
+            changes.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(changes)
+    })
 }
 
 /// Reads one file. What is wrong with the file is a value; only the repository can fail.
