@@ -17,20 +17,28 @@
 {{ .Values.jobsNamespace | default (printf "%s-jobs" (include "foreman.namespace" .)) }}
 {{- end }}
 
+{{- /* Of what belongs to no namespace: [root, part of the name]. Two releases of one name lie in two namespaces. */}}
+{{- define "foreman.clusterName" -}}
+{{ include "foreman.fullname" (index . 0) }}-{{ index . 1 }}.{{ include "foreman.namespace" (index . 0) }}
+{{- end }}
+
 {{- define "foreman.labels" -}}
 app.kubernetes.io/name: foreman
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "foreman.repository" -}}
+{{- if .registry -}}{{ trimSuffix "/" .registry }}/{{- end -}}{{ .repository }}
 {{- end }}
 
 {{- /* Image: [root, values of the image]. */}}
 {{- define "foreman.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
-{{- $repository := $image.repository -}}
-{{- if $image.registry -}}{{- $repository = printf "%s/%s" (trimSuffix "/" $image.registry) $repository -}}{{- end -}}
+{{- $repository := include "foreman.repository" $image -}}
 {{- if $image.digest -}}
 {{ $repository }}@{{ $image.digest }}
 {{- else -}}
@@ -74,11 +82,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "foreman.writers" -}}
 {{- $writers := list -}}
 {{- range $name, $pool := fromYaml (include "foreman.pools" .) -}}
-{{- $writers = append $writers (dict "account" $pool.account "fixed" $pool.fleetNodeName "suffix" (ternary "" (printf "-%s" $name) (eq $name "")) "create" $pool.serviceAccount.create "annotations" $pool.serviceAccount.annotations "taskNamespace" $pool.taskNamespace "foremanNamespace" $pool.foremanNamespace "secrets" $pool.secrets) -}}
+{{- $writers = append $writers (dict "account" $pool.account "fixed" $pool.fleetNodeName "suffix" (ternary "" (printf "-%s" $name) (eq $name "")) "create" $pool.serviceAccount.create "annotations" $pool.serviceAccount.annotations "taskNamespace" $pool.taskNamespace "foremanNamespace" $pool.foremanNamespace "secrets" $pool.secrets "gitSecret" $pool.gitSecret "claim" $pool.claim) -}}
 {{- end -}}
 {{- range $name, $host := .Values.hostAgents -}}
 {{- $host = $host | default dict -}}
-{{- $writers = append $writers (dict "account" (printf "%s-host-%s" (include "foreman.fullname" $) $name) "fixed" $name "suffix" "" "create" true "annotations" (dict) "taskNamespace" ($host.taskNamespace | default "") "foremanNamespace" "" "secrets" ($host.secrets | default list)) -}}
+{{- $writers = append $writers (dict "account" (printf "%s-host-%s" (include "foreman.fullname" $) $name) "fixed" $name "suffix" "" "create" true "annotations" (dict) "taskNamespace" ($host.taskNamespace | default "") "foremanNamespace" "" "secrets" ($host.secrets | default list) "gitSecret" ($host.coderGitSecret | default $.Values.coder.gitCredentialsSecret) "claim" ($host.gateCacheClaim | default "")) -}}
 {{- end -}}
 {{- toYaml (dict "writers" $writers) -}}
 {{- end }}

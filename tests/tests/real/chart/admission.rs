@@ -59,7 +59,7 @@ pub fn gate_objects(release: &Release, node: &str, task: &str) -> GateObjects {
         }),
         service_account: Some("foreman-gate".into()),
         runtime_class: None,
-        program_image: Some("example/gate:1".into()),
+        program_image: None,
         ttl_seconds: 3600,
         user: 65532,
     };
@@ -193,6 +193,89 @@ const REFUSED: &[Change] = &[
         "placed by the scheduler",
     ),
     (
+        |job| put(job, "", "priorityClassName", json!("system-node-critical")),
+        "no priority over others",
+    ),
+    (
+        |job| put(job, "/initContainers/0", "image", json!("docker.io/library/busybox:1")),
+        "foreman-gate fetch",
+    ),
+    (
+        |job| {
+            put(
+                job,
+                "/initContainers/0",
+                "command",
+                json!(["cat", "/credentials/token"]),
+            )
+        },
+        "foreman-gate fetch",
+    ),
+    (
+        |job| put(job, "/initContainers/0", "args", json!(["run"])),
+        "foreman-gate fetch",
+    ),
+    (
+        |job| {
+            let mount = json!({ "name": "credentials", "mountPath": "/c" });
+            let other = json!({ "name": "x", "image": "busybox", "command": ["cat", "/c/token"], "volumeMounts": [mount],
+                "securityContext": { "allowPrivilegeEscalation": false, "runAsNonRoot": true } });
+            push(job, "/initContainers", other);
+        },
+        "foreman-gate fetch",
+    ),
+    (
+        |job| {
+            let all = json!({ "privileged": true, "runAsNonRoot": true });
+            put(job, "/containers/0", "securityContext", all);
+        },
+        "no privileges",
+    ),
+    (
+        |job| {
+            put(
+                job,
+                "/containers/0/securityContext",
+                "allowPrivilegeEscalation",
+                json!(true),
+            )
+        },
+        "no privileges",
+    ),
+    (
+        |job| {
+            put(
+                job,
+                "/containers/0/securityContext",
+                "capabilities",
+                json!({ "add": ["SYS_ADMIN"] }),
+            )
+        },
+        "no privileges",
+    ),
+    (
+        |job| put(job, "/initContainers/0/securityContext", "runAsUser", json!(0)),
+        "no privileges",
+    ),
+    (
+        |job| {
+            put(
+                job,
+                "/containers/0",
+                "ports",
+                json!([{ "containerPort": 80, "hostPort": 80 }]),
+            )
+        },
+        "no privileges",
+    ),
+    (
+        |job| {
+            put(job, "", "securityContext", json!({}));
+            put(job, "/containers/0/securityContext", "runAsNonRoot", Value::Null);
+        },
+        "no privileges",
+    ),
+    (
         |job| {
             job["spec"].as_object_mut().unwrap().remove("activeDeadlineSeconds");
         },
@@ -264,6 +347,49 @@ fn a_job_mounts_nothing_but_what_a_gate_needs() {
     let mut elsewhere = host;
     elsewhere["metadata"]["namespace"] = json!(release.namespace);
     assert_eq!(refusal(&release.cluster, &elsewhere), None);
+}
+
+#[test]
+#[ignore = "needs a real kube-apiserver"]
+fn a_job_that_was_admitted_by_other_values_can_still_end() {
+    let mut release = Release::apply(&["--set", "coder.gitCredentialsSecret=clone"]);
+    let mut job = serde_json::to_value(gate_objects(&release, "node-a", "fix-login-verify").job).unwrap();
+    job["spec"]["suspend"] = json!(true);
+    let name = job["metadata"]["name"].as_str().unwrap().to_owned();
+    let jobs = release.jobs.clone();
+    let cluster = &release.cluster;
+    cluster.run(&["create", "--filename", "-"], &job.to_string());
+    release.change(&["--set", "agent.gateCache.enabled=false"]);
+    let cluster = &release.cluster;
+    let mut another = job.clone();
+    another["metadata"]["name"] = json!("another");
+    cluster.until("the policy of the new values", || {
+        refusal(cluster, &another).is_some_and(|said| said.contains("no other claims"))
+    });
+    let go_on = [
+        "patch",
+        "job",
+        &name,
+        "--namespace",
+        &jobs,
+        "--patch",
+        "{\"spec\":{\"suspend\":false}}",
+    ];
+    assert!(
+        cluster.call(&go_on, "").err.contains("no other claims"),
+        "it may not begin"
+    );
+    // The garbage collector takes its finalizer away, which is an update.
+    let delete = [
+        "delete",
+        "job",
+        &name,
+        "--namespace",
+        &jobs,
+        "--cascade=foreground",
+        "--timeout=60s",
+    ];
+    cluster.run(&delete, "");
 }
 
 #[test]

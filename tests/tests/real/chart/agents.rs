@@ -330,7 +330,7 @@ fn an_agent_in_the_cluster_is_the_node_in_its_token() {
 fn a_pool_writes_for_its_part_of_a_node_and_an_agent_outside_for_its_name() {
     let release = Release::apply(&[
         "--set",
-        "agents.gpu.roles={coder},agents.cpu.roles={verifier},agents.fixed.fleetNodeName=big-box,hostAgents.studio.taskNamespace=,agents.gpu.coderGitSecret=gpu-clone,agents.cpu.coderGitSecret=cpu-clone",
+        "agents.gpu.roles={coder},agents.cpu.roles={verifier},agents.fixed.fleetNodeName=big-box,hostAgents.studio.coderGitSecret=studio-clone,hostAgents.studio.gateCacheClaim=studio-cache,agents.gpu.coderGitSecret=gpu-clone,agents.cpu.coderGitSecret=cpu-clone",
     ]);
     let node = format!("{}-n", release.name);
     let gpu = release.on_node("gpu-agent", &node);
@@ -384,6 +384,20 @@ fn a_pool_writes_for_its_part_of_a_node_and_an_agent_outside_for_its_name() {
         "a node of the cluster",
         refusal(&studio, &fleet_node(&own)),
         &["may write what belongs to studio"],
+    );
+    // Its Jobs have what is named for it, and nothing of a pool.
+    let theirs = job("cpu").to_string().replace(&format!("{node}-cpu\""), "studio\"");
+    let own_job = theirs
+        .replace("\"cpu-clone\"", "\"studio-clone\"")
+        .replace(&format!("{}-cpu-gate-cache", release.name), "studio-cache");
+    allowed(
+        "its own credential and cache",
+        refusal(&studio, &serde_json::from_str(&own_job).unwrap()),
+    );
+    refused(
+        "a pool's credential",
+        refusal(&studio, &serde_json::from_str(&theirs).unwrap()),
+        &["mounts no other Secrets than [studio-clone]"],
     );
     allowed(
         "its own Lease",

@@ -132,21 +132,30 @@ impl Release {
     fn install(&self) {
         let spaces = self.more.iter().chain([&self.namespace]);
         spaces.for_each(|space| drop(self.cluster.run(&["create", "namespace", space], "")));
-        let of = |crd: bool| {
-            let some = self
-                .objects
-                .iter()
-                .filter(|object| (object["kind"] == "CustomResourceDefinition") == crd);
-            json!({ "apiVersion": "v1", "kind": "List", "items": some.collect::<Vec<_>>() }).to_string()
-        };
+        let is_crd = |object: &&Value| object["kind"] == "CustomResourceDefinition";
+        let crds: Vec<&Value> = self.objects.iter().filter(is_crd).collect();
         // The kinds are everybody's: they stay, and another test may apply them at this moment.
-        let crds = of(true);
+        let crds = json!({ "apiVersion": "v1", "kind": "List", "items": crds }).to_string();
         let words = ["apply", "--server-side", "--force-conflicts", "--filename", "-"];
         self.cluster.run(&words, &crds);
         let established = ["wait", "--for=condition=Established", "--filename", "-"];
         self.cluster.run(&established, &crds);
+        self.apply_objects();
+    }
+
+    fn apply_objects(&self) {
+        let plain = |object: &&Value| object["kind"] != "CustomResourceDefinition";
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": self.objects.iter().filter(plain).collect::<Vec<_>>() });
         self.cluster
-            .run(&["apply", "--server-side", "--filename", "-"], &of(false));
+            .run(&["apply", "--server-side", "--filename", "-"], &list.to_string());
+    }
+
+    /// Applies the chart with other values; what they leave out stays.
+    pub fn change(&mut self, arguments: &[&str]) {
+        let rendered = template_as(&self.name, &self.namespace, arguments);
+        assert_eq!(rendered.code, Some(0), "{}", rendered.err);
+        self.objects = parse(&rendered.out);
+        self.apply_objects();
     }
 
     /// Names a service account of the release as the API server does.

@@ -27,6 +27,21 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("agent.mode=fast", &["/agent/mode", "stub", "native"]),
     ("agents.gpu.mode=fast", &["/agents/gpu/mode", "stub", "native"]),
     ("agents.GPU_1.mode=stub", &["agents.GPU_1", "lower case"]),
+    ("agents.gpu--1.mode=stub", &["agents.gpu--1", "single hyphens"]),
+    (
+        "hostAgents.gpu--1.taskNamespace=",
+        &["hostAgents.gpu--1", "single hyphens"],
+    ),
+    ("agent.fleetNodeName=gpu--1", &["agent.fleetNodeName", "single hyphens"]),
+    (
+        "agent.fleetNodeName=studio,agents.a.mode=stub,agents.b.mode=stub",
+        &["agents.b.fleetNodeName", "studio", "agents.a has too"],
+    ),
+    ("agent.workspaceDir=/tmp", &["agent.workspaceDir", "/workspace"]),
+    (
+        "agent.workspaceDir=/etc/foreman/git",
+        &["agent.workspaceDir", "/workspace"],
+    ),
     (
         "operator.image.digest=sha256:abc",
         &["/operator/image/digest", "sha256"],
