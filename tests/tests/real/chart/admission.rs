@@ -359,13 +359,19 @@ fn a_job_that_was_admitted_by_other_values_can_still_end() {
     let jobs = release.jobs.clone();
     let cluster = &release.cluster;
     cluster.run(&["create", "--filename", "-"], &job.to_string());
-    release.change(&["--set", "agent.gateCache.enabled=false"]);
+    release.change(&[
+        "--set",
+        "coder.gitCredentialsSecret=clone,agent.gateCache.enabled=false",
+    ]);
     let cluster = &release.cluster;
     let mut another = job.clone();
     another["metadata"]["name"] = json!("another");
-    cluster.until("the policy of the new values", || {
-        refusal(cluster, &another).is_some_and(|said| said.contains("no other claims"))
-    });
+    let refused = || refusal(cluster, &another).unwrap_or_default();
+    cluster.until_or(
+        "the policy of the new values",
+        || refused().contains("no other claims"),
+        refused,
+    );
     let go_on = [
         "patch",
         "job",
