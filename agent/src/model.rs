@@ -10,6 +10,7 @@ pub mod probe;
 pub mod replay;
 pub mod retry;
 pub mod sse;
+pub mod thoughts;
 pub mod wire;
 
 use std::fmt;
