@@ -149,9 +149,7 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     let mut endpoint = Endpoint::new(url, name);
     endpoint.api_key = key;
     endpoint.ca_bundle.clone_from(&config.ca_bundle);
-    let (turn, idle) = limits(&agent.spec, endpoint.idle_timeout);
-    endpoint.turn_timeout = turn;
-    endpoint.idle_timeout = idle;
+    endpoint.turn_timeout = turn_limit(&agent.spec);
     endpoint.max_retries = agent.spec.max_retries.clamp(0, 20) as u32;
     let protocol = report.as_ref().map_or(Protocol::Native, |report| report.protocol);
     let provider = OpenAi::new(endpoint)
@@ -164,11 +162,10 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     })
 }
 
-/// Returns how long one turn may take, and how long its stream may be silent.
-fn limits(spec: &AgentSpec, idle: Duration) -> (Duration, Duration) {
+/// Returns how long one turn may take.
+fn turn_limit(spec: &AgentSpec) -> Duration {
     let whole = spec.request_timeout_seconds.max(1);
-    let turn = Duration::from_secs(spec.request_turn_timeout_seconds.clamp(1, whole) as u64);
-    (turn, idle.min(turn))
+    Duration::from_secs(spec.request_turn_timeout_seconds.clamp(1, whole) as u64)
 }
 
 fn cache_key(url: &str, model: Option<&str>) -> String {
@@ -244,15 +241,15 @@ mod tests {
 
     #[test]
     fn a_turn_is_bounded_by_the_limit_that_is_named_for_it() {
-        let idle = Duration::from_secs(60);
-        let spec = |turn| AgentSpec {
-            request_turn_timeout_seconds: turn,
-            request_timeout_seconds: 3600,
-            ..AgentSpec::default()
+        let limit = |turn| {
+            turn_limit(&AgentSpec {
+                request_turn_timeout_seconds: turn,
+                request_timeout_seconds: 3600,
+                ..AgentSpec::default()
+            })
+            .as_secs()
         };
-        assert_eq!(limits(&spec(4), idle), (Duration::from_secs(4), Duration::from_secs(4)));
-        assert_eq!(limits(&spec(600), idle), (Duration::from_secs(600), idle));
-        assert_eq!(limits(&spec(99_999), idle).0, Duration::from_secs(3600));
+        assert_eq!([4, 600, 99_999].map(limit), [4, 600, 3600]);
     }
 
     #[test]

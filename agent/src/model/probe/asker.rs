@@ -255,7 +255,7 @@ impl Asker<'_> {
         endpoint.api_key = self.settings.api_key.clone();
         endpoint.ca_bundle = self.settings.ca_bundle.clone();
         endpoint.turn_timeout = limit;
-        endpoint.idle_timeout = limit;
+        endpoint.idle_timeout = Some(limit);
         endpoint.max_retries = 1;
         let provider = OpenAi::new(endpoint)?;
         for protocol in [Protocol::Native, Protocol::Text, Protocol::JsonSchema] {
