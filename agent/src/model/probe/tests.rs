@@ -163,6 +163,23 @@ async fn a_window_below_the_floor_is_refused_with_advice() {
 }
 
 #[tokio::test]
+async fn a_window_that_is_only_guessed_is_warned_about_and_not_refused() {
+    let report = look(vec![
+        models(json!({"id": "q:7b"})),
+        ("/api/version", json!({"version": "0.9"})),
+        ("/api/ps", json!({"models": []})),
+    ])
+    .await;
+    assert_eq!(report.window.as_ref().map(|window| window.tokens), Some(4096));
+    assert_eq!(report.refusal(8192), None);
+    assert!(
+        report.warnings.iter().any(|warning| warning.contains("not certain")),
+        "{:?}",
+        report.warnings
+    );
+}
+
+#[tokio::test]
 async fn the_best_protocol_that_really_works_is_chosen() {
     fn native(_: Value) -> axum::response::Response {
         whole(
@@ -218,7 +235,7 @@ async fn servers_are_found_by_their_list_of_models_and_by_nothing_else() {
         [Local {
             base_url: format!("{url}/v1"),
             kind: ServerKind::Other,
-            models: vec!["m".into()]
+            models: vec!["m".into()],
         }]
     );
 }
