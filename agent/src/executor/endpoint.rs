@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
-use kube::ResourceExt;
 use kube::api::Api;
+use kube::{Client, ResourceExt};
 use schemas::agent::{AgentSpec, ModelProvider};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::{LocalRef, SecretKeyRef};
@@ -101,8 +101,9 @@ fn settings(url: &str, config: &Config) -> ProbeSettings {
 }
 
 /// Asks an endpoint what it serves, without asking its model anything.
-pub async fn look(url: &str, config: &Config) -> Option<ProbeReport> {
+pub async fn look(url: &str, key: Option<Secret>, config: &Config) -> Option<ProbeReport> {
     let mut settings = settings(url, config);
+    settings.api_key = key;
     settings.try_model = None;
     settings.patience = Duration::from_secs(3);
     probe(&settings).await.ok()
@@ -225,6 +226,13 @@ fn key_ref(agent: &Agent) -> Option<&SecretKeyRef> {
 fn key_in(secret: Option<KubeSecret>, reference: &SecretKeyRef) -> Option<Secret> {
     let bytes = secret?.data?.remove(&reference.key)?;
     Some(Secret::new(String::from_utf8_lossy(&bytes.0).trim().to_owned()))
+}
+
+/// Reads the key of an Agent's model server, where it has one that can be read.
+pub async fn readable_key(client: &Client, agent: &Agent) -> Option<Secret> {
+    let reference = key_ref(agent)?;
+    let secrets: Api<KubeSecret> = Api::namespaced(client.clone(), &agent.namespace().unwrap_or_default());
+    key_in(secrets.get_opt(&reference.name).await.ok().flatten(), reference)
 }
 
 async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
