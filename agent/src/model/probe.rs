@@ -257,6 +257,8 @@ pub struct Local {
     pub kind: ServerKind,
     /// The models it lists.
     pub models: Vec<String>,
+    /// Whether it asks for a key before it lists any.
+    pub asks_for_key: bool,
 }
 
 /// Looks for servers at the usual ports of this machine.
@@ -278,19 +280,23 @@ pub async fn discover(ports: &[(u16, ServerKind)], patience: Duration) -> Vec<Lo
             settings: &settings,
             base,
         };
-        let listed = asker.get(below(&asker.base, "models")).await.ok()?;
-        // Any web server may listen at 8080: only a list of models counts.
-        let data = listed.get("data").and_then(Value::as_array)?;
-        let models = data
-            .iter()
-            .filter_map(|model| model.get("id").and_then(Value::as_str))
-            .map(|id| one_line(id, 200))
-            .collect();
-        Some(Local {
+        let found = |models, asks_for_key| Local {
             base_url: asker.base.to_string(),
             kind,
             models,
-        })
+            asks_for_key,
+        };
+        match asker.get(below(&asker.base, "models")).await {
+            // Whoever listens there was not named by anybody: it gets no key to try.
+            Err(ModelError::Auth { status: 401, .. }) => Some(found(Vec::new(), true)),
+            Err(_) => None,
+            Ok(listed) => {
+                // Any web server may listen at 8080: only a list of models counts.
+                let data = listed.get("data").and_then(Value::as_array)?;
+                let ids = data.iter().filter_map(|model| model.get("id").and_then(Value::as_str));
+                Some(found(ids.map(|id| one_line(id, 200)).collect(), false))
+            }
+        }
     };
     join_all(ports.iter().copied().map(look))
         .await
