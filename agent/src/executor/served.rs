@@ -53,10 +53,11 @@ pub fn watch(client: Client, config: Arc<Config>, stop: CancellationToken) -> Se
     ask_every(BELIEVED, client, config, stop)
 }
 
-fn ask_every(pause: Duration, client: Client, config: Arc<Config>, stop: CancellationToken) -> Serving {
+fn ask_every(every: Duration, client: Client, config: Arc<Config>, stop: CancellationToken) -> Serving {
     let (tell, heard) = watch::channel(None);
     tokio::spawn(async move {
         let mut answers = Answers::default();
+        let mut in_vain = 0;
         loop {
             let looked = async {
                 if let Some(endpoints) = endpoints(&client, &config).await {
@@ -64,13 +65,14 @@ fn ask_every(pause: Duration, client: Client, config: Arc<Config>, stop: Cancell
                 }
                 let served = answers.served();
                 tell.send_if_modified(|known| known.replace(served.clone()) != Some(served));
-                // A server that never answered may be about to start.
-                let pause = if answers.lack_some() {
-                    pause.min(config.heartbeat_interval)
+                in_vain = if answers.lack_some() { in_vain + 1 } else { 0 };
+                let pause = if answers.0.is_empty() {
+                    every.min(config.heartbeat_interval)
                 } else {
-                    pause
+                    pause(every, config.heartbeat_interval, in_vain)
                 };
-                tokio::time::sleep(pause).await;
+                // Spread, for a thousand nodes may have started together.
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
             };
             tokio::select! {
                 () = looked => {}
@@ -80,6 +82,15 @@ fn ask_every(pause: Duration, client: Client, config: Arc<Config>, stop: Cancell
         }
     });
     Serving(heard)
+}
+
+/// Returns how long to wait after some servers have not answered so many times in a row, from the start on: they may be
+/// about to start, or not be there for long.
+fn pause(every: Duration, first: Duration, in_vain: u32) -> Duration {
+    match in_vain {
+        0 => every,
+        times => first.saturating_mul(2u32.saturating_pow(times - 1)).min(every),
+    }
 }
 
 /// What one server answered.
@@ -224,6 +235,12 @@ mod tests {
             (vec!["o".into()], Some(8192)),
             "no Agent names b any more, and a was started anew"
         );
+    }
+
+    #[test]
+    fn servers_that_never_answered_are_asked_sooner_and_ever_less_often() {
+        let seconds = |in_vain| pause(BELIEVED, Duration::from_secs(30), in_vain).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, 99].map(seconds), [180, 30, 60, 120, 180, 180]);
     }
 
     #[test]
