@@ -141,12 +141,17 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     settings.chat_template_kwargs = agent.spec.chat_template_kwargs.clone().unwrap_or_default();
     // The trial may have to wait until the server has loaded the model, as the first turn would.
     settings.try_model = Some(turn_limit(&agent.spec).min(TRIAL_LIMIT));
-    let report = match remembered().probe(&settings, Instant::now()).await {
-        Ok(report) => Some(report),
-        Err(error) => {
-            tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
-            None
-        }
+    let report = tokio::select! {
+        biased;
+        // The run itself says how a cancelled run ends.
+        () = run.cancel.cancelled() => None,
+        probed = remembered().probe(&settings, Instant::now()) => match probed {
+            Ok(report) => Some(report),
+            Err(error) => {
+                tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
+                None
+            }
+        },
     };
     for warning in report.iter().flat_map(|report| &report.warnings) {
         tracing::warn!(url, warning, "the model server's answers leave something open");
@@ -266,6 +271,8 @@ async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::daemon::claim::Held;
+    use crate::executor::sample;
 
     #[test]
     fn a_turn_is_bounded_by_the_limit_that_is_named_for_it() {
@@ -299,6 +306,43 @@ mod tests {
         assert_eq!(usable(Some(window(4096, false)), None), Some(WINDOW_FLOOR));
         assert_eq!(usable(Some(window(4096, false)), Some(32_768)), None);
         assert_eq!(usable(None, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_cancelled_waits_for_no_trial() {
+        let (tell, mut told) = tokio::sync::mpsc::channel(4);
+        let chat = move || {
+            let tell = tell.clone();
+            async move {
+                tell.send(()).await.unwrap();
+                std::future::pending::<String>().await
+            }
+        };
+        let models = || async { "{\"data\": [{\"id\": \"m\"}]}" };
+        let app = axum::Router::new()
+            .route("/v1/models", axum::routing::get(models))
+            .route("/v1/chat/completions", axum::routing::post(chat));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+
+        let folder = tempfile::tempdir().unwrap();
+        let client = sample::answering(|| sample::failure(axum::http::StatusCode::NOT_FOUND));
+        let run = sample::run(folder.path(), client, Held::sample(1));
+        let agent: Agent = serde_json::from_value(serde_json::json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": "a" },
+            "spec": { "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": url } }
+        }))
+        .unwrap();
+        let asked = async {
+            tokio::join!(ask(&run, &agent, "task", 1), async {
+                told.recv().await.unwrap();
+                run.cancel.cancel();
+            })
+            .0
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
+        assert_eq!(asked.map(|asked| asked.window).unwrap_or(Some(0)), None);
     }
 
     #[test]
