@@ -43,6 +43,9 @@ pub struct Global {
     /// Namespace.
     #[arg(long, short, global = true, help_heading = GLOBAL, default_value = "default")]
     pub namespace: String,
+    /// PEM bundle of certificate authorities, for Git servers and model servers.
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "FOREMAN_CA_BUNDLE")]
+    pub ca_bundle: Option<PathBuf>,
     /// Say more; twice for everything.
     #[arg(long, short, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -159,20 +162,17 @@ pub struct UpArgs {
     /// How untrusted commands are run.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
-    /// Where Git credentials, certificates and recorded sessions are.
+    /// Where Git credentials and recorded sessions are.
     #[command(flatten)]
     pub access: AccessArgs,
 }
 
-/// Where Git credentials, certificates and recorded sessions are.
+/// Where Git credentials and recorded sessions are.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AccessArgs {
     /// File with Git credentials, one a line: `https://user:password@host/path`, `https://token@host/path` or `ssh://user@host/path key=FILE`.
     #[arg(long, value_name = "FILE")]
     pub git_credentials: Option<PathBuf>,
-    /// PEM bundle of certificate authorities.
-    #[arg(long, value_name = "FILE", env = "FOREMAN_CA_BUNDLE")]
-    pub ca_bundle: Option<PathBuf>,
     /// Further roots below which local repositories may lie; may be repeated.
     #[arg(long = "file-root", value_name = "DIR")]
     pub file_roots: Vec<PathBuf>,
@@ -201,7 +201,7 @@ pub struct RunArgs {
     /// How untrusted commands are run.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
-    /// Where Git credentials, certificates and recorded sessions are.
+    /// Where Git credentials and recorded sessions are.
     #[command(flatten)]
     pub access: AccessArgs,
 }
@@ -292,4 +292,26 @@ pub struct DoctorArgs {
     /// Output format.
     #[arg(long, short, value_enum, default_value = "text")]
     pub output: ReportFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn every_command_that_may_speak_to_a_server_takes_the_certificates() {
+        for command in [
+            &["demo"][..],
+            &["init"],
+            &["up"],
+            &["run", "do it"],
+            &["doctor"],
+            &["get"],
+        ] {
+            let args = ["foreman"].iter().chain(command).chain(&["--ca-bundle", "ca.pem"]);
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.global.ca_bundle, Some("ca.pem".into()), "{command:?}");
+        }
+    }
 }

@@ -40,8 +40,10 @@ pub struct LocalConfig {
     pub slots: usize,
     /// How untrusted commands are run.
     pub sandbox: SandboxArgs,
-    /// Git credentials, certificates, recorded sessions.
+    /// Git credentials, recorded sessions.
     pub access: AccessArgs,
+    /// Certificate authorities to trust as well.
+    pub ca_bundle: Option<PathBuf>,
     /// Roots below which local repositories may lie.
     pub file_roots: Vec<PathBuf>,
     /// Name and address on commits.
@@ -303,7 +305,7 @@ fn git_settings(config: &LocalConfig) -> Result<git::Settings> {
     let access = &config.access;
     agent::config::git_settings(
         access.git_credentials.as_deref(),
-        access.ca_bundle.clone(),
+        config.ca_bundle.clone(),
         config.file_roots.clone(),
     )
     .map_err(anyhow::Error::msg)
@@ -384,7 +386,7 @@ fn agent_config(
         gate_service_account: None,
         coder: Default::default(),
         git: git_settings(config)?,
-        ca_bundle: config.access.ca_bundle.clone(),
+        ca_bundle: config.ca_bundle.clone(),
         evidence_url: Some(evidence_url.to_owned()),
         slots: config.slots.max(1),
         metrics_listen: None,

@@ -89,7 +89,7 @@ async fn start(cli: &Cli) -> Result<ExitCode> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let global = &cli.global;
     match &cli.command {
-        Command::Demo(args) => commands::demo::run(args).await,
+        Command::Demo(args) => commands::demo::run(global, args).await,
         Command::Init(args) => commands::init::run(global, args).await,
         Command::Validate(args) => commands::validate::run(global, args),
         Command::Up(args) => commands::up::run(global, args).await,

@@ -8,6 +8,7 @@ pub mod job;
 pub mod native;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod served;
 pub mod source;
 pub mod stub;
 pub mod verifier;

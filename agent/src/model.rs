@@ -10,6 +10,7 @@ pub mod probe;
 pub mod replay;
 pub mod retry;
 pub mod sse;
+pub mod thoughts;
 pub mod wire;
 
 use std::fmt;
@@ -242,7 +243,7 @@ pub enum Category {
     Protocol,
     /// The conversation does not fit the served window.
     ContextOverflow,
-    /// The model wrote without end.
+    /// The model wrote without end, or was still writing when its turn was over.
     Endless,
     /// The model asked for more at once than anybody carries out.
     TooManyCalls,
@@ -344,6 +345,8 @@ pub enum ModelError {
         url: String,
         /// The limit.
         seconds: u64,
+        /// Whether the model was writing by then: the same question would take as long again.
+        begun: bool,
     },
     /// Nothing came for too long.
     #[error("failed to hear from {url}: nothing came for {seconds} s")]
@@ -403,8 +406,8 @@ impl ModelError {
             Self::Status { .. } => Category::Unavailable,
             Self::ContextOverflow { .. } => Category::ContextOverflow,
             Self::Html { .. } | Self::Malformed { .. } => Category::Protocol,
+            Self::TurnTimeout { begun: true, .. } | Self::TooLarge { .. } => Category::Endless,
             Self::TurnTimeout { .. } | Self::Idle { .. } => Category::Timeout,
-            Self::TooLarge { .. } => Category::Endless,
             Self::TooManyCalls { .. } => Category::TooManyCalls,
             Self::NoSession { .. } | Self::SessionExhausted { .. } => Category::Recording,
         }
@@ -416,7 +419,7 @@ impl ModelError {
             Self::Unreachable { .. }
             | Self::Cut { .. }
             | Self::Malformed { .. }
-            | Self::TurnTimeout { .. }
+            | Self::TurnTimeout { begun: false, .. }
             | Self::Idle { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429) || *status >= 500,
             _ => false,

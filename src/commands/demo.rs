@@ -14,7 +14,7 @@ use schemas::task_queue::{GitSource, QueueDefaults, TaskQueueSpec};
 use schemas::workload::WorkloadPhase;
 use schemas::{Agent, TaskQueue, Workload};
 
-use crate::cli::{AccessArgs, DemoArgs};
+use crate::cli::{AccessArgs, DemoArgs, Global};
 use crate::endpoint::{self, Server};
 use crate::follow;
 use crate::local::{Local, LocalConfig, MODEL_SECRET};
@@ -87,12 +87,13 @@ enum Expected {
 }
 
 /// Runs the demo.
-pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
+pub async fn run(global: &Global, args: &DemoArgs) -> Result<ExitCode> {
     let server = if args.replay {
         None
     } else {
-        endpoint::find(true)
+        endpoint::find(global, true)
             .await
+            .ok()
             .filter(|server| server.named || server.report.is_ok())
     };
     find_cargo(&sandbox::Toolchain::host(), args.sandbox.unsafe_no_sandbox)?;
@@ -122,6 +123,7 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
             replay_sessions: Some(stage.sessions.clone()),
             ..AccessArgs::default()
         },
+        ca_bundle: global.ca_bundle.clone(),
         file_roots: vec![folder.clone()],
         user: None,
     };
@@ -305,6 +307,8 @@ pub fn build_agents(provider: ProviderConfig, tools: &[&str]) -> Vec<Agent> {
         provider_config: Some(provider),
         tools: tools.iter().map(|tool| (*tool).to_owned()).collect(),
         bash_timeout_seconds: 120,
+        // As `init` writes it: a slow machine with a long prompt needs more than the published default.
+        request_turn_timeout_seconds: 600,
         ..spec_with_defaults()
     };
     let verifier = AgentSpec {

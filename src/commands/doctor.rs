@@ -46,7 +46,7 @@ pub async fn run(global: &Global, args: &DoctorArgs) -> Result<ExitCode> {
     let root = root(global)?;
     checks.extend(state(global, &root));
     checks.extend(repository(&root));
-    checks.extend(models(&root).await);
+    checks.extend(models(global, &root).await);
     checks.push(ports());
     let worst = checks.iter().any(|check| check.level == Level::Error);
     match args.output {
@@ -190,7 +190,7 @@ fn repository(root: &std::path::Path) -> Vec<Check> {
     checks
 }
 
-async fn models(root: &std::path::Path) -> Vec<Check> {
+async fn models(global: &Global, root: &std::path::Path) -> Vec<Check> {
     let agents = project::load(root, ".", None)
         .map(|project| project.agents)
         .unwrap_or_default();
@@ -207,18 +207,13 @@ async fn models(root: &std::path::Path) -> Vec<Check> {
     }
     let mut checks = Vec::new();
     for (url, model) in urls {
-        let server = endpoint::look(url, model, true, true).await;
+        let server = endpoint::look(global, url, model, true, true).await;
         checks.extend(model_checks(&server, Level::Error));
     }
     if checks.is_empty() {
-        match endpoint::find(true).await {
-            Some(server) => checks.extend(model_checks(&server, Level::Warning)),
-            None => checks.push(check(
-                "model",
-                Level::Warning,
-                "no model server answers on ports 8080, 11434, 8000, 1234, 4000",
-                "start llama.cpp, Ollama, vLLM, LM Studio or LiteLLM, or set FOREMAN_MODEL_URL",
-            )),
+        match endpoint::find(global, true).await {
+            Ok(server) => checks.extend(model_checks(&server, Level::Warning)),
+            Err(missing) => checks.push(check("model", Level::Warning, missing.to_string(), &missing.advice())),
         }
     }
     checks

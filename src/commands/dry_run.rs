@@ -28,7 +28,7 @@ pub async fn run(global: &Global, place: &Place, project: &Project, access: &Acc
     let roots = url.local_path().into_iter().collect();
     let git = git::Git::new(
         place.state.join("operator/mirrors"),
-        agent::config::git_settings(access.git_credentials.as_deref(), access.ca_bundle.clone(), roots)
+        agent::config::git_settings(access.git_credentials.as_deref(), global.ca_bundle.clone(), roots)
             .map_err(anyhow::Error::msg)?,
     );
     let branch = source.branch.clone().unwrap_or_else(|| "main".into());

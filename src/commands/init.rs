@@ -30,24 +30,25 @@ pub async fn run(global: &Global, args: &InitArgs) -> Result<ExitCode> {
         ),
         Some(_) => {}
     }
-    let server = if args.no_probe {
+    let found = if args.no_probe {
         None
     } else {
-        endpoint::find(true).await
+        Some(endpoint::find(global, true).await)
     };
-    match &server {
-        Some(server) => {
+    match &found {
+        Some(Ok(server)) => {
             println!("Model      {}", endpoint::describe(server));
             for warning in server.report.iter().flat_map(|report| &report.warnings) {
                 println!("Warning    {warning}");
             }
         }
-        None if args.no_probe => println!("Model      not looked for (--no-probe)"),
-        None => println!(
-            "Warning    no model server answers on the usual ports (llama.cpp 8080, Ollama 11434, vLLM 8000, LM Studio 1234, \
-             LiteLLM 4000); start one, or set its address in {FOLDER}/agents.yaml"
+        Some(Err(missing)) => println!(
+            "Warning    {missing}; {}, or write its address into {FOLDER}/agents.yaml",
+            missing.advice()
         ),
+        None => println!("Model      not looked for (--no-probe)"),
     }
+    let server = found.and_then(Result::ok);
     let (language, gate) = build_gate(&root);
     match language {
         Some(language) => println!("Language   {language}"),

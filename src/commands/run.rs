@@ -53,10 +53,9 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
     let mut project = project::load(&root, &url, Some(&branch))?;
     project.queue = None;
     if project.agents.is_empty() {
-        let Some(server) = endpoint::find(true).await else {
-            bail!(
-                "no model server was found; start one (llama.cpp, Ollama, vLLM, LM Studio, LiteLLM), or set FOREMAN_MODEL_URL"
-            );
+        let server = match endpoint::find(global, true).await {
+            Ok(server) => server,
+            Err(missing) => bail!("{missing}; {}", missing.advice()),
         };
         println!("Model      {}", endpoint::describe(&server));
         project.agents = build_agents(build_provider(&server), &CODER_TOOLS);
@@ -106,6 +105,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
                 slots: 1,
                 sandbox: args.sandbox.clone(),
                 access: args.access.clone(),
+                ca_bundle: global.ca_bundle.clone(),
                 file_roots: project::file_roots(&repository, &project, &args.access.file_roots),
                 user: repository.user.clone(),
             };
@@ -323,6 +323,12 @@ fn end(workload: &Workload, root: &std::path::Path) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_coder_without_a_file_has_the_time_for_a_reply_that_init_would_give_it() {
+        let agents = build_agents(Default::default(), &CODER_TOOLS);
+        assert_eq!(agents[0].spec.request_turn_timeout_seconds, 600);
+    }
 
     #[test]
     fn only_a_gate_that_passed_exits_zero() {

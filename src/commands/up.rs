@@ -41,6 +41,7 @@ pub async fn run(global: &Global, args: &UpArgs) -> Result<ExitCode> {
         slots: args.slots,
         sandbox: args.sandbox.clone(),
         access: args.access.clone(),
+        ca_bundle: global.ca_bundle.clone(),
         file_roots: project::file_roots(&repository, &project, &args.access.file_roots),
         user: repository.user.clone(),
     };

@@ -9,8 +9,9 @@ use schemas::fleet_node::{Capability, NodePhase};
 use super::Shutdown;
 use super::desk::Desk;
 use super::registration::{self, Beat};
-use crate::capability::{self, Probe, Served};
+use crate::capability::{self, Probe};
 use crate::config::{Config, Mode};
+use crate::executor::served::{Serving, watch};
 use crate::probes::Probes;
 
 /// How long one turn may take, questions to model servers included, before it counts as stuck.
@@ -25,17 +26,19 @@ pub(super) async fn beat(
     shutdown: Shutdown,
 ) {
     let mut probe = Probe::new();
-    let mut served = Served::default();
+    let mut models = match config.mode {
+        Mode::Native => watch(client.clone(), config.clone(), shutdown.stop.clone()),
+        _ => Serving::nothing(),
+    };
     let mut draining = false;
     loop {
         let turn = probes.health.begin("the heartbeat", TURN_LIMIT);
-        if config.mode == Mode::Native && served == Served::default() {
-            tokio::select! {
-                found = crate::executor::native::served(&client, &config) => served = found,
-                // Draining is said at once, whatever a model server keeps us waiting for.
-                () = shutdown.stop.cancelled() => draining = true,
-            }
+        tokio::select! {
+            () = models.known() => {}
+            // Draining is said at once, whatever a model server keeps us waiting for.
+            () = shutdown.stop.cancelled() => draining = true,
         }
+        let served = models.now();
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
         // Made before the look, so that no change falls between the two.
         let changed = desk.changed.notified();
@@ -75,6 +78,7 @@ pub(super) async fn beat(
         tokio::select! {
             () = tokio::time::sleep(config.heartbeat_interval) => {}
             () = changed => {}
+            () = models.changed() => {}
             () = shutdown.drain.cancelled(), if !draining => draining = true,
             () = shutdown.stop.cancelled(), if !draining => draining = true,
         }

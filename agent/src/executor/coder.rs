@@ -49,7 +49,11 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
     let (tree, admin) = (folder.join("tree"), folder.join("git"));
     let made = ground.git.work_tree(&ground.url, ground.start, tree, admin).await;
     let work_tree = made.map_err(|error| source::clone_failed(&error))?;
+    let finding = asked.finding.take();
     let worked = work(run, agent, &ground, &work_tree, asked, &folder.join("outputs")).await;
+    if let (Ok(end), Some(finding)) = (&worked, finding) {
+        finding.learn(end.ending);
+    }
     let result = match worked {
         Ok(end) => hand_in(run, &ground, &work_tree, end).await,
         Err(outcome) => Err(outcome),

@@ -1,29 +1,34 @@
 //! Which model server an Agent asks, and how.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+mod trials;
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
-use kube::ResourceExt;
 use kube::api::Api;
+use kube::{Client, ResourceExt};
 use schemas::agent::{AgentSpec, ModelProvider};
 use schemas::agentic_task::FailureReason;
-use schemas::shared::LocalRef;
+use schemas::shared::{LocalRef, SecretKeyRef};
 use schemas::{Agent, AgenticTask};
 
 use super::Run;
+use crate::coder::Ending;
 use crate::config::Config;
 use crate::model::openai::{Endpoint, OpenAi};
-use crate::model::probe::{ProbeReport, ProbeSettings, probe};
+use crate::model::probe::{ProbeReport, ProbeSettings, Window, probe};
 use crate::model::replay::Replay;
 use crate::model::{Protocol, Provider, Secret};
 use crate::outcome::Outcome;
+use trials::Trials;
 
 /// The base URL that asks for recorded sessions in place of a model.
 pub const REPLAY: &str = "replay:";
 /// Smallest context window that a coder is run with, in tokens.
 pub const WINDOW_FLOOR: u32 = crate::coder::CONTEXT_FLOOR;
+/// Longest trial of a model before a run.
+const TRIAL_LIMIT: Duration = Duration::from_secs(300);
 
 /// A model to ask.
 pub struct Asked {
@@ -33,6 +38,19 @@ pub struct Asked {
     pub window: Option<u32>,
     /// How tool calls travel.
     pub protocol: Protocol,
+    /// What was found out about the model, by name; none for a recording.
+    pub finding: Option<Finding>,
+}
+
+/// Names what was found out about a model, so that the end of a run can speak against it.
+#[derive(Clone, Debug)]
+pub struct Finding(String);
+
+impl Finding {
+    /// Takes note of how a run with this model ended: some ends let the next run look at the model anew.
+    pub fn learn(&self, ending: Ending) {
+        remembered().learn(&self.0, ending);
+    }
 }
 
 /// Returns the base URL that an Agent's references resolve to, with the node's overrides, which are for models in the
@@ -71,9 +89,9 @@ fn with_host(url: &str, host: &str) -> Option<String> {
     Some(url.to_string())
 }
 
-fn remembered() -> &'static Mutex<HashMap<String, ProbeReport>> {
-    static REPORTS: OnceLock<Mutex<HashMap<String, ProbeReport>>> = OnceLock::new();
-    REPORTS.get_or_init(Mutex::default)
+fn remembered() -> &'static Trials {
+    static TRIALS: OnceLock<Trials> = OnceLock::new();
+    TRIALS.get_or_init(Trials::default)
 }
 
 fn settings(url: &str, config: &Config) -> ProbeSettings {
@@ -83,8 +101,9 @@ fn settings(url: &str, config: &Config) -> ProbeSettings {
 }
 
 /// Asks an endpoint what it serves, without asking its model anything.
-pub async fn look(url: &str, config: &Config) -> Option<ProbeReport> {
+pub async fn look(url: &str, key: Option<Secret>, config: &Config) -> Option<ProbeReport> {
     let mut settings = settings(url, config);
+    settings.api_key = key;
     settings.try_model = None;
     settings.patience = Duration::from_secs(3);
     probe(&settings).await.ok()
@@ -116,30 +135,27 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     }
     let key = key(run, agent).await?;
     let name = model(agent, &run.task);
-    let cached = remembered()
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(&cache_key(&url, name.as_deref()))
-        .cloned();
-    let report = match cached {
-        Some(report) => Some(report),
-        None => {
-            let mut settings = settings(&url, config);
-            settings.model.clone_from(&name);
-            settings.api_key.clone_from(&key);
-            match probe(&settings).await {
-                Ok(report) => {
-                    let mut all = remembered().lock().unwrap_or_else(PoisonError::into_inner);
-                    all.insert(cache_key(&url, name.as_deref()), report.clone());
-                    Some(report)
-                }
-                Err(error) => {
-                    tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
-                    None
-                }
+    let mut settings = settings(&url, config);
+    settings.model.clone_from(&name);
+    settings.api_key.clone_from(&key);
+    settings.chat_template_kwargs = agent.spec.chat_template_kwargs.clone().unwrap_or_default();
+    // The trial may have to wait until the server has loaded the model, as the first turn would.
+    settings.try_model = Some(turn_limit(&agent.spec).min(TRIAL_LIMIT));
+    let report = tokio::select! {
+        biased;
+        // The run itself says how a cancelled run ends.
+        () = run.cancel.cancelled() => None,
+        probed = remembered().probe(&settings, Instant::now()) => match probed {
+            Ok(report) => Some(report),
+            Err(error) => {
+                tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
+                None
             }
-        }
+        },
     };
+    for warning in report.iter().flat_map(|report| &report.warnings) {
+        tracing::warn!(url, warning, "the model server's answers leave something open");
+    }
     if let Some(refusal) = report.as_ref().and_then(|report| report.refusal(WINDOW_FLOOR)) {
         return Err(Outcome::failed(FailureReason::InferenceServiceUnavailable, refusal));
     }
@@ -149,30 +165,34 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     let mut endpoint = Endpoint::new(url, name);
     endpoint.api_key = key;
     endpoint.ca_bundle.clone_from(&config.ca_bundle);
-    let (turn, idle) = limits(&agent.spec, endpoint.idle_timeout);
-    endpoint.turn_timeout = turn;
-    endpoint.idle_timeout = idle;
+    endpoint.turn_timeout = turn_limit(&agent.spec);
     endpoint.max_retries = agent.spec.max_retries.clamp(0, 20) as u32;
     let protocol = report.as_ref().map_or(Protocol::Native, |report| report.protocol);
     let provider = OpenAi::new(endpoint)
         .map_err(|error| Outcome::failed(FailureReason::InferenceServiceUnavailable, error.to_string()))?;
-    let window = report.and_then(|report| report.window).map(|window| window.tokens);
     Ok(Asked {
         provider: Box::new(provider),
-        window,
+        window: report.and_then(|report| usable_window(report.window.as_ref(), &agent.spec)),
         protocol,
+        finding: Some(Finding(Trials::key(&settings))),
     })
 }
 
-/// Returns how long one turn may take, and how long its stream may be silent.
-fn limits(spec: &AgentSpec, idle: Duration) -> (Duration, Duration) {
-    let whole = spec.request_timeout_seconds.max(1);
-    let turn = Duration::from_secs(spec.request_turn_timeout_seconds.clamp(1, whole) as u64);
-    (turn, idle.min(turn))
+/// Returns the window to reckon with. A guess that no run could be made with gives way to what the Agent says, or else to
+/// the smallest that a run is made with.
+fn usable_window(window: Option<&Window>, spec: &AgentSpec) -> Option<u32> {
+    let window = window?;
+    if window.certain || window.tokens >= WINDOW_FLOOR {
+        return Some(window.tokens);
+    }
+    let said = spec.context_window_tokens.is_some_and(|tokens| tokens > 0);
+    (!said).then_some(WINDOW_FLOOR)
 }
 
-fn cache_key(url: &str, model: Option<&str>) -> String {
-    format!("{url} {}", model.unwrap_or_default())
+/// Returns how long one turn may take.
+fn turn_limit(spec: &AgentSpec) -> Duration {
+    let whole = spec.request_timeout_seconds.max(1);
+    Duration::from_secs(spec.request_turn_timeout_seconds.clamp(1, whole) as u64)
 }
 
 fn model(agent: &Agent, task: &AgenticTask) -> Option<String> {
@@ -199,16 +219,29 @@ fn replay(run: &Run, stem: &str, round: u32) -> Result<Asked, Outcome> {
         provider: Box::new(provider),
         window: None,
         protocol,
+        finding: None,
     })
 }
 
+/// Returns where an Agent's key for its model server is.
+fn key_ref(agent: &Agent) -> Option<&SecretKeyRef> {
+    agent.spec.provider_config.as_ref()?.api_key_secret_ref.as_ref()
+}
+
+fn key_in(secret: Option<KubeSecret>, reference: &SecretKeyRef) -> Option<Secret> {
+    let bytes = secret?.data?.remove(&reference.key)?;
+    Some(Secret::new(String::from_utf8_lossy(&bytes.0).trim().to_owned()))
+}
+
+/// Reads the key of an Agent's model server, where it has one that can be read.
+pub async fn readable_key(client: &Client, agent: &Agent) -> Option<Secret> {
+    let reference = key_ref(agent)?;
+    let secrets: Api<KubeSecret> = Api::namespaced(client.clone(), &agent.namespace().unwrap_or_default());
+    key_in(secrets.get_opt(&reference.name).await.ok().flatten(), reference)
+}
+
 async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
-    let Some(reference) = agent
-        .spec
-        .provider_config
-        .as_ref()
-        .and_then(|provider| provider.api_key_secret_ref.clone())
-    else {
+    let Some(reference) = key_ref(agent) else {
         return Ok(None);
     };
     let namespace = run.task.namespace().unwrap_or_default();
@@ -219,11 +252,8 @@ async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
             format!("failed to read Secret {}: {error}", reference.name),
         )
     })?;
-    let bytes = found
-        .and_then(|secret| secret.data)
-        .and_then(|data| data.get(&reference.key).map(|bytes| bytes.0.clone()));
-    match bytes {
-        Some(bytes) => Ok(Some(Secret::new(String::from_utf8_lossy(&bytes).trim().to_owned()))),
+    match key_in(found, reference) {
+        Some(key) => Ok(Some(key)),
         None if reference.optional == Some(true) => Ok(None),
         None => Err(Outcome::failed(
             FailureReason::AuthUnavailable,
@@ -241,18 +271,78 @@ async fn key(run: &Run, agent: &Agent) -> Result<Option<Secret>, Outcome> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::daemon::claim::Held;
+    use crate::executor::sample;
 
     #[test]
     fn a_turn_is_bounded_by_the_limit_that_is_named_for_it() {
-        let idle = Duration::from_secs(60);
-        let spec = |turn| AgentSpec {
-            request_turn_timeout_seconds: turn,
-            request_timeout_seconds: 3600,
-            ..AgentSpec::default()
+        let limit = |turn| {
+            turn_limit(&AgentSpec {
+                request_turn_timeout_seconds: turn,
+                request_timeout_seconds: 3600,
+                ..AgentSpec::default()
+            })
+            .as_secs()
         };
-        assert_eq!(limits(&spec(4), idle), (Duration::from_secs(4), Duration::from_secs(4)));
-        assert_eq!(limits(&spec(600), idle), (Duration::from_secs(600), idle));
-        assert_eq!(limits(&spec(99_999), idle).0, Duration::from_secs(3600));
+        assert_eq!([4, 600, 99_999].map(limit), [4, 600, 3600]);
+    }
+
+    #[test]
+    fn a_guess_too_small_for_any_run_gives_way_to_what_the_agent_says() {
+        let window = |tokens, certain| Window {
+            tokens,
+            source: String::new(),
+            certain,
+        };
+        let usable = |window: Option<Window>, said| {
+            let spec = AgentSpec {
+                context_window_tokens: said,
+                ..AgentSpec::default()
+            };
+            usable_window(window.as_ref(), &spec)
+        };
+        assert_eq!(usable(Some(window(9000, true)), Some(32_768)), Some(9000));
+        assert_eq!(usable(Some(window(200_000, false)), None), Some(200_000));
+        assert_eq!(usable(Some(window(4096, false)), None), Some(WINDOW_FLOOR));
+        assert_eq!(usable(Some(window(4096, false)), Some(32_768)), None);
+        assert_eq!(usable(None, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_cancelled_waits_for_no_trial() {
+        let (tell, mut told) = tokio::sync::mpsc::channel(4);
+        let chat = move || {
+            let tell = tell.clone();
+            async move {
+                tell.send(()).await.unwrap();
+                std::future::pending::<String>().await
+            }
+        };
+        let models = || async { "{\"data\": [{\"id\": \"m\"}]}" };
+        let app = axum::Router::new()
+            .route("/v1/models", axum::routing::get(models))
+            .route("/v1/chat/completions", axum::routing::post(chat));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+
+        let folder = tempfile::tempdir().unwrap();
+        let client = sample::answering(|| sample::failure(axum::http::StatusCode::NOT_FOUND));
+        let run = sample::run(folder.path(), client, Held::sample(1));
+        let agent: Agent = serde_json::from_value(serde_json::json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Agent", "metadata": { "name": "a" },
+            "spec": { "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": url } }
+        }))
+        .unwrap();
+        let asked = async {
+            tokio::join!(ask(&run, &agent, "task", 1), async {
+                told.recv().await.unwrap();
+                run.cancel.cancel();
+            })
+            .0
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
+        assert_eq!(asked.map(|asked| asked.window).unwrap_or(Some(0)), None);
     }
 
     #[test]

@@ -2,15 +2,11 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kube::Client;
-use kube::api::{Api, ListParams};
 use schemas::agent::{AgentRole, ExecutionMode};
 use schemas::agentic_task::{FailureReason, TaskKind};
 use schemas::{Agent, AgenticTask};
 
-use super::{Executor, Run, coder, endpoint, job, verifier};
-use crate::capability::Served;
-use crate::config::Config;
+use super::{Executor, Run, coder, job, verifier};
 use crate::outcome::Outcome;
 
 /// Carries out tasks by their Agent's role.
@@ -91,36 +87,6 @@ fn asks_for_nothing(task: &AgenticTask, agent: Option<&Agent>) -> bool {
     task.spec.kind == TaskKind::Freeform
         && repo.trim().is_empty()
         && agent.is_none_or(|agent| agent.spec.is_deterministic() && agent.spec.role != AgentRole::Coder)
-}
-
-/// Asks the endpoints of all Agents what they serve.
-pub async fn served(client: &Client, config: &Config) -> Served {
-    let agents: Api<Agent> = match &config.task_namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let mut served = Served::default();
-    let Ok(agents) = agents.list(&ListParams::default()).await else {
-        return served;
-    };
-    for agent in agents.items {
-        let Some(url) = endpoint::base_url(&agent, config).filter(|url| !url.starts_with(endpoint::REPLAY)) else {
-            continue;
-        };
-        let Some(report) = endpoint::look(&url, config).await else {
-            continue;
-        };
-        for model in report.models {
-            if !served.models.contains(&model) {
-                served.models.push(model);
-            }
-        }
-        if let Some(window) = report.window {
-            served.max_context_tokens = served.max_context_tokens.max(Some(i64::from(window.tokens)));
-        }
-    }
-    served.models.truncate(100);
-    served
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! The client of OpenAI-compatible servers: llama.cpp, Ollama, vLLM, LM Studio, LiteLLM, cloud.
 
+mod clocks;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::http::{below, build_client, chain, parse_base_url, read_capped};
@@ -14,6 +17,7 @@ use super::sse::SseParser;
 use super::wire::{Assembler, CALLS, ChunkError, build_body, error_message};
 use super::{Delta, ModelError, Protocol, Provider, Reply, Request, Secret, Sink};
 use crate::tools::output::one_line;
+use clocks::{Clocks, Over};
 
 /// Says where a model is served and how patient to be with it.
 #[derive(Clone, Debug)]
@@ -32,8 +36,10 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// Limit of one whole request (`requestTurnTimeoutSeconds`).
     pub turn_timeout: Duration,
-    /// Limit between two pieces of a reply.
-    pub idle_timeout: Duration,
+    /// Limit between two pieces of a reply that has begun; where absent, it follows from the turn's limit.
+    pub idle_timeout: Option<Duration>,
+    /// Limit of waiting for the counts once the reply is whole, where the server leaves the stream open.
+    pub closing_timeout: Duration,
     /// How often a failed request is sent again (`maxRetries`).
     pub max_retries: u32,
     /// The waits between attempts.
@@ -53,7 +59,8 @@ impl Endpoint {
             protocol: None,
             connect_timeout: Duration::from_secs(10),
             turn_timeout: Duration::from_secs(120),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: None,
+            closing_timeout: Duration::from_secs(2),
             max_retries: 3,
             backoff: Backoff::default(),
             max_reply_bytes: 1024 * 1024,
@@ -80,18 +87,25 @@ impl OpenAi {
 
     async fn attempt(&self, request: &Request, sink: Sink<'_>) -> Result<Reply, ModelError> {
         let body = build_body(&self.endpoint.model, request).to_string();
-        match tokio::time::timeout(self.endpoint.turn_timeout, self.exchange(body, sink)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ModelError::TurnTimeout {
-                url: self.url.to_string(),
-                seconds: self.endpoint.turn_timeout.as_secs(),
-            }),
+        let mut clocks = Clocks::start(&self.endpoint, request, Instant::now());
+        let prompt_bytes = body.len();
+        match timeout_at(clocks.turn(), self.ask(body)).await {
+            Ok(response) => self.listen(response?, prompt_bytes, &mut clocks, sink).await,
+            Err(_) => Err(self.turn_over(false)),
         }
     }
 
-    async fn exchange(&self, body: String, sink: Sink<'_>) -> Result<Reply, ModelError> {
+    fn turn_over(&self, begun: bool) -> ModelError {
+        ModelError::TurnTimeout {
+            url: self.url.to_string(),
+            seconds: self.endpoint.turn_timeout.as_secs(),
+            begun,
+        }
+    }
+
+    /// Sends the request and waits for the head of an answer that is no refusal.
+    async fn ask(&self, body: String) -> Result<reqwest::Response, ModelError> {
         let url = || self.url.to_string();
-        let prompt_bytes = body.len();
         let mut post = self
             .client
             .post(self.url.clone())
@@ -106,12 +120,22 @@ impl OpenAi {
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);
         }
-        // The time to the first byte is the time to read the prompt: only the turn's limit bounds it.
         let response = post.send().await.map_err(|error| {
             let reason = chain(&error.without_url());
             ModelError::Unreachable { url: url(), reason }
         })?;
-        let response = self.accept(response).await?;
+        self.accept(response).await
+    }
+
+    /// Reads the reply to its end.
+    async fn listen(
+        &self,
+        response: reqwest::Response,
+        prompt_bytes: usize,
+        clocks: &mut Clocks,
+        sink: Sink<'_>,
+    ) -> Result<Reply, ModelError> {
+        let url = || self.url.to_string();
         let kind = content_type(&response);
         let mut stream = response.bytes_stream();
         let mut received = 0usize;
@@ -121,14 +145,21 @@ impl OpenAi {
         let mut whole = Vec::new();
         let mut parser = SseParser::new(self.endpoint.max_reply_bytes.saturating_mul(2));
         loop {
-            let next = tokio::time::timeout(self.endpoint.idle_timeout, stream.next()).await;
-            let piece = match next {
-                Err(_) => {
-                    return Err(ModelError::Idle {
-                        url: url(),
-                        seconds: self.endpoint.idle_timeout.as_secs(),
-                    });
-                }
+            let (until, over) = clocks.next();
+            let piece = match timeout_at(until, stream.next()).await {
+                Err(_) => match over {
+                    Over::Turn => return Err(self.turn_over(assembler.size() > 0)),
+                    Over::Silence => {
+                        return Err(ModelError::Idle {
+                            url: url(),
+                            seconds: clocks.silence().as_secs(),
+                        });
+                    }
+                    Over::Closing => {
+                        tracing::debug!("the reply is whole, and the server leaves the stream open");
+                        break;
+                    }
+                },
                 Ok(None) => break,
                 Ok(Some(Err(error))) if assembler.is_whole() => {
                     tracing::debug!(error = %chain(&error.without_url()), "the connection broke after the reply was whole");
@@ -162,6 +193,12 @@ impl OpenAi {
                 assembler
                     .push_event(&event, sink)
                     .map_err(|error| self.chunk_error(error, &head))?;
+            }
+            let now = Instant::now();
+            clocks.see(assembler.size(), assembler.is_whole(), now);
+            // Where pieces come without a pause, nobody waits for the clock.
+            if now >= clocks.turn() && !assembler.is_whole() {
+                return Err(self.turn_over(assembler.size() > 0));
             }
             // Chunks have their own overhead; a server that drips empty ones for ever is endless too.
             if assembler.size() > self.endpoint.max_reply_bytes
@@ -200,7 +237,8 @@ impl OpenAi {
                 title: html_title(&text),
             });
         }
-        if text.trim_start().starts_with("data:") {
+        let start = text.trim_start();
+        if start.starts_with("data:") || start.starts_with("error:") {
             // A stream without its content type.
             let mut parser = SseParser::new(usize::MAX);
             let mut assembler = Assembler::default();

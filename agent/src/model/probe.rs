@@ -4,6 +4,7 @@
 //! side (Ollama serves a window of its own choice there), so that each is asked in its own language too.
 
 mod asker;
+mod trial;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::http::{below, build_client, parse_base_url};
 use super::{ModelError, Protocol, Secret};
@@ -66,7 +67,7 @@ pub enum Ability {
     Works,
     /// It did not; the text says what came instead.
     Fails(String),
-    /// Nothing was asked.
+    /// Nothing was asked, or what came says nothing about the model: a warning says why.
     NotTried,
 }
 
@@ -94,8 +95,10 @@ pub struct ProbeSettings {
     pub ca_bundle: Option<PathBuf>,
     /// Limit of each small question.
     pub patience: Duration,
-    /// Limit of each question to the model itself; `None` asks it nothing.
+    /// Limit of all questions to the model itself together; `None` asks it nothing.
     pub try_model: Option<Duration>,
+    /// Extra variables of the server's chat template, as runs will send them: they may turn thinking off.
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl ProbeSettings {
@@ -108,6 +111,7 @@ impl ProbeSettings {
             ca_bundle: None,
             patience: Duration::from_secs(5),
             try_model: Some(Duration::from_secs(60)),
+            chat_template_kwargs: Map::new(),
         }
     }
 }
@@ -139,9 +143,25 @@ pub struct ProbeReport {
 }
 
 impl ProbeReport {
+    /// Tells whether the window is known, and not only guessed or bounded.
+    pub fn knows_window(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.certain)
+    }
+
+    /// Tells whether the protocol was chosen by what the model did: it works, and each better one does not.
+    pub fn has_proven_protocol(&self) -> bool {
+        let abilities = [&self.native_tools, &self.text, &self.json_schema];
+        let settled = abilities
+            .into_iter()
+            .find(|ability| !matches!(ability, Ability::Fails(_)));
+        settled == Some(&Ability::Works)
+    }
+
     /// Says why this endpoint cannot be used with a window of at least `floor` tokens; `None` where it can.
+    ///
+    /// A window that is not certain refuses nothing: a server may load the model with another one.
     pub fn refusal(&self, floor: u32) -> Option<String> {
-        let window = self.window.as_ref()?;
+        let window = self.window.as_ref().filter(|window| window.certain)?;
         if window.tokens >= floor {
             return None;
         }
@@ -166,13 +186,8 @@ pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> 
     let base = parse_base_url(&settings.base_url)?;
     let client = build_client(&base, settings.ca_bundle.as_ref(), settings.patience)?;
     let asker = Asker { client, settings, base };
-    let listed = asker.get(below(&asker.base, "models")).await?;
-    let models = listed
-        .get("data")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let ids: Vec<String> = models
+    let listed = asker.list().await?;
+    let ids: Vec<String> = listed
         .iter()
         .filter_map(|model| model.get("id").and_then(Value::as_str))
         .map(|id| one_line(id, 200))
@@ -191,35 +206,44 @@ pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> 
         }
         None => ids.first().cloned(),
     };
-    let found = asker.identify(&models, model.as_deref()).await;
-    warnings.extend(found.warnings);
+    let mut found = asker.identify(&listed, model.as_deref()).await;
     let mut report = ProbeReport {
         base_url: asker.base.to_string(),
         kind: found.kind,
         models: ids,
         model: model.clone(),
-        window: found.window,
+        window: found.window.clone(),
         native_tools: Ability::NotTried,
         text: Ability::NotTried,
         json_schema: Ability::NotTried,
         protocol: Protocol::Native,
-        warnings,
+        warnings: Vec::new(),
     };
+    let tried = match (&model, settings.try_model) {
+        (Some(model), Some(limit)) => asker.try_protocols(&mut report, model, limit).await?,
+        (None, _) => vec!["the server lists no model".into()],
+        (_, None) => Vec::new(),
+    };
+    if model.is_some() && settings.try_model.is_some() && !report.knows_window() {
+        // Some servers know the window only once the model is loaded, which the trial has brought about.
+        let listed = asker.list().await.unwrap_or(listed);
+        let again = asker.identify(&listed, model.as_deref()).await;
+        if again.kind == found.kind {
+            report.window.clone_from(&again.window);
+            found = again;
+        }
+    }
+    warnings.extend(found.warnings);
     match &report.window {
-        None => report
-            .warnings
-            .push("the server does not say how large its window is; set contextWindowTokens".into()),
-        Some(window) if !window.certain => report.warnings.push(format!(
+        None => warnings.push("the server does not say how large its window is; set contextWindowTokens".into()),
+        Some(window) if !window.certain => warnings.push(format!(
             "the window of {} tokens is not certain: {}",
             window.tokens, window.source
         )),
         Some(_) => {}
     }
-    match (model, settings.try_model) {
-        (Some(model), Some(limit)) => asker.try_protocols(&mut report, &model, limit).await?,
-        (None, _) => report.warnings.push("the server lists no model".into()),
-        (_, None) => {}
-    }
+    warnings.extend(tried);
+    report.warnings = warnings;
     Ok(report)
 }
 
@@ -233,6 +257,8 @@ pub struct Local {
     pub kind: ServerKind,
     /// The models it lists.
     pub models: Vec<String>,
+    /// Whether it asks for a key before it lists any.
+    pub asks_for_key: bool,
 }
 
 /// Looks for servers at the usual ports of this machine.
@@ -254,19 +280,23 @@ pub async fn discover(ports: &[(u16, ServerKind)], patience: Duration) -> Vec<Lo
             settings: &settings,
             base,
         };
-        let listed = asker.get(below(&asker.base, "models")).await.ok()?;
-        // Any web server may listen at 8080: only a list of models counts.
-        let data = listed.get("data").and_then(Value::as_array)?;
-        let models = data
-            .iter()
-            .filter_map(|model| model.get("id").and_then(Value::as_str))
-            .map(|id| one_line(id, 200))
-            .collect();
-        Some(Local {
+        let found = |models, asks_for_key| Local {
             base_url: asker.base.to_string(),
             kind,
             models,
-        })
+            asks_for_key,
+        };
+        match asker.get(below(&asker.base, "models")).await {
+            // Whoever listens there was not named by anybody: it gets no key to try.
+            Err(ModelError::Auth { status: 401, .. }) => Some(found(Vec::new(), true)),
+            Err(_) => None,
+            Ok(listed) => {
+                // Any web server may listen at 8080: only a list of models counts.
+                let data = listed.get("data").and_then(Value::as_array)?;
+                let ids = data.iter().filter_map(|model| model.get("id").and_then(Value::as_str));
+                Some(found(ids.map(|id| one_line(id, 200)).collect(), false))
+            }
+        }
     };
     join_all(ports.iter().copied().map(look))
         .await

@@ -1,8 +1,11 @@
 //! Server-sent events, as far as model servers use them.
 
+use serde_json::{Value, json};
+
 /// Cuts a byte stream into the `data` of its events.
 ///
-/// Follows the WHATWG event-stream grammar for `data`, comments and line ends; other fields are skipped.
+/// Follows the WHATWG event-stream grammar for `data`, comments and line ends; other fields are skipped, but for `error`,
+/// which llama.cpp sends in place of `data` where a request fails after the stream has begun.
 #[derive(Debug)]
 pub struct SseParser {
     line: Vec<u8>,
@@ -69,21 +72,36 @@ impl SseParser {
             return;
         }
         let line = std::mem::take(&mut self.line);
-        if let Some(rest) = line.strip_prefix(b"data") {
-            let value = match rest {
-                [] => Some(rest),
-                [b':', b' ', value @ ..] => Some(value),
-                [b':', value @ ..] => Some(value),
-                _ => None,
-            };
-            if let Some(value) = value {
-                if self.has_data {
-                    self.data.push(b'\n');
-                }
-                self.data.extend_from_slice(value);
-                self.has_data = true;
+        if let Some(value) = value_of(&line, b"data") {
+            if self.has_data {
+                self.data.push(b'\n');
             }
+            self.data.extend_from_slice(value);
+            self.has_data = true;
+        } else if let Some(value) = value_of(&line, b"error") {
+            // An event that reports a failure carries nothing else worth reading.
+            self.data = wrapped_error(value).into_bytes();
+            self.has_data = true;
         }
+    }
+}
+
+/// Returns the value of a line that holds the named field.
+fn value_of<'a>(line: &'a [u8], field: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(field)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+/// Writes the value of an `error` field as other servers write it into `data`: an object with the key `error`.
+fn wrapped_error(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    match serde_json::from_str::<Value>(&text) {
+        Ok(Value::Object(object)) if object.contains_key("error") => text.into_owned(),
+        Ok(value) => json!({ "error": value }).to_string(),
+        Err(_) => json!({ "error": text }).to_string(),
     }
 }
 
@@ -124,5 +142,27 @@ mod tests {
     fn an_event_beyond_the_limit_is_refused() {
         let mut parser = SseParser::new(8);
         assert_eq!(parser.feed(b"data: much too long"), Err(EventTooLong));
+    }
+
+    #[test]
+    fn a_failure_in_a_field_of_its_own_is_an_event_like_any_other() {
+        for (line, event) in [
+            ("error: {\"code\":400}", "{\"error\":{\"code\":400}}"),
+            ("error:{\"error\":{\"code\":1}}", "{\"error\":{\"code\":1}}"),
+            ("error: gone", "{\"error\":\"gone\"}"),
+        ] {
+            let mut parser = SseParser::new(64);
+            let events = parser.feed(format!("data: a\n\n{line}\n\n").as_bytes()).unwrap();
+            assert_eq!(events, ["a", event]);
+            let mut parser = SseParser::new(64);
+            assert!(parser.feed(line.as_bytes()).unwrap().is_empty());
+            assert_eq!(
+                parser.finish().as_deref(),
+                Some(event),
+                "the connection ended right after it"
+            );
+        }
+        let mut parser = SseParser::new(64);
+        assert!(parser.feed(b"errors: 1\n\n").unwrap().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::thoughts::part;
 use super::{Delta, Finish, Message, Protocol, RawCall, Reply, Request, Sink, Speaker, Usage, estimate_tokens};
 use crate::tools::schema::{ToolSpec, any_call_schema};
 
@@ -164,7 +165,8 @@ impl Assembler {
         if let Some(part) = choice.get("delta").or_else(|| choice.get("message")) {
             self.push_part(part, sink)?;
         }
-        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
+        let reason = choice.get("finish_reason").and_then(Value::as_str);
+        if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
             self.finish = Some(match reason {
                 "stop" | "eos" | "end_turn" => Finish::Stop,
                 "tool_calls" | "function_call" | "tool_use" => Finish::ToolCalls,
@@ -293,7 +295,7 @@ impl Assembler {
             usage.completion = estimate_tokens(written);
             usage.estimated = true;
         }
-        let (thought, content) = split_thinking(&self.content);
+        let (thought, content) = part(&self.content);
         let mut reasoning = self.reasoning;
         reasoning.push_str(&thought);
         let calls = self
@@ -314,21 +316,6 @@ impl Assembler {
             finish: self.finish.unwrap_or_default(),
             usage,
         }
-    }
-}
-
-/// Parts the thoughts that a model wrote into its text (`<think>…</think>`) from the text itself.
-pub fn split_thinking(content: &str) -> (String, String) {
-    const OPEN: &str = "<think>";
-    const CLOSE: &str = "</think>";
-    let start = content.trim_start();
-    let body = start.strip_prefix(OPEN);
-    match (body, body.unwrap_or(start).split_once(CLOSE)) {
-        (_, Some((thought, rest))) if body.is_some() || !thought.contains('<') => {
-            (thought.trim().to_owned(), rest.trim_start().to_owned())
-        }
-        (Some(unclosed), _) => (unclosed.trim().to_owned(), String::new()),
-        _ => (String::new(), content.to_owned()),
     }
 }
 
@@ -471,17 +458,6 @@ mod tests {
         assert!(reply.usage.estimated);
         assert_eq!(reply.usage.prompt, 20);
         assert_eq!(reply.usage.completion, 6);
-    }
-
-    #[test]
-    fn thoughts_inside_the_text_are_parted_from_it() {
-        assert_eq!(split_thinking("<think>hm</think>\nyes"), ("hm".into(), "yes".into()));
-        assert_eq!(split_thinking("hm\n</think>yes"), ("hm".into(), "yes".into()));
-        assert_eq!(split_thinking("<think>endless"), ("endless".into(), String::new()));
-        assert_eq!(
-            split_thinking("if a < b { \"</think>\" }"),
-            (String::new(), "if a < b { \"</think>\" }".into())
-        );
     }
 
     #[test]

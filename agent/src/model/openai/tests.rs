@@ -66,7 +66,7 @@ fn client(base_url: &str) -> OpenAi {
         base: Duration::from_millis(1),
         cap: Duration::from_millis(50),
     };
-    endpoint.idle_timeout = Duration::from_secs(20);
+    endpoint.idle_timeout = Some(Duration::from_secs(20));
     endpoint.turn_timeout = Duration::from_secs(20);
     OpenAi::new(endpoint).unwrap()
 }
@@ -300,7 +300,7 @@ async fn silence_and_slowness_have_limits_of_their_own() {
     let piece = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
     let (url, count) = serve(move |_, _, _| stuck_after(vec![piece])).await;
     let mut idle = client(&url);
-    idle.endpoint.idle_timeout = Duration::from_millis(30);
+    idle.endpoint.idle_timeout = Some(Duration::from_millis(30));
     idle.endpoint.max_retries = 1;
     let error = ask(&idle).await.unwrap_err();
     assert!(
@@ -308,11 +308,82 @@ async fn silence_and_slowness_have_limits_of_their_own() {
         "{error}"
     );
     assert_eq!(count.load(Ordering::SeqCst), 2);
-    let mut slow = client(&url);
-    slow.endpoint.turn_timeout = Duration::from_millis(30);
-    slow.endpoint.max_retries = 0;
-    let error = ask(&slow).await.unwrap_err();
-    assert!(matches!(error, ModelError::TurnTimeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_reply_that_outlasts_the_turn_is_not_asked_for_again_and_one_that_never_began_is() {
+    let begun = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n";
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    // The first piece of a reply that begins must have come when the turn is over, also on a busy machine.
+    for (piece, turn, category, times) in [(begun, 2000, Category::Endless, 1), (role, 30, Category::Timeout, 2)] {
+        let (url, count) = serve(move |_, _, _| stuck_after(vec![piece])).await;
+        let mut slow = client(&url);
+        slow.endpoint.turn_timeout = Duration::from_millis(turn);
+        slow.endpoint.max_retries = 1;
+        let error = ask(&slow).await.unwrap_err();
+        assert!(matches!(error, ModelError::TurnTimeout { .. }), "{error}");
+        assert_eq!((error.category(), count.load(Ordering::SeqCst)), (category, times));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_before_the_reply_begins_has_the_whole_turn() {
+    let (url, count) = serve(|_, _, _| {
+        let ping = stream::iter([Ok::<_, Infallible>(Bytes::from(": reading the prompt\n\n"))]);
+        let late = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(Bytes::from(GOOD))
+        });
+        let body = Body::from_stream(ping.chain(late));
+        ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+    })
+    .await;
+    let mut patient = client(&url);
+    patient.endpoint.idle_timeout = Some(Duration::from_millis(10));
+    patient.endpoint.max_retries = 0;
+    assert_eq!(ask(&patient).await.unwrap().content, "hello");
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_whole_reply_is_taken_though_the_server_leaves_the_stream_open() {
+    let whole = "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"},\"finish_reason\":\"stop\"}]}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}\n\n";
+    for (pieces, estimated) in [(vec![whole], true), (vec![whole, usage], false)] {
+        let (url, count) = serve(move |_, _, _| stuck_after(pieces.clone())).await;
+        let mut client = client(&url);
+        client.endpoint.closing_timeout = Duration::from_millis(200);
+        let reply = ask(&client).await.unwrap();
+        assert_eq!((reply.content.as_str(), reply.usage.estimated), ("hello", estimated));
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_reason_for_the_end_is_no_end() {
+    let (url, _) = serve(|_, _, _| {
+        stream_of("data: {\"choices\":[{\"delta\":{\"content\":\"hel\"},\"finish_reason\":\"\"}]}\n\n")
+    })
+    .await;
+    let error = ask(&client(&url)).await.unwrap_err();
+    assert!(matches!(error, ModelError::Cut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_failure_that_llama_cpp_reports_within_the_stream_is_named() {
+    let overflow = "error: {\"code\":400,\"message\":\"the request exceeds the available context size\",\"type\":\"exceed_context_size_error\"}\n\n";
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\nerror: {\"code\":500,\"message\":\"Context size has been exceeded.\",\"type\":\"server_error\"}\n\n";
+    for body in [overflow, begun] {
+        for kind in ["text/event-stream", "text/plain"] {
+            let (url, count) = serve(move |_, _, _| ([(header::CONTENT_TYPE, kind)], body).into_response()).await;
+            let error = ask(&client(&url)).await.unwrap_err();
+            assert_eq!(error.category(), Category::ContextOverflow, "{kind} {body}: {error}");
+            assert_eq!(count.load(Ordering::SeqCst), 1);
+        }
+    }
+    let (url, _) = serve(|_, _, _| stream_of("error: {\"code\":400,\"message\":\"no such grammar\"}\n\n")).await;
+    let error = ask(&client(&url)).await.unwrap_err();
+    assert!(error.to_string().contains("HTTP 400 no such grammar"), "{error}");
 }
 
 #[tokio::test]

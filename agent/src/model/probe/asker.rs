@@ -1,17 +1,12 @@
 //! The questions of a probe, one for each kind of server.
 
-use std::time::Duration;
-
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use url::Url;
 
-use super::{Ability, ProbeReport, ProbeSettings, ServerKind, Window};
-use crate::coder::recover;
+use super::{ProbeSettings, ServerKind, Window};
+use crate::model::ModelError;
 use crate::model::http::{below, chain, read_capped};
-use crate::model::openai::{Endpoint, OpenAi};
-use crate::model::{Message, ModelError, Protocol, Provider, Request, Speaker};
 use crate::tools::output::one_line;
-use crate::tools::schema::{Kind, Param, ToolSpec};
 
 pub(super) struct Asker<'a> {
     pub(super) client: reqwest::Client,
@@ -32,6 +27,16 @@ impl Asker<'_> {
         let above = self.base.path().trim_end_matches('/');
         root.set_path(above.strip_suffix("/v1").unwrap_or(above));
         below(&root, path)
+    }
+
+    /// Lists the models that are served.
+    pub(super) async fn list(&self) -> Result<Vec<Value>, ModelError> {
+        let listed = self.get(below(&self.base, "models")).await?;
+        Ok(listed
+            .get("data")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default())
     }
 
     pub(super) async fn get(&self, url: Url) -> Result<Value, ModelError> {
@@ -242,93 +247,6 @@ impl Asker<'_> {
                 }
             }
         }
-    }
-
-    /// Asks the model for one call in each protocol until one works.
-    pub(super) async fn try_protocols(
-        &self,
-        report: &mut ProbeReport,
-        model: &str,
-        limit: Duration,
-    ) -> Result<(), ModelError> {
-        let mut endpoint = Endpoint::new(self.base.as_str(), model);
-        endpoint.api_key = self.settings.api_key.clone();
-        endpoint.ca_bundle = self.settings.ca_bundle.clone();
-        endpoint.turn_timeout = limit;
-        endpoint.idle_timeout = limit;
-        endpoint.max_retries = 1;
-        let provider = OpenAi::new(endpoint)?;
-        for protocol in [Protocol::Native, Protocol::Text, Protocol::JsonSchema] {
-            let ability = match provider.complete(&trial(protocol), &|_| {}).await {
-                Ok(reply) => {
-                    let called = reply
-                        .calls
-                        .first()
-                        .map(|call| (call.name.clone(), recover::read_json(&call.arguments)));
-                    let called = match (protocol, called) {
-                        (Protocol::Native, called) => called,
-                        _ => recover::find_calls(&reply.content, &[trial_tool()])
-                            .into_iter()
-                            .next()
-                            .map(|found| (found.name, Some(Value::Object(found.arguments)))),
-                    };
-                    match called {
-                        Some((name, Some(arguments))) if name == "report" && arguments.get("word").is_some() => {
-                            Ability::Works
-                        }
-                        Some((name, _)) => Ability::Fails(format!(
-                            "a call of {:?} came, but not with the argument asked for",
-                            one_line(&name, 40)
-                        )),
-                        None => Ability::Fails(format!("no call came, but {:?}", one_line(&reply.content, 80))),
-                    }
-                }
-                Err(error @ (ModelError::Status { .. } | ModelError::Malformed { .. })) => {
-                    Ability::Fails(one_line(&error.to_string(), 200))
-                }
-                Err(error) => return Err(error),
-            };
-            let works = ability == Ability::Works;
-            match protocol {
-                Protocol::Native => report.native_tools = ability,
-                Protocol::Text => report.text = ability,
-                Protocol::JsonSchema => report.json_schema = ability,
-            }
-            if works {
-                report.protocol = protocol;
-                return Ok(());
-            }
-        }
-        report.protocol = Protocol::Text;
-        report.warnings.push(
-            "the model brought no tool call in any protocol; plain text is used, and runs will probably fail".into(),
-        );
-        Ok(())
-    }
-}
-
-fn trial_tool() -> ToolSpec {
-    ToolSpec {
-        name: "report",
-        description: "Reports one word.",
-        params: vec![Param::required("word", Kind::Text, "the word")],
-    }
-}
-
-fn trial(protocol: Protocol) -> Request {
-    let tools = vec![trial_tool()];
-    let settings = crate::coder::AgentSettings::default();
-    let system = crate::prompt::system(&settings, protocol, &tools);
-    Request {
-        messages: vec![
-            Message::text(Speaker::System, system),
-            Message::text(Speaker::User, "Call the tool `report` once, with the word ready."),
-        ],
-        tools,
-        protocol,
-        max_tokens: 512,
-        temperature: Some(0.0),
-        chat_template_kwargs: Map::new(),
     }
 }
 

@@ -163,6 +163,23 @@ async fn a_window_below_the_floor_is_refused_with_advice() {
 }
 
 #[tokio::test]
+async fn a_window_that_is_only_guessed_is_warned_about_and_not_refused() {
+    let report = look(vec![
+        models(json!({"id": "q:7b"})),
+        ("/api/version", json!({"version": "0.9"})),
+        ("/api/ps", json!({"models": []})),
+    ])
+    .await;
+    assert_eq!(report.window.as_ref().map(|window| window.tokens), Some(4096));
+    assert_eq!(report.refusal(8192), None);
+    assert!(
+        report.warnings.iter().any(|warning| warning.contains("not certain")),
+        "{:?}",
+        report.warnings
+    );
+}
+
+#[tokio::test]
 async fn the_best_protocol_that_really_works_is_chosen() {
     fn native(_: Value) -> axum::response::Response {
         whole(
@@ -218,9 +235,34 @@ async fn servers_are_found_by_their_list_of_models_and_by_nothing_else() {
         [Local {
             base_url: format!("{url}/v1"),
             kind: ServerKind::Other,
-            models: vec!["m".into()]
+            models: vec!["m".into()],
+            asks_for_key: false,
         }]
     );
+}
+
+#[tokio::test]
+async fn a_local_server_that_asks_for_a_key_is_found_and_gets_none() {
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = keys.clone();
+    let app = Router::new().fallback(move |headers: axum::http::HeaderMap| {
+        seen.lock().unwrap().extend(headers.get("authorization").cloned());
+        async { (StatusCode::UNAUTHORIZED, "{\"error\":\"no key\"}") }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let found = discover(&[(port, ServerKind::Vllm)], Duration::from_secs(20)).await;
+    assert_eq!(
+        found,
+        [Local {
+            base_url: format!("http://127.0.0.1:{port}/v1"),
+            kind: ServerKind::Vllm,
+            models: Vec::new(),
+            asks_for_key: true,
+        }]
+    );
+    assert!(keys.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
