@@ -261,6 +261,8 @@ impl Controllers {
         unsupported
             .into_iter()
             .for_each(|found| self.unsupported_work.add(found));
+        // Before either of the two: one judges nodes, the other one takes tasks from those that are not heard of.
+        self.task.scheduler.begin_term();
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
