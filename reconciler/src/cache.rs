@@ -3,10 +3,10 @@
 //! The watched type cannot fail to deserialise: an object that is not what its kind says is kept as unreadable, with
 //! the reason, and never ends a watch. Listeners are called one change at a time, in order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -124,13 +124,47 @@ pub struct Change<'a, K> {
     pub after: Option<&'a Arc<Cached<K>>>,
 }
 
+/// How long a UID whose object is gone is remembered: longer than the answer to any write is under way.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// UIDs of objects that are gone, for a while: a UID never comes back.
+#[derive(Debug, Default)]
+struct Gone {
+    uids: HashSet<String>,
+    since: VecDeque<(Instant, String)>,
+}
+
+impl Gone {
+    fn add(&mut self, uid: &str, now: Instant) {
+        while let Some((since, _)) = self.since.front()
+            && now.saturating_duration_since(*since) >= REMEMBERED
+            && let Some((_, old)) = self.since.pop_front()
+        {
+            self.uids.remove(&old);
+        }
+        if !uid.is_empty() && self.uids.insert(uid.to_owned()) {
+            self.since.push_back((now, uid.to_owned()));
+        }
+    }
+
+    fn has(&self, meta: &ObjectMeta) -> bool {
+        meta.uid.as_ref().is_some_and(|uid| self.uids.contains(uid))
+    }
+}
+
+/// What listeners hear from, and what no change may bring back.
+struct Changes<K> {
+    listeners: Vec<Listener<K>>,
+    gone: Gone,
+}
+
 type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
 
 /// All objects of one kind.
 pub struct Cache<K> {
     objects: RwLock<HashMap<Key, Arc<Cached<K>>>>,
     /// Held while a change is made and told, so that listeners hear of changes in order.
-    listeners: Mutex<Vec<Listener<K>>>,
+    changes: Mutex<Changes<K>>,
     synced: watch::Sender<bool>,
 }
 
@@ -138,7 +172,10 @@ impl<K> Default for Cache<K> {
     fn default() -> Self {
         Self {
             objects: RwLock::default(),
-            listeners: Mutex::default(),
+            changes: Mutex::new(Changes {
+                listeners: Vec::new(),
+                gone: Gone::default(),
+            }),
             synced: watch::Sender::new(false),
         }
     }
@@ -188,7 +225,7 @@ where
     ///
     /// It runs while the change is made: it must be quick, and must not write to this cache.
     pub fn subscribe(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
-        let mut listeners = lock(&self.listeners);
+        let mut changes = lock(&self.changes);
         let now: Vec<_> = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
             objects
@@ -203,7 +240,7 @@ where
                 after: Some(object),
             });
         }
-        listeners.push(Box::new(listener));
+        changes.listeners.push(Box::new(listener));
     }
 
     /// Says whether every object has been listed once.
@@ -218,7 +255,8 @@ where
         let _ = synced.wait_for(|synced| *synced).await;
     }
 
-    /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left.
+    /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left, and
+    /// so is one that is known to be gone: the answer to a write may come after the watch told of the deletion.
     pub fn observe(&self, object: DynamicObject) {
         let key = Key::of(&object.metadata);
         // What was written comes again by the watch: most of all changes end here, before the object is read.
@@ -226,7 +264,10 @@ where
             return;
         }
         let after = Arc::new(parse::<K>(object));
-        let listeners = lock(&self.listeners);
+        let changes = lock(&self.changes);
+        if changes.gone.has(after.meta()) {
+            return;
+        }
         let before = self.get(&key);
         if before.as_ref().is_some_and(|known| !is_newer(after.meta(), known)) {
             return;
@@ -235,7 +276,7 @@ where
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(key.clone(), after.clone());
-        for listener in listeners.iter() {
+        for listener in &changes.listeners {
             listener(&Change {
                 key: &key,
                 before: before.as_ref(),
@@ -244,9 +285,12 @@ where
         }
     }
 
-    /// Takes out an object, unless another of the same name has taken its place.
+    /// Takes out an object, unless another of the same name has taken its place. One whose UID is given is gone for good.
     pub fn forget(&self, key: &Key, uid: Option<&str>) {
-        let listeners = lock(&self.listeners);
+        let mut changes = lock(&self.changes);
+        if let Some(uid) = uid {
+            changes.gone.add(uid, Instant::now());
+        }
         let before = {
             let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
             match objects.get(key) {
@@ -255,7 +299,7 @@ where
             }
         };
         if let Some(before) = before {
-            for listener in listeners.iter() {
+            for listener in &changes.listeners {
                 listener(&Change {
                     key,
                     before: Some(&before),
@@ -433,5 +477,51 @@ mod tests {
             *lock(&heard),
             [(None, some("9")), (some("9"), some("10")), (some("10"), None)]
         );
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_deletion_brings_nothing_back() {
+        let cache = Cache::<FleetNode>::default();
+        let (key, spec) = (Key::new("", "n"), json!({ "nodeName": "n" }));
+        cache.observe(node("9", "u", spec.clone()));
+        cache.forget(&key, Some("u"));
+        cache.observe(node("10", "u", spec.clone()));
+        assert!(cache.get(&key).is_none(), "it was written before it was deleted");
+        // The watch may be the first to tell of an object at all.
+        cache.forget(&key, Some("v"));
+        cache.observe(node("11", "v", spec.clone()));
+        assert!(cache.get(&key).is_none());
+        cache.observe(node("12", "w", spec));
+        assert_eq!(
+            cache.get(&key).unwrap().uid(),
+            "w",
+            "another one of the same name lives"
+        );
+    }
+
+    #[test]
+    fn what_a_list_left_out_may_come_by_the_watch() {
+        let cache = Cache::<FleetNode>::default();
+        let (key, spec) = (Key::new("", "n"), json!({ "nodeName": "n" }));
+        cache.observe(node("9", "u", spec.clone()));
+        cache.forget(&key, None);
+        cache.observe(node("9", "u", spec));
+        assert!(cache.get(&key).is_some(), "it was made after the list was");
+    }
+
+    #[test]
+    fn what_is_gone_is_remembered_for_a_minute() {
+        let meta = |uid: &str| ObjectMeta {
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        };
+        let (mut gone, begun) = (Gone::default(), Instant::now());
+        gone.add("a", begun);
+        gone.add("a", begun);
+        gone.add("", begun);
+        gone.add("b", begun + REMEMBERED - Duration::from_secs(1));
+        assert!(gone.has(&meta("a")) && gone.has(&meta("b")) && !gone.has(&ObjectMeta::default()));
+        gone.add("c", begun + REMEMBERED);
+        assert!(!gone.has(&meta("a")) && gone.has(&meta("b")) && gone.has(&meta("c")));
     }
 }
