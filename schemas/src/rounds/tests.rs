@@ -377,7 +377,13 @@ fn every_round_is_given_the_whole_budget_of_tokens_since_its_agent_takes_off_wha
     let mut world = World::new(json!({"budget": {"rounds": 3, "tokens": 100, "turns": 7, "seconds": 60}}));
     world.end("wl-code", Verdict::Go);
     world.tasks[0].tokens = 40;
-    let Step::Create { round: 2, tasks } = world.end("wl-verify", Verdict::GateFail) else {
+    let verifier = world.tasks.iter_mut().find(|task| task.name == "wl-verify").unwrap();
+    verifier.facts = TaskFacts {
+        phase: Phase::Succeeded,
+        verdict: Some(Verdict::GateFail),
+        ..TaskFacts::default()
+    };
+    let Step::Create { round: 2, tasks } = world.next().step else {
         panic!("{:?}", world.next())
     };
     let budget = tasks[0].spec.budget.clone().unwrap();
