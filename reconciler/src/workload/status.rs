@@ -59,6 +59,14 @@ pub enum Facts {
 
 /// Starts the status of another run; what earlier runs came to stays in the ledger.
 pub fn begin_run(before: &WorkloadStatus, run: i64, run_key: Option<String>) -> WorkloadStatus {
+    // What was reported as pending is still to be resolved, by what was confirmed of it.
+    let pending = before.pending_heads.clone().filter(|heads| !heads.is_empty());
+    let is_pending = |head: &String| pending.as_ref().is_some_and(|heads| heads.contains_key(head));
+    let confirmed = before.confirmed.iter().flatten();
+    let confirmed: BTreeMap<_, _> = confirmed
+        .filter(|(_, confirmation)| is_pending(&confirmation.head_sha))
+        .map(|(uid, confirmation)| (uid.clone(), confirmation.clone()))
+        .collect();
     WorkloadStatus {
         run: Some(run),
         run_key,
@@ -68,6 +76,8 @@ pub fn begin_run(before: &WorkloadStatus, run: i64, run_key: Option<String>) -> 
         handled_cancel: before.handled_cancel.clone(),
         handled_retry: before.handled_retry.clone(),
         planner_model: before.planner_model.clone(),
+        pending_heads: pending,
+        confirmed: Some(confirmed).filter(|confirmed| !confirmed.is_empty()),
         ..WorkloadStatus::default()
     }
 }
