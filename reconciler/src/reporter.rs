@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::Client;
+use kube::api::{Api, ListParams};
 use schemas::workload::{Confirmation, PendingHead};
-use schemas::{AgenticTask, Workload};
+use schemas::{AgenticTask, Workload, labels, names};
 use serde_json::{Value, json};
 
 use crate::cache::{Cache, Cached, Key};
@@ -86,6 +87,8 @@ pub type Deleted = Mutex<HashMap<Key, Vec<CommitStatus>>>;
 
 /// Tries to tell of a deleted Workload before that is given up; they take about two hours.
 const LAST_WORDS: u32 = 16;
+/// Most that is read, noted and told at once; what is left comes with the next change.
+const MOST_TURNS: usize = 200;
 /// Between two tries to reach a repository, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -162,17 +165,28 @@ fn pause(failures: u32) -> Duration {
 
 async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
     let mut unreached = tell_of_deleted(ctx, key).await.is_err();
-    confirm_passes(ctx, key).await?;
     let mut told: Vec<CommitStatus> = Vec::new();
+    let mut is_asked = false;
     // What is written on the way changes what is left to be told.
-    while let Some(workload) = ctx.workloads.get(key)
-        && let Some(object) = workload.readable()
-        && let Some(status) = plan::plan(object).into_iter().find(|status| !told.contains(status))
-    {
+    for _ in 0..MOST_TURNS {
+        let Some(workload) = ctx.workloads.get(key) else { break };
+        let Some(object) = workload.readable() else { break };
+        // The same state of the Workload is read and told of: its verdict never stands before its verifier's task.
+        if note_passes(ctx, key, &workload, &known_tasks(ctx, key)).await? {
+            continue;
+        }
+        let Some(status) = plan::plan(object).into_iter().find(|status| !told.contains(status)) else {
+            break;
+        };
+        if status.is_unread && !is_asked {
+            // Who has just begun to lead may not have heard yet of the task whose end the Workload tells of.
+            is_asked = true;
+            let tasks = listed_tasks(ctx, key).await?;
+            note_passes(ctx, key, &workload, &tasks).await?;
+            continue;
+        }
         let head = status.head.as_str();
-        let pending = object.status.as_ref().and_then(|status| status.pending_heads.as_ref());
-        let is_noted = pending.is_some_and(|heads| heads.contains_key(head));
-        if status.state == State::Pending && !is_noted {
+        if status.state == State::Pending && !is_noted(object, &status) {
             // Noted before it is told: whatever happens then, somebody knows that it has to be taken back.
             let note = PendingHead {
                 run: status.run,
@@ -197,24 +211,48 @@ async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
     if unreached { Err(Trouble::Repository) } else { Ok(()) }
 }
 
-/// Reads the Jobs of passes that nobody read yet, and notes what they say.
-async fn confirm_passes(ctx: &Context, key: &Key) -> Result<(), Trouble> {
-    let Some(workload) = ctx.workloads.get(key) else {
-        return Ok(());
-    };
-    let Some(object) = workload.readable() else {
-        return Ok(());
-    };
-    let tasks: Vec<Arc<Cached<AgenticTask>>> = ctx
-        .links
-        .tasks_of(key)
+/// Says whether a commit is noted as pending in the run that is told of.
+fn is_noted(workload: &Workload, status: &CommitStatus) -> bool {
+    let known = workload.status.as_ref().and_then(|known| known.pending_heads.as_ref());
+    known
+        .and_then(|heads| heads.get(&status.head))
+        .is_some_and(|pending| pending.run == status.run)
+}
+
+/// Returns a Workload's tasks as the watch told of them.
+fn known_tasks(ctx: &Context, key: &Key) -> Vec<Arc<Cached<AgenticTask>>> {
+    let keys = ctx.links.tasks_of(key);
+    keys.into_iter().filter_map(|key| ctx.tasks.get(&key)).collect()
+}
+
+/// Returns a Workload's tasks as the API lists them now.
+async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<AgenticTask>>>, Trouble> {
+    let api: Api<AgenticTask> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&key.name));
+    let listed = api.list(&ListParams::default().labels(&selector)).await;
+    let failed = |error| Trouble::Api(format!("failed to list the tasks of {key}: {error}"));
+    Ok(listed
+        .map_err(failed)?
         .into_iter()
-        .filter_map(|key| ctx.tasks.get(&key))
-        .filter(|task| is_owned(task, workload.uid()))
-        .collect();
-    let passes = confirm::unread(object, tasks.iter().filter_map(|task| task.readable()));
+        .map(|task| Arc::new(Cached::of(task)))
+        .collect())
+}
+
+/// Reads the Jobs of the passes among these tasks that nobody read yet, and notes what they say; says whether there were
+/// any.
+async fn note_passes(
+    ctx: &Context,
+    key: &Key,
+    workload: &Cached<Workload>,
+    tasks: &[Arc<Cached<AgenticTask>>],
+) -> Result<bool, Trouble> {
+    let Some(object) = workload.readable() else {
+        return Ok(false);
+    };
+    let own = tasks.iter().filter(|task| is_owned(task, workload.uid()));
+    let passes = confirm::unread(object, own.filter_map(|task| task.readable()));
     if passes.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let found = confirm::read(&ctx.client, passes).await.map_err(Trouble::Api)?;
     for confirmation in found.values() {
@@ -224,7 +262,8 @@ async fn confirm_passes(ctx: &Context, key: &Key) -> Result<(), Trouble> {
         }
     }
     let version = workload.meta().resource_version.as_deref();
-    write(ctx, key, version, json!({ "confirmed": found })).await
+    write(ctx, key, version, json!({ "confirmed": found })).await?;
+    Ok(true)
 }
 
 /// Tells what deleted Workloads of this name left to be said; the error is that a repository could not be reached.
@@ -271,19 +310,15 @@ fn receipt(workload: &Workload, status: &CommitStatus) -> Value {
     if !status.left_behind {
         patch["reported"] = json!(status.receipt());
     }
-    let known = workload.status.clone().unwrap_or_default();
-    if status.state != State::Pending
-        && known
-            .pending_heads
-            .is_some_and(|heads| heads.contains_key(&status.head))
-    {
+    if status.state != State::Pending && is_noted(workload, status) {
         patch["pendingHeads"] = json!({ status.head.as_str(): null });
     }
     if status.left_behind {
         let of_head = |it: &Confirmation| it.run == status.run && it.head_sha == status.head;
-        let confirmed = known.confirmed.into_iter().flatten();
+        let known = workload.status.as_ref().and_then(|known| known.confirmed.as_ref());
+        let confirmed = known.into_iter().flatten();
         for (uid, _) in confirmed.filter(|(_, confirmation)| of_head(confirmation)) {
-            patch["confirmed"][uid] = Value::Null;
+            patch["confirmed"][uid.as_str()] = Value::Null;
         }
     }
     patch

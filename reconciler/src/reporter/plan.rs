@@ -53,6 +53,8 @@ pub struct CommitStatus {
     pub run: i64,
     /// Whether the work has left the commit behind: it is not the one that the Workload's status is about.
     pub left_behind: bool,
+    /// Whether it is an error only because no gate's Job was read that could confirm the success.
+    pub is_unread: bool,
 }
 
 impl CommitStatus {
@@ -215,6 +217,7 @@ fn current(workload: &Workload) -> Option<CommitStatus> {
         && let Err(doubt) = proof_of_current(status, &head, run)
     {
         found.refute(&doubt);
+        found.is_unread = proof(status, &head, run).is_ok_and(|found| found.is_empty());
     }
     Some(found)
 }
@@ -247,7 +250,10 @@ fn left_behind(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus
                     found.details["baseSHA"] = json!(first.base_sha);
                     found.details["gateDigest"] = json!(first.gate_digest);
                 }
-                Ok([]) => found.refute(&gone("Job")),
+                Ok([]) => {
+                    found.refute(&gone("Job"));
+                    found.is_unread = true;
+                }
                 Err(doubt) => found.refute(doubt),
             }
         }
@@ -297,6 +303,7 @@ fn build(
         details,
         run: about.run,
         left_behind: true,
+        is_unread: false,
     }
 }
 

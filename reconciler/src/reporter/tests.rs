@@ -15,6 +15,8 @@ use crate::leader::Leadership;
 #[derive(Default)]
 struct Api {
     workload: Mutex<Value>,
+    /// Tasks that are listed, whether the watch told of them or not.
+    tasks: Mutex<Vec<Value>>,
     /// Whether the gate's Job is still there.
     job: AtomicBool,
     /// What was asked, without the bodies.
@@ -42,6 +44,13 @@ impl Api {
             return (
                 200,
                 json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }),
+            );
+        }
+        if path.ends_with("/agentictasks") {
+            let tasks = lock(&self.tasks).clone();
+            return (
+                200,
+                json!({ "kind": "AgenticTaskList", "apiVersion": "foreman.llmkube.dev/v1alpha1", "metadata": {}, "items": tasks }),
             );
         }
         assert!(path.ends_with("/workloads/w/status"), "{method} {path}");
@@ -222,9 +231,11 @@ impl Stage {
     }
 
     fn verifier_passes(&self) {
-        seen(
-            &self.ctx.tasks,
-            json!({
+        seen(&self.ctx.tasks, Self::verifier());
+    }
+
+    fn verifier() -> Value {
+        json!({
                 "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
                 "metadata": {
                     "name": "w-verify", "namespace": "n", "uid": "verifier", "resourceVersion": "2",
@@ -232,8 +243,7 @@ impl Stage {
                 },
                 "spec": { "kind": "verify", "payload": {}, "workloadRef": { "name": "w" }, "run": 1, "round": 1, "baseSHA": BASE },
                 "status": { "phase": "Succeeded", "verdict": "GATE-PASS", "commitSHA": HEAD, "gateDigest": DIGEST, "jobName": "gate" }
-            }),
-        );
+        })
     }
 
     fn run_ends(&self) {
@@ -306,6 +316,16 @@ async fn a_pass_whose_job_went_before_it_was_read_says_that_the_evidence_is_gone
     let (_, state, said) = stage.said().last().unwrap().clone();
     assert_eq!(state, State::Error);
     assert!(said.starts_with("the evidence is gone: the Job was removed"), "{said}");
+}
+
+#[tokio::test]
+async fn a_pass_of_a_task_that_the_watch_did_not_tell_of_yet_is_not_said_to_be_gone() {
+    let stage = Stage::fresh();
+    lock(&stage.api.tasks).push(Stage::verifier());
+    stage.run_ends();
+    stage.turns().await;
+    let said: Vec<State> = stage.said().iter().map(|(_, state, _)| *state).collect();
+    assert_eq!(said, [State::Success]);
 }
 
 #[tokio::test]
