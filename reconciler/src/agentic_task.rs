@@ -118,6 +118,11 @@ impl Scheduler {
         }
     }
 
+    /// Forgets what an earlier term decided and found; to be called before nodes are judged and passes are made.
+    pub fn begin_term(&self) {
+        self.change(Index::begin_term);
+    }
+
     /// Reads the index.
     pub fn read<T>(&self, read: impl FnOnce(&mut Index) -> T) -> T {
         read(&mut lock(&self.index))
@@ -127,7 +132,6 @@ impl Scheduler {
 /// Makes passes until `stop`; what is being written then is waited for.
 pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     tracing::info!(controller = "AgenticTask", "Starting workers");
-    ctx.scheduler.change(Index::begin_term);
     let mut tell_at = ctx.clock.elapsed() + TELL_EVERY;
     let mut told_all = false;
     let mut line = Line::default();

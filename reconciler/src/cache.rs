@@ -3,10 +3,10 @@
 //! The watched type cannot fail to deserialise: an object that is not what its kind says is kept as unreadable, with
 //! the reason, and never ends a watch. Listeners are called one change at a time, in order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -124,13 +124,47 @@ pub struct Change<'a, K> {
     pub after: Option<&'a Arc<Cached<K>>>,
 }
 
+/// How long a UID whose object is gone is remembered: longer than the answer to any write is under way.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// UIDs of objects that are gone, for a while: a UID never comes back.
+#[derive(Debug, Default)]
+struct Gone {
+    uids: HashSet<String>,
+    since: VecDeque<(Instant, String)>,
+}
+
+impl Gone {
+    fn add(&mut self, uid: &str, now: Instant) {
+        while let Some((since, _)) = self.since.front()
+            && now.saturating_duration_since(*since) >= REMEMBERED
+            && let Some((_, old)) = self.since.pop_front()
+        {
+            self.uids.remove(&old);
+        }
+        if !uid.is_empty() && self.uids.insert(uid.to_owned()) {
+            self.since.push_back((now, uid.to_owned()));
+        }
+    }
+
+    fn has(&self, meta: &ObjectMeta) -> bool {
+        meta.uid.as_ref().is_some_and(|uid| self.uids.contains(uid))
+    }
+}
+
+/// What listeners hear from, and what no change may bring back.
+struct Changes<K> {
+    listeners: Vec<Listener<K>>,
+    gone: Gone,
+}
+
 type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
 
 /// All objects of one kind.
 pub struct Cache<K> {
     objects: RwLock<HashMap<Key, Arc<Cached<K>>>>,
     /// Held while a change is made and told, so that listeners hear of changes in order.
-    listeners: Mutex<Vec<Listener<K>>>,
+    changes: Mutex<Changes<K>>,
     synced: watch::Sender<bool>,
 }
 
@@ -138,7 +172,10 @@ impl<K> Default for Cache<K> {
     fn default() -> Self {
         Self {
             objects: RwLock::default(),
-            listeners: Mutex::default(),
+            changes: Mutex::new(Changes {
+                listeners: Vec::new(),
+                gone: Gone::default(),
+            }),
             synced: watch::Sender::new(false),
         }
     }
@@ -188,7 +225,7 @@ where
     ///
     /// It runs while the change is made: it must be quick, and must not write to this cache.
     pub fn subscribe(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
-        let mut listeners = lock(&self.listeners);
+        let mut changes = lock(&self.changes);
         let now: Vec<_> = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
             objects
@@ -203,7 +240,7 @@ where
                 after: Some(object),
             });
         }
-        listeners.push(Box::new(listener));
+        changes.listeners.push(Box::new(listener));
     }
 
     /// Says whether every object has been listed once.
@@ -218,7 +255,8 @@ where
         let _ = synced.wait_for(|synced| *synced).await;
     }
 
-    /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left.
+    /// Takes in an object that a watch or the answer to a write showed; an older version than the known one is left, and
+    /// so is one that is known to be gone: the answer to a write may come after the watch told of the deletion.
     pub fn observe(&self, object: DynamicObject) {
         let key = Key::of(&object.metadata);
         // What was written comes again by the watch: most of all changes end here, before the object is read.
@@ -226,7 +264,10 @@ where
             return;
         }
         let after = Arc::new(parse::<K>(object));
-        let listeners = lock(&self.listeners);
+        let changes = lock(&self.changes);
+        if changes.gone.has(after.meta()) {
+            return;
+        }
         let before = self.get(&key);
         if before.as_ref().is_some_and(|known| !is_newer(after.meta(), known)) {
             return;
@@ -235,7 +276,7 @@ where
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(key.clone(), after.clone());
-        for listener in listeners.iter() {
+        for listener in &changes.listeners {
             listener(&Change {
                 key: &key,
                 before: before.as_ref(),
@@ -244,9 +285,12 @@ where
         }
     }
 
-    /// Takes out an object, unless another of the same name has taken its place.
+    /// Takes out an object, unless another of the same name has taken its place. One whose UID is given is gone for good.
     pub fn forget(&self, key: &Key, uid: Option<&str>) {
-        let listeners = lock(&self.listeners);
+        let mut changes = lock(&self.changes);
+        if let Some(uid) = uid {
+            changes.gone.add(uid, Instant::now());
+        }
         let before = {
             let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
             match objects.get(key) {
@@ -255,7 +299,7 @@ where
             }
         };
         if let Some(before) = before {
-            for listener in listeners.iter() {
+            for listener in &changes.listeners {
                 listener(&Change {
                     key,
                     before: Some(&before),
@@ -384,54 +428,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-    use schemas::FleetNode;
-    use serde_json::json;
-
-    fn node(version: &str, uid: &str, spec: serde_json::Value) -> DynamicObject {
-        serde_json::from_value(json!({
-            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode",
-            "metadata": { "name": "n", "uid": uid, "resourceVersion": version }, "spec": spec
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn an_object_that_is_not_what_its_kind_says_is_kept_with_the_reason() {
-        let cache = Cache::<FleetNode>::default();
-        cache.observe(node("1", "u", json!({ "nodeName": ["not", "a", "string"] })));
-        let cached = cache.get(&Key::new("", "n")).unwrap();
-        assert!(
-            cached.unreadable().unwrap().contains("string"),
-            "{:?}",
-            cached.unreadable()
-        );
-        cache.observe(node("2", "u", json!({ "nodeName": "n" })));
-        assert!(cache.get(&Key::new("", "n")).unwrap().readable().is_some());
-    }
-
-    #[test]
-    fn a_late_old_version_changes_nothing_and_listeners_hear_in_order() {
-        let cache = Cache::<FleetNode>::default();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let told = heard.clone();
-        cache.subscribe(move |change| {
-            let version =
-                |object: Option<&Arc<Cached<FleetNode>>>| object.and_then(|o| o.meta().resource_version.clone());
-            lock(&told).push((version(change.before), version(change.after)));
-        });
-        let spec = json!({ "nodeName": "n" });
-        cache.observe(node("9", "u", spec.clone()));
-        cache.observe(node("8", "u", spec.clone()));
-        cache.observe(node("10", "u", spec));
-        cache.forget(&Key::new("", "n"), Some("other"));
-        cache.forget(&Key::new("", "n"), Some("u"));
-        let some = |version: &str| Some(version.to_owned());
-        assert_eq!(
-            *lock(&heard),
-            [(None, some("9")), (some("9"), some("10")), (some("10"), None)]
-        );
-    }
-}
+mod tests;

@@ -165,7 +165,7 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let at = ctx.clock.elapsed();
         let working = ctx.health.begin("FleetNode", ROUND_LIMIT);
-        let mut lost = Vec::new();
+        let mut told = Vec::new();
         let touched = lock(&ctx.watch.known).take(at);
         for name in touched {
             let Some(node) = ctx.nodes.get(&Key::new("", name.clone())) else {
@@ -173,14 +173,18 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             };
             let judged = lock(&ctx.watch.known).judge(&name, at);
             if let Some(patch) = plan(&node, &judged, ctx.clock.now()) {
-                tracing::warn!(node = name, because = judged.because, "node is not ready");
-                lost.push((node, patch));
+                if judged.alive {
+                    tracing::info!(node = name, because = judged.because, "node is heard of again");
+                } else {
+                    tracing::warn!(node = name, because = judged.because, "node is not ready");
+                }
+                told.push((node, patch));
             }
             ctx.scheduler
                 .change(|index| index.set_alive(&name, judged.alive, judged.holder));
         }
         // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
-        let writes = futures::stream::iter(lost).map(|(node, patch)| write(&ctx, node, patch));
+        let writes = futures::stream::iter(told).map(|(node, patch)| write(&ctx, node, patch));
         let again = writes.buffer_unordered(CONCURRENT);
         let again: Vec<Option<String>> = again.collect().await;
         drop(working);
@@ -217,22 +221,49 @@ async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> Opt
     }
 }
 
-/// Plans the status of a node that is not heard of; one that lives writes its own.
+/// Reasons of the condition Ready, which tells whether a node is heard of.
+const NOT_HEARD_OF: &str = "NotHeardOf";
+const HEARD_OF: &str = "HeardOf";
+
+/// Plans the status of a node that is not heard of; one that lives writes its own, and only what was said against it is
+/// taken back.
 fn plan(node: &Cached<FleetNode>, judged: &Judgement, now: Timestamp) -> Option<Value> {
     let object = node.readable()?;
     let before = object.status.as_ref();
     let phase = before.and_then(|status| status.phase).unwrap_or_default();
-    if judged.alive || !matches!(phase, NodePhase::Ready | NodePhase::Draining) {
+    if judged.alive {
+        let said = conditions::find(before?.conditions.as_deref(), "Ready")?;
+        // Its agent says by the phase that it is back; until then the next heartbeat brings it here again.
+        if phase != NodePhase::Ready || said.status == "True" || said.reason != NOT_HEARD_OF {
+            return None;
+        }
+        return say(node, before, now, true, HEARD_OF, judged);
+    }
+    if !matches!(phase, NodePhase::Ready | NodePhase::Draining) {
         return None;
     }
     // Draining is what an agent says that leaves on purpose. It is not called lost until nobody came in its place.
     if judged.left && phase == NodePhase::Draining {
         return None;
     }
+    say(node, before, now, false, NOT_HEARD_OF, judged)
+}
+
+/// Builds the patch that says whether a node is heard of.
+fn say(
+    node: &Cached<FleetNode>,
+    before: Option<&FleetNodeStatus>,
+    now: Timestamp,
+    ready: bool,
+    reason: &str,
+    judged: &Judgement,
+) -> Option<Value> {
     let mut after: FleetNodeStatus = before.cloned().unwrap_or_default();
-    after.phase = Some(NodePhase::NotReady);
+    if !ready {
+        after.phase = Some(NodePhase::NotReady);
+    }
     let mut list = after.conditions.take().unwrap_or_default();
-    let said = Said::new("Ready", false, "NotHeardOf", judged.because.clone());
+    let said = Said::new("Ready", ready, reason, judged.because.clone());
     conditions::set(&mut list, said, node.meta().generation, now);
     after.conditions = Some(list);
     status_patch(before, &after)
@@ -316,6 +347,38 @@ mod tests {
             let node = Cached::of(node);
             let patch = plan(&node, &judged, Timestamp::UNIX_EPOCH);
             assert_eq!(patch.is_some(), written, "{phase:?} {judged:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_said_against_a_node_is_taken_back_once_when_it_is_heard_of_again() {
+        let node = |phase: &str, ready: &str, reason: &str| {
+            Cached::of(
+                serde_json::from_value::<FleetNode>(serde_json::json!({
+                    "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode", "metadata": { "name": "n" },
+                    "spec": { "nodeName": "n" }, "status": { "phase": phase, "conditions": [{
+                        "type": "Ready", "status": ready, "reason": reason, "message": "",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z"
+                    }] }
+                }))
+                .unwrap(),
+            )
+        };
+        let alive = judged(true, false);
+        let patch = plan(&node("Ready", "False", NOT_HEARD_OF), &alive, Timestamp::UNIX_EPOCH).unwrap();
+        let condition = &patch["conditions"][0];
+        assert_eq!(
+            (condition["status"].as_str(), condition["reason"].as_str()),
+            (Some("True"), Some("HeardOf"))
+        );
+        assert_eq!(patch.get("phase"), None, "the phase is its agent's");
+        for known in [
+            node("Ready", "True", HEARD_OF),
+            // Its agent has not said yet that it is back.
+            node("NotReady", "False", NOT_HEARD_OF),
+            node("Ready", "False", "ItsOwnWord"),
+        ] {
+            assert_eq!(plan(&known, &alive, Timestamp::UNIX_EPOCH), None);
         }
     }
 }

@@ -124,12 +124,18 @@ impl Answers {
 }
 
 /// A request that has not been answered; dropped as such, it counts as a failure.
-struct Silence<'a>(Option<&'a Answers>);
+struct Silence<'a> {
+    metrics: &'a Metrics,
+    cause: &'static str,
+    answered: bool,
+}
 
 impl Drop for Silence<'_> {
     fn drop(&mut self) {
-        if let Some(answers) = self.0 {
-            answers.heard(false);
+        if !self.answered {
+            self.metrics.api.heard(false);
+            let labels = [("cause", self.cause), ("kind", "silence")];
+            self.metrics.count(API_FAILURES, &labels);
         }
     }
 }
@@ -146,9 +152,13 @@ pub fn counted(client: Client, metrics: Arc<Metrics>, cause: &'static str) -> Cl
         let (client, metrics) = (client.clone(), metrics.clone());
         async move {
             // Who asked may give up first: that, too, is no answer.
-            let mut silence = Silence(Some(&metrics.api));
+            let mut silence = Silence {
+                metrics: &metrics,
+                cause,
+                answered: false,
+            };
             let answer = client.send(request).await;
-            silence.0 = None;
+            silence.answered = true;
             // What is refused was answered: only silence and the server's own failures count.
             let failed = match &answer {
                 Ok(answer) if answer.status().is_server_error() => Some("server"),
@@ -253,13 +263,41 @@ mod tests {
         assert_eq!(lock(&answers.heard).failing_since, first, "the first failure counts");
         answers.heard(true);
         assert_eq!(answers.failing_for(), None);
-        drop(Silence(Some(&answers)));
-        assert!(
-            answers.failing_for().is_some(),
-            "who asked gave up before there was an answer"
-        );
-        answers.heard(true);
-        drop(Silence(None));
-        assert_eq!(answers.failing_for(), None);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_before_there_is_an_answer_counts_a_silence() {
+        let answers = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let arrived = Arc::new(tokio::sync::Notify::new());
+        let (answering, arriving) = (answers.clone(), arrived.clone());
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let answers = answering.load(std::sync::atomic::Ordering::Acquire);
+            arriving.notify_one();
+            async move {
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+            }
+        });
+        let metrics = Arc::new(Metrics::default());
+        let client = counted(Client::new(service, "n"), metrics.clone(), "test");
+        let ask = || {
+            let request = Request::get("/api/v1/namespaces/n/pods").body(Body::empty()).unwrap();
+            client.send(request)
+        };
+        let silences = || {
+            let labels = [("cause", "test"), ("kind", "silence")];
+            telemetry::metrics::sum(&metrics.render(), API_FAILURES, &labels)
+        };
+        tokio::select! {
+            _ = ask() => panic!("nobody answers"),
+            () = arrived.notified() => {}
+        }
+        assert_eq!(silences(), 1.0);
+        assert!(metrics.api_failing_for().is_some());
+        answers.store(true, std::sync::atomic::Ordering::Release);
+        ask().await.unwrap();
+        assert_eq!((silences(), metrics.api_failing_for()), (1.0, None));
     }
 }

@@ -1,30 +1,30 @@
 //! The reporter: a Workload's verdict on its head commit, pending first, always resolved.
 //!
-//! Before it reports success it reads the gate Job's own exit code and termination message again: a status that says
-//! GATE-PASS is not believed by itself.
+//! A status that says GATE-PASS is not believed by itself: when a verifier ends, the gate Job's own exit code and
+//! termination message are read ([`confirm`]), and only what they confirm is reported as success. Every commit that was
+//! reported as pending is noted in the Workload's status until its verdict is told, also when the work left it behind.
 
+pub mod confirm;
 pub mod notes;
 pub mod plan;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use gate::binding::Binding;
-use gate::verdict::{self, JobOutcome};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use schemas::Workload;
-use serde_json::json;
+use schemas::workload::{Confirmation, PendingHead};
+use schemas::{AgenticTask, Workload, labels, names};
+use serde_json::{Value, json};
 
-use crate::cache::{Cache, Key};
-use crate::clock::Clock;
+use crate::cache::{Cache, Cached, Key};
+use crate::clock::{Clock, lock};
 use crate::metrics::{Metrics, REPORTS};
 use crate::work_queue::{Next, WorkQueue};
-use crate::workload::observe::{Links, is_owned};
-use crate::writer::Writer;
+use crate::workload::observe::{Links, is_owned, workload_of};
+use crate::writer::{Outcome, Writer};
 use plan::{CommitStatus, State};
 
 /// Why a report did not reach its place.
@@ -76,123 +76,263 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What Workloads that were deleted left to be said.
+    pub deleted: Arc<Deleted>,
+    /// How often in a row a repository could not be reached, by Workload.
+    pub failures: Mutex<HashMap<Key, u32>>,
 }
 
-/// Queues a Workload whenever there is something to report.
-pub fn observe(queue: &Arc<WorkQueue<Key>>, workloads: &Cache<Workload>) {
-    let adds = queue.clone();
-    workloads.subscribe(move |change| {
-        let due = change
-            .after
-            .and_then(|workload| workload.readable())
-            .is_some_and(|workload| plan::plan(workload).is_some());
+/// What Workloads that were deleted left to be said.
+pub type Deleted = Mutex<HashMap<Key, Vec<CommitStatus>>>;
+
+/// Tries to tell of a deleted Workload before that is given up; they take about two hours.
+const LAST_WORDS: u32 = 16;
+/// Most that is read, noted and told at once; what is left comes with the next change.
+const MOST_TURNS: usize = 200;
+/// Between two tries to reach a repository, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// Queues a Workload whenever there is something to read or to report.
+pub fn observe(queue: &Arc<WorkQueue<Key>>, ctx: &Arc<Context>) {
+    let (adds, deleted, writer) = (queue.clone(), ctx.deleted.clone(), ctx.writer.clone());
+    ctx.workloads.subscribe(move |change| {
+        let after = change.after.and_then(|workload| workload.readable());
+        let same = |before: &Cached<Workload>| change.after.is_some_and(|after| after.uid() == before.uid());
+        let gone = change.before.filter(|before| !same(before));
+        // Who does not lead does not tell; the last words of a Workload are said by the one that led when it went.
+        let words = match gone.and_then(|gone| gone.readable()) {
+            Some(gone) if writer.leads() => plan::plan_deleted(gone),
+            _ => Vec::new(),
+        };
+        let due = !words.is_empty() || after.is_some_and(|workload| !plan::plan(workload).is_empty());
+        if !words.is_empty() {
+            lock(&deleted).entry(change.key.clone()).or_default().extend(words);
+        }
         if due {
             adds.add(change.key.clone());
         }
     });
+    let adds = queue.clone();
+    ctx.tasks.subscribe(move |change| {
+        let is_pass = |side: Option<&Arc<Cached<AgenticTask>>>| {
+            side.and_then(|task| task.readable()).is_some_and(confirm::is_pass)
+        };
+        if is_pass(change.after)
+            && !is_pass(change.before)
+            && let Some(workload) = change.after.and_then(workload_of)
+        {
+            adds.add(workload);
+        }
+    });
+}
+
+/// Why a step ended before all was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// Another writer was faster.
+    Lost,
+    /// The API could not be asked.
+    Api(String),
+    /// The repository could not be reached.
+    Repository,
 }
 
 /// Reports one Workload.
 pub async fn reconcile(ctx: Arc<Context>, key: Key) -> Next {
-    let Some(workload) = ctx.workloads.get(&key) else {
-        return Next::Wait;
-    };
-    let Some(object) = workload.readable() else {
-        return Next::Wait;
-    };
-    let Some(mut status) = plan::plan(object) else {
-        return Next::Wait;
-    };
-    if status.state == State::Success
-        && let Err(reason) = confirm(&ctx, &key, workload.uid(), object).await
-    {
-        match reason {
-            Doubt::Unknown(error) => return Next::Failed(error),
-            Doubt::Refuted(text) => status.refute(&text),
+    match step(&ctx, &key).await {
+        Ok(()) => {
+            lock(&ctx.failures).remove(&key);
+            Next::Wait
+        }
+        Err(Trouble::Lost) => Next::Lost,
+        Err(Trouble::Api(error)) => Next::Failed(error),
+        Err(Trouble::Repository) => {
+            let mut failures = lock(&ctx.failures);
+            let count = failures.entry(key).or_default();
+            *count = count.saturating_add(1);
+            Next::After(pause(*count))
         }
     }
-    match ctx.forge.commit_status(&status.repo, &status.head, &status).await {
+}
+
+/// Returns the pause after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE
+        .saturating_mul(1 << failures.saturating_sub(1).min(10))
+        .min(LONGEST_PAUSE)
+}
+
+async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
+    let mut unreached = tell_of_deleted(ctx, key).await.is_err();
+    let mut told: Vec<CommitStatus> = Vec::new();
+    let mut is_asked = false;
+    // What is written on the way changes what is left to be told.
+    for _ in 0..MOST_TURNS {
+        let Some(workload) = ctx.workloads.get(key) else { break };
+        let Some(object) = workload.readable() else { break };
+        // The same state of the Workload is read and told of: its verdict never stands before its verifier's task.
+        if note_passes(ctx, key, &workload, &known_tasks(ctx, key)).await? {
+            continue;
+        }
+        let Some(status) = plan::plan(object).into_iter().find(|status| !told.contains(status)) else {
+            break;
+        };
+        if status.is_unread && !is_asked {
+            // Who has just begun to lead may not have heard yet of the task whose end the Workload tells of.
+            is_asked = true;
+            let tasks = listed_tasks(ctx, key).await?;
+            note_passes(ctx, key, &workload, &tasks).await?;
+            continue;
+        }
+        let head = status.head.as_str();
+        if status.state == State::Pending && !is_noted(object, &status) {
+            // Noted before it is told: whatever happens then, somebody knows that it has to be taken back.
+            let note = PendingHead {
+                run: status.run,
+                repo: status.repo.clone(),
+            };
+            let patch = json!({ "pendingHeads": { head: note } });
+            let version = workload.meta().resource_version.as_deref();
+            write(ctx, key, version, patch).await?;
+        }
+        match tell(ctx, key, &status).await {
+            Ok(()) => write(ctx, key, None, receipt(object, &status)).await?,
+            Err(Error::NoRemote(_) | Error::Commit(_)) => {
+                // Nobody will ever be told of a commit that was left behind.
+                if status.left_behind {
+                    write(ctx, key, None, receipt(object, &status)).await?;
+                }
+            }
+            Err(_) => unreached = true,
+        }
+        told.push(status);
+    }
+    if unreached { Err(Trouble::Repository) } else { Ok(()) }
+}
+
+/// Says whether a commit is noted as pending in the run that is told of.
+fn is_noted(workload: &Workload, status: &CommitStatus) -> bool {
+    let known = workload.status.as_ref().and_then(|known| known.pending_heads.as_ref());
+    known
+        .and_then(|heads| heads.get(&status.head))
+        .is_some_and(|pending| pending.run == status.run)
+}
+
+/// Returns a Workload's tasks as the watch told of them.
+fn known_tasks(ctx: &Context, key: &Key) -> Vec<Arc<Cached<AgenticTask>>> {
+    let keys = ctx.links.tasks_of(key);
+    keys.into_iter().filter_map(|key| ctx.tasks.get(&key)).collect()
+}
+
+/// Returns a Workload's tasks as the API lists them now.
+async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<AgenticTask>>>, Trouble> {
+    let api: Api<AgenticTask> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&key.name));
+    let listed = api.list(&ListParams::default().labels(&selector)).await;
+    let failed = |error| Trouble::Api(format!("failed to list the tasks of {key}: {error}"));
+    Ok(listed
+        .map_err(failed)?
+        .into_iter()
+        .map(|task| Arc::new(Cached::of(task)))
+        .collect())
+}
+
+/// Reads the Jobs of the passes among these tasks that nobody read yet, and notes what they say; says whether there were
+/// any.
+async fn note_passes(
+    ctx: &Context,
+    key: &Key,
+    workload: &Cached<Workload>,
+    tasks: &[Arc<Cached<AgenticTask>>],
+) -> Result<bool, Trouble> {
+    let Some(object) = workload.readable() else {
+        return Ok(false);
+    };
+    let own = tasks.iter().filter(|task| is_owned(task, workload.uid()));
+    let passes = confirm::unread(object, own.filter_map(|task| task.readable()));
+    if passes.is_empty() {
+        return Ok(false);
+    }
+    let found = confirm::read(&ctx.client, passes).await.map_err(Trouble::Api)?;
+    for confirmation in found.values() {
+        match &confirmation.doubt {
+            None => tracing::info!(workload = %key, job = confirmation.job, "the gate's Job confirms the pass"),
+            Some(doubt) => tracing::warn!(workload = %key, job = confirmation.job, doubt, "a pass is not confirmed"),
+        }
+    }
+    let version = workload.meta().resource_version.as_deref();
+    write(ctx, key, version, json!({ "confirmed": found })).await?;
+    Ok(true)
+}
+
+/// Tells what deleted Workloads of this name left to be said; the error is that a repository could not be reached.
+async fn tell_of_deleted(ctx: &Context, key: &Key) -> Result<(), ()> {
+    let words = lock(&ctx.deleted).remove(key).unwrap_or_default();
+    let mut left = Vec::new();
+    for status in words {
+        match tell(ctx, key, &status).await {
+            Ok(()) | Err(Error::NoRemote(_) | Error::Commit(_)) => {}
+            Err(_) => left.push(status),
+        }
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    if lock(&ctx.failures).get(key).is_some_and(|count| *count >= LAST_WORDS) {
+        tracing::warn!(workload = %key, "the repository stays away; a commit of the deleted Workload stays pending");
+        lock(&ctx.failures).remove(key);
+        return Ok(());
+    }
+    lock(&ctx.deleted).entry(key.clone()).or_default().extend(left);
+    Err(())
+}
+
+/// Tells one state of a commit.
+async fn tell(ctx: &Context, key: &Key, status: &CommitStatus) -> Result<(), Error> {
+    let told = ctx.forge.commit_status(&status.repo, &status.head, status).await;
+    match &told {
         Ok(place) => {
             ctx.metrics.count(REPORTS, &[("state", status.state.as_str())]);
             tracing::info!(workload = %key, state = status.state.as_str(), head = status.head, place, "reported");
-            let patch = json!({ "reported": status.receipt() });
-            match ctx.writer.patch_status(&ctx.workloads, &key, None, patch).await {
-                Ok(_) => Next::Wait,
-                Err(error) => Next::Failed(error.to_string()),
-            }
         }
         Err(error @ (Error::NoRemote(_) | Error::Commit(_))) => {
             tracing::info!(workload = %key, %error, "the verdict stays in the Workload's status");
-            Next::Wait
         }
-        Err(error) => {
-            tracing::warn!(workload = %key, %error, "the verdict was not reported");
-            Next::After(Duration::from_secs(60))
+        Err(error) => tracing::warn!(workload = %key, %error, "the verdict was not reported"),
+    }
+    told.map(drop)
+}
+
+/// Builds what the Workload's status says once a state of a commit was told.
+fn receipt(workload: &Workload, status: &CommitStatus) -> Value {
+    let mut patch = json!({});
+    if !status.left_behind {
+        patch["reported"] = json!(status.receipt());
+    }
+    if status.state != State::Pending && is_noted(workload, status) {
+        patch["pendingHeads"] = json!({ status.head.as_str(): null });
+    }
+    if status.left_behind {
+        let of_head = |it: &Confirmation| it.run == status.run && it.head_sha == status.head;
+        let known = workload.status.as_ref().and_then(|known| known.confirmed.as_ref());
+        let confirmed = known.into_iter().flatten();
+        for (uid, _) in confirmed.filter(|(_, confirmation)| of_head(confirmation)) {
+            patch["confirmed"][uid.as_str()] = Value::Null;
         }
+    }
+    patch
+}
+
+async fn write(ctx: &Context, key: &Key, version: Option<&str>, patch: Value) -> Result<(), Trouble> {
+    match ctx.writer.patch_status(&ctx.workloads, key, version, patch).await {
+        Ok(Outcome::Done) => Ok(()),
+        // One that is gone leaves its last words behind; one that changed is looked at again.
+        Ok(Outcome::Lost) if ctx.workloads.get(key).is_none() => Ok(()),
+        Ok(Outcome::Lost) => Err(Trouble::Lost),
+        Err(error) => Err(Trouble::Api(error.to_string())),
     }
 }
 
-enum Doubt {
-    /// The Job could not be asked: it is tried again.
-    Unknown(String),
-    /// The Job says something else.
-    Refuted(String),
-}
-
-/// Reads the end of the gate's Job again and judges it anew.
-async fn confirm(ctx: &Context, key: &Key, uid: &str, workload: &Workload) -> Result<(), Doubt> {
-    let status = workload.status.clone().unwrap_or_default();
-    let refuted = |text: &str| Err(Doubt::Refuted(text.to_owned()));
-    let (Some(head), Some(base), Some(digest)) = (status.head_sha, status.base_sha, status.gate_digest) else {
-        return refuted("the verdict names no head, base or gate");
-    };
-    let tasks = ctx
-        .links
-        .tasks_of(key)
-        .into_iter()
-        .filter_map(|key| ctx.tasks.get(&key))
-        .filter(|task| is_owned(task, uid));
-    let mut newest: Option<(i64, String, String)> = None;
-    for task in tasks {
-        let Some(object) = task.readable() else { continue };
-        let Some(found) = &object.status else { continue };
-        let passes =
-            found.verdict == Some(schemas::shared::Verdict::GatePass) && found.commit_sha.as_deref() == Some(&head);
-        if !passes || object.spec.run.unwrap_or(1) != status.run.unwrap_or(1) {
-            continue;
-        }
-        let Some(job) = found.job_name.clone() else { continue };
-        let extra = found
-            .result
-            .as_ref()
-            .and_then(|result| result.get("extra")?.get("namespace")?.as_str());
-        let namespace = extra.unwrap_or(&key.namespace).to_owned();
-        let round = object.spec.round.unwrap_or(1);
-        if newest.as_ref().is_none_or(|(known, _, _)| round >= *known) {
-            newest = Some((round, namespace, job));
-        }
-    }
-    let Some((_, namespace, name)) = newest else {
-        return refuted("no verifier of this head names its Job");
-    };
-    let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), &namespace);
-    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &namespace);
-    let unknown = |error: kube::Error| Doubt::Unknown(format!("failed to read Job {namespace}/{name}: {error}"));
-    let job = jobs.get_opt(&name).await.map_err(unknown)?;
-    let selector = ListParams::default().labels(&format!("job-name={name}"));
-    let pods = pods.list(&selector).await.map_err(unknown)?.items;
-    let binding = Binding {
-        head,
-        base,
-        digest,
-        steps: None,
-        memory_limit: None,
-    };
-    match verdict::judge(&JobOutcome::from_objects(job.as_ref(), &pods), &binding) {
-        verdict::Verdict::Pass { .. } => Ok(()),
-        other => Err(Doubt::Refuted(format!(
-            "Job {name} does not say so: {}",
-            other.summary()
-        ))),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -277,7 +277,10 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
                 1 => first.message,
                 more => format!("{more} writes were refused; {}", first.message),
             };
-            let seen = Seen::Refused(problem::Problem::new(first.reason, message.clone()));
+            let seen = Seen::Refused {
+                problem: problem::Problem::new(first.reason, message.clone()),
+                revision: loaded.revision,
+            };
             status::write(ctx, &cached, queue, &seen, found.requested.as_deref()).await?;
             return Ok(Next::Failed(message));
         }

@@ -153,6 +153,11 @@ impl Writer {
         }
     }
 
+    /// Says whether this process leads, so that its writes are sent.
+    pub fn leads(&self) -> bool {
+        self.leadership.holds()
+    }
+
     /// Returns the client, for reads.
     pub fn client(&self) -> &Client {
         &self.client
@@ -214,6 +219,7 @@ impl Writer {
             patch["metadata"] = json!({ "resourceVersion": version });
         }
         self.gate("write the status of", key)?;
+        let known = uid_of(cache, key);
         let (api, _) = self.api::<K>(&key.namespace);
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
         let sent = self.within(
@@ -221,7 +227,7 @@ impl Writer {
             key,
             api.patch_status(&key.name, &parameters, &patch),
         );
-        settle(cache, "write the status of", key, sent.await?)
+        settle(cache, "write the status of", key, known.as_deref(), sent.await?)
     }
 
     /// Merges `patch` into an object; it is lost when the object is gone or has another UID.
@@ -231,10 +237,11 @@ impl Writer {
         K::DynamicType: Default,
     {
         self.gate("change", key)?;
+        let known = uid_of(cache, key);
         let (api, _) = self.api::<K>(&key.namespace);
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
         let sent = self.within("change", key, api.patch(&key.name, &parameters, &patch));
-        settle(cache, "change", key, sent.await?)
+        settle(cache, "change", key, known.as_deref(), sent.await?)
     }
 
     /// Creates or changes an object by server-side apply. A UID in it must be the object's.
@@ -244,13 +251,14 @@ impl Writer {
         K::DynamicType: Default,
     {
         self.gate("apply", key)?;
+        let known = uid_of(cache, key);
         let (api, resource) = self.api::<K>(&key.namespace);
         object["apiVersion"] = json!(resource.api_version);
         object["kind"] = json!(resource.kind);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(object);
         let sent = self.within("apply", key, api.patch(&key.name, &parameters, &patch));
-        settle(cache, "apply", key, sent.await?)
+        settle(cache, "apply", key, known.as_deref(), sent.await?)
     }
 
     /// Creates an object; it is lost when one of this name is there.
@@ -273,7 +281,7 @@ impl Writer {
             Ok(object) => self.within("create", key, api.create(&parameters, &object)).await?,
             Err(error) => Err(kube::Error::SerdeError(error)),
         };
-        settle(cache, "create", key, sent)
+        settle(cache, "create", key, None, sent)
     }
 
     /// Deletes an object and, in the background, what it owns; another object of the same name is left alone.
@@ -302,7 +310,12 @@ impl Writer {
                 }
                 Ok(Outcome::Done)
             }
-            Err(error) => settle_error("delete", key, error),
+            Err(error) => {
+                if !uid.is_empty() && is_gone(key, &error) {
+                    cache.forget(key, Some(uid));
+                }
+                settle_error("delete", key, error)
+            }
         }
     }
 
@@ -323,10 +336,21 @@ impl Writer {
     }
 }
 
+/// Returns the UID under which an object is known.
+fn uid_of<K>(cache: &Cache<K>, key: &Key) -> Option<String>
+where
+    K: Resource + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    Some(cache.get(key)?.uid().to_owned()).filter(|uid| !uid.is_empty())
+}
+
+/// Takes in the answer to a write of the object that was known by `uid` when it was sent.
 fn settle<K>(
     cache: &Cache<K>,
     action: &'static str,
     key: &Key,
+    uid: Option<&str>,
     sent: Result<DynamicObject, kube::Error>,
 ) -> Result<Outcome, Error>
 where
@@ -338,8 +362,27 @@ where
             cache.observe(object);
             Ok(Outcome::Done)
         }
-        Err(error) => settle_error(action, key, error),
+        Err(error) => {
+            if let Some(uid) = uid
+                && is_gone(key, &error)
+            {
+                cache.forget(key, Some(uid));
+            }
+            settle_error(action, key, error)
+        }
     }
+}
+
+/// Says whether the API said that there is no such object. A 404 may also be about its namespace, or about a kind that is
+/// not served just now.
+fn is_gone(key: &Key, error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let about = status.details.as_ref();
+    status.code == 404
+        && status.reason == "NotFound"
+        && about.is_some_and(|about| about.name == key.name && about.kind != "namespaces")
 }
 
 fn settle_error(action: &'static str, key: &Key, error: kube::Error) -> Result<Outcome, Error> {
@@ -461,6 +504,50 @@ mod tests {
             let refusal = error(code, message).refusal();
             assert_eq!(refusal.as_ref().map(|refusal| refusal.reason), reason, "{message}");
             assert!(refusal.is_none_or(|refusal| refusal.message == format!("failed to apply n/t: {message}")));
+        }
+    }
+
+    #[test]
+    fn only_an_object_that_the_api_does_not_find_is_forgotten() {
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode",
+            "metadata": { "name": "n", "uid": "u", "resourceVersion": "1" }, "spec": { "nodeName": "n" }
+        }))
+        .unwrap();
+        let key = Key::new("", "n");
+        let table = [
+            (
+                json!({ "code": 404, "reason": "NotFound", "details": { "name": "n", "kind": "fleetnodes" } }),
+                "u",
+                true,
+            ),
+            (
+                json!({ "code": 404, "reason": "NotFound", "details": { "name": "n", "kind": "fleetnodes" } }),
+                "earlier",
+                false,
+            ),
+            (
+                json!({ "code": 404, "reason": "NotFound", "details": { "name": "n", "kind": "namespaces" } }),
+                "u",
+                false,
+            ),
+            (json!({ "code": 404, "reason": "NotFound", "details": {} }), "u", false),
+            (
+                json!({ "code": 409, "reason": "Conflict", "details": { "name": "n", "kind": "fleetnodes" } }),
+                "u",
+                false,
+            ),
+        ];
+        for (status, uid, forgotten) in table {
+            let cache = Cache::<schemas::FleetNode>::default();
+            cache.observe(object.clone());
+            let mut whole = json!({ "status": "Failure", "message": "no" });
+            merge(&mut whole, &status);
+            let answer: kube::core::Status = serde_json::from_value(whole).unwrap();
+            let sent = Err(kube::Error::Api(Box::new(answer)));
+            let outcome = settle(&cache, "change", &key, Some(uid), sent).unwrap();
+            assert_eq!(outcome, Outcome::Lost);
+            assert_eq!(cache.get(&key).is_none(), forgotten, "{status} of {uid}");
         }
     }
 

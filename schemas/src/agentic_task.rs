@@ -14,7 +14,7 @@ use crate::shared::{
 };
 
 /// Seconds that a verifier may take: three tries of a gate of thirty minutes.
-const VERIFY_SECONDS: i64 = 3 * 1800;
+pub const VERIFY_SECONDS: i64 = 3 * 1800;
 
 /// One schedulable step of work.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

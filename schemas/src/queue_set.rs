@@ -81,7 +81,16 @@ pub fn check(files: &BTreeMap<String, Vec<TaskDocument>>, folder: &str, queue_ui
             waits.extend(document.depends_on().iter().map(|name| key(document.kind(), name)));
             for named in document.depends() {
                 let names = match find(files, folder, path, named) {
-                    Found::File(other) => workloads(files, other, queue_uid),
+                    Found::File(other) => match workloads(files, other, queue_uid) {
+                        Some(names) => names,
+                        None => {
+                            let message = format!("depends names {other}, which makes no Workload");
+                            let error = FileError::new(path, document.depends_at(), message);
+                            let advice = "name a task file in Markdown, or a manifest of a Workload; only those can be waited for";
+                            set.errors.push(error.suggestion(advice));
+                            continue;
+                        }
+                    },
                     Found::Missing(other) => {
                         let name = crate::names::file_object_name(queue_uid, &other);
                         set.missing.entry(path.clone()).or_default().push(other);
@@ -174,18 +183,19 @@ fn find<'a>(files: &'a BTreeMap<String, Vec<TaskDocument>>, folder: &str, path: 
     })
 }
 
-/// Returns the Workloads that a path's file makes; of a broken file, the one that it would make as Markdown.
-fn workloads(files: &BTreeMap<String, Vec<TaskDocument>>, path: &str, queue_uid: &str) -> Vec<String> {
-    let names: Vec<String> = files[path]
+/// Returns the Workloads that a path's file makes; of a broken file, the one that it would make as Markdown. `None` for a
+/// file that makes other objects alone.
+fn workloads(files: &BTreeMap<String, Vec<TaskDocument>>, path: &str, queue_uid: &str) -> Option<Vec<String>> {
+    let documents = &files[path];
+    if documents.is_empty() {
+        return Some(vec![crate::names::file_object_name(queue_uid, path)]);
+    }
+    let names: Vec<String> = documents
         .iter()
         .filter(|document| document.kind() == "Workload")
         .map(|document| document.object_name(queue_uid))
         .collect();
-    if names.is_empty() {
-        vec![crate::names::file_object_name(queue_uid, path)]
-    } else {
-        names
-    }
+    Some(names).filter(|names| !names.is_empty())
 }
 
 #[cfg(test)]
@@ -240,6 +250,24 @@ mod tests {
             [crate::names::file_object_name("uid", "tasks/later.md")]
         );
         assert!(set.errors.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_makes_no_workload_cannot_be_waited_for() {
+        let set = set(&[
+            ("tasks/a.md", &task("bare.yaml")),
+            ("tasks/b.md", &task("broken.yaml")),
+            ("tasks/bare.yaml", &manifest("x", "")),
+            ("tasks/broken.yaml", "kind: ["),
+        ]);
+        assert_eq!(set.rejected().into_iter().collect::<Vec<_>>(), ["tasks/a.md"]);
+        let said = set.errors[0].to_string();
+        assert!(
+            said.contains("tasks/bare.yaml") && said.contains("no Workload") && set.errors[0].line == 3,
+            "{said}"
+        );
+        assert!(!set.depends_on.contains_key("tasks/a.md"));
+        assert_eq!(set.depends_on["tasks/b.md"].len(), 1, "nobody knows yet what it makes");
     }
 
     #[test]

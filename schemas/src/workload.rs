@@ -1,5 +1,7 @@
 //! The kind Workload: one piece of work and its rounds.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
@@ -201,6 +203,39 @@ pub struct RoundRecord {
     pub summary: Option<String>,
 }
 
+/// A commit of which it was reported that its verdict is pending.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingHead {
+    /// Run.
+    pub run: i64,
+    /// Repository that it was reported in.
+    pub repo: String,
+}
+
+/// What the operator itself read of the Job behind a verifier's GATE-PASS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Confirmation {
+    /// Run.
+    pub run: i64,
+    /// Commit that the gate tested.
+    #[serde(rename = "headSHA")]
+    pub head_sha: String,
+    /// Commit that it was compared with.
+    #[serde(default, rename = "baseSHA", skip_serializing_if = "Option::is_none")]
+    pub base_sha: Option<String>,
+    /// SHA-256 of the gate definition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_digest: Option<String>,
+    /// Job, as namespace and name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Why the Job does not confirm the verdict; unset where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+}
+
 /// What is known about a Workload: the ledger of its runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -279,6 +314,13 @@ pub struct WorkloadStatus {
     /// Verdict note, commit status or pull request that reported the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported: Option<String>,
+    /// Commits that were reported as pending and whose verdict is not reported yet, by SHA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_heads: Option<BTreeMap<String, PendingHead>>,
+    /// What gates' Jobs themselves say of their verifiers' GATE-PASS, by the UID of the verifier's AgenticTask. It is read
+    /// when the verifier ends, and stands after the Job is gone. Only the operator writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<BTreeMap<String, Confirmation>>,
     /// Id of the cancel request that was dealt with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled_cancel: Option<String>,

@@ -268,6 +268,19 @@ fn a_queue_that_cannot_be_read_degrades_and_its_tasks_do_not() {
         condition("Fetched", "True", "read"), condition("Ready", "True", "2 of 9 files cannot be used") ] });
     says("TaskQueue", counts, "Healthy", "2 of 9 files cannot be used");
     says("TaskQueue", json!(null), "Progressing", "waits for the operator");
+    for reason in ["Forbidden", "QuotaExceeded", "Refused", "WebhookFailed"] {
+        let mut ready = condition("Ready", "False", "roles \"x\" is forbidden");
+        ready["reason"] = json!(reason);
+        let refused = |more: &[(&str, &str)]| {
+            let mut refused = status(more);
+            refused["conditions"].as_array_mut().unwrap().push(ready.clone());
+            refused
+        };
+        let read = &[("Fetched", "True")];
+        says("TaskQueue", refused(read), "Degraded", "is forbidden");
+        let rests = &[("Fetched", "True"), ("Suspended", "True")];
+        says("TaskQueue", refused(rests), "Suspended", "Suspended");
+    }
     let mut old = status(&[("Stalled", "True")]);
     old["observedGeneration"] = json!(1);
     says("TaskQueue", old, "Progressing", "has not seen the last change");

@@ -1,4 +1,5 @@
--- A queue that cannot be read degrades the application; a task file that cannot be used, and what a task came to, do not.
+-- A queue that cannot be read, or whose objects the API refuses, degrades the application; a task file that cannot be used,
+-- and what a task came to, do not.
 local status = obj.status or {}
 if status.conditions == nil then
   return { status = "Progressing", message = "waits for the operator" }
@@ -31,6 +32,12 @@ if holds("Fetched", "False") then
 end
 if holds("Ready", "True") then
   return says("Healthy", "Ready")
+end
+-- Somebody has to change a role, a quota, a policy or a webhook before its objects can be made.
+for _, reason in ipairs({ "Forbidden", "QuotaExceeded", "Refused", "WebhookFailed" }) do
+  if holds("Ready", "False") and found["Ready"].reason == reason then
+    return says("Degraded", "Ready")
+  end
 end
 if found["Ready"] ~= nil then
   return says("Progressing", "Ready")

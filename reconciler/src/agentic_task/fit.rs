@@ -83,7 +83,7 @@ fn reason_for(count: usize, reason: &str) -> String {
 
 /// Says why a node does not fit; `None` when it does.
 fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
-    if !node.alive {
+    if node.alive != Some(true) {
         return Some("not heard of".to_owned());
     }
     if !node.is_open() {
@@ -186,7 +186,7 @@ mod tests {
             roles: ["worker".to_owned()].into(),
             labels: [("zone".to_owned(), "a".to_owned())].into(),
             phase: NodePhase::Ready,
-            alive: true,
+            alive: Some(true),
             ..Node::default()
         }
     }
@@ -239,7 +239,10 @@ mod tests {
             ..node()
         };
         assert_eq!(mismatch(&Needs::default(), &closed).unwrap(), "draining");
-        let dead = Node { alive: false, ..node() };
+        let dead = Node {
+            alive: Some(false),
+            ..node()
+        };
         assert_eq!(mismatch(&Needs::default(), &dead).unwrap(), "not heard of");
     }
 
@@ -282,7 +285,13 @@ mod tests {
         let nodes = [
             ("a".to_owned(), node()),
             ("b".to_owned(), node()),
-            ("c".to_owned(), Node { alive: false, ..node() }),
+            (
+                "c".to_owned(),
+                Node {
+                    alive: Some(false),
+                    ..node()
+                },
+            ),
         ];
         let fitting = Fitting::new(needs, nodes.iter().map(|(name, node)| (name, node)));
         assert_eq!(

@@ -107,7 +107,7 @@ impl Index {
             labels: object.metadata.labels.clone().unwrap_or_default(),
             cached: status.cached_repositories.into_iter().flatten().collect(),
             phase: status.phase.unwrap_or_default(),
-            alive: known.is_some_and(|known| known.alive),
+            alive: known.and_then(|known| known.alive),
             holder: known.and_then(|known| known.holder.clone()),
         };
         self.replace_node(name, Some(node));
@@ -116,10 +116,10 @@ impl Index {
     /// Takes in whether a node is heard of, and which agent process holds its Lease.
     pub fn set_alive(&mut self, name: &str, alive: bool, holder: Option<String>) {
         if let Some(known) = self.nodes.get(name)
-            && (known.alive != alive || known.holder != holder)
+            && (known.alive != Some(alive) || known.holder != holder)
         {
             let node = Node {
-                alive,
+                alive: Some(alive),
                 holder,
                 ..known.clone()
             };
@@ -196,8 +196,18 @@ impl Index {
         }
     }
 
-    /// Looks again at everything: what an earlier term decided and did not write is decided anew.
+    /// Looks again at everything: what an earlier term decided and did not write is decided anew, and what it found of
+    /// nodes is long ago. Until a node is judged, nothing is taken from it and nothing given to it.
     pub fn begin_term(&mut self) {
+        let names: Vec<String> = self.nodes.keys().cloned().collect();
+        for name in names {
+            let unknown = self.nodes.get(&name).map(|known| Node {
+                alive: None,
+                holder: None,
+                ..known.clone()
+            });
+            self.replace_node(&name, unknown);
+        }
         let reserved: Vec<Key> = self.reserved.keys().cloned().collect();
         reserved.iter().for_each(|key| self.release(key));
         self.dirty.extend(self.tasks.keys().cloned());

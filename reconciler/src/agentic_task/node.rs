@@ -17,8 +17,8 @@ pub struct Node {
     pub cached: BTreeSet<String>,
     /// Phase that its agent says.
     pub phase: NodePhase,
-    /// Whether it is heard of.
-    pub alive: bool,
+    /// Whether it is heard of; `None` until this process judged that in its term.
+    pub alive: Option<bool>,
     /// Identity of the agent process that holds the node's Lease, where there is one.
     pub holder: Option<String>,
 }
@@ -49,7 +49,7 @@ impl Node {
 
     /// Says whether the node takes new tasks.
     pub fn is_open(&self) -> bool {
-        self.alive && self.phase == NodePhase::Ready
+        self.alive == Some(true) && self.phase == NodePhase::Ready
     }
 }
 

@@ -216,8 +216,11 @@ fn oversee(index: &Index, key: &Key, task: &TaskObject, object: &AgenticTask, at
     let Some(node) = index.nodes.get(name) else {
         return lose(format!("FleetNode {name:?} does not exist any more"), "node-gone");
     };
-    if !node.alive {
-        return lose(format!("FleetNode {name:?} has not been heard of"), "node-lost");
+    match node.alive {
+        // Its judgement brings its tasks here again.
+        None => return,
+        Some(false) => return lose(format!("FleetNode {name:?} has not been heard of"), "node-lost"),
+        Some(true) => {}
     }
     match (&status.claim, phase) {
         (Some(claim), _) if node.holder.as_ref().is_some_and(|holder| *holder != claim.agent) => {

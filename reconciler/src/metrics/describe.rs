@@ -113,7 +113,7 @@ pub const TABLE: &[Description] = &[
     counter(
         API_FAILURES,
         &["cause", "kind"],
-        "Requests to the Kubernetes API without an answer (network) or with a failure of its own (server)",
+        "Requests to the Kubernetes API that nobody answered in time (silence), that did not get through (network), or that ended with a failure of its own (server)",
     ),
     counter(
         GIT_REQUESTS,

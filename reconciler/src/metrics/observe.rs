@@ -70,7 +70,9 @@ pub fn observe(metrics: &Arc<Metrics>, sources: &Sources<'_>) {
 type Set<'a> = &'a mut dyn FnMut(&'static str, &[(&'static str, &str)], f64);
 
 fn tell_queue(queue: &Cached<TaskQueue>, set: Set<'_>) {
-    let Some(status) = queue.readable().and_then(|queue| queue.status.as_ref()) else {
+    // What stands of a queue that rests is what was seen before: nobody has to act on it.
+    let at_work = queue.readable().filter(|queue| !queue.spec.suspend);
+    let Some(status) = at_work.and_then(|queue| queue.status.as_ref()) else {
         return;
     };
     let key = Key::of(queue.meta());
@@ -138,10 +140,10 @@ fn note(since: &Since, change: &Change<'_, AgenticTask>, at: Duration) {
         return;
     };
     let phase = phase(task);
-    let own = task.readable().map_or(0, |task| task.spec.timeout().max(0)) as u64;
+    let own = task.readable().map_or(Duration::ZERO, |task| task.spec.limit());
     let may_take = match phase {
         Phase::Scheduled => Some(GRACE),
-        Phase::Running | Phase::Verifying => Some(Duration::from_secs(own) + GRACE),
+        Phase::Running | Phase::Verifying => Some(own.saturating_add(GRACE)),
         // What waits may wait for anything; what ended stays.
         Phase::Pending | Phase::Succeeded | Phase::Failed => None,
     };

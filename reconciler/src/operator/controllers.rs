@@ -153,6 +153,8 @@ impl Controllers {
                     forge,
                     clock,
                     metrics: metrics.clone(),
+                    deleted: Arc::default(),
+                    failures: Mutex::default(),
                 })
             }),
             agent_work: Arc::default(),
@@ -223,8 +225,8 @@ impl Controllers {
             &caches.workloads,
             &caches.tasks,
         );
-        if self.report.is_some() {
-            reporter::observe(&self.report_work, &caches.workloads);
+        if let Some(report) = &self.report {
+            reporter::observe(&self.report_work, report);
         }
     }
 
@@ -261,6 +263,8 @@ impl Controllers {
         unsupported
             .into_iter()
             .for_each(|found| self.unsupported_work.add(found));
+        // Before either of the two: one judges nodes, the other one takes tasks from those that are not heard of.
+        self.task.scheduler.begin_term();
         let mut running = JoinSet::new();
         running.spawn(fleet_node::run(self.node.clone(), term.clone()));
         running.spawn(agentic_task::run(self.task.clone(), term.clone()));
@@ -294,6 +298,8 @@ impl Controllers {
                 .all()
                 .iter()
                 .for_each(|found| self.report_work.add(Key::of(found.meta())));
+            let deleted: Vec<Key> = crate::clock::lock(&ctx.deleted).keys().cloned().collect();
+            deleted.into_iter().for_each(|key| self.report_work.add(key));
             running.spawn(drive(self.report_work.clone(), 4, term.clone(), move |key| {
                 all.clone()
                     .measured("Reporter", GIT_LIMIT, reporter::reconcile(ctx.clone(), key))

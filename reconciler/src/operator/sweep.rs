@@ -1,5 +1,6 @@
-//! What nobody needs any more: old evidence, Jobs whose task is gone, coders' Jobs that run for nobody.
+//! What nobody needs any more: old evidence, Jobs whose task is gone, Jobs that run for nobody.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,9 +52,14 @@ impl Controllers {
             apis.push(Api::all(self.client.clone()));
         }
         for api in apis {
-            for job in api.list(&ListParams::default().labels(labels::TASK_UID)).await? {
-                let uid = job.labels().get(labels::TASK_UID).cloned().unwrap_or_default();
-                if let Some(task) = self.workload.tasks.by_uid(&uid)
+            let listed = api.list(&ListParams::default().labels(labels::TASK_UID)).await?;
+            let all = self.workload.tasks.all();
+            let tasks: HashMap<&str, Key> = all.iter().map(|task| (task.uid(), Key::of(task.meta()))).collect();
+            for job in listed {
+                let uid = job.labels().get(labels::TASK_UID).map_or("", String::as_str);
+                // Looked up after the Job was listed, so that a claim which made it is known, or later than what is.
+                if let Some(task) = tasks.get(uid).and_then(|key| self.workload.tasks.get(key))
+                    && task.uid() == uid
                     && !is_of_no_use(
                         &job,
                         &task.readable().and_then(|task| task.status.clone()).unwrap_or_default(),
@@ -77,8 +83,10 @@ impl Controllers {
     }
 }
 
-/// Says whether a coder's Job runs for nobody: its agent died, and its task ended or was taken up by another node. The
-/// agent of the same node takes such a Job over, or removes it.
+/// Says whether a Job runs for nobody.
+///
+/// A coder's does where its task ended or was taken up by another node; the agent of the same node takes such a Job over,
+/// or removes it. A gate's, or one that prepares it, belongs to one claim, and does once that is dead.
 fn is_of_no_use(job: &Job, task: &AgenticTaskStatus) -> bool {
     let status = job.status.clone().unwrap_or_default();
     let ended = status
@@ -86,11 +94,27 @@ fn is_of_no_use(job: &Job, task: &AgenticTaskStatus) -> bool {
         .iter()
         .flatten()
         .any(|it| matches!(it.type_.as_str(), "Complete" | "Failed") && it.status == "True");
-    if ended || job.labels().get(KIND_LABEL).map(String::as_str) != Some(CODER) {
+    if ended {
         return false;
     }
-    let node = job.labels().get(labels::NODE);
-    task.phase.is_some_and(Phase::is_terminal) || task.claim.as_ref().is_some_and(|claim| Some(&claim.node) != node)
+    match job.labels().get(KIND_LABEL).map(String::as_str) {
+        Some(CODER) => {
+            let node = job.labels().get(labels::NODE);
+            let elsewhere = task.claim.as_ref().is_some_and(|claim| Some(&claim.node) != node);
+            task.phase.is_some_and(Phase::is_terminal) || elsewhere
+        }
+        Some("gate" | "prepare") => {
+            let of = job
+                .labels()
+                .get(labels::EPOCH)
+                .and_then(|epoch| epoch.parse::<i64>().ok());
+            let now = task.epoch.unwrap_or(0);
+            let works = matches!(task.phase, Some(Phase::Running | Phase::Verifying));
+            // One of a later claim than what is known of the task is not judged by that.
+            of.is_some_and(|of| of < now || (of == now && !works))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -124,13 +148,52 @@ mod tests {
         ] {
             assert_eq!(is_of_no_use(&running, &status), of_no_use, "{status:?}");
             assert!(
-                !is_of_no_use(&job("gate", "Suspended"), &status),
-                "a gate is bound to its commit"
-            );
-            assert!(
                 !is_of_no_use(&job(CODER, "Complete"), &status),
                 "it has its time to stay"
             );
+        }
+    }
+
+    #[test]
+    fn a_gates_job_is_of_no_use_once_its_claim_is_dead() {
+        let job = |kind: &str, epoch: &str, condition: &str| -> Job {
+            serde_json::from_value(json!({
+                "metadata": { "labels": { KIND_LABEL: kind, (labels::NODE): "a", (labels::EPOCH): epoch } },
+                "status": { "conditions": [{ "type": condition, "status": "True" }] },
+            }))
+            .unwrap()
+        };
+        let task = |phase: &str, epoch: i64| -> AgenticTaskStatus {
+            serde_json::from_value(json!({ "phase": phase, "epoch": epoch })).unwrap()
+        };
+        for (status, of_no_use) in [
+            (task("Verifying", 2), false),
+            // A first step of the claim prepares the gate.
+            (task("Running", 2), false),
+            (task("Pending", 2), true),
+            (task("Scheduled", 2), true),
+            (task("Failed", 2), true),
+            (task("Succeeded", 2), true),
+            (task("Verifying", 3), true),
+            // The watch lags behind the list of Jobs.
+            (task("Scheduled", 1), false),
+            (task("Pending", 1), false),
+        ] {
+            for kind in ["gate", "prepare"] {
+                assert_eq!(
+                    is_of_no_use(&job(kind, "2", "Suspended"), &status),
+                    of_no_use,
+                    "{kind} {status:?}"
+                );
+                assert!(
+                    !is_of_no_use(&job(kind, "2", "Failed"), &status),
+                    "it has its time to stay"
+                );
+                assert!(
+                    !is_of_no_use(&job(kind, "?", "Suspended"), &status),
+                    "nobody knows whose it is"
+                );
+            }
         }
     }
 }

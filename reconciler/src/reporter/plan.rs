@@ -1,10 +1,12 @@
 //! What is to be reported of a Workload. Pure.
 
+use std::collections::BTreeMap;
+
 use schemas::Workload;
-use schemas::agentic_task::FailureReason;
+use schemas::agentic_task::{FailureReason, TaskKind};
 use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::shared::Verdict;
-use schemas::workload::WorkloadPhase;
+use schemas::workload::{Confirmation, PendingHead, WorkloadPhase, WorkloadStatus};
 use serde_json::{Value, json};
 
 /// The states that are sent. There are no others.
@@ -47,12 +49,17 @@ pub struct CommitStatus {
     pub description: String,
     /// What the verdict is bound to, for programs.
     pub details: Value,
-    run: i64,
+    /// Run that it is about.
+    pub run: i64,
+    /// Whether the work has left the commit behind: it is not the one that the Workload's status is about.
+    pub left_behind: bool,
+    /// Whether it is an error only because no gate's Job was read that could confirm the success.
+    pub is_unread: bool,
 }
 
 impl CommitStatus {
     /// Turns a success that the gate's Job does not confirm into an error.
-    pub fn refute(&mut self, reason: &str) {
+    fn refute(&mut self, reason: &str) {
         self.state = State::Error;
         self.description = one_line(reason, DESCRIPTION_CHARS);
         self.details["state"] = json!("error");
@@ -96,176 +103,240 @@ pub fn state_of(phase: WorkloadPhase, verdict: Option<Verdict>, reason: Option<F
     }
 }
 
-/// Returns what has to be reported now; `None` when nothing has, or it was.
-pub fn plan(workload: &Workload) -> Option<CommitStatus> {
+/// Returns what has to be reported now, in this order; nothing where all of it was. A success is one that gates' Jobs
+/// confirmed: they have to be read before ([`super::confirm`]).
+pub fn plan(workload: &Workload) -> Vec<CommitStatus> {
+    let Some(status) = &workload.status else {
+        return Vec::new();
+    };
+    if workload.spec.run.unwrap_or(1) != status.run.unwrap_or(1) {
+        // Another run is about to begin; what this one leaves behind shows then.
+        return Vec::new();
+    }
+    let now = current(workload).filter(|now| status.reported.as_deref() != Some(&now.receipt()));
+    left_behind(workload, status).into_iter().chain(now).collect()
+}
+
+/// Returns what is still to be said of a Workload that was deleted: no commit that is pending stays so.
+pub fn plan_deleted(workload: &Workload) -> Vec<CommitStatus> {
+    let Some(status) = &workload.status else {
+        return Vec::new();
+    };
+    let mut all = left_behind(workload, status);
+    for (head, pending) in status.pending_heads.iter().flatten() {
+        if is_current(workload, status, head, pending) {
+            let ended = current(workload).filter(|now| now.state != State::Pending);
+            all.push(ended.unwrap_or_else(|| {
+                let said = "the Workload was deleted before the gate ended";
+                build(workload, head, pending, State::Error, None, said)
+            }));
+        }
+    }
+    all.into_iter()
+        .map(|status| CommitStatus {
+            left_behind: true,
+            ..status
+        })
+        .collect()
+}
+
+/// Returns the commits for which a success may have to be reported, each with its run.
+pub fn open_heads(workload: &Workload) -> BTreeMap<&str, i64> {
+    let Some(status) = &workload.status else {
+        return BTreeMap::new();
+    };
+    let run = status.run.unwrap_or(1);
+    let pending = status.pending_heads.iter().flatten();
+    let mut open: BTreeMap<&str, i64> = pending.map(|(head, pending)| (head.as_str(), pending.run)).collect();
+    if let Some(head) = &status.head_sha
+        && verifies(workload)
+        && ![State::Success, State::Failure, State::Error]
+            .iter()
+            .any(|state| status.reported.as_deref() == Some(&receipt(head, run, *state)))
+    {
+        open.insert(head, run);
+    }
+    open
+}
+
+fn repo_of(workload: &Workload) -> Option<String> {
+    let steps = workload.spec.pipeline.iter().flatten();
+    let of_step = || steps.clone().find_map(|step| step.payload.repo.clone());
+    workload.spec.repo.clone().or_else(of_step)
+}
+
+/// Says whether a gate is to prove the work; nothing is reported of any other.
+fn verifies(workload: &Workload) -> bool {
+    let mut steps = workload.spec.pipeline.iter().flatten();
+    let verifier = workload.spec.verifier_agent_ref.as_ref();
+    steps.any(|step| step.kind == TaskKind::Verify) || verifier.is_some_and(|agent| agent.named().is_some())
+}
+
+/// Says whether what is reported of a commit is what its Workload's status says.
+fn is_current(workload: &Workload, status: &WorkloadStatus, head: &str, pending: &PendingHead) -> bool {
+    pending.run == status.run.unwrap_or(1) && status.head_sha.as_deref() == Some(head) && verifies(workload)
+}
+
+/// Returns what the Workload's status comes to for its head.
+fn current(workload: &Workload) -> Option<CommitStatus> {
     let status = workload.status.as_ref()?;
     let run = status.run.unwrap_or(1);
-    if workload.spec.run.unwrap_or(1) != run {
-        return None;
-    }
-    let repo = workload.spec.repo.clone().or_else(|| {
-        workload
-            .spec
-            .pipeline
-            .iter()
-            .flatten()
-            .find_map(|step| step.payload.repo.clone())
-    })?;
+    let repo = repo_of(workload)?;
     let head = status.head_sha.clone()?;
+    if !verifies(workload) {
+        return None;
+    }
     let phase = status.phase.unwrap_or_default();
-    let verifies = workload
-        .spec
-        .pipeline
-        .iter()
-        .flatten()
-        .any(|step| step.kind == schemas::agentic_task::TaskKind::Verify)
-        || workload
-            .spec
-            .verifier_agent_ref
+    let is_pending = || {
+        status
+            .pending_heads
             .as_ref()
-            .is_some_and(|agent| agent.named().is_some());
-    if !verifies {
-        return None;
-    }
-    let state = state_of(phase, status.verdict, status.failure_reason)?;
-    if status.reported.as_deref() == Some(&receipt(&head, run, state)) {
-        return None;
-    }
+            .is_some_and(|heads| heads.contains_key(&head))
+    };
+    let state = match state_of(phase, status.verdict, status.failure_reason) {
+        Some(state) => state,
+        // Nothing is said of work that no gate saw, unless something was.
+        None if is_pending() => State::Error,
+        None => return None,
+    };
     let message = status.message.clone().unwrap_or_else(|| phase.as_str().to_owned());
-    let description = one_line(&message, DESCRIPTION_CHARS);
+    let mut found = build(
+        workload,
+        &head,
+        &PendingHead { run, repo },
+        state,
+        status.verdict,
+        &message,
+    );
+    found.details["failureReason"] = json!(status.failure_reason.map(|reason| reason.as_str()));
+    found.details["baseSHA"] = json!(status.base_sha);
+    found.details["gateDigest"] = json!(status.gate_digest);
+    found.details["round"] = json!(status.round);
+    found.left_behind = false;
+    if state == State::Success
+        && let Err(doubt) = proof_of_current(status, &head, run)
+    {
+        found.refute(&doubt);
+        found.is_unread = proof(status, &head, run).is_ok_and(|found| found.is_empty());
+    }
+    Some(found)
+}
+
+/// Returns the verdicts of commits that are pending and that the work has left behind: another round, another run.
+fn left_behind(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus> {
+    let pending = status.pending_heads.iter().flatten();
+    let left = pending.filter(|(head, pending)| !is_current(workload, status, head, pending));
+    left.map(|(head, pending)| {
+        let rounds = status.rounds.iter().flatten().rev();
+        let round = rounds
+            .filter(|round| round.run == pending.run)
+            .find(|round| round.head_sha.as_ref() == Some(head));
+        let verdict = round.and_then(|round| round.verdict);
+        let state = match verdict {
+            Some(Verdict::GatePass) => State::Success,
+            Some(Verdict::GateFail | Verdict::NoGo) => State::Failure,
+            _ => State::Error,
+        };
+        let said = match (state, round.and_then(|round| round.summary.as_deref())) {
+            (State::Error, _) => superseded(status, pending),
+            (_, Some(summary)) => summary.to_owned(),
+            (_, None) => verdict.map_or("", Verdict::as_str).to_owned(),
+        };
+        let mut found = build(workload, head, pending, state, verdict, &said);
+        found.details["round"] = json!(round.map(|round| round.round));
+        if state == State::Success {
+            match proof(status, head, pending.run).as_deref() {
+                Ok([first, ..]) => {
+                    found.details["baseSHA"] = json!(first.base_sha);
+                    found.details["gateDigest"] = json!(first.gate_digest);
+                }
+                Ok([]) => {
+                    found.refute(&gone("Job"));
+                    found.is_unread = true;
+                }
+                Err(doubt) => found.refute(doubt),
+            }
+        }
+        found
+    })
+    .collect()
+}
+
+fn superseded(status: &WorkloadStatus, pending: &PendingHead) -> String {
+    let run = status.run.unwrap_or(1);
+    match &status.head_sha {
+        _ if pending.run != run => format!("superseded by run {run} before the gate ended"),
+        Some(head) => format!("superseded by {} before the gate ended", head.get(..12).unwrap_or(head)),
+        None => "superseded before the gate ended".to_owned(),
+    }
+}
+
+fn build(
+    workload: &Workload,
+    head: &str,
+    about: &PendingHead,
+    state: State,
+    verdict: Option<Verdict>,
+    message: &str,
+) -> CommitStatus {
+    let description = one_line(message, DESCRIPTION_CHARS);
     let details = json!({
         "state": state.as_str(),
         "wanted": state.as_str(),
-        "verdict": status.verdict.map(Verdict::as_str),
-        "failureReason": status.failure_reason.map(|reason| reason.as_str()),
+        "verdict": verdict.map(Verdict::as_str),
+        "failureReason": null,
         "headSHA": head,
-        "baseSHA": status.base_sha,
-        "gateDigest": status.gate_digest,
+        "baseSHA": null,
+        "gateDigest": null,
         "workload": workload.metadata.name,
         "namespace": workload.metadata.namespace,
-        "run": run,
-        "round": status.round,
+        "run": about.run,
+        "round": null,
         "message": description,
     });
-    Some(CommitStatus {
-        repo,
-        head,
+    CommitStatus {
+        repo: about.repo.clone(),
+        head: head.to_owned(),
         context: "foreman/gate".into(),
         state,
         description,
         details,
-        run,
-    })
+        run: about.run,
+        left_behind: true,
+        is_unread: false,
+    }
+}
+
+/// Says what a verdict comes to whose Job, or whose Job's Pod, was removed before the operator read it.
+pub fn gone(what: &str) -> String {
+    format!("the evidence is gone: the {what} was removed before it was read; run the gate again by `foreman retry`")
+}
+
+/// Returns what gates' Jobs confirm of a commit; the error is what one of them says against it.
+fn proof<'a>(status: &'a WorkloadStatus, head: &str, run: i64) -> Result<Vec<&'a Confirmation>, String> {
+    let all = status.confirmed.iter().flatten().map(|(_, found)| found);
+    let found: Vec<&Confirmation> = all.filter(|it| it.run == run && it.head_sha == head).collect();
+    match found.iter().find_map(|found| found.doubt.clone()) {
+        Some(doubt) => Err(doubt),
+        None => Ok(found),
+    }
+}
+
+/// Says why the commit that the status is about is not proved.
+fn proof_of_current(status: &WorkloadStatus, head: &str, run: i64) -> Result<(), String> {
+    if status.base_sha.is_none() || status.gate_digest.is_none() {
+        return Err("the verdict names no head, base or gate".to_owned());
+    }
+    let found = proof(status, head, run)?;
+    if found.is_empty() {
+        return Err(gone("Job"));
+    }
+    let same = |it: &&Confirmation| it.base_sha == status.base_sha && it.gate_digest == status.gate_digest;
+    match found.iter().any(same) {
+        true => Ok(()),
+        false => Err("what the Job proved has another base or gate than the verdict names".to_owned()),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::from_value;
-
-    const PHASES: [WorkloadPhase; 5] = [
-        WorkloadPhase::Planning,
-        WorkloadPhase::Planned,
-        WorkloadPhase::Dispatched,
-        WorkloadPhase::Completed,
-        WorkloadPhase::Failed,
-    ];
-    const VERDICTS: [Verdict; 7] = [
-        Verdict::Go,
-        Verdict::NoGo,
-        Verdict::Incomplete,
-        Verdict::GatePass,
-        Verdict::GateFail,
-        Verdict::GateError,
-        Verdict::Skipped,
-    ];
-
-    fn workload(status: Value) -> Workload {
-        from_value(json!({
-            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload", "metadata": { "name": "w", "namespace": "n" },
-            "spec": { "intent": "x", "repo": "o/r", "verifierAgentRef": { "name": "v" } }, "status": status
-        }))
-        .unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn there_is_one_way_to_success(phase in 0usize..5, verdict in prop::option::of(0usize..7), failed in any::<bool>()) {
-            let reason = failed.then_some(FailureReason::GateError);
-            let verdict = verdict.map(|verdict| VERDICTS[verdict]);
-            let state = state_of(PHASES[phase], verdict, reason);
-            let passes = PHASES[phase] == WorkloadPhase::Completed && verdict == Some(Verdict::GatePass) && reason.is_none();
-            prop_assert_eq!(state == Some(State::Success), passes);
-        }
-
-        #[test]
-        fn a_description_fits_and_is_one_line(message in ".{0,400}") {
-            let found = plan(&workload(json!({ "phase": "Failed", "headSHA": "a", "message": message }))).unwrap();
-            prop_assert!(found.description.chars().count() <= 140);
-            prop_assert!(!found.description.contains(['\n', '\r']));
-        }
-    }
-
-    #[test]
-    fn pending_comes_first_and_each_state_once() {
-        assert_eq!(
-            plan(&workload(json!({ "phase": "Dispatched" }))),
-            None,
-            "there is no head yet"
-        );
-        let pending = plan(&workload(json!({ "phase": "Dispatched", "headSHA": "a" }))).unwrap();
-        assert_eq!(pending.state, State::Pending);
-        assert_eq!(
-            plan(&workload(
-                json!({ "phase": "Dispatched", "headSHA": "a", "reported": pending.receipt() })
-            )),
-            None
-        );
-        let moved = plan(&workload(
-            json!({ "phase": "Dispatched", "headSHA": "b", "reported": pending.receipt() }),
-        ))
-        .unwrap();
-        assert_eq!(moved.head, "b", "a moved head inherits nothing");
-        let done = json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b", "baseSHA": "c", "gateDigest": "d", "reported": moved.receipt() });
-        let success = plan(&workload(done)).unwrap();
-        assert_eq!(
-            (
-                success.state,
-                &success.details["baseSHA"],
-                &success.details["gateDigest"]
-            ),
-            (State::Success, &json!("c"), &json!("d"))
-        );
-    }
-
-    #[test]
-    fn a_refuted_success_is_an_error_that_is_not_sent_again() {
-        let status = json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b" });
-        let mut success = plan(&workload(status)).unwrap();
-        success.refute("no Job");
-        assert_eq!(
-            (success.state, success.details["state"].as_str()),
-            (State::Error, Some("error"))
-        );
-        let again =
-            json!({ "phase": "Completed", "verdict": "GATE-PASS", "headSHA": "b", "reported": success.receipt() });
-        assert_eq!(plan(&workload(again)), None);
-    }
-
-    #[test]
-    fn refused_is_failure_and_infrastructure_is_error() {
-        let state = |verdict, reason| state_of(WorkloadPhase::Failed, verdict, reason).unwrap();
-        assert_eq!(state(None, Some(FailureReason::ConstraintViolated)), State::Failure);
-        assert_eq!(
-            state(Some(Verdict::GateFail), Some(FailureReason::GateFailed)),
-            State::Failure
-        );
-        assert_eq!(
-            state(Some(Verdict::GateError), Some(FailureReason::GateError)),
-            State::Error
-        );
-        assert_eq!(state(None, Some(FailureReason::Cancelled)), State::Error);
-    }
-}
+mod tests;

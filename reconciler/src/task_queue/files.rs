@@ -37,7 +37,7 @@ pub struct Summary {
 
 impl Files {
     /// Takes in files that changed (`None` is gone) and checks the set. Returns paths beside those whose standing in
-    /// the set changed.
+    /// the set changed, or that wait for other objects than before.
     pub fn update(
         &mut self,
         changes: BTreeMap<String, Option<Parsed>>,
@@ -62,7 +62,10 @@ impl Files {
                     self.documents.insert(path, Vec::new());
                 }
                 Some(Ok(documents)) => {
-                    whole |= !same_dependencies(before.as_deref().unwrap_or_default(), &documents);
+                    let known = before.as_deref().unwrap_or_default();
+                    whole |= !same_dependencies(known, &documents);
+                    // Others may wait for what this file made, or was taken to make.
+                    whole |= !self.set.depends_on.is_empty() && !same_names(known, &documents, queue_uid);
                     for document in &documents {
                         let name = (document.kind(), document.object_name(queue_uid));
                         // A second owner is for the check of the whole set to judge.
@@ -78,19 +81,17 @@ impl Files {
         if !whole {
             return BTreeSet::new();
         }
-        self.set = queue_set::check(&self.documents, folder, queue_uid);
+        let known = std::mem::replace(&mut self.set, queue_set::check(&self.documents, folder, queue_uid));
+        let waits = |path: &&String| known.depends_on.get(*path) != self.set.depends_on.get(*path);
+        let waiting = known.depends_on.keys().chain(self.set.depends_on.keys());
+        let mut moved: BTreeSet<String> = waiting.filter(waits).cloned().collect();
         let mut errors: BTreeMap<String, Vec<FileError>> = BTreeMap::new();
         for error in &self.set.errors {
             errors.entry(error.path.clone()).or_default().push(error.clone());
         }
         let before = std::mem::replace(&mut self.set_errors, errors);
         let changed = |path: &&String| before.get(*path) != self.set_errors.get(*path);
-        let moved = before
-            .keys()
-            .chain(self.set_errors.keys())
-            .filter(changed)
-            .cloned()
-            .collect();
+        moved.extend(before.keys().chain(self.set_errors.keys()).filter(changed).cloned());
         self.own(queue_uid);
         moved
     }
@@ -176,6 +177,11 @@ impl Files {
     }
 }
 
+fn same_names(before: &[TaskDocument], after: &[TaskDocument], queue_uid: &str) -> bool {
+    let name = |document: &TaskDocument| (document.kind(), document.object_name(queue_uid));
+    before.iter().map(name).eq(after.iter().map(name))
+}
+
 fn same_dependencies(before: &[TaskDocument], after: &[TaskDocument]) -> bool {
     let of = |documents: &[TaskDocument]| -> Vec<(Vec<String>, Vec<String>)> {
         let one = |document: &TaskDocument| {
@@ -191,4 +197,58 @@ fn same_dependencies(before: &[TaskDocument], after: &[TaskDocument]) -> bool {
             .collect()
     };
     of(before) == of(after)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use schemas::task_file;
+
+    fn update(files: &mut Files, changes: &[(&str, Option<&str>)]) -> Vec<String> {
+        let changes = changes
+            .iter()
+            .map(|(path, text)| {
+                (
+                    (*path).to_owned(),
+                    text.map(|text| task_file::parse(path, text.as_bytes())),
+                )
+            })
+            .collect();
+        files.update(changes, "tasks", "uid").into_iter().collect()
+    }
+
+    #[test]
+    fn who_waits_for_a_file_is_looked_at_again_when_it_makes_something_else() {
+        let waits = "---\ntitle: x\ndepends: [b.yaml]\n---\nDo it.\n";
+        let manifest = |name: &str| {
+            format!(
+                "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}}}\nspec: {{intent: x, repo: o/r}}\n"
+            )
+        };
+        let mut files = Files::default();
+        update(&mut files, &[("tasks/a.md", Some(waits))]);
+        let guessed = files.depends_on("tasks/a.md").to_vec();
+        let mut step = |text: Option<&str>, names: &[String]| {
+            assert_eq!(
+                update(&mut files, &[("tasks/b.yaml", text)]),
+                ["tasks/a.md"],
+                "{text:?}"
+            );
+            assert_eq!(files.depends_on("tasks/a.md"), names, "{text:?}");
+        };
+        step(Some(&manifest("one")), &["one".to_owned()]);
+        step(Some("kind: ["), &guessed);
+        step(Some(&manifest("one")), &["one".to_owned()]);
+        step(Some(&manifest("two")), &["two".to_owned()]);
+        step(None, &guessed);
+        // What says the same as before brings nobody here again.
+        let mut files = Files::default();
+        update(
+            &mut files,
+            &[("tasks/a.md", Some(waits)), ("tasks/b.yaml", Some(&manifest("one")))],
+        );
+        let other = manifest("one").replace("intent: x", "intent: y");
+        assert!(update(&mut files, &[("tasks/b.yaml", Some(&other))]).is_empty());
+    }
 }

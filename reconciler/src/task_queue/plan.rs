@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use schemas::file_error::FileError;
 use schemas::task_file::{QueueContext, TaskObject, resolve};
-use schemas::{TaskQueue, labels};
+use schemas::{TaskQueue, Workload, labels};
 use serde_json::json;
 
 use super::Context;
@@ -52,6 +52,10 @@ struct Existing {
     path: Option<String>,
     run_key: Option<String>,
     run: i64,
+    /// What it waits for.
+    depends_on: Vec<String>,
+    /// Whether its current run has begun, so that nothing waits any more.
+    begun: bool,
 }
 
 /// Plans the writes.
@@ -146,6 +150,8 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
             path,
             run_key,
             run,
+            depends_on: Vec::new(),
+            begun: true,
         }
     }
     if kind == "Workload" {
@@ -156,7 +162,11 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
             .map(str::to_owned)
             .or_else(|| spec.and_then(|spec| spec.run_key.clone()));
         let run = spec.and_then(|spec| spec.run).unwrap_or(1);
-        Some(read(&found, queue_uid, run_key, run))
+        Some(Existing {
+            depends_on: spec.and_then(|spec| spec.depends_on.clone()).unwrap_or_default(),
+            begun: found.readable().is_none_or(has_begun),
+            ..read(&found, queue_uid, run_key, run)
+        })
     } else {
         let found = ctx.tasks.get(key).filter(|found| !found.is_deleting())?;
         Some(read(
@@ -165,6 +175,26 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
             found.annotation(labels::RUN_KEY).map(str::to_owned),
             1,
         ))
+    }
+}
+
+/// Says whether the run that is wanted has begun.
+fn has_begun(workload: &Workload) -> bool {
+    let Some(status) = &workload.status else { return false };
+    let of_this_run = status.run.unwrap_or(1) == workload.spec.run.unwrap_or(1);
+    let ended = status.phase.is_some_and(|phase| phase.is_terminal());
+    of_this_run && (ended || status.started_at.is_some() || status.tasks.iter().flatten().next().is_some())
+}
+
+/// Says whether a Workload whose run has not begun is to wait for other Workloads than it does.
+///
+/// What its file names may have been missing or broken, and stood for another name.
+fn waits_for_others(existing: &Existing, object: &TaskObject) -> bool {
+    match object {
+        TaskObject::Workload(wanted) => {
+            !existing.begun && existing.depends_on != wanted.spec.depends_on.clone().unwrap_or_default()
+        }
+        TaskObject::AgenticTask(_) => false,
     }
 }
 
@@ -185,7 +215,7 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
             return;
         }
         let same_run = existing.run_key == wanted_key;
-        if same_run && existing.path.as_deref() == Some(path) {
+        if same_run && existing.path.as_deref() == Some(path) && !waits_for_others(existing, &object) {
             return;
         }
         if object.kind() == "AgenticTask" && !same_run {
@@ -230,4 +260,54 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
         }
         TaskObject::AgenticTask(_) => Write::Task(key, body.to_string().into()),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn workload(depends_on: &[&str], run: i64, status: serde_json::Value) -> Workload {
+        serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload", "metadata": { "name": "w" },
+            "spec": { "intent": "x", "dependsOn": depends_on, "run": run }, "status": status
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_run_that_has_not_begun_waits_for_what_its_file_means_now() {
+        let table = [
+            (json!(null), true),
+            (json!({ "run": 2, "phase": "Planning" }), true),
+            (
+                json!({ "run": 1, "phase": "Completed", "startedAt": "2026-01-01T00:00:00Z" }),
+                true,
+            ),
+            (
+                json!({ "run": 2, "phase": "Dispatched", "startedAt": "2026-01-01T00:00:00Z" }),
+                false,
+            ),
+            (
+                json!({ "run": 2, "phase": "Planning", "tasks": [{ "name": "t" }] }),
+                false,
+            ),
+            (json!({ "run": 2, "phase": "Failed" }), false),
+        ];
+        for (status, written) in table {
+            let found = workload(&["guessed"], 2, status.clone());
+            let existing = Existing {
+                uid: "u".into(),
+                mine: true,
+                path: None,
+                run_key: None,
+                run: 2,
+                depends_on: vec!["guessed".into()],
+                begun: has_begun(&found),
+            };
+            let wants = |names: &[&str]| TaskObject::Workload(Box::new(workload(names, 2, json!(null))));
+            assert_eq!(waits_for_others(&existing, &wants(&["named"])), written, "{status}");
+            assert!(!waits_for_others(&existing, &wants(&["guessed"])), "{status}");
+        }
+    }
 }

@@ -21,7 +21,12 @@ pub enum Seen {
     /// The repository cannot be read.
     NotFetched(Problem),
     /// The repository was read, but the API refuses objects that it asks for.
-    Refused(Problem),
+    Refused {
+        /// What it refuses.
+        problem: Problem,
+        /// Commit that was read.
+        revision: git::Oid,
+    },
     /// Nothing changed since a revision was acted on.
     Unchanged {
         /// Commit.
@@ -109,8 +114,10 @@ fn build(
             );
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
-        Seen::Refused(problem) => {
+        Seen::Refused { problem, revision } => {
             conditions::clear(&mut list, "Stalled");
+            let read = format!("read {}", revision_text(queue, *revision));
+            set(&mut list, Said::new("Fetched", true, "Fetched", read));
             set(&mut list, Said::new("Ready", false, &problem.reason, &problem.message));
         }
         Seen::Unchanged { revision, summary } => {

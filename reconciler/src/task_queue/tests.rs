@@ -500,3 +500,51 @@ async fn what_an_edited_folder_leaves_behind_is_pruned_also_where_that_was_refus
     assert!(says(&stage.status(), "Ready", "True"));
     stage.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_was_read_again_is_said_to_be_read_also_where_writes_are_refused() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "do b\n")]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let away = stage.folder.path().join("away.git");
+    std::fs::rename(stage.repository(), &away).unwrap();
+    stage.nudge();
+    stage
+        .turns_until("the failure", |status| says(status, "Fetched", "False"))
+        .await;
+    std::fs::rename(&away, stage.repository()).unwrap();
+    stage.undeletable.store(true, Ordering::Release);
+    stage.commit(&[FileEdit::remove("tasks/b.md")]);
+    let refused = |status: &Value| {
+        let all = status["conditions"].as_array().into_iter().flatten();
+        let mut ready = all.filter(|it| it["type"] == "Ready");
+        ready.any(|it| it["status"] == "False" && it["reason"] == "Refused")
+    };
+    stage.turns_until("the refusal", refused).await;
+    assert!(says(&stage.status(), "Fetched", "True"), "{:#}", stage.status());
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_waits_for_what_a_file_makes_that_came_later_or_changed_its_name() {
+    let waits = "---\ntitle: second\ndepends: [first.yaml]\n---\nDo it.\n";
+    let manifest = |name: &str| {
+        format!(
+            "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\nspec:\n  intent: x\n  repo: o/r\n"
+        )
+    };
+    let stage = Stage::open(&[("tasks/second.md", waits)]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let second = stage.name_of("tasks/second.md");
+    for name in ["one", "two"] {
+        let commit = stage.commit(&[FileEdit::write("tasks/first.yaml", manifest(name))]);
+        stage.acts_on(commit).await;
+        let found = stage.api::<Workload>().get(&second).await.unwrap();
+        assert_eq!(
+            (&found.data["spec"]["dependsOn"], &found.data["spec"]["run"]),
+            (&json!([name]), &json!(1))
+        );
+    }
+    stage.close().await;
+}

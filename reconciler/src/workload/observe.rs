@@ -47,7 +47,8 @@ fn upstream(workload: &Arc<Cached<Workload>>) -> Vec<Key> {
         .collect()
 }
 
-fn owner(task: &Arc<Cached<AgenticTask>>) -> Option<Key> {
+/// Returns the key of the Workload that a task names.
+pub fn workload_of(task: &Arc<Cached<AgenticTask>>) -> Option<Key> {
     let reference = task.readable()?.spec.workload_ref.as_ref()?;
     Some(Key::new(
         task.meta().namespace.clone().unwrap_or_default(),
@@ -77,7 +78,7 @@ impl Links {
 
     /// Takes in a task's change and calls `wake` for its Workload.
     pub fn set_task(&self, change: &Change<'_, AgenticTask>, wake: &dyn Fn(Key)) {
-        let (before, after) = (change.before.and_then(owner), change.after.and_then(owner));
+        let (before, after) = (change.before.and_then(workload_of), change.after.and_then(workload_of));
         {
             let mut edges = lock(&self.edges);
             if let Some(owner) = &before {

@@ -1,5 +1,7 @@
 //! The ledger: what a Workload's status says.
 
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -57,6 +59,14 @@ pub enum Facts {
 
 /// Starts the status of another run; what earlier runs came to stays in the ledger.
 pub fn begin_run(before: &WorkloadStatus, run: i64, run_key: Option<String>) -> WorkloadStatus {
+    // What was reported as pending is still to be resolved, by what was confirmed of it.
+    let pending = before.pending_heads.clone().filter(|heads| !heads.is_empty());
+    let is_pending = |head: &String| pending.as_ref().is_some_and(|heads| heads.contains_key(head));
+    let confirmed = before.confirmed.iter().flatten();
+    let confirmed: BTreeMap<_, _> = confirmed
+        .filter(|(_, confirmation)| is_pending(&confirmation.head_sha))
+        .map(|(uid, confirmation)| (uid.clone(), confirmation.clone()))
+        .collect();
     WorkloadStatus {
         run: Some(run),
         run_key,
@@ -66,6 +76,8 @@ pub fn begin_run(before: &WorkloadStatus, run: i64, run_key: Option<String>) -> 
         handled_cancel: before.handled_cancel.clone(),
         handled_retry: before.handled_retry.clone(),
         planner_model: before.planner_model.clone(),
+        pending_heads: pending,
+        confirmed: Some(confirmed).filter(|confirmed| !confirmed.is_empty()),
         ..WorkloadStatus::default()
     }
 }
@@ -77,8 +89,7 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
     after.succeeded_tasks = Some(counted.succeeded);
     after.failed_tasks = Some(counted.failed);
     after.incomplete_tasks = Some(counted.incomplete);
-    let mut current: Vec<&(TaskView, &TaskObject)> = views.iter().filter(|(view, _)| view.run == run).collect();
-    current.sort_by(|(a, _), (b, _)| (a.round, &a.name).cmp(&(b.round, &b.name)));
+    let current = in_order(views, run);
     let mut usage = Usage::default();
     let mut any_usage = false;
     let mut records: Vec<RoundRecord> = Vec::new();
@@ -135,6 +146,48 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
         .map(|(_, task)| reference(task))
         .collect::<Vec<_>>();
     after.tasks = Some(listed).filter(|tasks| !tasks.is_empty());
+}
+
+/// Returns the tasks of a run in the order in which they work: by round, what is waited for before what waits for it, and
+/// coders before verifiers. Names say nothing of that.
+fn in_order<'a>(views: &'a [(TaskView, &'a TaskObject)], run: i64) -> Vec<&'a (TaskView, &'a TaskObject)> {
+    let current: Vec<&(TaskView, &TaskObject)> = views.iter().filter(|(view, _)| view.run == run).collect();
+    let by_name: HashMap<&str, &TaskObject> = current.iter().map(|(view, task)| (view.name.as_str(), *task)).collect();
+    let mut depths: HashMap<&str, usize> = HashMap::new();
+    for (view, _) in &current {
+        depth(&view.name, &by_name, &mut depths);
+    }
+    let rank = |task: &TaskObject| match task.readable().map(|task| task.spec.kind) {
+        Some(TaskKind::Verify) => 1,
+        _ => 0,
+    };
+    let mut current = current;
+    current.sort_by_key(|(view, task)| {
+        let depth = depths.get(view.name.as_str()).copied().unwrap_or(0);
+        (view.round, depth, rank(task), view.name.clone())
+    });
+    current
+}
+
+/// Counts how many tasks have to end before one, in the longest line of them.
+fn depth<'a>(name: &'a str, tasks: &HashMap<&'a str, &'a TaskObject>, known: &mut HashMap<&'a str, usize>) -> usize {
+    if let Some(depth) = known.get(name) {
+        return *depth;
+    }
+    // Should they wait for each other, they come by name.
+    known.insert(name, 0);
+    let task = tasks.get(name).and_then(|task| task.readable());
+    let namespace = task
+        .and_then(|task| task.metadata.namespace.as_deref())
+        .unwrap_or_default();
+    let waits_for = task.into_iter().flat_map(|task| &task.spec.depends_on);
+    let deepest = waits_for
+        .filter_map(|other| tasks.get_key_value(other.resolve(namespace).ok()?))
+        .map(|(other, _)| depth(other, tasks, known) + 1)
+        .max()
+        .unwrap_or(0);
+    known.insert(name, deepest);
+    deepest
 }
 
 fn record(records: &mut Vec<RoundRecord>, view: &TaskView, object: &schemas::AgenticTask, run: i64) {

@@ -69,16 +69,22 @@ async fn a_commit_becomes_a_workload_whose_second_round_passes() {
         (&ready["status"], &ready["observedGeneration"]),
         (&json!("True"), &workload["metadata"]["generation"])
     );
-    // No Job says what the status says, so that no success is reported.
+    // There is no Job that says what the status says, so that no success is reported.
     let note = world
         .eventually("a note", || {
             repo.note(&repo.tip()).filter(|note| !note.contains("pending"))
         })
         .await;
-    assert!(
-        note.starts_with("foreman/gate: error ") && note.contains("no-such-job"),
-        "{note}"
-    );
+    assert!(note.starts_with("foreman/gate: error the evidence is gone"), "{note}");
+    let confirmed = world
+        .wait("workloads", "what its Job says", |w| {
+            w["status"]["confirmed"].is_object()
+        })
+        .await["status"]["confirmed"]
+        .take();
+    let read: Vec<&serde_json::Value> = confirmed.as_object().unwrap().values().collect();
+    assert_eq!((read.len(), &read[0]["job"]), (1, &json!("default/no-such-job")));
+    assert!(read[0]["doubt"].is_string(), "{confirmed:#}");
     assert!(note.lines().next().unwrap().chars().count() <= 140);
     assert!(note.contains(&repo.tip()) && note.contains("\"gateDigest\": \"d1\""));
     agent.abort();

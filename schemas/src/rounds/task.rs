@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::chain::Cause;
-use super::{Ledger, NewTask, tokens_used};
+use super::{Ledger, NewTask};
 use crate::agentic_task::{AgenticTaskSpec, Dependency, TaskKind};
 use crate::names;
 use crate::pipeline::{self, Pipeline};
@@ -95,17 +95,15 @@ fn is_fixer(plan: &Pipeline, step: &PipelineStep, failed: &str) -> bool {
     fixers.contains(&step.name)
 }
 
-/// Gives a task what is left of the Workload's tokens, and its limits per task; rounds stay with the Workload.
+/// Gives a task the Workload's tokens, and its limits per task; rounds stay with the Workload.
+///
+/// The tokens are those of the whole run: who works on the task takes off what the run has used by then, and only that
+/// is up to date.
 fn budget(ledger: &Ledger<'_>) -> Option<Budget> {
     let whole = ledger.spec.budget.as_ref()?;
-    let left = whole
-        .tokens
-        .map(|tokens| tokens.saturating_sub(tokens_used(ledger.tasks, ledger.run)).max(1));
     let budget = Budget {
         rounds: None,
-        turns: whole.turns,
-        tokens: left,
-        seconds: whole.seconds,
+        ..whole.clone()
     };
     Some(budget).filter(|budget| *budget != Budget::default())
 }

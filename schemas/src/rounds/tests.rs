@@ -373,6 +373,27 @@ fn spent_tokens_stop_further_rounds_and_pending_model_work_but_not_the_gate() {
 }
 
 #[test]
+fn every_round_is_given_the_whole_budget_of_tokens_since_its_agent_takes_off_what_is_used() {
+    let mut world = World::new(json!({"budget": {"rounds": 3, "tokens": 100, "turns": 7, "seconds": 60}}));
+    world.end("wl-code", Verdict::Go);
+    world.tasks[0].tokens = 40;
+    let verifier = world.tasks.iter_mut().find(|task| task.name == "wl-verify").unwrap();
+    verifier.facts = TaskFacts {
+        phase: Phase::Succeeded,
+        verdict: Some(Verdict::GateFail),
+        ..TaskFacts::default()
+    };
+    let Step::Create { round: 2, tasks } = world.next().step else {
+        panic!("{:?}", world.next())
+    };
+    let budget = tasks[0].spec.budget.clone().unwrap();
+    assert_eq!(
+        (budget.tokens, budget.turns, budget.seconds, budget.rounds),
+        (Some(100), Some(7), Some(60), None)
+    );
+}
+
+#[test]
 fn without_a_gate_the_run_completes_unverified() {
     let mut world = World::new(
         json!({"pipeline": [{"name": "code", "kind": "issue-fix", "agentRef": {"name": "c"}, "payload": {}}]}),

@@ -128,22 +128,30 @@ fn a_task_is_stuck_when_it_is_over_its_own_limit() {
         "verify",
         json!({ "phase": "Scheduled", "assignedNode": "a" }),
     );
-    world.task("runs", "verify", json!({ "phase": "Running" }));
+    world.task("runs", "freeform", json!({ "phase": "Running" }));
+    world.task("proves", "verify", json!({ "phase": "Running" }));
     world.pass(301);
     assert_eq!(world.sum(STUCK_TASKS, &[("phase", "Scheduled")]), 1.0);
     assert_eq!(world.sum(STUCK_TASKS, &[("phase", "Running")]), 0.0);
     // The same run goes on in another phase.
-    world.task("runs", "verify", json!({ "phase": "Verifying" }));
+    world.task("runs", "freeform", json!({ "phase": "Verifying" }));
+    world.task("proves", "verify", json!({ "phase": "Verifying" }));
     world.pass(600);
-    assert_eq!(world.sum(STUCK_TASKS, &[("phase", "Verifying")]), 1.0);
+    assert_eq!(
+        world.sum(STUCK_TASKS, &[("phase", "Verifying")]),
+        1.0,
+        "a verifier has time for every try of its gate"
+    );
     assert_eq!(
         world.sum(STUCK_TASKS, &[("phase", "Pending")]),
         0.0,
         "what waits may wait"
     );
     assert_eq!(world.sum(OLDEST_TASK, &[("phase", "Pending")]), 901.0);
-    world.task("runs", "verify", json!({ "phase": "Succeeded" }));
+    world.task("runs", "freeform", json!({ "phase": "Succeeded" }));
     assert_eq!(world.sum(STUCK_TASKS, &[("phase", "Verifying")]), 0.0);
+    world.pass(schemas::agentic_task::VERIFY_SECONDS.unsigned_abs());
+    assert_eq!(world.sum(STUCK_TASKS, &[("phase", "Verifying")]), 1.0);
 }
 
 #[test]
@@ -167,6 +175,25 @@ fn queues_nodes_and_workloads_are_told_as_they_are() {
         4.0
     );
     assert_eq!(world.sum(QUEUE_FETCHED, &[("queue", "q")]), 0.0);
+    let told = |name: &str| {
+        world
+            .metrics
+            .render()
+            .lines()
+            .any(|line| line.starts_with(&format!("{name}{{")))
+    };
+    assert!(told(QUEUE_FETCHED) && told(INVALID_FILES));
+    let rests = world.object(
+        "TaskQueue",
+        "q",
+        json!({ "git": { "url": "https://git.example/t" }, "suspend": true }),
+        json!({ "invalidFileCount": 4, "conditions": condition }),
+    );
+    world.queues.observe(rests);
+    assert!(
+        !told(QUEUE_FETCHED) && !told(INVALID_FILES),
+        "nobody is called for a queue that rests"
+    );
     assert_eq!(world.sum(HEARTBEAT_AGE, &[("node", "a")]), 30.0, "by when it was seen");
     assert_eq!(world.sum(NODE_ALIVE, &[("node", "a")]), 1.0);
     world.pass(100);

@@ -182,3 +182,45 @@ fn a_workload_that_is_held_can_be_cancelled() {
         (Some(WorkloadPhase::Failed), Some(FailureReason::Cancelled), Some("c1"))
     );
 }
+
+/// A task of the Workload `w` under any name, which waits for others.
+fn named(name: &str, kind: &str, waits_for: &[&str], status: Value) -> TaskObject {
+    let value = json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+        "metadata": { "name": name, "namespace": "n", "uid": name, "labels": { labels::STEP: name } },
+        "spec": { "kind": kind, "payload": {}, "dependsOn": waits_for, "run": 1, "round": 1 }, "status": status
+    });
+    let object: AgenticTask = serde_json::from_value(value).unwrap();
+    Arc::new(Cached::of(object))
+}
+
+#[test]
+fn the_verifiers_word_on_a_head_stands_whatever_the_steps_are_called() {
+    for (coder, verifier) in [("code", "verify"), ("write", "check"), ("z", "a")] {
+        let coded = json!({ "phase": "Succeeded", "verdict": "GO", "commitSHA": "head", "baseSHA": "base" });
+        let proved = json!({ "phase": "Succeeded", "verdict": "GATE-PASS", "commitSHA": "head", "gateDigest": "gate" });
+        let tasks = vec![
+            named(coder, "issue-fix", &[], coded),
+            named(verifier, "verify", &[coder], proved),
+        ];
+        let status = planned(json!({}), tasks, None, &[]).status.unwrap();
+        assert_eq!(
+            (status.head_sha.as_deref(), status.gate_digest.as_deref()),
+            (Some("head"), Some("gate")),
+            "{coder} and {verifier}"
+        );
+    }
+}
+
+#[test]
+fn a_coder_that_works_on_what_was_proved_leaves_a_head_that_nobody_proved() {
+    let coded = |head: &str| json!({ "phase": "Succeeded", "verdict": "GO", "commitSHA": head, "baseSHA": "base" });
+    let proved = json!({ "phase": "Succeeded", "verdict": "GATE-PASS", "commitSHA": "one", "gateDigest": "gate" });
+    let tasks = vec![
+        named("b-first", "issue-fix", &[], coded("one")),
+        named("c-check", "verify", &["b-first"], proved),
+        named("a-more", "freeform", &["c-check"], coded("two")),
+    ];
+    let status = planned(json!({}), tasks, None, &[]).status.unwrap();
+    assert_eq!((status.head_sha.as_deref(), status.gate_digest), (Some("two"), None));
+}
