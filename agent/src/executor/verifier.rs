@@ -6,20 +6,21 @@ use std::time::Duration;
 use gate::cache::{BaseFile, cache_key};
 use gate::fixlog::FixLog;
 use gate::job::{CacheMount, GateObjects, GateRequest, INIT_CONTAINER, MAIN_CONTAINER, build_job};
+use gate::network::{CODER, KIND_LABEL};
 use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
 use git::Oid;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, ListParams};
 use schemas::agentic_task::{FailureReason, Phase};
 use schemas::conditions::{self, Said};
 use schemas::shared::Verdict as Published;
 use schemas::{Agent, AgenticTask, labels};
 use serde_json::{Value, json};
 
-use super::follow::{Followed, Sight, create};
+use super::follow::{Followed, Sight, begin, create, create_owned, create_waiting};
 use super::{Run, source};
 use crate::config::Config;
 use crate::daemon::claim::{self, Written};
@@ -31,6 +32,10 @@ use crate::patience::{Unanswered, answered};
 const TRIES: i64 = 3;
 /// Seconds for which an ended Job stays.
 const TTL_SECONDS: i32 = 600;
+/// Time of the run that is kept for what is said of it at its end.
+const LAST_WORD: Duration = Duration::from_secs(30);
+/// How long reading the log of a gate may take whose time is over.
+const LOG_PATIENCE: Duration = Duration::from_secs(10);
 /// The condition that says why a gate's Pod finds no node.
 const GATE_SCHEDULED: &str = "GateScheduled";
 /// User that the gate's containers run as on a cluster.
@@ -81,6 +86,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .jobs_namespace
         .clone()
         .unwrap_or_else(|| run.held.namespace.clone());
+    clear_earlier(run, &namespace).await;
     let runtime_class = runtime_class(run.agent.as_ref());
     let ca_bundle = ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut last = None;
@@ -122,7 +128,10 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             }
         };
         let name = objects.job.name_any();
-        let (verdict, log) = once(run, &namespace, &objects, attempt, &mut told).await?;
+        if last.is_some() && time_left(run).is_zero() {
+            break;
+        }
+        let (verdict, log) = in_time(run, &namespace, &objects, attempt, &mut told).await?;
         let told = match &verdict {
             Verdict::Pass { .. } => "GATE-PASS",
             Verdict::Fail { .. } => "GATE-FAIL",
@@ -264,6 +273,25 @@ fn broken(what: &str, error: impl std::fmt::Display) -> (Verdict, Option<Vec<u8>
     (Verdict::Error(failure), None)
 }
 
+/// Returns how much of the run's time a gate may still take.
+fn time_left(run: &Run) -> Duration {
+    run.limit.saturating_sub(run.began.elapsed() + LAST_WORD)
+}
+
+/// Runs the gate's objects once, for as long as the run may take.
+async fn in_time(
+    run: &Run,
+    namespace: &str,
+    objects: &GateObjects,
+    attempt: i64,
+    told: &mut Told,
+) -> Result<(Verdict, Option<Vec<u8>>), Outcome> {
+    match tokio::time::timeout(time_left(run), once(run, namespace, objects, attempt, told)).await {
+        Ok(done) => done,
+        Err(_) => Ok(out_of_time(run, namespace, objects).await),
+    }
+}
+
 /// Runs the gate's objects once and judges their end.
 async fn once(
     run: &Run,
@@ -284,19 +312,13 @@ async fn once(
         }
         Err(error) => return Ok(broken("write the phase Verifying", error)),
     }
-    if let Err(error) = create(run, &maps, &objects.config_map).await {
-        return Ok(broken("create the gate's plan", error));
-    }
-    let ended = run_jobs(run, &jobs, namespace, objects, told).await;
-    let _ = maps
-        .delete(&objects.config_map.name_any(), &DeleteParams::default())
-        .await;
-    Ok(ended)
+    Ok(run_jobs(run, &jobs, &maps, namespace, objects, told).await)
 }
 
 async fn run_jobs(
     run: &Run,
     jobs: &Api<Job>,
+    maps: &Api<ConfigMap>,
     namespace: &str,
     objects: &GateObjects,
     told: &mut Told,
@@ -308,22 +330,119 @@ async fn run_jobs(
         init: INIT_CONTAINER,
         main: MAIN_CONTAINER,
     };
+    let gate = followed(&objects.job);
+    // It waits for its plan, and owns it, so that nothing of a gate is left when the Job goes.
+    let job = match create_waiting(run, jobs, &objects.job).await {
+        Ok(job) => job,
+        Err(error) => {
+            gate.remove(true).await;
+            return broken("create the gate's Job", error);
+        }
+    };
+    if let Err(error) = create_owned(run, maps, &job, objects.config_map.clone()).await {
+        gate.remove(true).await;
+        return broken("create the gate's plan", error);
+    }
     if let Some(prepare) = &objects.prepare_job {
-        let gate = followed(prepare);
-        match run_job(&gate, jobs, prepare, told).await {
-            Err(error) => return broken("run the prepare Job", error),
-            Ok(ended) => {
-                if let Err(failure) = judge_prepare(&ended) {
-                    return (Verdict::Error(failure), gate.log().await);
-                }
-            }
+        let before = followed(prepare);
+        let made = async { create(run, jobs, prepare).await.map(drop) };
+        let why = match run_job(&before, made, told).await {
+            Err(error) => Some(broken("run the prepare Job", error)),
+            Ok(ended) => match judge_prepare(&ended) {
+                Err(failure) => Some((Verdict::Error(failure), before.log().await)),
+                Ok(()) => None,
+            },
+        };
+        if let Some(why) = why {
+            gate.remove(true).await;
+            return why;
         }
     }
-    let gate = followed(&objects.job);
-    match run_job(&gate, jobs, &objects.job, told).await {
+    match run_job(&gate, begin(run, jobs, &job), told).await {
         Err(error) => broken("run the gate Job", error),
         Ok(ended) => (judge(&ended, &objects.plan.binding()), gate.log().await),
     }
+}
+
+/// Removes the Jobs that earlier claims of this task left on this node, and that have not ended: nobody reads what they would say, and
+/// the gate must not run beside itself. Their plans go with them.
+async fn clear_earlier(run: &Run, namespace: &str) {
+    let epoch = run.held.claim.epoch;
+    if epoch <= 1 {
+        return;
+    }
+    let jobs: &Api<Job> = &Api::namespaced(run.services.client.clone(), namespace);
+    // An agent touches no Job of another node; those are the operator's to sweep.
+    let selector = format!(
+        "{}={},{}={}",
+        labels::TASK_UID,
+        run.held.uid,
+        labels::NODE,
+        run.services.config.node_name
+    );
+    let params = &ListParams::default().labels(&selector);
+    let found = match answered(&run.cancel, &run.held.name, |_| jobs.list(params)).await {
+        Ok(found) => found.items,
+        Err(error) => {
+            tracing::warn!(%error, task = run.held.name, "failed to look for gates that an earlier claim left");
+            return;
+        }
+    };
+    for job in found.into_iter().filter(|job| is_left(job, epoch)) {
+        let name = job.name_any();
+        tracing::info!(job = name, "removing a gate's Job that an earlier claim left");
+        let left = Followed {
+            run,
+            namespace,
+            name,
+            init: INIT_CONTAINER,
+            main: MAIN_CONTAINER,
+        };
+        left.remove(true).await;
+    }
+}
+
+/// Says whether a gate's Job is an earlier claim's and has not ended.
+fn is_left(job: &Job, epoch: i64) -> bool {
+    let of = |name: &str| job.labels().get(name).map(String::as_str);
+    let earlier = of(labels::EPOCH).and_then(|of| of.parse::<i64>().ok());
+    of(KIND_LABEL) != Some(CODER)
+        && earlier.is_some_and(|earlier| earlier < epoch)
+        && job.metadata.deletion_timestamp.is_none()
+        && !JobOutcome::from_objects(Some(job), &[]).finished()
+}
+
+/// Removes a gate that takes longer than its task may, and says what to do about it.
+async fn out_of_time(run: &Run, namespace: &str, objects: &GateObjects) -> (Verdict, Option<Vec<u8>>) {
+    let mut log = None;
+    for job in objects.prepare_job.iter().chain([&objects.job]) {
+        let job = Followed {
+            run,
+            namespace,
+            name: job.name_any(),
+            init: INIT_CONTAINER,
+            main: MAIN_CONTAINER,
+        };
+        let read = tokio::time::timeout(LOG_PATIENCE, job.log()).await;
+        log = read.ok().flatten().or(log);
+        job.remove(true).await;
+    }
+    let gate = &objects.plan.gate;
+    let prepare = match (&objects.prepare_job, &gate.prepare) {
+        (Some(_), Some(prepare)) => format!(", prepare.timeoutSeconds {}", prepare.timeout_seconds),
+        _ => String::new(),
+    };
+    let failure = Failure {
+        reason: "TaskTimeout".into(),
+        detail: format!(
+            "the {} s of the verify task were over before its gate ended (deadlineSeconds {}{prepare}); raise timeoutSeconds of \
+             the verify task (and its budget.seconds), or lower the gate's",
+            run.limit.as_secs(),
+            gate.deadline_seconds,
+        ),
+        retry: false,
+    };
+    (Verdict::Error(failure), log)
 }
 
 /// Writes to the task's status under the claim.
@@ -335,24 +454,28 @@ pub(super) async fn patch_status(run: &Run, status: Value) -> Result<Written, Un
     .await
 }
 
-/// Runs a Job to its end. One that is not followed to its end is removed, since the next try must not run beside it.
-async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job, told: &mut Told) -> Result<JobOutcome, Unanswered> {
-    let ended = create_and_follow(gate, jobs, job, told).await;
+/// Starts a Job and follows it to its end. One that is not followed to its end is removed, since the next try must not
+/// run beside it.
+async fn run_job(
+    gate: &Followed<'_>,
+    start: impl Future<Output = Result<(), Unanswered>>,
+    told: &mut Told,
+) -> Result<JobOutcome, Unanswered> {
+    let ended = start_and_follow(gate, start, told).await;
     if ended.is_err() {
         gate.remove(true).await;
     }
     ended
 }
 
-/// Creates a Job and waits for its end, or for what it will never get over.
-async fn create_and_follow(
+/// Starts a Job and waits for its end, or for what it will never get over.
+async fn start_and_follow(
     gate: &Followed<'_>,
-    jobs: &Api<Job>,
-    job: &Job,
+    start: impl Future<Output = Result<(), Unanswered>>,
     told: &mut Told,
 ) -> Result<JobOutcome, Unanswered> {
     let run = gate.run;
-    create(run, jobs, job).await?;
+    start.await?;
     let mut sights = gate.follow();
     let mut unscheduled = String::new();
     loop {
