@@ -111,7 +111,8 @@ async fn leave(shutdown: &Shutdown, patience: Duration) {
 async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<(), Error> {
     let config = Arc::new(config);
     let (folder, keep) = (config.workspace_dir.clone(), config.keep_workspace);
-    let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep)).await;
+    let sent = config.evidence_url.is_some();
+    let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep, sent)).await;
     let opened = opened.unwrap_or_else(|error| Err((config.workspace_dir.clone(), error.into())));
     let _workspace = opened.map_err(|(path, source)| Error::Workspace { path, source })?;
     let probes = Probes::new(&config);
