@@ -150,6 +150,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     tracing::info!(node = config.node_name, mode = ?config.mode, slots = config.slots, identity, "node agent is ready");
 
     let mut tasks = JoinSet::new();
+    let lease_lost = CancellationToken::new();
     let beats = tokio::spawn(beat(
         client.clone(),
         config.clone(),
@@ -157,8 +158,8 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         services.repositories.clone(),
         probes.clone(),
         shutdown.clone(),
+        lease_lost.clone(),
     ));
-    let lease_lost = CancellationToken::new();
     // The Lease goes last: an operator that sees it gone counts every claim that still stands as lost.
     let let_go = CancellationToken::new();
     let leases = tokio::spawn(keep_lease(
