@@ -109,6 +109,9 @@ mod tests {
             assert_eq!(below.url(repo).unwrap().to_string(), url, "{repo}");
         }
         let error = notes(None).url("acme/tool").unwrap_err();
-        assert!(matches!(error, Error::NoRemote(ref repo) if repo == "acme/tool"), "{error}");
+        assert!(
+            matches!(error, Error::NoRemote(ref repo) if repo == "acme/tool"),
+            "{error}"
+        );
     }
 }
