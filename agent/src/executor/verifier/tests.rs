@@ -7,8 +7,15 @@ use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use kube::Client;
 
+use gate::job::{GateObjects, INIT_CONTAINER, MAIN_CONTAINER};
+use gate::network::{CODER, KIND_LABEL};
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::Api;
+
+use super::tries::{LAST_WORD, explained, once, run_job};
 use super::*;
 use crate::daemon::claim::Held;
+use crate::executor::follow::{Followed, create};
 use crate::executor::sample;
 
 #[test]
