@@ -111,7 +111,8 @@ async fn leave(shutdown: &Shutdown, patience: Duration) {
 async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<(), Error> {
     let config = Arc::new(config);
     let (folder, keep) = (config.workspace_dir.clone(), config.keep_workspace);
-    let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep)).await;
+    let sent = config.evidence_url.is_some();
+    let opened = tokio::task::spawn_blocking(move || workspace::open(&folder, keep, sent)).await;
     let opened = opened.unwrap_or_else(|error| Err((config.workspace_dir.clone(), error.into())));
     let _workspace = opened.map_err(|(path, source)| Error::Workspace { path, source })?;
     let probes = Probes::new(&config);
@@ -149,6 +150,7 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     tracing::info!(node = config.node_name, mode = ?config.mode, slots = config.slots, identity, "node agent is ready");
 
     let mut tasks = JoinSet::new();
+    let lease_lost = CancellationToken::new();
     let beats = tokio::spawn(beat(
         client.clone(),
         config.clone(),
@@ -156,8 +158,8 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         services.repositories.clone(),
         probes.clone(),
         shutdown.clone(),
+        lease_lost.clone(),
     ));
-    let lease_lost = CancellationToken::new();
     // The Lease goes last: an operator that sees it gone counts every claim that still stands as lost.
     let let_go = CancellationToken::new();
     let leases = tokio::spawn(keep_lease(

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use schemas::shared::EvidenceRef;
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 use crate::daemon::claim::Held;
 
 const SEGMENT_BYTES: usize = 1 << 20;
 const TRIES: u32 = 5;
+/// How long the evidence of a run may take to be sent, all in all.
+pub const SEND_TIME: Duration = Duration::from_secs(45);
 
 /// What can go wrong with evidence.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,14 @@ pub enum Error {
         url: String,
         /// Cause.
         source: reqwest::Error,
+    },
+    /// The store took too long.
+    #[error("failed to send evidence to {url}: the store did not take all of it within {seconds} s")]
+    Slow {
+        /// Address of the first file that is missing.
+        url: String,
+        /// The limit for all files.
+        seconds: u64,
     },
     /// The store refused a segment.
     #[error("failed to send evidence to {url}: the store answered {status}: {body}")]
@@ -82,17 +93,31 @@ impl Spool {
         std::fs::write(&path, bytes).map_err(|source| Error::Spool { path, source })
     }
 
-    /// Sends every spooled file; returns what is stored and the first error, if any.
-    pub async fn send_all(&self) -> (Vec<EvidenceRef>, Option<Error>) {
+    /// Sends every spooled file, for no longer than `limit`; returns what is stored and the first error, if any.
+    pub async fn send_all(&self, limit: Duration) -> (Vec<EvidenceRef>, Option<Error>) {
+        let until = Instant::now() + limit;
         let mut stored = Vec::new();
         let mut failed = None;
         for name in self.names() {
-            match self.send(&name).await {
-                Ok(evidence) => stored.push(evidence),
-                Err(error) => failed = failed.or(Some(error)),
+            match tokio::time::timeout_at(until, self.send(&name)).await {
+                Ok(Ok(evidence)) => stored.push(evidence),
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(_) => {
+                    let slow = || Error::Slow {
+                        url: self.url(&name),
+                        seconds: limit.as_secs(),
+                    };
+                    failed = failed.or_else(|| Some(slow()));
+                    break;
+                }
             }
         }
         (stored, failed)
+    }
+
+    fn url(&self, name: &str) -> String {
+        let store = self.target.as_deref().unwrap_or_default();
+        address(store, &self.uid, self.epoch, name)
     }
 
     /// Removes the spooled files.
@@ -124,14 +149,14 @@ impl Spool {
             source,
         };
         let bytes = tokio::fs::metadata(&path).await.map_err(spool)?.len() as i64;
-        let Some(target) = &self.target else {
+        if self.target.is_none() {
             return Ok(EvidenceRef {
                 name: name.into(),
                 url: format!("file://{}", path.display()),
                 bytes,
             });
-        };
-        let base = address(target, &self.uid, self.epoch, name);
+        }
+        let base = self.url(name);
         let mut file = tokio::fs::File::open(&path).await.map_err(spool)?;
         let mut segment = 0_u32;
         let mut chunk = Vec::new();
@@ -287,13 +312,29 @@ mod tests {
                 .unwrap();
             (stored, again)
         });
-        let (sent, error) = spool.send_all().await;
+        let (sent, error) = spool.send_all(SEND_TIME).await;
         assert!(error.is_none(), "{error:?}");
         assert_eq!(sent[0].bytes, text.len() as i64);
         let (stored, again) = server.await.unwrap();
         assert_eq!(stored.0, "PUT /evidence/u/1/log/0 HTTP/1.1");
         assert_eq!(stored, again);
         assert_eq!(stored.1, text.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = format!("http://{}", listener.local_addr().unwrap());
+        let spool = spool(folder.path(), &store);
+        for name in ["gate-log", "transcript"] {
+            spool.write(name, b"x").unwrap();
+        }
+        let (sent, error) = spool.send_all(Duration::from_millis(50)).await;
+        assert!(sent.is_empty());
+        let error = error.unwrap().to_string();
+        assert!(error.contains(&format!("{store}/evidence/u/1/gate-log")), "{error}");
+        assert!(error.contains("within 0 s"), "{error}");
     }
 
     #[test]
@@ -323,7 +364,7 @@ mod tests {
             }
             bodies
         });
-        assert!(spool.send_all().await.1.is_none());
+        assert!(spool.send_all(SEND_TIME).await.1.is_none());
         let bodies = server.await.unwrap();
         assert!(bodies[0].ends_with(b"x\n"));
         assert_eq!(bodies.concat(), text.as_bytes());

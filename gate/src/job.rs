@@ -118,14 +118,15 @@ pub struct CacheMount {
     pub key: CacheKey,
 }
 
-/// The objects of a gate, in the order in which they are made; prepare ends before the Job starts.
+/// The objects of a gate. The Job is made first and waits, suspended, since it owns the plan: what is left of a gate whose
+/// agent was killed goes with it. It begins when the plan is there and prepare has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateObjects {
-    /// The plan that both Jobs read.
+    /// The plan that both Jobs read; whoever makes it names the Job as its owner.
     pub config_map: ConfigMap,
     /// The Job that fills the cache, where there is something to fill.
     pub prepare_job: Option<Job>,
-    /// The Job that runs the steps.
+    /// The Job that runs the steps, suspended.
     pub job: Job,
     /// The plan, as it stands in the ConfigMap.
     pub plan: Plan,
@@ -232,6 +233,7 @@ fn build_one(kind: JobKind, plan: &Plan, request: &GateRequest, source: Option<&
     Job {
         metadata: metadata.clone(),
         spec: Some(JobSpec {
+            suspend: (kind == JobKind::Gate).then_some(true),
             active_deadline_seconds: Some(deadline),
             backoff_limit: Some(0),
             completions: Some(1),

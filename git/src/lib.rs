@@ -36,7 +36,7 @@ pub use repository::{
     Change, ChangeKind, CommitInfo, Diff, EntryKind, FileEdit, FileStat, Identity, Repository, TreeEntry,
 };
 pub use settings::{Credential, CredentialKind, HostKeys, Secret, Settings, Ssh, Timeouts};
-pub use url::{RemoteUrl, Scheme, redact};
+pub use url::{RemoteUrl, Scheme, of_repository, redact};
 pub use work_tree::{CommitLimits, Fitting, Ignores, LEFT_OUT, LeftOut, Unfit, WorkTree, remove_tree};
 
 /// Locks a mutex; a thread that panicked while it held it left nothing half done that matters here.

@@ -332,6 +332,22 @@ impl<'de> serde::Deserialize<'de> for RemoteUrl {
     }
 }
 
+/// Resolves a repository as tasks name it: a URL, an scp-like address or an absolute path as they stand, and `owner/name`
+/// below `base`, with `.git` at its end, as every forge serves it. `None` where `owner/name` has no base to stand below.
+///
+/// Whoever reads `payload.repo` resolves it here, so that agent and operator mean the same repository.
+pub fn of_repository(base: Option<&str>, repo: &str) -> Result<Option<RemoteUrl>> {
+    let is_short = !repo.contains(':') && !repo.starts_with(['/', '.', '~']) && repo.split('/').count() == 2;
+    match (base, is_short) {
+        (Some(base), true) => {
+            let (base, name) = (base.trim_end_matches('/'), repo.trim_end_matches(".git"));
+            RemoteUrl::parse(&format!("{base}/{name}.git")).map(Some)
+        }
+        (None, true) => Ok(None),
+        (_, false) => RemoteUrl::parse(repo).map(Some),
+    }
+}
+
 fn split_port(host_port: &str) -> Option<(&str, Option<u16>)> {
     let after_bracket = host_port.rfind(']').map_or(0, |at| at + 1);
     match host_port[after_bracket..].rfind(':') {
@@ -434,6 +450,29 @@ mod tests {
         ] {
             assert_eq!(parse(text).to_string(), shown, "{text}");
             assert_eq!(parse(shown), parse(text), "what is shown is read as the same");
+        }
+    }
+
+    #[test]
+    fn a_repository_is_resolved_below_the_base_where_it_is_only_named() {
+        let base = Some("https://forge.example/base/");
+        for (base, repo, url) in [
+            (base, "acme/tool", Some("https://forge.example/base/acme/tool.git")),
+            (base, "acme/tool.git", Some("https://forge.example/base/acme/tool.git")),
+            (Some("git@host:work"), "a/b", Some("git@host:work/a/b.git")),
+            (Some("/srv/git"), "a/b", Some("file:///srv/git/a/b.git")),
+            (base, "https://other.example/a/b", Some("https://other.example/a/b")),
+            (base, "git@host:a/b", Some("git@host:a/b")),
+            (base, "host:a/b", Some("host:a/b")),
+            (base, "/srv/a", Some("file:///srv/a")),
+            (None, "/srv/a/b", Some("file:///srv/a/b")),
+            (None, "acme/tool", None),
+        ] {
+            let resolved = of_repository(base, repo).unwrap().map(|url| url.to_string());
+            assert_eq!(resolved.as_deref(), url, "{repo}");
+        }
+        for repo in ["", "tool", "a/b/c", "../a", "./a", "~/a"] {
+            assert!(of_repository(base, repo).is_err(), "{repo:?}");
         }
     }
 

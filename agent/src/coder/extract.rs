@@ -36,6 +36,8 @@ pub enum Content {
         asked: Vec<Asked>,
         /// True where they came as the server's own tool calls.
         native: bool,
+        /// How many more the reply held than are run.
+        left_out: usize,
     },
     /// Text without a call.
     Text,
@@ -81,7 +83,12 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
                 check_native(call, id, tools)
             })
             .collect();
-        return Content::Calls { asked, native };
+        let left_out = whole.len().saturating_sub(CALLS_PER_REPLY);
+        return Content::Calls {
+            asked,
+            native,
+            left_out,
+        };
     }
     let unclosed = reply.finish == Finish::Length && is_unclosed(&reply.content);
     let mut found = recover::find_calls(&reply.content, tools);
@@ -89,12 +96,17 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
         found.pop();
     }
     if !found.is_empty() {
+        let left_out = found.len().saturating_sub(CALLS_PER_REPLY);
         let asked = found
             .into_iter()
             .take(CALLS_PER_REPLY)
             .map(|call| check(String::new(), call.name, call.arguments, tools))
             .collect();
-        return Content::Calls { asked, native: false };
+        return Content::Calls {
+            asked,
+            native: false,
+            left_out,
+        };
     }
     if reply.finish == Finish::Length {
         return Content::Cut;
@@ -230,12 +242,17 @@ mod tests {
 
     #[test]
     fn whole_calls_before_a_cut_one_are_kept() {
-        let Content::Calls { asked, native } = read_reply(
+        let Content::Calls {
+            asked,
+            native,
+            left_out: 0,
+        } = read_reply(
             "",
             "",
             &[("bash", "{\"command\": \"ls\"}"), ("bash", "{\"comm")],
             Finish::Length,
-        ) else {
+        )
+        else {
             panic!()
         };
         assert!(native);

@@ -97,7 +97,7 @@ pub enum Action {
 enum Phase {
     Ready,
     Asking,
-    Working { asked: Vec<Asked> },
+    Working { asked: Vec<Asked>, left_out: usize },
     Judging { id: String, submission: Submission },
     Over,
 }
@@ -249,7 +249,9 @@ impl State {
             (Phase::Asking, Event::ModelFailed { category, message }) => {
                 self.on_model_failed(category, &message, &mut actions)
             }
-            (Phase::Working { asked }, Event::Results(results)) => self.on_results(asked, results, &mut actions),
+            (Phase::Working { asked, left_out }, Event::Results(results)) => {
+                self.on_results(asked, left_out, results, &mut actions)
+            }
             (Phase::Judging { id, submission }, Event::Diff(diff)) => self.on_diff(id, submission, diff, &mut actions),
             (Phase::Judging { submission, .. }, Event::DiffFailed(reason)) => {
                 self.end_with(
@@ -264,7 +266,7 @@ impl State {
         actions
     }
 
-    fn on_results(&mut self, asked: Vec<Asked>, results: Vec<ToolResult>, actions: &mut Vec<Action>) {
+    fn on_results(&mut self, asked: Vec<Asked>, left_out: usize, results: Vec<ToolResult>, actions: &mut Vec<Action>) {
         let mut results = results.into_iter();
         let mut submission = None;
         let mut unsound = None;
@@ -352,17 +354,26 @@ impl State {
                 return;
             }
         }
-        match (submission, unsound) {
-            (Some((id, submission)), None) => self.judge(id, submission, actions),
-            (Some((id, _)), Some(tool)) => {
-                let lesson = format!(
-                    "the result was not taken: {tool} in the same reply did not work. Look at its answer, mend it, and call submit_result alone."
-                );
+        let left_out = replies::left_out_lesson(left_out);
+        let in_the_way = match (unsound, &left_out) {
+            (Some(tool), _) => Some(format!(
+                "{tool} in the same reply did not work. Look at its answer, mend it, and call submit_result alone."
+            )),
+            (None, Some(_)) => Some("not all calls of the same reply were run. Call submit_result alone.".to_owned()),
+            (None, None) => None,
+        };
+        match (submission, in_the_way) {
+            (Some((id, submission)), None) => return self.judge(id, submission, actions),
+            (Some((id, _)), Some(why)) => {
+                let lesson = format!("the result was not taken: {why}");
                 self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
-                self.go_on(actions);
             }
-            (None, _) => self.go_on(actions),
+            (None, _) => {}
         }
+        if let Some(lesson) = left_out {
+            self.say(lesson, actions);
+        }
+        self.go_on(actions);
     }
 
     /// Ends what goes nowhere, warns of what may, and asks again.

@@ -14,7 +14,7 @@ use super::worktree::WorkTree;
 use super::{AgentSettings, End, Ending, TaskText, Verdict};
 use crate::budget::Budget;
 use crate::journal::{Entry, Header, Journal, JournalError};
-use crate::model::{Delta, Provider, Usage};
+use crate::model::{Delta, ModelError, Provider, Reply, Request, Usage};
 use crate::prompt;
 use crate::tools::{Call, ToolResult, Toolbox};
 
@@ -38,6 +38,32 @@ pub struct Session {
     pub work_tree: Arc<dyn WorkTree>,
     /// Sees replies as they stream.
     pub live: Option<Live>,
+}
+
+/// How a model server that went away is waited for. It may be restarted, or load its model: that costs no round.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// How long it may stay away.
+    whole: Duration,
+    /// Between the first two questions; the pause doubles.
+    pause: Duration,
+    /// The longest pause.
+    longest_pause: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    whole: Duration::from_secs(300),
+    pause: Duration::from_secs(2),
+    longest_pause: Duration::from_secs(15),
+};
+
+/// Tells whether nobody was there who could answer, and somebody may be soon.
+fn is_away(error: &ModelError) -> bool {
+    match error {
+        ModelError::Unreachable { .. } => true,
+        ModelError::Status { status, .. } => matches!(status, 429 | 502..=504),
+        _ => false,
+    }
 }
 
 /// Why waiting was given up.
@@ -95,6 +121,16 @@ impl Watch {
 
 /// Runs a task to its end. Never fails: whatever happens is an [`End`] with a name, and the journal's last line.
 pub async fn run(session: Session, provider: &dyn Provider, journal: &mut Journal, cancel: CancellationToken) -> End {
+    run_with(PATIENCE, session, provider, journal, cancel).await
+}
+
+async fn run_with(
+    patience: Patience,
+    session: Session,
+    provider: &dyn Provider,
+    journal: &mut Journal,
+    cancel: CancellationToken,
+) -> End {
     let mut settings = session.settings.clone();
     settings.protocol = provider.protocol().unwrap_or(settings.protocol);
     let tools = session.toolbox.specs().to_vec();
@@ -116,6 +152,7 @@ pub async fn run(session: Session, provider: &dyn Provider, journal: &mut Journa
     let mut driver = Driver {
         session: &session,
         provider,
+        patience,
         journal,
         cancel,
         watch,
@@ -152,6 +189,7 @@ pub async fn run(session: Session, provider: &dyn Provider, journal: &mut Journa
 struct Driver<'a> {
     session: &'a Session,
     provider: &'a dyn Provider,
+    patience: Patience,
     journal: &'a mut Journal,
     cancel: CancellationToken,
     watch: Watch,
@@ -182,9 +220,57 @@ impl Driver<'_> {
         }
     }
 
+    /// Asks for one reply, and again while the model server is away.
     async fn ask(&mut self) -> Result<Event, JournalError> {
         let turn = self.state.turn();
         let request = self.state.request();
+        let mut pause = self.patience.pause;
+        let mut away_since = None;
+        loop {
+            let error = match self.ask_once(&request).await {
+                Err(interrupted) => return Ok(interrupted.into()),
+                Ok(Ok(reply)) => {
+                    let said = reply.clone();
+                    self.journal.append(&Entry::Reply { turn, reply: said })?;
+                    return Ok(Event::Reply(reply));
+                }
+                Ok(Err(error)) => error,
+            };
+            let (category, mut message) = (error.category(), error.to_string());
+            let since = *away_since.get_or_insert_with(Instant::now);
+            if !is_away(&error) || since.elapsed() >= self.patience.whole {
+                if is_away(&error) {
+                    message.push_str(&format!("; it was asked again for {} s", since.elapsed().as_secs()));
+                }
+                self.journal.append(&Entry::ModelFailed {
+                    turn,
+                    category,
+                    message: message.clone(),
+                })?;
+                return Ok(Event::ModelFailed { category, message });
+            }
+            tracing::warn!(
+                task = self.session.task.stem,
+                turn,
+                error = message,
+                "the model server does not answer; it is asked again"
+            );
+            let text = format!(
+                "the model server does not answer and is asked again in {} s: {message}",
+                pause.as_secs()
+            );
+            self.journal.append(&Entry::Note { turn, text })?;
+            if let Err(interrupted) = self.watch.guard(&self.cancel, tokio::time::sleep(pause)).await {
+                return Ok(interrupted.into());
+            }
+            pause = (pause * 2).min(self.patience.longest_pause);
+            if let Some(live) = &self.session.live {
+                live(Delta::Again);
+            }
+        }
+    }
+
+    async fn ask_once(&self, request: &Request) -> Result<Result<Reply, ModelError>, Interrupted> {
         self.watch.sign();
         let sink = |delta: Delta<'_>| {
             self.watch.sign();
@@ -194,28 +280,10 @@ impl Driver<'_> {
         };
         let answered = self
             .watch
-            .guard(&self.cancel, self.provider.complete(&request, &sink))
+            .guard(&self.cancel, self.provider.complete(request, &sink))
             .await;
         self.watch.sign();
-        match answered {
-            Err(interrupted) => Ok(interrupted.into()),
-            Ok(Ok(reply)) => {
-                self.journal.append(&Entry::Reply {
-                    turn,
-                    reply: reply.clone(),
-                })?;
-                Ok(Event::Reply(reply))
-            }
-            Ok(Err(error)) => {
-                let (category, message) = (error.category(), error.to_string());
-                self.journal.append(&Entry::ModelFailed {
-                    turn,
-                    category,
-                    message: message.clone(),
-                })?;
-                Ok(Event::ModelFailed { category, message })
-            }
-        }
+        answered
     }
 
     async fn run_tools(&mut self, calls: &[Call]) -> Result<Event, JournalError> {

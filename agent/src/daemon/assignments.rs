@@ -80,9 +80,9 @@ impl Assigned {
     }
 }
 
-/// Returns the id of a request to cancel that has not been dealt with.
+/// Returns the id of a request to cancel that has not been dealt with; an empty one asks for nothing.
 pub(super) fn cancel_requested(task: &AgenticTask) -> Option<&String> {
-    let id = task.annotations().get(labels::CANCEL)?;
+    let id = task.annotations().get(labels::CANCEL).filter(|id| !id.is_empty())?;
     (task.status.as_ref().and_then(|status| status.handled_cancel.as_ref()) != Some(id)).then_some(id)
 }
 
@@ -134,6 +134,23 @@ mod tests {
                 ..AgenticTaskStatus::default()
             },
         )
+    }
+
+    #[test]
+    fn a_request_to_cancel_counts_once_and_an_empty_one_never() {
+        let held = claim::Held::sample(1);
+        for (id, handled, requested) in [
+            ("c1", None, true),
+            ("c2", Some("c1"), true),
+            ("c1", Some("c1"), false),
+            ("", None, false),
+            ("", Some("c1"), false),
+        ] {
+            let mut task = crate::executor::sample::task(&held);
+            task.annotations_mut().insert(labels::CANCEL.into(), id.into());
+            task.status.as_mut().unwrap().handled_cancel = handled.map(str::to_owned);
+            assert_eq!(cancel_requested(&task).is_some(), requested, "{id:?} {handled:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use schemas::fleet_node::{Capability, NodePhase};
+use tokio_util::sync::CancellationToken;
 
 use super::Shutdown;
 use super::desk::Desk;
@@ -17,6 +18,7 @@ use crate::probes::Probes;
 /// How long one turn may take, questions to model servers included, before it counts as stuck.
 const TURN_LIMIT: std::time::Duration = std::time::Duration::from_secs(1800);
 
+/// Beats until the agent has drained, or until another took the node's name, which `lost` says.
 pub(super) async fn beat(
     client: Client,
     config: Arc<Config>,
@@ -24,6 +26,7 @@ pub(super) async fn beat(
     repositories: crate::executor::Repositories,
     probes: Probes,
     shutdown: Shutdown,
+    lost: CancellationToken,
 ) {
     let mut probe = Probe::new();
     let mut models = match config.mode {
@@ -37,6 +40,10 @@ pub(super) async fn beat(
             () = models.known() => {}
             // Draining is said at once, whatever a model server keeps us waiting for.
             () = shutdown.stop.cancelled() => draining = true,
+        }
+        // Whoever has the name now speaks for the node.
+        if lost.is_cancelled() {
+            return;
         }
         let served = models.now();
         let capability: Capability = capability::capability(&probe.look(), &served, &config.capability, config.slots);
@@ -79,6 +86,7 @@ pub(super) async fn beat(
             () = tokio::time::sleep(config.heartbeat_interval) => {}
             () = changed => {}
             () = models.changed() => {}
+            () = lost.cancelled() => return,
             () = shutdown.drain.cancelled(), if !draining => draining = true,
             () = shutdown.stop.cancelled(), if !draining => draining = true,
         }
@@ -126,6 +134,11 @@ mod tests {
 
     /// Beats until the agent drains, and returns what the API was asked.
     async fn beat_over(kept: Kept) -> Vec<String> {
+        let stands = CancellationToken::new();
+        beat_over_with(kept, stands).await
+    }
+
+    async fn beat_over_with(kept: Kept, lost: CancellationToken) -> Vec<String> {
         let kept = Arc::new(Mutex::new(kept));
         let app = axum::Router::new().fallback(serve).with_state(kept.clone());
         let args = ["--fleet-node-name=n", "--agent-mode=stub", "--heartbeat-interval=1h"];
@@ -139,6 +152,7 @@ mod tests {
             crate::executor::Repositories::default(),
             Probes::new(&config),
             shutdown,
+            lost,
         );
         tokio::time::timeout(Duration::from_secs(20), beats).await.unwrap();
         std::mem::take(&mut kept.lock().unwrap().asked)
@@ -148,6 +162,14 @@ mod tests {
     async fn a_node_that_cannot_be_registered_again_is_tried_once_a_beat() {
         let turn = ["PATCH status", "GET", "POST"];
         assert_eq!(beat_over(Kept::default()).await, [turn, turn].concat());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_lost_its_name_writes_nothing_over_its_successor() {
+        let lost = CancellationToken::new();
+        lost.cancel();
+        let none: [&str; 0] = [];
+        assert_eq!(beat_over_with(Kept::default(), lost).await, none);
     }
 
     #[tokio::test]

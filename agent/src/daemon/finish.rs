@@ -5,14 +5,14 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::Api;
-use schemas::agentic_task::FailureReason;
+use schemas::agentic_task::{FailureReason, Phase};
 use schemas::{AgenticTask, labels};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::claim::{self, Written};
 use super::desk::{Running, Stop};
-use crate::evidence::Spool;
+use crate::evidence::{SEND_TIME, Spool};
 use crate::executor::Services;
 use crate::outcome::Outcome;
 use crate::patience::answered;
@@ -40,6 +40,34 @@ fn settle(stop: Option<Stop>, outcome: Outcome, limit: Duration) -> Option<Outco
     }
 }
 
+/// How long after its limit a run may have sent its evidence: at two minutes the operator takes the claim for dead.
+const LAST_WORD: Duration = Duration::from_secs(110);
+/// What is left for evidence in any case.
+const LEAST_SEND_TIME: Duration = Duration::from_secs(5);
+
+/// Returns how long the evidence may take to be sent of a run that took so long.
+fn time_to_send(limit: Duration, took: Duration) -> Duration {
+    let left = limit.saturating_add(LAST_WORD).saturating_sub(took);
+    left.clamp(LEAST_SEND_TIME, SEND_TIME)
+}
+
+/// Says whether a task ended by the very patch whose answer was lost.
+fn ended_by(task: &AgenticTask, held: &claim::Held, patch: &Value) -> bool {
+    let Some(status) = &task.status else { return false };
+    task.uid().as_ref() == Some(&held.uid)
+        && status.epoch == Some(held.claim.epoch)
+        && status.phase.is_some_and(Phase::is_terminal)
+        && json!(status.finished_at) == patch["finishedAt"]
+        && json!(status.commit_sha) == patch["commitSHA"]
+}
+
+/// Removes what was to be stored of a run that nobody hears of.
+fn forget(spool: Option<&Spool>) {
+    if let Some(spool) = spool {
+        spool.remove();
+    }
+}
+
 pub(super) async fn finish(
     services: &Services,
     running: &Running,
@@ -55,17 +83,19 @@ pub(super) async fn finish(
             epoch = held.claim.epoch,
             "the claim was lost; nothing is written"
         );
-        return;
+        return forget(spool);
     }
     let Some(mut outcome) = settle(stop, outcome, running.limit) else {
         match claim::patch_status(&services.client, held, claim::build_release()).await {
             Ok(_) => tracing::info!(task = held.name, "gave the claim back"),
             Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),
         }
-        return;
+        return forget(spool);
     };
     if let Some(spool) = spool {
-        let (stored, error) = spool.send_all().await;
+        let took = Timestamp::now().duration_since(started);
+        let limit = time_to_send(running.limit, took.try_into().unwrap_or_default());
+        let (stored, error) = spool.send_all(limit).await;
         // A run in a Job has stored its own.
         outcome.evidence.extend(stored);
         let error = error.map(|error| crate::outcome::shorten(&error.to_string(), 500));
@@ -78,29 +108,40 @@ pub(super) async fn finish(
     let client = &services.client;
     // The end is written even of a run that was cancelled: nothing but an answer ends this.
     let always = CancellationToken::new();
-    if stop == Some(Stop::Cancelled) {
-        let api: &Api<AgenticTask> = &Api::namespaced(client.clone(), &held.namespace);
-        if let Ok(Some(task)) = answered(&always, &held.name, |_| api.get_opt(&held.name)).await {
-            status["handledCancel"] = json!(task.annotations().get(labels::CANCEL));
-        }
+    let api: &Api<AgenticTask> = &Api::namespaced(client.clone(), &held.namespace);
+    if stop == Some(Stop::Cancelled)
+        && let Ok(Some(task)) = answered(&always, &held.name, |_| api.get_opt(&held.name)).await
+    {
+        status["handledCancel"] = json!(task.annotations().get(labels::CANCEL));
     }
     let status = &status;
-    let written = answered(&always, &held.name, |_| {
-        claim::patch_status(client, held, status.clone())
+    let written = answered(&always, &held.name, |number| async move {
+        let written = claim::patch_status(client, held, status.clone()).await?;
+        // The try before may have been carried out: then the claim is gone because the end stands.
+        if number > 0 && matches!(written, Written::Lost) {
+            let live = api.get_opt(&held.name).await?;
+            if let Some(live) = live.filter(|live| ended_by(live, held, status)) {
+                return Ok(Written::Done(Box::new(live)));
+            }
+        }
+        Ok(written)
     });
     match written.await {
         Ok(Written::Done(_)) => {
             let seconds = Timestamp::now().duration_since(started).as_secs_f64();
             services.probes.metrics.count_end(running.kind, &outcome, seconds);
             tracing::info!(task = held.name, verdict = ?outcome.verdict, failure = ?outcome.failure, "ended: {}", outcome.summary);
-            if let Some(spool) = spool.filter(|_| outcome.evidence_error.is_none()) {
-                spool.remove();
+            if outcome.evidence_error.is_none() {
+                forget(spool);
             }
         }
-        Ok(Written::Lost) => tracing::info!(
-            task = held.name,
-            "the claim was lost before its end could be written; nothing is written"
-        ),
+        Ok(Written::Lost) => {
+            tracing::info!(
+                task = held.name,
+                "the claim was lost before its end could be written; nothing is written"
+            );
+            forget(spool);
+        }
         Err(error) => tracing::error!(%error, task = held.name, "the end of the task was refused"),
     }
 }
@@ -116,7 +157,6 @@ mod tests {
     use axum::response::IntoResponse;
     use schemas::agentic_task::TaskKind;
     use schemas::shared::Verdict;
-    use serde_json::Value;
 
     use super::*;
     use crate::executor::sample;
@@ -124,6 +164,8 @@ mod tests {
     /// An API of one task that is away for its first answers, and what was last written to the status.
     struct Kept {
         away: u32,
+        /// Whether the answer to the first write is lost.
+        loses: bool,
         task: AgenticTask,
         written: Value,
     }
@@ -137,9 +179,114 @@ mod tests {
             return sample::failure(StatusCode::SERVICE_UNAVAILABLE);
         }
         if method == Method::PATCH {
-            kept.written = serde_json::from_slice::<Value>(&body).unwrap()["status"].take();
+            let written = serde_json::from_slice::<Value>(&body).unwrap()["status"].take();
+            let mut task = json!(kept.task);
+            for (name, value) in written.as_object().unwrap() {
+                task["status"][name] = value.clone();
+            }
+            kept.task = serde_json::from_value(task).unwrap();
+            kept.written = written;
+            if std::mem::take(&mut kept.loses) {
+                return sample::failure(StatusCode::GATEWAY_TIMEOUT);
+            }
         }
         Json(kept.task.clone()).into_response()
+    }
+
+    fn kept(task: AgenticTask, away: u32, loses: bool) -> Arc<Mutex<Kept>> {
+        Arc::new(Mutex::new(Kept {
+            away,
+            loses,
+            task,
+            written: Value::Null,
+        }))
+    }
+
+    fn client(kept: &Arc<Mutex<Kept>>) -> kube::Client {
+        let app = axum::Router::new().fallback(serve).with_state(kept.clone());
+        kube::Client::new(app, "default")
+    }
+
+    fn running(held: claim::Held) -> Running {
+        Running {
+            held,
+            cancel: CancellationToken::new(),
+            stop: Arc::default(),
+            kind: TaskKind::IssueFix,
+            limit: Duration::from_secs(60),
+        }
+    }
+
+    /// Makes a spool that a store, which answers nobody, is to get.
+    fn spool(folder: &std::path::Path, held: &claim::Held) -> Spool {
+        Spool::open(folder, Some("http://127.0.0.1:1"), held, reqwest::Client::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_end_whose_answer_was_lost_is_this_runs_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = claim::Held::sample(1);
+        let kept = kept(sample::task(&held), 0, true);
+        let run = sample::run(folder.path(), client(&kept), held.clone());
+        let spool = spool(folder.path(), &held);
+        let outcome = Outcome::ended(Verdict::Go, "done");
+        finish(&run.services, &running(held), Some(&spool), outcome, Timestamp::now()).await;
+        let ended = run.services.probes.metrics.render();
+        assert!(ended.contains("foreman_agent_tasks_ended_total{"), "{ended}");
+        assert!(
+            !folder.path().join("u").exists(),
+            "its spool was sent, and is not needed"
+        );
+    }
+
+    #[test]
+    fn only_the_very_end_counts_as_this_runs_own() {
+        let held = claim::Held::sample(1);
+        let now = Timestamp::now();
+        let patch = claim::build_end(&Outcome::ended(Verdict::Go, "done"), now, now);
+        let mut task = sample::task(&held);
+        let mut status = json!(task.status);
+        for (name, value) in patch.as_object().unwrap() {
+            status[name] = value.clone();
+        }
+        task.status = serde_json::from_value(status).unwrap();
+        assert!(ended_by(&task, &held, &patch));
+        let other = |change: fn(&mut schemas::AgenticTaskStatus)| {
+            let mut task = task.clone();
+            change(task.status.as_mut().unwrap());
+            ended_by(&task, &held, &patch)
+        };
+        assert!(!other(|status| status.epoch = Some(2)));
+        assert!(!other(|status| status.phase = Some(Phase::Running)));
+        assert!(!other(|status| status.commit_sha = Some("a".into())));
+        assert!(!other(|status| status.finished_at = None));
+    }
+
+    #[tokio::test]
+    async fn what_was_spooled_of_a_run_that_nobody_hears_of_is_removed() {
+        for (stop, held_still) in [(Stop::Lost, true), (Stop::Shutdown, true), (Stop::Cancelled, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let held = claim::Held::sample(1);
+            let mut task = sample::task(&held);
+            if !held_still {
+                task.status.as_mut().unwrap().claim = None;
+            }
+            let run = sample::run(folder.path(), client(&kept(task, 0, false)), held.clone());
+            let spool = spool(folder.path(), &held);
+            let running = running(held);
+            running.end(stop);
+            let outcome = Outcome::ended(Verdict::Go, "done");
+            finish(&run.services, &running, Some(&spool), outcome, Timestamp::now()).await;
+            assert!(!folder.path().join("u").exists(), "{stop:?}");
+        }
+    }
+
+    #[test]
+    fn evidence_is_sent_before_anybody_takes_the_claim_for_dead() {
+        let seconds = Duration::from_secs;
+        for (took, left) in [(10, 45), (125, 45), (150, 20), (170, 5), (1000, 5)] {
+            assert_eq!(time_to_send(seconds(60), seconds(took)), seconds(left), "{took}");
+        }
     }
 
     #[tokio::test]
@@ -148,17 +295,9 @@ mod tests {
         let held = claim::Held::sample(1);
         let mut task = sample::task(&held);
         task.annotations_mut().insert(labels::CANCEL.into(), "c1".into());
-        let written = Value::Null;
-        let kept = Arc::new(Mutex::new(Kept { away: 2, task, written }));
-        let app = axum::Router::new().fallback(serve).with_state(kept.clone());
-        let run = sample::run(folder.path(), kube::Client::new(app, "default"), held.clone());
-        let running = Running {
-            held,
-            cancel: CancellationToken::new(),
-            stop: Arc::default(),
-            kind: TaskKind::IssueFix,
-            limit: Duration::from_secs(60),
-        };
+        let kept = kept(task, 2, false);
+        let run = sample::run(folder.path(), client(&kept), held.clone());
+        let running = running(held);
         running.end(Stop::Cancelled);
         let outcome = Outcome::ended(Verdict::Go, "done");
         finish(&run.services, &running, None, outcome, Timestamp::now()).await;

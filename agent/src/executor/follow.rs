@@ -7,9 +7,11 @@ use futures::{AsyncReadExt, StreamExt};
 use gate::verdict::JobOutcome;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
+use serde_json::json;
 
 use super::Run;
 use crate::daemon::registration::FIELD_MANAGER;
@@ -170,6 +172,38 @@ fn is_refused(error: &kube::Error) -> bool {
 /// Says whether the object is not there.
 pub(super) fn is_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Makes a Job that waits until [`begin`] lets it run, and returns it as the API keeps it.
+pub(super) async fn create_waiting(run: &Run, jobs: &Api<Job>, job: &Job) -> Result<Job, Unanswered> {
+    match create(run, jobs, job).await? {
+        Some(made) => Ok(made),
+        None => Ok(run.read(jobs, &job.name_any()).await?.unwrap_or_else(|| job.clone())),
+    }
+}
+
+/// Makes an object that goes with a Job, whoever removes the Job.
+pub(super) async fn create_owned<K>(run: &Run, api: &Api<K>, job: &Job, mut object: K) -> Result<(), Unanswered>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    object.meta_mut().owner_references = Some(vec![OwnerReference {
+        api_version: "batch/v1".into(),
+        kind: "Job".into(),
+        name: job.name_any(),
+        uid: job.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    }]);
+    create(run, api, &object).await.map(drop)
+}
+
+/// Lets a Job run that waits.
+pub(super) async fn begin(run: &Run, jobs: &Api<Job>, job: &Job) -> Result<(), Unanswered> {
+    let begin = &Patch::Merge(json!({ "metadata": { "uid": job.uid() }, "spec": { "suspend": false } }));
+    let (params, name) = (&PatchParams::default(), &job.name_any());
+    answered(&run.cancel, name, |_| jobs.patch(name, params, begin))
+        .await
+        .map(drop)
 }
 
 /// Makes an object whose name nobody else uses; `None` where a try whose answer was lost has made it.

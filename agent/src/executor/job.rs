@@ -16,20 +16,19 @@ use std::time::Instant;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams};
 use schemas::agent::Execution;
 use schemas::agentic_task::FailureReason;
 use schemas::shared::Verdict;
 use schemas::{Agent, Workload, labels};
 use serde_json::json;
 
-use super::follow::{Followed, create, is_missing};
+use super::follow::{Followed, begin as begin_job, create_owned, create_waiting, is_missing};
 use super::{Run, endpoint, source, verifier};
 use crate::daemon::claim::Written;
 use crate::outcome::{Outcome, shorten};
-use crate::patience::{Unanswered, answered};
+use crate::patience::Unanswered;
 use build::{CONTAINER, CoderObjects, CoderRequest, Limits};
 use end::{End, Watch};
 use report::Under;
@@ -146,35 +145,15 @@ async fn begin(
 async fn make(run: &Run, namespace: &str, objects: CoderObjects) -> Result<(), Outcome> {
     let jobs: Api<Job> = Api::namespaced(run.services.client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(run.services.client.clone(), namespace);
-    // Suspended until its payload is there, and owner of the payload, so that one never outlives the other.
-    let made = create(run, &jobs, &objects.job)
+    // It waits until its payload is there, and owns the payload, so that one never outlives the other.
+    let job = create_waiting(run, &jobs, &objects.job)
         .await
         .map_err(|error| broken("create the coder's Job", error))?;
-    let job = match made {
-        Some(job) => job,
-        None => run
-            .read(&jobs, &objects.job.name_any())
-            .await
-            .map_err(|error| broken("read the coder's Job", error))?
-            .unwrap_or(objects.job),
-    };
-    let name = job.name_any();
-    let mut secret = objects.payload;
-    secret.metadata.owner_references = Some(vec![OwnerReference {
-        api_version: "batch/v1".into(),
-        kind: "Job".into(),
-        name: name.clone(),
-        uid: job.uid().unwrap_or_default(),
-        ..OwnerReference::default()
-    }]);
-    create(run, &secrets, &secret)
+    create_owned(run, &secrets, &job, objects.payload)
         .await
         .map_err(|error| broken("create the payload of the coder's Job", error))?;
-    let begin = &Patch::Merge(json!({ "metadata": { "uid": job.uid() }, "spec": { "suspend": false } }));
-    let (jobs, params, name) = (&jobs, &PatchParams::default(), name.as_str());
-    answered(&run.cancel, name, |_| jobs.patch(name, params, begin))
+    begin_job(run, &jobs, &job)
         .await
-        .map(drop)
         .map_err(|error| broken("let the coder's Job begin", error))
 }
 

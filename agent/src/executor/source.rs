@@ -31,21 +31,17 @@ pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outc
             "the task names no repository: set payload.repo, or defaults.repo in the queue",
         ));
     };
-    let is_short = !repo.contains(':') && !repo.starts_with(['/', '.', '~']) && repo.split('/').count() == 2;
-    let url = match (&config.git_remote_url, is_short) {
-        (Some(base), true) => format!("{}/{}.git", base.trim_end_matches('/'), repo.trim_end_matches(".git")),
-        (None, true) => {
-            return Err(Outcome::failed(
-                FailureReason::GitRemoteNotConfigured,
-                format!(
-                    "payload.repo is {repo:?} and this node has no --git-remote-url (GitRemoteNotConfigured, also known as \
-                     GitRemoteURLNotConfigured); set the flag, or name the repository by its URL"
-                ),
-            ));
-        }
-        (_, false) => repo.to_owned(),
-    };
-    RemoteUrl::parse(&url).map_err(|error| Outcome::failed(FailureReason::CloneFailed, error.to_string()))
+    match git::of_repository(config.git_remote_url.as_deref(), repo) {
+        Ok(Some(url)) => Ok(url),
+        Ok(None) => Err(Outcome::failed(
+            FailureReason::GitRemoteNotConfigured,
+            format!(
+                "payload.repo is {repo:?} and this node has no --git-remote-url (GitRemoteNotConfigured, also known as \
+                 GitRemoteURLNotConfigured); set the flag, or name the repository by its URL"
+            ),
+        )),
+        Err(error) => Err(Outcome::failed(FailureReason::CloneFailed, error.to_string())),
+    }
 }
 
 /// Returns the branch that work is cut from.

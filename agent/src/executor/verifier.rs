@@ -1,38 +1,33 @@
 //! The role verifier: a gate Job, its verdict, its log.
 
+mod tries;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gate::cache::{BaseFile, cache_key};
 use gate::fixlog::FixLog;
-use gate::job::{CacheMount, GateObjects, GateRequest, INIT_CONTAINER, MAIN_CONTAINER, build_job};
-use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
+use gate::job::{CacheMount, GateRequest, build_job};
+use gate::verdict::{Failure, Verdict};
 use git::Oid;
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
-use schemas::agentic_task::{FailureReason, Phase};
-use schemas::conditions::{self, Said};
+use schemas::agentic_task::FailureReason;
 use schemas::shared::Verdict as Published;
 use schemas::{Agent, AgenticTask, labels};
 use serde_json::{Value, json};
 
-use super::follow::{Followed, Sight, create};
 use super::{Run, source};
 use crate::config::Config;
 use crate::daemon::claim::{self, Written};
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
 use crate::patience::{Unanswered, answered};
+use tries::{Told, clear_earlier, in_time, time_left};
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
 /// Seconds for which an ended Job stays.
 const TTL_SECONDS: i32 = 600;
-/// The condition that says why a gate's Pod finds no node.
-const GATE_SCHEDULED: &str = "GateScheduled";
 /// User that the gate's containers run as on a cluster.
 const USER: i64 = 65_532;
 
@@ -81,6 +76,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
         .jobs_namespace
         .clone()
         .unwrap_or_else(|| run.held.namespace.clone());
+    clear_earlier(run, &namespace).await;
     let runtime_class = runtime_class(run.agent.as_ref());
     let ca_bundle = ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut last = None;
@@ -122,7 +118,10 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
             }
         };
         let name = objects.job.name_any();
-        let (verdict, log) = once(run, &namespace, &objects, attempt, &mut told).await?;
+        if last.is_some() && time_left(run).is_zero() {
+            break;
+        }
+        let (verdict, log) = in_time(run, &namespace, &objects, attempt, &mut told).await?;
         let told = match &verdict {
             Verdict::Pass { .. } => "GATE-PASS",
             Verdict::Fail { .. } => "GATE-FAIL",
@@ -255,77 +254,6 @@ fn bind(mut outcome: Outcome, question: &Question, digest: Option<&str>) -> Outc
     outcome
 }
 
-fn broken(what: &str, error: impl std::fmt::Display) -> (Verdict, Option<Vec<u8>>) {
-    let failure = Failure {
-        reason: "ApiError".into(),
-        detail: format!("failed to {what}: {error}"),
-        retry: true,
-    };
-    (Verdict::Error(failure), None)
-}
-
-/// Runs the gate's objects once and judges their end.
-async fn once(
-    run: &Run,
-    namespace: &str,
-    objects: &GateObjects,
-    attempt: i64,
-    told: &mut Told,
-) -> Result<(Verdict, Option<Vec<u8>>), Outcome> {
-    let client = run.services.client.clone();
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    let status = json!({ "phase": Phase::Verifying, "jobName": objects.job.name_any(), "gateTries": attempt - 1 });
-    match patch_status(run, status).await {
-        Ok(Written::Done(_)) => {}
-        Ok(Written::Lost) => {
-            run.cancel.cancel();
-            return Err(Outcome::failed(FailureReason::LostClaims, "the claim was lost"));
-        }
-        Err(error) => return Ok(broken("write the phase Verifying", error)),
-    }
-    if let Err(error) = create(run, &maps, &objects.config_map).await {
-        return Ok(broken("create the gate's plan", error));
-    }
-    let ended = run_jobs(run, &jobs, namespace, objects, told).await;
-    let _ = maps
-        .delete(&objects.config_map.name_any(), &DeleteParams::default())
-        .await;
-    Ok(ended)
-}
-
-async fn run_jobs(
-    run: &Run,
-    jobs: &Api<Job>,
-    namespace: &str,
-    objects: &GateObjects,
-    told: &mut Told,
-) -> (Verdict, Option<Vec<u8>>) {
-    let followed = |job: &Job| Followed {
-        run,
-        namespace,
-        name: job.name_any(),
-        init: INIT_CONTAINER,
-        main: MAIN_CONTAINER,
-    };
-    if let Some(prepare) = &objects.prepare_job {
-        let gate = followed(prepare);
-        match run_job(&gate, jobs, prepare, told).await {
-            Err(error) => return broken("run the prepare Job", error),
-            Ok(ended) => {
-                if let Err(failure) = judge_prepare(&ended) {
-                    return (Verdict::Error(failure), gate.log().await);
-                }
-            }
-        }
-    }
-    let gate = followed(&objects.job);
-    match run_job(&gate, jobs, &objects.job, told).await {
-        Err(error) => broken("run the gate Job", error),
-        Ok(ended) => (judge(&ended, &objects.plan.binding()), gate.log().await),
-    }
-}
-
 /// Writes to the task's status under the claim.
 pub(super) async fn patch_status(run: &Run, status: Value) -> Result<Written, Unanswered> {
     let (client, held, status) = (&run.services.client, &run.held, &status);
@@ -333,97 +261,6 @@ pub(super) async fn patch_status(run: &Run, status: Value) -> Result<Written, Un
         claim::patch_status(client, held, status.clone())
     })
     .await
-}
-
-/// Runs a Job to its end. One that is not followed to its end is removed, since the next try must not run beside it.
-async fn run_job(gate: &Followed<'_>, jobs: &Api<Job>, job: &Job, told: &mut Told) -> Result<JobOutcome, Unanswered> {
-    let ended = create_and_follow(gate, jobs, job, told).await;
-    if ended.is_err() {
-        gate.remove(true).await;
-    }
-    ended
-}
-
-/// Creates a Job and waits for its end, or for what it will never get over.
-async fn create_and_follow(
-    gate: &Followed<'_>,
-    jobs: &Api<Job>,
-    job: &Job,
-    told: &mut Told,
-) -> Result<JobOutcome, Unanswered> {
-    let run = gate.run;
-    create(run, jobs, job).await?;
-    let mut sights = gate.follow();
-    let mut unscheduled = String::new();
-    loop {
-        let mut seen = match sights.next().await? {
-            Sight::Cancelled => {
-                gate.remove(true).await;
-                return Ok(JobOutcome::default());
-            }
-            Sight::Job(seen) => *seen,
-        };
-        if seen.finished() {
-            // The Pod goes with the deadline, and what it waited for with the Pod.
-            if seen.job_reason == "DeadlineExceeded" && !unscheduled.is_empty() {
-                seen.detail = format!("{}; its Pod found no node: {unscheduled}", seen.detail);
-            }
-            return Ok(seen);
-        }
-        if seen.pods > 0 {
-            let cache = run.services.config.gate_cache_pvc.as_deref();
-            unscheduled = explained(&seen.unscheduled, cache, gate.namespace);
-            told.tell(run, &gate.name, &unscheduled).await;
-        }
-        if let Some(why) = seen.stuck() {
-            tracing::warn!(job = gate.name, why, "the gate's Job will not start");
-            gate.remove(false).await;
-            return Ok(seen);
-        }
-    }
-}
-
-/// Adds what to do to what the scheduler says of a Pod, where that is known.
-fn explained(unscheduled: &str, cache: Option<&str>, namespace: &str) -> String {
-    match cache {
-        Some(claim) if unscheduled.to_ascii_lowercase().contains("persistentvolumeclaim") => format!(
-            "{unscheduled}; the gates' cache is PersistentVolumeClaim {claim:?} in namespace {namespace:?}: look at it, name a \
-             StorageClass with agent.gateCache.storageClass where the cluster has no default one, or do without the cache \
-             with agent.gateCache.enabled=false"
-        ),
-        _ => unscheduled.to_owned(),
-    }
-}
-
-/// What the task's condition `GateScheduled` says: why the gate's Pod finds no node.
-#[derive(Default)]
-struct Told(Option<String>);
-
-impl Told {
-    /// Says why a Pod finds no node, or, where that was said before, that it has one.
-    async fn tell(&mut self, run: &Run, job: &str, why: &str) {
-        let said = match (&self.0, why) {
-            (None, "") => return,
-            (Some(told), why) if told == why => return,
-            (Some(_), "") => Said::new(GATE_SCHEDULED, true, "Scheduled", "the gate's Pod has a node"),
-            (_, why) => {
-                tracing::warn!(job, why, "the gate's Pod finds no node");
-                Said::new(GATE_SCHEDULED, false, "Unschedulable", why)
-            }
-        };
-        let (client, held) = (&run.services.client, &run.held);
-        let written = claim::patch_status_by(client, held, |live| {
-            let before = live.status.as_ref().and_then(|status| status.conditions.clone());
-            let mut list = before.unwrap_or_default();
-            conditions::set(&mut list, said.clone(), live.metadata.generation, Timestamp::now());
-            json!({ "conditions": list })
-        });
-        match written.await {
-            Ok(Written::Done(_)) => self.0 = Some(why.to_owned()).filter(|why| !why.is_empty()),
-            Ok(Written::Lost) => run.cancel.cancel(),
-            Err(error) => tracing::warn!(%error, task = held.name, "failed to say why the gate waits; trying again"),
-        }
-    }
 }
 
 /// Returns what is stored beside a verdict: the gate's own report, as it was judged.

@@ -139,12 +139,53 @@ fn strip_numbers(text: &str) -> Option<String> {
     Some(stripped)
 }
 
-/// A text file with its line ends known.
+/// What an editor puts before the first line of some files.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// How a file ends its lines, and whether a byte order mark stands before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Form {
+    crlf: bool,
+    marked: bool,
+}
+
+impl Form {
+    /// Looks at a file's text.
+    pub(super) fn of(text: &str) -> Self {
+        let ends = text.matches('\n').count();
+        Self {
+            crlf: ends > 0 && text.matches("\r\n").count() == ends,
+            marked: text.starts_with(BYTE_ORDER_MARK),
+        }
+    }
+
+    /// Brings a text whose lines end by `\n` to this form.
+    pub(super) fn bring(self, text: &str) -> String {
+        let mark = if self.marked && !text.starts_with(BYTE_ORDER_MARK) {
+            "\u{feff}"
+        } else {
+            ""
+        };
+        if self.crlf {
+            format!("{mark}{}", text.replace('\n', "\r\n"))
+        } else {
+            format!("{mark}{text}")
+        }
+    }
+
+    /// Brings a whole new text to this form; one that has a `\r` says itself how its lines end.
+    pub(super) fn keep(self, text: &str) -> String {
+        let crlf = self.crlf && !text.contains('\r');
+        Self { crlf, ..self }.bring(text)
+    }
+}
+
+/// A text file with its form known.
 #[derive(Clone)]
 pub(super) struct TextFile {
-    /// The text, lines ended by `\n`.
+    /// The text without a byte order mark, lines ended by `\n`.
     pub(super) text: String,
-    crlf: bool,
+    form: Form,
 }
 
 impl TextFile {
@@ -152,7 +193,7 @@ impl TextFile {
     pub(super) fn plain() -> Self {
         Self {
             text: String::new(),
-            crlf: false,
+            form: Form::default(),
         }
     }
 
@@ -176,20 +217,20 @@ impl TextFile {
                 "failed to change {path}: it is not UTF-8 text"
             )))
         })?;
-        let ends = text.matches('\n').count();
-        let crlf = ends > 0 && text.matches("\r\n").count() == ends;
+        let form = Form::of(&text);
+        let plain = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
         Ok(Self {
-            text: if crlf { text.replace("\r\n", "\n") } else { text },
-            crlf,
+            text: if form.crlf {
+                plain.replace("\r\n", "\n")
+            } else {
+                plain.to_owned()
+            },
+            form,
         })
     }
 
     pub(super) fn write(&self, root: &Root, path: &str, content: &str) -> Result<bool, RootError> {
-        if self.crlf {
-            root.write(path, content.replace('\n', "\r\n").as_bytes())
-        } else {
-            root.write(path, content.as_bytes())
-        }
+        root.write(path, self.form.bring(content).as_bytes())
     }
 }
 

@@ -117,6 +117,73 @@ async fn files_are_read_changed_and_written() {
 }
 
 #[tokio::test]
+async fn line_ends_and_a_byte_order_mark_outlive_every_edit() {
+    let folder = tempfile::tempdir().unwrap();
+    let toolbox = toolbox(folder.path(), false);
+    let file = folder.path().join("tree/src/b.txt");
+    let marked = "\u{feff}Needle\r\nend\r\n";
+    let patches = [
+        "--- a/src/b.txt\n+++ b/src/b.txt\n@@ -1 +1 @@\n-Needle\n+One\n",
+        "*** Update File: src/b.txt\n@@ Needle\n-Needle\n+One\n",
+    ];
+    for (before, tool, arguments, after) in [
+        (
+            "Needle\r\nend\r\n",
+            "write_file",
+            json!({"content": "One\ntwo\n"}),
+            "One\r\ntwo\r\n",
+        ),
+        (marked, "write_file", json!({"content": "One\n"}), "\u{feff}One\r\n"),
+        (marked, "write_file", json!({"content": "\u{feff}One"}), "\u{feff}One"),
+        // What says itself how its lines end is written as it is.
+        (
+            "Needle\r\n",
+            "write_file",
+            json!({"content": "One\r\ntwo\n"}),
+            "One\r\ntwo\n",
+        ),
+        ("Needle\r\nend\n", "write_file", json!({"content": "One\n"}), "One\n"),
+        (
+            marked,
+            "str_replace",
+            json!({"old_string": "Needle\nend\n", "new_string": "One\n"}),
+            "\u{feff}One\r\n",
+        ),
+        (
+            marked,
+            "apply_patch",
+            json!({"patch": patches[0]}),
+            "\u{feff}One\r\nend\r\n",
+        ),
+        (
+            marked,
+            "apply_patch",
+            json!({"patch": patches[1]}),
+            "\u{feff}One\r\nend\r\n",
+        ),
+    ] {
+        std::fs::write(&file, before).unwrap();
+        let mut arguments = arguments;
+        if tool != "apply_patch" {
+            arguments["path"] = json!("src/b.txt");
+        }
+        let result = run(&toolbox, tool, arguments.clone()).await;
+        assert!(result.mutated, "{arguments}: {}", result.content);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), after, "{arguments}");
+    }
+    std::fs::write(&file, marked).unwrap();
+    let read = run(&toolbox, "read_file", json!({"path": "src/b.txt"})).await;
+    assert!(read.content.contains("     1| Needle\n"), "{}", read.content);
+    let same = run(
+        &toolbox,
+        "write_file",
+        json!({"path": "src/b.txt", "content": "Needle\nend\n"}),
+    )
+    .await;
+    assert_eq!((same.outcome, same.mutated), (Outcome::Done, false), "{}", same.content);
+}
+
+#[tokio::test]
 async fn searches_see_the_tree_and_nothing_that_is_not_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let toolbox = toolbox(folder.path(), false);

@@ -1,6 +1,8 @@
 //! `write_file`: makes or replaces a whole file.
 
+use super::read_file::FILE_LIMIT;
 use super::schema::{Arguments, Kind, Param, ToolSpec};
+use super::str_replace::Form;
 use super::{Inner, ToolResult, text};
 use crate::tools::root::Found;
 
@@ -34,8 +36,15 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
             content.len()
         ));
     }
-    let same =
-        matches!(inner.root.read(path, WRITE_LIMIT as u64), Ok(Found::File(bytes)) if bytes == content.as_bytes());
+    let before = match inner.root.read(path, FILE_LIMIT) {
+        Ok(Found::File(bytes)) => Some(bytes),
+        // Whatever hinders reading is told by the attempt to write.
+        _ => None,
+    };
+    // A model never sees how lines end and whether a byte order mark stands before them: both stay as they are.
+    let text = before.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let content = text.map_or_else(Form::default, Form::of).keep(content);
+    let same = before.is_some_and(|bytes| bytes == content.as_bytes());
     match inner.root.write(path, content.as_bytes()) {
         Ok(_) if same => ToolResult::done(format!("{path} already has exactly this content; nothing changed")),
         Ok(replaced) => {

@@ -144,6 +144,8 @@ fn jobs_are_bounded_and_found_by_label() {
         assert!(job.metadata.owner_references.is_none());
     }
     assert_eq!(objects.job.spec.as_ref().unwrap().active_deadline_seconds, Some(1800));
+    let waits = both(&objects).map(|job| job.spec.as_ref().unwrap().suspend == Some(true));
+    assert_eq!(waits, [true, false], "the gate waits for its plan, and for prepare");
     let limits = all_containers(&objects.job)[1]
         .resources
         .as_ref()

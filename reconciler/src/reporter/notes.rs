@@ -33,15 +33,7 @@ impl Notes {
     }
 
     fn url(&self, repo: &str) -> Result<RemoteUrl, Error> {
-        let is_url = repo.contains("://") || repo.starts_with('/') || repo.contains('@');
-        if is_url {
-            return Ok(RemoteUrl::parse(repo)?);
-        }
-        let base = self
-            .remote_url
-            .as_deref()
-            .ok_or_else(|| Error::NoRemote(repo.to_owned()))?;
-        Ok(RemoteUrl::parse(&format!("{}/{repo}", base.trim_end_matches('/')))?)
+        git::of_repository(self.remote_url.as_deref(), repo)?.ok_or_else(|| Error::NoRemote(repo.to_owned()))
     }
 
     async fn write(&self, repo: &str, commit: &str, text: &str, mode: NoteMode) -> Result<String, Error> {
@@ -88,5 +80,38 @@ impl Forge for Notes {
 
     fn note<'a>(&'a self, repo: &'a str, commit: &'a str, text: &'a str) -> BoxFuture<'a, Result<String, Error>> {
         self.write(repo, commit, text, NoteMode::Replace).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn a_note_goes_to_the_address_that_agents_clone_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = |base: Option<&str>| {
+            Notes::new(
+                Git::new(folder.path().join("mirrors"), git::Settings::default()),
+                base.map(str::to_owned),
+                Arc::new(SystemClock::default()),
+                Arc::new(Metrics::default()),
+            )
+        };
+        let below = notes(Some("https://forge.example/base/"));
+        for (repo, url) in [
+            ("acme/tool", "https://forge.example/base/acme/tool.git"),
+            ("https://other.example/a/b", "https://other.example/a/b"),
+            ("host:a/b", "host:a/b"),
+        ] {
+            assert_eq!(below.url(repo).unwrap().to_string(), url, "{repo}");
+        }
+        let error = notes(None).url("acme/tool").unwrap_err();
+        assert!(
+            matches!(error, Error::NoRemote(ref repo) if repo == "acme/tool"),
+            "{error}"
+        );
     }
 }

@@ -16,7 +16,11 @@ impl State {
         self.conversation.learn(reply.usage);
         let content = extract::read(&reply, self.settings.protocol, &self.tools, self.turn);
         match content {
-            Content::Calls { asked, native } => {
+            Content::Calls {
+                asked,
+                native,
+                left_out,
+            } => {
                 let calls = if native {
                     native_calls(&reply.calls, &asked)
                 } else {
@@ -40,18 +44,18 @@ impl State {
                     self.tool_calls = self
                         .tool_calls
                         .saturating_add(u32::try_from(sound.len()).unwrap_or(u32::MAX));
-                    self.phase = Phase::Working { asked };
+                    self.phase = Phase::Working { asked, left_out };
                     actions.push(Action::RunTools(sound));
                 } else if submits {
                     self.problems.clear();
-                    self.on_results(asked, Vec::new(), actions);
+                    self.on_results(asked, left_out, Vec::new(), actions);
                 } else {
                     for wrong in &asked {
                         if let Asked::Wrong { id, name, lesson } = wrong {
                             self.observe(id.clone(), name, "", "refused", lesson.clone(), actions);
                         }
                     }
-                    self.problem(Problem::Wrong, None, actions);
+                    self.problem(Problem::Wrong, left_out_lesson(left_out), actions);
                 }
             }
             Content::Text => {
@@ -147,6 +151,17 @@ impl State {
     pub(super) fn cut_lesson(&self) -> String {
         "Your reply was cut off because it was too long, and nothing of it was done. Think less, and take a smaller step: write a long file in parts, or change it with str_replace.".into()
     }
+}
+
+/// Says that calls of a reply were not run, if any were not.
+pub(super) fn left_out_lesson(left_out: usize) -> Option<String> {
+    let calls = if left_out == 1 { "call was" } else { "calls were" };
+    (left_out > 0).then(|| {
+        format!(
+            "The last {left_out} {calls} not run; send at most {} in one reply.",
+            extract::CALLS_PER_REPLY
+        )
+    })
 }
 
 fn to_run(asked: &Asked) -> Option<Call> {

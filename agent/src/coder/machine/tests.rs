@@ -120,6 +120,39 @@ fn play(mut state: State, events: Vec<Event>) -> End {
 }
 
 #[test]
+fn calls_beyond_those_that_are_run_are_told() {
+    let edit = ("write_file", "{\"path\": \"a\", \"content\": \"x\"}");
+    let submission = (
+        "submit_result",
+        "{\"verdict\": \"GO\", \"summary\": \"s\", \"commit_message\": \"m\"}",
+    );
+    // The submission among them is not taken: what was to come after it was not done.
+    for (first, ran) in [(edit, 12), (submission, 11)] {
+        let calls: Vec<_> = std::iter::once(first).chain([edit; 14]).collect();
+        let (state, actions) = started().step(calling(&calls));
+        assert!(
+            matches!(actions.last(), Some(Action::RunTools(calls)) if calls.len() == ran),
+            "{actions:?}"
+        );
+        let (_, actions) = state.step(results(&vec![ToolResult::mutation("made a"); ran]));
+        assert_eq!(waits(&actions), "ask");
+        let lessons = lessons(&actions);
+        assert!(
+            lessons.contains("The last 3 calls were not run; send at most 12"),
+            "{lessons}"
+        );
+        assert_eq!(lessons.contains("the result was not taken"), ran == 11, "{lessons}");
+    }
+    let (state, actions) = started().step(calling(&[edit; 12]));
+    assert!(matches!(actions.last(), Some(Action::RunTools(calls)) if calls.len() == 12));
+    let (_, actions) = state.step(results(&vec![ToolResult::mutation("made a"); 12]));
+    assert_eq!(lessons(&actions), "");
+    // None of those that count can be run.
+    let (_, actions) = started().step(calling(&[("teleport", "{}"); 13]));
+    assert!(lessons(&actions).contains("The last 1 call was not run"), "{actions:?}");
+}
+
+#[test]
 fn an_edit_and_a_submission_end_in_go() {
     let state = started();
     let (state, actions) = state.step(calling(&[

@@ -46,6 +46,10 @@ const USER: i64 = 65_532;
 /// Seconds that a Job is given beside its limits, so that the node agent's own word comes first.
 const MARGIN_SECONDS: u64 = 120;
 
+/// Seconds for which an ended Job stays at the least: what the run came to is read from it, and an agent that starts anew
+/// must find it.
+const LEAST_TTL_SECONDS: i32 = 120;
+
 /// What a coder's Job is built from.
 #[derive(Clone, Debug)]
 pub struct CoderRequest {
@@ -152,6 +156,7 @@ pub fn build(request: &CoderRequest, payload: &Payload) -> Result<CoderObjects, 
     let mut annotations = metadata.annotations.clone().unwrap_or_default();
     annotations.extend([Network::Fetch.annotation(CONTAINER)]);
     let ttl = request.execution.ttl_seconds_after_finished;
+    let ttl = ttl.map_or(request.ttl_seconds, |ttl| i32::try_from(ttl.max(0)).unwrap_or(i32::MAX));
     let job = Job {
         metadata: metadata.clone(),
         spec: Some(JobSpec {
@@ -160,9 +165,7 @@ pub fn build(request: &CoderRequest, payload: &Payload) -> Result<CoderObjects, 
             backoff_limit: Some(0),
             completions: Some(1),
             parallelism: Some(1),
-            ttl_seconds_after_finished: Some(
-                ttl.map_or(request.ttl_seconds, |ttl| i32::try_from(ttl.max(0)).unwrap_or(i32::MAX)),
-            ),
+            ttl_seconds_after_finished: Some(ttl.max(LEAST_TTL_SECONDS)),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: metadata.labels.clone(),

@@ -19,13 +19,15 @@ use super::payload::{self, Payload};
 use super::report::Report;
 use crate::config::{Config, Flags, Identities, Mode};
 use crate::daemon::claim::{ClaimSecret, Held};
-use crate::evidence::Spool;
+use crate::evidence::{SEND_TIME, Spool};
 use crate::executor::{HAND_IN_TIME, Repositories, Run, Services, coder, confinement};
 use crate::outcome::{Outcome, shorten};
 use crate::probes::Probes;
 
 /// How long a run may take to end once the Pod is to stop; the grace period is longer.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// How long its evidence may take to be sent then.
+const LAST_SEND_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the one claim that a payload holds.
 #[derive(Parser, Debug)]
@@ -307,7 +309,12 @@ async fn carry_out(run: &Run, agent: &Agent) -> Outcome {
         let seconds = execution.active_deadline_seconds;
         outcome.summary = format!("{} (execution.activeDeadlineSeconds is {seconds} s)", outcome.summary);
     }
-    let (stored, error) = run.spool.send_all().await;
+    let limit = if run.cancel.is_cancelled() {
+        LAST_SEND_TIME
+    } else {
+        SEND_TIME
+    };
+    let (stored, error) = run.spool.send_all(limit).await;
     outcome.evidence = stored;
     outcome.evidence_error = error.map(|error| shorten(&error.to_string(), 300));
     outcome

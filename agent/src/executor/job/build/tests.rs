@@ -109,7 +109,7 @@ fn what_an_agent_says_of_execution_is_what_the_pod_gets() {
         "resources": { "limits": { "nvidia.com/gpu": "1", "memory": "24Gi" } },
         "startupTimeoutSeconds": 900,
         "activeDeadlineSeconds": 1800,
-        "ttlSecondsAfterFinished": 60,
+        "ttlSecondsAfterFinished": 900,
     }));
     let objects = built(|asked| {
         asked.limits = Limits::of(&execution, Duration::from_secs(300));
@@ -118,7 +118,7 @@ fn what_an_agent_says_of_execution_is_what_the_pod_gets() {
     .unwrap();
     let spec = objects.job.spec.clone().unwrap();
     assert_eq!(spec.active_deadline_seconds, Some(900 + 1800 + 120));
-    assert_eq!(spec.ttl_seconds_after_finished, Some(60));
+    assert_eq!(spec.ttl_seconds_after_finished, Some(900));
     let pod = pod_of(&objects);
     assert_eq!(pod.containers[0].image.as_deref(), Some("registry.example/cuda:2"));
     assert_eq!(pod.service_account_name.as_deref(), Some("gpu"));
@@ -144,6 +144,23 @@ fn what_an_agent_does_not_say_the_node_says() {
     );
     assert_eq!(bare.containers[0].image.as_deref(), Some(IMAGE));
     assert_eq!(bare.service_account_name, None);
+}
+
+#[test]
+fn a_job_that_ended_stays_until_its_result_is_read() {
+    for (agent, node, stays) in [
+        (Some(0), 600, 120),
+        (Some(121), 0, 121),
+        (None, 0, 120),
+        (None, 600, 600),
+    ] {
+        let objects = built(|asked| {
+            asked.ttl_seconds = node;
+            asked.execution.ttl_seconds_after_finished = agent;
+        });
+        let spec = objects.unwrap().job.spec.unwrap();
+        assert_eq!(spec.ttl_seconds_after_finished, Some(stays), "{agent:?} {node}");
+    }
 }
 
 #[test]
