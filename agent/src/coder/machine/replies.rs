@@ -125,7 +125,10 @@ impl State {
             let same = self.problems.iter().all(|other| *other == problem);
             let (ending, what) = match problem {
                 Problem::Text if same => (Ending::NoToolCall, "held text and no tool call"),
-                Problem::Cut if same => (Ending::RepliesCut, "were cut at the limit of output tokens"),
+                Problem::Cut if same => (
+                    Ending::RepliesCut,
+                    "were cut off, at the limit of output tokens or of the time for a reply",
+                ),
                 Problem::Reasoning if same => (Ending::ReasoningOnly, "held thoughts only"),
                 Problem::Empty if same => (Ending::EmptyReplies, "were empty"),
                 _ => (Ending::FormatErrors, "held no tool call that could be run"),
