@@ -20,6 +20,9 @@ use crate::cache::Key;
 
 /// Why a task waits whose Workload is about to be brought forward.
 const UNPINNED: &str = "its Workload has not pinned the base yet";
+/// Why a task waits for which a node would fit.
+const NO_SLOT: &str = "no slot is free on a node that fits";
+
 /// A transition that is due.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -188,16 +191,31 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         Ok(DependencyState::Ready) => index.place(key, object),
     };
     if status.phase.is_none() {
+        let waiting = match &standing {
+            // That is over in a moment, and then nobody wants to have read it.
+            Standing::Held(reason) if reason == UNPINNED => None,
+            Standing::Held(reason) => Some(Waiting {
+                place: None,
+                reason: reason.clone(),
+            }),
+            Standing::Queued(class, _) => lacking(index, class).map(|reason| {
+                let before = index.classes.get(class).map_or(0, BTreeSet::len);
+                Waiting {
+                    place: i64::try_from(before + 1).ok(),
+                    reason,
+                }
+            }),
+        };
+        // One that has to wait stands in its queue from now on, so that the next one is told a place behind it; any other
+        // takes its place when the answer to this write comes back.
+        if waiting.is_some() {
+            index.stand(key, standing);
+        }
         pass.steps.push(Step {
             key: key.clone(),
             task: TaskObjectRef(task.clone()),
-            what: What::Admit(match standing {
-                // That is over in a moment, and then nobody wants to have read it.
-                Standing::Held(reason) if reason != UNPINNED => Some(Waiting { place: None, reason }),
-                _ => None,
-            }),
+            what: What::Admit(waiting),
         });
-        // Its place is taken when the answer to this write comes back.
         return;
     }
     index.stand(key, standing);
@@ -375,11 +393,36 @@ pub(super) fn fitting(index: &mut Index, class: &Class) -> Arc<Fitting> {
     found
 }
 
+/// Says what a class waits for; `None` when a node that fits has room now.
+fn lacking(index: &mut Index, class: &Class) -> Option<String> {
+    let fitting = fitting(index, class);
+    if fitting.nodes.is_empty() {
+        return Some(fitting.reason());
+    }
+    if is_agent_full(index, class, &fitting) {
+        return Some(format!(
+            "Agent {:?} runs at most {} at once",
+            class.agent.as_deref().unwrap_or_default(),
+            fitting.needs.agent_limit.unwrap_or(0)
+        ));
+    }
+    let free = index.free(fitting.needs.holds_slot);
+    // Whichever is shorter is walked.
+    let has_room = if free.len() <= fitting.nodes.len() {
+        free.iter().any(|name| fitting.nodes.contains(name))
+    } else {
+        fitting.nodes.iter().any(|name| free.contains(name))
+    };
+    (!has_room).then(|| NO_SLOT.to_owned())
+}
+
 /// Says of at most `budget` waiting tasks why they wait and where they stand, where that is not what they say already.
 pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     let say = |key: &Key, task: &TaskObject, waiting: Waiting, steps: &mut Vec<Step>| {
-        if is_news(status_of(task).waiting.as_ref(), &waiting) {
+        let status = status_of(task);
+        // One that is not admitted yet is told with its admission.
+        if status.phase.is_some() && is_news(status.waiting.as_ref(), &waiting) {
             steps.push(Step {
                 key: key.clone(),
                 task: TaskObjectRef(task.clone()),
@@ -398,18 +441,7 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
     }
     let classes: Vec<Class> = index.classes.keys().cloned().collect();
     for class in classes {
-        let fitting = fitting(index, &class);
-        let reason = if fitting.nodes.is_empty() {
-            fitting.reason()
-        } else if is_agent_full(index, &class, &fitting) {
-            format!(
-                "Agent {:?} runs at most {} at once",
-                class.agent.as_deref().unwrap_or_default(),
-                fitting.needs.agent_limit.unwrap_or(0)
-            )
-        } else {
-            "no slot is free on a node that fits".to_owned()
-        };
+        let reason = lacking(index, &class).unwrap_or_else(|| NO_SLOT.to_owned());
         for (place, (_, key)) in index.classes.get(&class).into_iter().flatten().enumerate() {
             if steps.len() >= budget {
                 return steps;

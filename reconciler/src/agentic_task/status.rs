@@ -17,14 +17,22 @@ use schemas::inert::one_line;
 /// Builds the merge patch of the status; `None` when nothing changes.
 pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Option<Value>, Illegal> {
     let before = task.readable().and_then(|object| object.status.as_ref());
-    let mut after = match what {
-        What::Admit(waiting) => admitted(task, waiting.as_ref(), now),
+    // A task may be assigned, or end, before anybody wrote that it was admitted.
+    let known = match before {
+        Some(status) if status.phase.is_some() => status.clone(),
+        _ => admitted(task, now),
+    };
+    let after = match what {
+        What::Admit(waiting) => AgenticTaskStatus {
+            waiting: waiting.as_ref().map(shortened),
+            ..known
+        },
         What::Wait(waiting) => AgenticTaskStatus {
             waiting: Some(shortened(waiting)),
-            ..before.cloned().unwrap_or_default()
+            ..known
         },
         What::Retry { id, retry } => {
-            let mut after = before.cloned().unwrap_or_default();
+            let mut after = known;
             let Retry::Answer(answer) = retry else { return Ok(None) };
             let said = match answer {
                 Ok(name) => Said::new("Retried", true, "Retried", format!("AgenticTask {name:?} runs instead")),
@@ -37,19 +45,16 @@ pub fn build_patch(task: &TaskObject, what: &What, now: Timestamp) -> Result<Opt
             after
         }
         What::Apply { event, message, .. } => {
-            let mut after = phase::transition(task.uid(), before, event, &Writer::Operator)?;
+            let mut after = phase::transition(task.uid(), Some(&known), event, &Writer::Operator)?;
             record(&mut after, task, event, message, now);
             after
         }
     };
-    if after.phase.is_none() {
-        after.phase = Some(Phase::Pending);
-    }
     Ok(status_patch(before, &after))
 }
 
 /// Builds the first status of a task; what of it nothing acts on is said here, once.
-fn admitted(task: &TaskObject, waiting: Option<&Waiting>, now: Timestamp) -> AgenticTaskStatus {
+fn admitted(task: &TaskObject, now: Timestamp) -> AgenticTaskStatus {
     let generation = task.meta().generation;
     let mut after = status_of(task).clone();
     if let Some(object) = task.readable() {
@@ -59,7 +64,6 @@ fn admitted(task: &TaskObject, waiting: Option<&Waiting>, now: Timestamp) -> Age
     }
     after.phase = Some(Phase::Pending);
     after.observed_generation = generation;
-    after.waiting = waiting.map(shortened);
     after
 }
 
@@ -198,6 +202,25 @@ mod tests {
         assert_eq!(
             (&patch["phase"], &patch["failureReason"], &patch["handledCancel"]),
             (&json!("Failed"), &json!("Cancelled"), &json!("c1"))
+        );
+    }
+
+    #[test]
+    fn a_task_that_is_assigned_before_its_admission_is_written_is_admitted_by_that() {
+        let patch = patch(json!(null), Event::Assign { node: "a".into() });
+        assert_eq!(
+            (&patch["phase"], &patch["observedGeneration"]),
+            (&json!("Scheduled"), &json!(2))
+        );
+        let waiting = Waiting {
+            place: Some(3),
+            reason: "x".into(),
+        };
+        let admitted = build_patch(&task(json!(null)), &What::Admit(Some(waiting)), Timestamp::UNIX_EPOCH);
+        let admitted = admitted.unwrap().unwrap();
+        assert_eq!(
+            (&admitted["phase"], &admitted["waiting"]["place"]),
+            (&json!("Pending"), &json!(3))
         );
     }
 

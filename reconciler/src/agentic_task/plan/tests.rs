@@ -104,6 +104,42 @@ fn a_new_task_is_admitted_first_and_assigned_after() {
 }
 
 #[test]
+fn a_new_task_for_which_nothing_is_free_is_told_its_place_with_its_admission() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    put(&mut index, "first", json!({}));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("first", "-> a")]));
+    let assigned = json!({ "status": { "phase": "Scheduled", "assignedNode": "a" } });
+    put(&mut index, "first", assigned);
+    plan(&mut index, at(0));
+    put(&mut index, "t", json!({ "status": { "phase": null } }));
+    put(&mut index, "u", json!({ "status": { "phase": null } }));
+    let places = |pass: &Pass| -> Vec<Option<i64>> {
+        let place = |step: &Step| match &step.what {
+            What::Admit(Some(waiting)) => waiting.place,
+            other => panic!("{other:?}"),
+        };
+        pass.steps.iter().map(place).collect()
+    };
+    assert_eq!(places(&plan(&mut index, at(0))), [Some(1), Some(2)]);
+    assert!(plan_waits(&mut index, 10).is_empty(), "their admissions say it");
+    let waits = |place: i64| json!({ "status": { "waiting": { "place": place, "reason": NO_SLOT } } });
+    put(&mut index, "t", waits(1));
+    put(&mut index, "u", waits(2));
+    plan(&mut index, at(1));
+    assert!(plan_waits(&mut index, 10).is_empty(), "nothing of it is news");
+    // What frees a slot does not wait for an admission.
+    put(
+        &mut index,
+        "v",
+        json!({ "metadata": { "creationTimestamp": "2020-01-01T00:00:00Z" }, "status": { "phase": null } }),
+    );
+    plan(&mut index, at(1));
+    put(&mut index, "first", json!({ "status": { "phase": "Succeeded" } }));
+    assert_eq!(told(&plan(&mut index, at(1))), words(&[("v", "-> a")]));
+}
+
+#[test]
 fn what_holds_a_new_task_back_is_told_with_its_admission_and_not_again() {
     let mut index = Index::default();
     let waits = |status: serde_json::Value| json!({ "spec": { "dependsOn": ["first"] }, "status": status });
