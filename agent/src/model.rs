@@ -269,6 +269,9 @@ pub enum ModelError {
         url: String,
         /// What the network said.
         reason: String,
+        /// Whether somebody may be there soon: nobody listens, or the way is cut. A name that is not known, or a
+        /// certificate that is not trusted, is for a person to mend.
+        may_come: bool,
     },
     /// The connection broke before the reply was whole.
     #[error("failed to read the whole reply from {url}: the stream was cut after {received} bytes ({reason})")]
@@ -410,6 +413,15 @@ impl ModelError {
             Self::TurnTimeout { .. } | Self::Idle { .. } => Category::Timeout,
             Self::TooManyCalls { .. } => Category::TooManyCalls,
             Self::NoSession { .. } | Self::SessionExhausted { .. } => Category::Recording,
+        }
+    }
+
+    /// Tells whether nobody was there who could answer, and somebody may be soon.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { may_come, .. } => *may_come,
+            Self::Status { status, .. } => matches!(status, 429 | 502..=504),
+            _ => false,
         }
     }
 

@@ -14,6 +14,7 @@ use super::worktree::WorkTree;
 use super::{AgentSettings, End, Ending, TaskText, Verdict};
 use crate::budget::Budget;
 use crate::journal::{Entry, Header, Journal, JournalError};
+use crate::model::retry::{PATIENCE, Patience};
 use crate::model::{Delta, ModelError, Provider, Reply, Request, Usage};
 use crate::prompt;
 use crate::tools::{Call, ToolResult, Toolbox};
@@ -38,32 +39,6 @@ pub struct Session {
     pub work_tree: Arc<dyn WorkTree>,
     /// Sees replies as they stream.
     pub live: Option<Live>,
-}
-
-/// How a model server that went away is waited for. It may be restarted, or load its model: that costs no round.
-#[derive(Clone, Copy, Debug)]
-struct Patience {
-    /// How long it may stay away.
-    whole: Duration,
-    /// Between the first two questions; the pause doubles.
-    pause: Duration,
-    /// The longest pause.
-    longest_pause: Duration,
-}
-
-const PATIENCE: Patience = Patience {
-    whole: Duration::from_secs(300),
-    pause: Duration::from_secs(2),
-    longest_pause: Duration::from_secs(15),
-};
-
-/// Tells whether nobody was there who could answer, and somebody may be soon.
-fn is_away(error: &ModelError) -> bool {
-    match error {
-        ModelError::Unreachable { .. } => true,
-        ModelError::Status { status, .. } => matches!(status, 429 | 502..=504),
-        _ => false,
-    }
 }
 
 /// Why waiting was given up.
@@ -238,8 +213,8 @@ impl Driver<'_> {
             };
             let (category, mut message) = (error.category(), error.to_string());
             let since = *away_since.get_or_insert_with(Instant::now);
-            if !is_away(&error) || since.elapsed() >= self.patience.whole {
-                if is_away(&error) {
+            if !error.is_away() || since.elapsed() >= self.patience.whole {
+                if error.is_away() {
                     message.push_str(&format!("; it was asked again for {} s", since.elapsed().as_secs()));
                 }
                 self.journal.append(&Entry::ModelFailed {
@@ -263,7 +238,7 @@ impl Driver<'_> {
             if let Err(interrupted) = self.watch.guard(&self.cancel, tokio::time::sleep(pause)).await {
                 return Ok(interrupted.into());
             }
-            pause = (pause * 2).min(self.patience.longest_pause);
+            pause = self.patience.after(pause);
             if let Some(live) = &self.session.live {
                 live(Delta::Again);
             }

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::model::openai::{Endpoint, OpenAi};
 use crate::model::probe::{ProbeReport, ProbeSettings, Window, probe};
 use crate::model::replay::Replay;
+use crate::model::retry::{PATIENCE, Patience};
 use crate::model::{Protocol, Provider, Secret};
 use crate::outcome::Outcome;
 use trials::Trials;
@@ -139,19 +140,13 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
     settings.model.clone_from(&name);
     settings.api_key.clone_from(&key);
     settings.chat_template_kwargs = agent.spec.chat_template_kwargs.clone().unwrap_or_default();
-    // The trial may have to wait until the server has loaded the model, as the first turn would.
-    settings.try_model = Some(turn_limit(&agent.spec).min(TRIAL_LIMIT));
+    // The trial may have to wait until the server has loaded the model, as the first turn would; the run needs time too.
+    settings.try_model = Some(turn_limit(&agent.spec).min(TRIAL_LIMIT).min(run.limit / 4));
     let report = tokio::select! {
         biased;
         // The run itself says how a cancelled run ends.
         () = run.cancel.cancelled() => None,
-        probed = remembered().probe(&settings, Instant::now()) => match probed {
-            Ok(report) => Some(report),
-            Err(error) => {
-                tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
-                None
-            }
-        },
+        report = find_out(remembered(), &settings, PATIENCE) => report,
     };
     for warning in report.iter().flat_map(|report| &report.warnings) {
         tracing::warn!(url, warning, "the model server's answers leave something open");
@@ -176,6 +171,39 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
         protocol,
         finding: Some(Finding(Trials::key(&settings))),
     })
+}
+
+/// Asks a server what it offers, and again while it is away: what is not known of it then would be guessed for the whole
+/// run. The run's turns have a patience of their own.
+async fn find_out(trials: &Trials, settings: &ProbeSettings, patience: Patience) -> Option<ProbeReport> {
+    let url = &settings.base_url;
+    let since = Instant::now();
+    let mut pause = patience.pause;
+    loop {
+        let (report, error) = match trials.probe(settings, Instant::now()).await {
+            Ok(report) if !report.is_away => return Some(report),
+            Ok(report) => {
+                let words = report.warnings.join("; ");
+                (Some(report), words)
+            }
+            Err(error) if error.is_away() => (None, error.to_string()),
+            Err(error) => {
+                tracing::warn!(%error, url, "failed to probe the model server; going on with what the Agent says");
+                return None;
+            }
+        };
+        if since.elapsed() >= patience.whole {
+            tracing::warn!(
+                error,
+                url,
+                "the model server stays away; going on with what is known of it"
+            );
+            return report;
+        }
+        tracing::warn!(error, url, "the model server does not answer; it is asked again");
+        tokio::time::sleep(pause).await;
+        pause = patience.after(pause);
+    }
 }
 
 /// Returns the window to reckon with. A guess that no run could be made with gives way to what the Agent says, or else to
@@ -343,6 +371,40 @@ mod tests {
         };
         let asked = tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
         assert_eq!(asked.map(|asked| asked.window).unwrap_or(Some(0)), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_still_loads_its_model_is_asked_again_before_the_run() {
+        const QUICK: Patience = Patience {
+            whole: Duration::from_secs(60),
+            pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(2),
+        };
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = asked.clone();
+        let chat = move || {
+            let loading = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3;
+            let call =
+                serde_json::json!({"id": "1", "function": {"name": "report", "arguments": "{\"word\": \"ready\"}"}});
+            let whole = serde_json::json!({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "stop"}]});
+            async move {
+                if loading {
+                    (axum::http::StatusCode::SERVICE_UNAVAILABLE, "Loading model".to_owned())
+                } else {
+                    (axum::http::StatusCode::OK, whole.to_string())
+                }
+            }
+        };
+        let models = || async { "{\"data\": [{\"id\": \"m\"}]}" };
+        let app = axum::Router::new()
+            .route("/v1/models", axum::routing::get(models))
+            .route("/v1/chat/completions", axum::routing::post(chat));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = ProbeSettings::new(format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let found = find_out(&Trials::default(), &settings, QUICK).await.unwrap();
+        assert!(found.has_proven_protocol() && !found.is_away, "{found:?}");
+        assert!(asked.load(std::sync::atomic::Ordering::SeqCst) > 3);
     }
 
     #[test]

@@ -111,7 +111,9 @@ impl Followed<'_> {
         match self.jobs().delete(&self.name, &params).await {
             Ok(_) => {}
             Err(error) if is_missing(&error) => {}
-            Err(error) => tracing::warn!(%error, job = self.name, "failed to remove the Job; its deadline ends it"),
+            Err(error) => {
+                tracing::warn!(%error, job = self.name, "failed to remove the Job; the operator does when it looks for those that nobody waits for")
+            }
         }
     }
 }

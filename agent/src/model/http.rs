@@ -100,6 +100,40 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Builds the error of a request to `url` that was not answered.
+pub(super) fn unreachable(url: String, error: reqwest::Error) -> ModelError {
+    let error = error.without_url();
+    ModelError::Unreachable {
+        url,
+        may_come: may_come(&error),
+        reason: chain(&error),
+    }
+}
+
+/// Tells whether the same request may be answered later: names and certificates do not mend themselves.
+fn may_come(error: &reqwest::Error) -> bool {
+    use std::io::ErrorKind;
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(
+                cause.kind(),
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::UnexpectedEof
+                    | ErrorKind::TimedOut
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+            );
+        }
+        source = cause.source();
+    }
+    // What broke off without a word of the system, such as an answer that ended early.
+    error.is_timeout() || !error.is_connect()
+}
+
 /// Writes an error and what caused it on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -11,7 +11,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::http::{below, build_client, chain, parse_base_url, read_capped};
+use super::http::{below, build_client, chain, parse_base_url, read_capped, unreachable};
 use super::retry::{Backoff, parse_retry_after};
 use super::sse::SseParser;
 use super::wire::{Assembler, CALLS, ChunkError, build_body, error_message};
@@ -120,10 +120,7 @@ impl OpenAi {
             value.set_sensitive(true);
             post = post.header(AUTHORIZATION, value);
         }
-        let response = post.send().await.map_err(|error| {
-            let reason = chain(&error.without_url());
-            ModelError::Unreachable { url: url(), reason }
-        })?;
+        let response = post.send().await.map_err(|error| unreachable(url(), error))?;
         self.accept(response).await
     }
 
@@ -148,7 +145,8 @@ impl OpenAi {
             let (until, over) = clocks.next();
             let piece = match timeout_at(until, stream.next()).await {
                 Err(_) => match over {
-                    Over::Turn => return Err(self.turn_over(assembler.size() > 0)),
+                    // One that fell silent long ago hangs; the model is not to blame.
+                    Over::Turn => return Err(self.turn_over(assembler.size() > 0 && !clocks.is_quiet(Instant::now()))),
                     Over::Silence => {
                         return Err(ModelError::Idle {
                             url: url(),

@@ -140,9 +140,21 @@ pub struct ProbeReport {
     pub protocol: Protocol,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Whether the server could not answer when its model was tried, and may soon: it starts, or loads the model.
+    #[serde(skip)]
+    pub is_away: bool,
 }
 
 impl ProbeReport {
+    /// Tells whether nothing that comes later can make the window better known than it is.
+    pub fn has_settled_window(&self) -> bool {
+        let tells_once_loaded = matches!(
+            self.kind,
+            ServerKind::Ollama | ServerKind::LmStudio | ServerKind::LlamaCpp
+        );
+        self.knows_window() || !tells_once_loaded
+    }
+
     /// Tells whether the window is known, and not only guessed or bounded.
     pub fn knows_window(&self) -> bool {
         self.window.as_ref().is_some_and(|window| window.certain)
@@ -218,6 +230,7 @@ pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> 
         json_schema: Ability::NotTried,
         protocol: Protocol::Native,
         warnings: Vec::new(),
+        is_away: false,
     };
     let tried = match (&model, settings.try_model) {
         (Some(model), Some(limit)) => asker.try_protocols(&mut report, model, limit).await?,
@@ -228,7 +241,8 @@ pub async fn probe(settings: &ProbeSettings) -> Result<ProbeReport, ModelError> 
         // Some servers know the window only once the model is loaded, which the trial has brought about.
         let listed = asker.list().await.unwrap_or(listed);
         let again = asker.identify(&listed, model.as_deref()).await;
-        if again.kind == found.kind {
+        if again.kind == found.kind || again.window.as_ref().is_some_and(|window| window.certain) {
+            report.kind = again.kind;
             report.window.clone_from(&again.window);
             found = again;
         }

@@ -47,6 +47,31 @@ pub fn parse_retry_after(value: &str, now: i64) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
+/// How a model server that went away is waited for. It may be restarted, or load its model: that costs no round.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long it may stay away.
+    pub whole: Duration,
+    /// Between the first two questions; the pause doubles.
+    pub pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+}
+
+/// The patience of a run.
+pub const PATIENCE: Patience = Patience {
+    whole: Duration::from_secs(300),
+    pause: Duration::from_secs(2),
+    longest_pause: Duration::from_secs(15),
+};
+
+impl Patience {
+    /// Returns the pause that follows another.
+    pub fn after(self, pause: Duration) -> Duration {
+        (pause * 2).min(self.longest_pause)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]

@@ -43,9 +43,13 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     };
     // A model never sees how lines end and whether a byte order mark stands before them: both stay as they are.
     let text = before.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let content = text.map_or_else(Form::default, Form::of).keep(content);
+    let asked = content;
+    let content = text.map_or_else(Form::default, Form::of).keep(asked);
     let same = before.is_some_and(|bytes| bytes == content.as_bytes());
     match inner.root.write(path, content.as_bytes()) {
+        Ok(_) if same && content != asked => ToolResult::done(format!(
+            "{path} has this content, and keeps its line ends (CRLF) and its byte order mark; to change those use bash"
+        )),
         Ok(_) if same => ToolResult::done(format!("{path} already has exactly this content; nothing changed")),
         Ok(replaced) => {
             let done = if replaced { "replaced" } else { "made" };

@@ -27,9 +27,9 @@ struct Arguments {
     /// Namespace of the Leases, those of the nodes too: the one that agents are given as --foreman-namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "foreman-system")]
     lease_namespace: String,
-    /// Namespace of gate Jobs; by default those of their tasks.
-    #[arg(long)]
-    jobs_namespace: Option<String>,
+    /// Namespaces of gate Jobs, separated by commas; by default those of their tasks.
+    #[arg(long, default_value = "")]
+    jobs_namespace: String,
     /// Folder for mirrors.
     #[arg(long, env = "FOREMAN_STATE_DIR", default_value = "/var/lib/foreman")]
     state_dir: PathBuf,
@@ -89,7 +89,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let mut config = Config::new(client, &arguments.state_dir);
     config.namespaces = schemas::names::comma_list(&arguments.namespace).unwrap_or_default();
     config.lease_namespace = arguments.lease_namespace;
-    config.jobs_namespace = arguments.jobs_namespace.filter(|namespace| !namespace.is_empty());
+    config.jobs_namespaces = schemas::names::comma_list(&arguments.jobs_namespace).unwrap_or_default();
     let mut git = git::Settings {
         ca_bundle: arguments.ca_bundle,
         file_roots: arguments.git_file_root,

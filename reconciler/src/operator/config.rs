@@ -19,8 +19,8 @@ pub struct Config {
     pub namespaces: Vec<String>,
     /// Namespace of the Leases.
     pub lease_namespace: String,
-    /// Namespace of gate Jobs; `None` means those of their tasks.
-    pub jobs_namespace: Option<String>,
+    /// Namespaces of gate Jobs; none means those of their tasks.
+    pub jobs_namespaces: Vec<String>,
     /// Folder for mirrors and keys.
     pub state_dir: PathBuf,
     /// Credentials, certificates and roots for Git.
@@ -59,7 +59,7 @@ impl Config {
             client,
             namespaces: Vec::new(),
             lease_namespace,
-            jobs_namespace: None,
+            jobs_namespaces: Vec::new(),
             state_dir: state_dir.into(),
             git: git::Settings::default(),
             git_remote_url: None,

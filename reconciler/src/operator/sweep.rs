@@ -32,17 +32,15 @@ impl Controllers {
                     Err(error) => tracing::warn!(%error, "evidence was not swept"),
                 }
             }
-            if let Err(error) = self.sweep_jobs().await {
-                tracing::warn!(%error, "Jobs were not swept");
-            }
+            self.sweep_jobs().await;
         }
     }
 
-    async fn sweep_jobs(&self) -> Result<(), kube::Error> {
-        // Where Jobs have a namespace of their own, no other one may be looked at.
-        let spaces = match &self.jobs_namespace {
-            Some(namespace) => std::slice::from_ref(namespace),
-            None => &self.namespaces[..],
+    async fn sweep_jobs(&self) {
+        // Where Jobs have namespaces of their own, no other one may be looked at.
+        let spaces = match &self.jobs_namespaces[..] {
+            [] => &self.namespaces[..],
+            jobs => jobs,
         };
         let mut apis: Vec<Api<Job>> = spaces
             .iter()
@@ -52,7 +50,14 @@ impl Controllers {
             apis.push(Api::all(self.client.clone()));
         }
         for api in apis {
-            let listed = api.list(&ListParams::default().labels(labels::TASK_UID)).await?;
+            let listed = match api.list(&ListParams::default().labels(labels::TASK_UID)).await {
+                Ok(listed) => listed,
+                // The others are looked at all the same.
+                Err(error) => {
+                    tracing::warn!(%error, "Jobs of a namespace were not swept");
+                    continue;
+                }
+            };
             let all = self.workload.tasks.all();
             let tasks: HashMap<&str, Key> = all.iter().map(|task| (task.uid(), Key::of(task.meta()))).collect();
             for job in listed {
@@ -79,7 +84,6 @@ impl Controllers {
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -83,7 +83,8 @@ async fn a_commit_becomes_a_workload_whose_second_round_passes() {
         .await["status"]["confirmed"]
         .take();
     let read: Vec<&serde_json::Value> = confirmed.as_object().unwrap().values().collect();
-    assert_eq!((read.len(), &read[0]["job"]), (1, &json!("default/no-such-job")));
+    let job = format!("{}/no-such-job", workload["metadata"]["namespace"].as_str().unwrap());
+    assert_eq!((read.len(), &read[0]["job"]), (1, &json!(job)));
     assert!(read[0]["doubt"].is_string(), "{confirmed:#}");
     assert!(note.lines().next().unwrap().chars().count() <= 140);
     assert!(note.contains(&repo.tip()) && note.contains("\"gateDigest\": \"d1\""));

@@ -85,6 +85,7 @@ fn unreachable() -> ModelError {
     ModelError::Unreachable {
         url: "http://m/v1".into(),
         reason: "connection refused".into(),
+        may_come: true,
     }
 }
 

@@ -50,13 +50,13 @@ impl Trials {
             briefly.try_model = None;
             let mut report = probe(&briefly).await?;
             // A model that is not loaded any more shows its window only after a trial.
-            if report.knows_window() {
+            if report.has_settled_window() {
                 report.protocol = protocol;
                 return Ok(report);
             }
         }
         let report = probe(settings).await?;
-        if report.has_proven_protocol() && report.knows_window() && report.refusal(WINDOW_FLOOR).is_none() {
+        if report.has_proven_protocol() && report.has_settled_window() && report.refusal(WINDOW_FLOOR).is_none() {
             self.lock().insert(key, (report.protocol, now));
         }
         Ok(report)

@@ -26,6 +26,8 @@ pub(super) enum Over {
 pub(super) struct Clocks {
     turn: Instant,
     silence: Duration,
+    /// A silence after which nobody is taken to be writing any more.
+    long: Duration,
     closing: Duration,
     /// When the last piece came, signs of life included.
     heard: Instant,
@@ -41,6 +43,7 @@ impl Clocks {
         Self {
             turn: now + endpoint.turn_timeout,
             silence: silence(endpoint, request),
+            long: (endpoint.turn_timeout / 2).max(SILENCE),
             closing: endpoint.closing_timeout,
             heard: now,
             settled: now,
@@ -57,6 +60,11 @@ impl Clocks {
     /// Returns how long a reply that has begun may be silent.
     pub(super) fn silence(&self) -> Duration {
         self.silence
+    }
+
+    /// Tells whether nothing came for so long that a server which still wrote would have been heard.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) >= self.long
     }
 
     /// Notes what has come by `now`.
@@ -150,6 +158,18 @@ mod tests {
             (heard + 7 * SECOND, Over::Silence),
             "what is set holds"
         );
+    }
+
+    #[test]
+    fn a_reply_that_has_been_silent_for_half_a_turn_is_not_being_written() {
+        let now = Instant::now();
+        let quiet = |turn: u32, heard: u32| {
+            let mut clocks = clocks(turn, Protocol::Native, None, now);
+            clocks.see(1, false, now + heard * SECOND);
+            clocks.is_quiet(now + turn * SECOND)
+        };
+        assert!(quiet(600, 10) && quiet(100, 40));
+        assert!(!quiet(600, 301) && !quiet(100, 41));
     }
 
     #[test]

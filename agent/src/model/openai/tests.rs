@@ -471,8 +471,13 @@ async fn a_server_that_is_not_there_is_named_after_all_attempts() {
     drop(listener);
     let error = ask(&client(&url)).await.unwrap_err();
     assert!(
-        matches!(error, ModelError::Unreachable { .. }) && error.to_string().contains(&url),
-        "{error}"
+        error.is_away() && error.to_string().contains(&url),
+        "somebody may listen soon: {error}"
+    );
+    let nobody = ask(&client("http://nobody.invalid:8080/v1")).await.unwrap_err();
+    assert!(
+        matches!(nobody, ModelError::Unreachable { .. }) && !nobody.is_away(),
+        "a name that nobody has stays one: {nobody}"
     );
 }
 

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::{ProbeSettings, ServerKind, Window};
 use crate::model::ModelError;
-use crate::model::http::{below, chain, read_capped};
+use crate::model::http::{below, read_capped, unreachable};
 use crate::tools::output::one_line;
 
 pub(super) struct Asker<'a> {
@@ -48,15 +48,11 @@ impl Asker<'_> {
         if let Some(key) = &self.settings.api_key {
             request = request.bearer_auth(key.reveal());
         }
-        let response =
-            request
-                .timeout(self.settings.patience)
-                .send()
-                .await
-                .map_err(|error| ModelError::Unreachable {
-                    url: address.clone(),
-                    reason: chain(&error.without_url()),
-                })?;
+        let response = request
+            .timeout(self.settings.patience)
+            .send()
+            .await
+            .map_err(|error| unreachable(address.clone(), error))?;
         let status = response.status();
         let text = read_capped(response, 4 * 1024 * 1024, self.settings.patience).await;
         if matches!(status.as_u16(), 401 | 403) {

@@ -29,7 +29,9 @@ enum Trial {
     Broken(String),
     /// What came says nothing about the protocol.
     Unclear(String),
-    /// The server is not there now, or too slow: more questions help nobody.
+    /// The server is too slow: more questions help nobody.
+    Slow(String),
+    /// The server is not there now, or loads its model: it may answer soon.
     Away(String),
 }
 
@@ -54,11 +56,11 @@ impl Asker<'_> {
         for protocol in ORDER {
             let request = self.question(protocol, max_tokens);
             let trial = match timeout_at(until, provider.complete(&request, &|_| {})).await {
-                Err(_) => Trial::Away(format!("no whole reply came within {} s", limit.as_secs())),
+                Err(_) => Trial::Slow(format!("no whole reply came within {} s", limit.as_secs())),
                 Ok(Ok(reply)) => judge(protocol, &reply),
                 Ok(Err(error)) => blame(error)?,
             };
-            let over = matches!(trial, Trial::Works | Trial::Away(_));
+            let over = matches!(trial, Trial::Works | Trial::Slow(_) | Trial::Away(_));
             trials.push((protocol, trial));
             if over {
                 break;
@@ -120,13 +122,16 @@ fn judge(protocol: Protocol, reply: &Reply) -> Trial {
 /// Says what an error tells about the protocol; those that no protocol would mend come back.
 fn blame(error: ModelError) -> Result<Trial, ModelError> {
     let words = one_line(&error.to_string(), 200);
+    if error.is_away() {
+        return Ok(Trial::Away(words));
+    }
     Ok(match error {
         // 404 is also how a server says that it has not got the model yet.
         ModelError::Status { status, .. } => match status {
-            404 | 408 | 425 | 429 => Trial::Unclear(words),
+            404 | 408 | 425 => Trial::Unclear(words),
             // Some servers answer like this where a template knows no tools.
             500 | 501 => Trial::Broken(words),
-            502.. => Trial::Unclear(words),
+            505.. => Trial::Unclear(words),
             _ => Trial::Fails(words),
         },
         ModelError::Malformed { .. } | ModelError::TooManyCalls { .. } => Trial::Fails(words),
@@ -134,7 +139,7 @@ fn blame(error: ModelError) -> Result<Trial, ModelError> {
         ModelError::Unreachable { .. }
         | ModelError::Cut { .. }
         | ModelError::TurnTimeout { .. }
-        | ModelError::Idle { .. } => Trial::Away(words),
+        | ModelError::Idle { .. } => Trial::Slow(words),
         other => return Err(other),
     })
 }
@@ -143,13 +148,14 @@ fn blame(error: ModelError) -> Result<Trial, ModelError> {
 fn conclude(report: &mut ProbeReport, trials: Vec<(Protocol, Trial)>) -> Vec<String> {
     let working = trials.iter().find(|(_, trial)| *trial == Trial::Works);
     let working = working.map(|(protocol, _)| *protocol);
+    report.is_away = matches!(trials.last(), Some((_, Trial::Away(_))));
     let mut warnings = Vec::new();
     for (protocol, trial) in trials {
         let ability = match trial {
             Trial::Works => Ability::Works,
             Trial::Fails(words) => Ability::Fails(words),
             Trial::Broken(words) if working.is_some() => Ability::Fails(words),
-            Trial::Broken(words) | Trial::Unclear(words) | Trial::Away(words) => {
+            Trial::Broken(words) | Trial::Unclear(words) | Trial::Slow(words) | Trial::Away(words) => {
                 warnings.push(format!("whether {} works is not known: {words}", calls(protocol)));
                 Ability::NotTried
             }

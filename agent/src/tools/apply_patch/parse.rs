@@ -198,6 +198,9 @@ fn take_line(changes: &mut [Change], at: At, line: &str) -> Result<At, ()> {
         Some('\\') => return Ok(At::Hunk { left, empty }),
         // Whether it belongs to the hunk is known when another line of it follows.
         None if more => return Ok(At::Hunk { left, empty: empty + 1 }),
+        // After an empty line that nothing counted, a mark may be a list's: what nobody can tell apart is not written.
+        Some('+' | '-') if more && empty > 0 => return Err(()),
+        _ if more && empty > 0 => return Ok(At::Aside),
         Some('+') => (left.0, left.1.saturating_sub(1)),
         Some('-') => (left.0.saturating_sub(1), left.1),
         Some(' ') => (left.0.saturating_sub(1), left.1.saturating_sub(1)),

@@ -27,6 +27,10 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("agent.mode=fast", &["/agent/mode", "stub", "native"]),
     ("agents.gpu.mode=fast", &["/agents/gpu/mode", "stub", "native"]),
     ("agents.GPU_1.mode=stub", &["agents.GPU_1", "lower case"]),
+    (
+        "operator.moreJobsNamespaces={foreman-system}",
+        &["operator.moreJobsNamespaces", "foreman-system"],
+    ),
     ("agents.gpu--1.mode=stub", &["agents.gpu--1", "single hyphens"]),
     (
         "hostAgents.gpu--1.taskNamespace=",

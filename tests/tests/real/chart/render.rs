@@ -377,6 +377,10 @@ const CHANGES: &[(&str, &str)] = &[
     ),
     ("operator.watchNamespaces={one,two}", "operator: In, values: [one,two]"),
     ("evidence.existingClaim=mine", "claimName: mine"),
+    (
+        "operator.moreJobsNamespaces={gpu-jobs}",
+        "--jobs-namespace=foreman-system-jobs,gpu-jobs",
+    ),
     ("agents.4090.roles={coder}", "foreman.llmkube.dev/pool: 4090"),
     ("gate.image.repository=example/gate", "--gate-image=example/gate:"),
     ("gate.serviceAccount.name=judge", "--gate-service-account=judge"),
