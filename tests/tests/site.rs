@@ -225,7 +225,7 @@ impl Process {
     }
 
     /// Kills it as nothing can be killed harder.
-    pub async fn kill(mut self) {
+    pub async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 }

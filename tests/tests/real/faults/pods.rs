@@ -3,14 +3,18 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use schemas::AgenticTask;
+use kube::api::ListParams;
+use schemas::{AgenticTask, labels};
 use serde_json::{Value, json};
 
 use super::servers::{Away, real};
+use crate::foreman::LIMIT;
 use crate::real::chart::helm::needed;
 use crate::real::node::barrier::Barrier;
-use crate::real::node::outside::{Outside, Seen, gate};
+use crate::real::node::outside::{Outside, Seen, gate, runs};
 use crate::real::site::condition;
 
 /// The node of the tier.
@@ -148,6 +152,47 @@ async fn a_node_that_is_deleted_under_a_gate_costs_a_try_at_most() {
     barrier.open();
     passed(&mut outside, &mut seen, "later", &[1]).await;
     passed(&mut outside, &mut seen, "under-way", &[1, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a real node"]
+async fn an_agent_that_is_killed_under_a_gate_leaves_nothing_that_goes_on() {
+    let mut outside = Outside::open(&gate("true", 120), &[]).await;
+    let barrier = Barrier::at(&outside.address()).await;
+    let mut seen = Seen::of(&outside);
+    outside.verify("cut-off", &gate(barrier.command(), 120)).await;
+    let first = seen.gate_runs(Some("cut-off")).await;
+    let job = first.labels()["job-name"].clone();
+    outside.restart_agent().await;
+    seen.pods
+        .saw("the gate of the second claim", |pod| {
+            pod.labels().get("job-name").is_some_and(|of| *of != job) && runs(pod)
+        })
+        .await;
+    // The plan is the Job's, and goes with it.
+    let (jobs, plans) = (outside.api::<Job>(), outside.api::<ConfigMap>());
+    let waited = tokio::time::timeout(LIMIT, async {
+        while jobs.get_opt(&job).await.unwrap().is_some() || plans.get_opt(&job).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{job} was not removed:\n{}", outside.logs());
+    barrier.open();
+    let status = ended(&mut outside, &mut seen, "cut-off").await;
+    let told = format!("{status:#}\n{}", outside.logs());
+    assert_eq!(
+        (&status["verdict"], &status["epoch"]),
+        (&json!("GATE-PASS"), &json!(2)),
+        "{told}"
+    );
+    let own: Vec<String> = plans
+        .list(&ListParams::default().labels(labels::TASK))
+        .await
+        .unwrap()
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect();
+    assert_eq!(own.len(), 1, "{own:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

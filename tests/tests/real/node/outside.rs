@@ -2,7 +2,7 @@
 //! them along, and what they do about it is seen from the outside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub struct Outside {
     pub namespace: String,
     pub operator: Operator,
     pub agent: Process,
+    agent_arguments: Vec<OsString>,
     agent_http: String,
     project: PathBuf,
     tasks: PathBuf,
@@ -127,9 +128,10 @@ impl Outside {
             "--slots=4",
         ];
         arguments.extend(words.iter().chain(more).map(OsStr::new));
-        let mut agent = Process::start("foreman-agent", &node, &arguments);
-        agent.says(&["node agent is ready"]).await;
+        let agent_arguments: Vec<OsString> = arguments.into_iter().map(OsStr::to_owned).collect();
+        let agent = start_agent(&agent_arguments).await;
         let outside = Self {
+            agent_arguments,
             agent_http: format!("http://{listen}"),
             operator,
             agent,
@@ -142,6 +144,12 @@ impl Outside {
         };
         outside.queue().await;
         outside
+    }
+
+    /// Kills the agent, which says good-bye to nobody, and starts it again.
+    pub async fn restart_agent(&mut self) {
+        self.agent.kill().await;
+        self.agent = start_agent(&self.agent_arguments).await;
     }
 
     /// Returns the address at which pods reach this machine.
@@ -383,6 +391,13 @@ impl Outside {
             assert_eq!(commits.trim(), "1", "{branch}");
         }
     }
+}
+
+async fn start_agent(arguments: &[OsString]) -> Process {
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+    let mut agent = Process::start("foreman-agent", "agent", &arguments);
+    agent.says(&["node agent is ready"]).await;
+    agent
 }
 
 /// Everything that is seen of the work.
