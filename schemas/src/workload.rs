@@ -229,6 +229,9 @@ pub struct PendingHead {
     pub run: i64,
     /// Repository that it was reported in.
     pub repo: String,
+    /// Whether it was told; a commit is noted before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<bool>,
 }
 
 /// What the operator itself read of the Job behind a verifier's GATE-PASS.
