@@ -3,6 +3,8 @@
 //! A run that works on several branches at once, one for each issue, has as many commits that wait for their verdicts;
 //! its status names but one of them. The records of its rounds list them all.
 
+use std::collections::BTreeSet;
+
 use schemas::Workload;
 use schemas::agentic_task::TaskKind;
 use schemas::shared::Verdict;
@@ -33,18 +35,11 @@ pub fn is_open(workload: &Workload, status: &WorkloadStatus, head: &str, pending
     pending.run == run && verifies(workload) && (is_head || is_at_work(status) && is_of_branch(status, head, run))
 }
 
-/// Returns the commits of other branches than the one that the status names, that wait for the gate.
-pub fn besides(status: &WorkloadStatus) -> Vec<&str> {
-    let run = status.run.unwrap_or(1);
-    if !is_at_work(status) {
-        return Vec::new();
-    }
-    let heads = records(status, run).filter_map(|record| record.heads.as_ref());
-    let mut found: Vec<&str> = heads.flat_map(|heads| heads.keys()).map(String::as_str).collect();
-    found.retain(|head| status.head_sha.as_deref() != Some(head) && is_of_branch(status, head, run));
-    found.sort_unstable();
-    found.dedup();
-    found
+/// Returns the commits that the records list beside the one that the status names.
+pub fn besides(status: &WorkloadStatus) -> BTreeSet<&str> {
+    let heads = records(status, status.run.unwrap_or(1)).filter_map(|record| record.heads.as_ref());
+    let all = heads.flat_map(|heads| heads.keys()).map(String::as_str);
+    all.filter(|head| status.head_sha.as_deref() != Some(head)).collect()
 }
 
 /// Returns what the records say of a commit itself, where the run has several branches.

@@ -135,7 +135,7 @@ fn is_due(status: &WorkloadStatus, found: &CommitStatus) -> bool {
 
 /// Returns the pending commits of other branches than the one that the status names.
 fn besides(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus> {
-    let Some(repo) = repo_of(workload).filter(|_| verifies(workload)) else {
+    let Some(repo) = repo_of(workload) else {
         return Vec::new();
     };
     let about = PendingHead {
@@ -146,7 +146,13 @@ fn besides(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus> {
     let said = status.message.as_deref();
     let said = said.unwrap_or_else(|| status.phase.unwrap_or_default().as_str());
     let pending = |head| build(workload, head, &about, State::Pending, None, said);
-    heads::besides(status).into_iter().map(pending).collect()
+    // What would be resolved at once is not told of as pending.
+    let is_open = |head: &&str| heads::is_open(workload, status, head, &about);
+    heads::besides(status)
+        .into_iter()
+        .filter(is_open)
+        .map(pending)
+        .collect()
 }
 
 /// Returns what is still to be said of a Workload that was deleted: no commit that is pending stays so.
