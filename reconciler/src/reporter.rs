@@ -5,10 +5,11 @@
 //! reported as pending is noted in the Workload's status until its verdict is told, also when the work left it behind.
 
 pub mod confirm;
+pub mod heads;
 pub mod notes;
 pub mod plan;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -83,7 +84,15 @@ pub struct Context {
 }
 
 /// What Workloads that were deleted left to be said.
-pub type Deleted = Mutex<HashMap<Key, Vec<CommitStatus>>>;
+pub type Deleted = Mutex<HashMap<Key, Words>>;
+
+/// What is to be said of deleted Workloads of one name.
+#[derive(Debug, Default)]
+pub struct Words {
+    statuses: Vec<CommitStatus>,
+    /// Tries that failed since words were added.
+    failures: u32,
+}
 
 /// Tries to tell of a deleted Workload before that is given up; they take about two hours.
 const LAST_WORDS: u32 = 16;
@@ -107,7 +116,10 @@ pub fn observe(queue: &Arc<WorkQueue<Key>>, ctx: &Arc<Context>) {
         };
         let due = !words.is_empty() || after.is_some_and(|workload| !plan::plan(workload).is_empty());
         if !words.is_empty() {
-            lock(&deleted).entry(change.key.clone()).or_default().extend(words);
+            let mut deleted = lock(&deleted);
+            let left = deleted.entry(change.key.clone()).or_default();
+            left.statuses.extend(words);
+            left.failures = 0;
         }
         if due {
             adds.add(change.key.clone());
@@ -164,34 +176,37 @@ fn pause(failures: u32) -> Duration {
 }
 
 async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
-    let mut unreached = tell_of_deleted(ctx, key).await.is_err();
+    let has_words = tell_of_deleted(ctx, key).await.is_err();
+    let mut unreached = has_words;
     let mut told: Vec<CommitStatus> = Vec::new();
     let mut is_asked = false;
+    let mut reading = Reading::default();
     // What is written on the way changes what is left to be told.
     for _ in 0..MOST_TURNS {
         let Some(workload) = ctx.workloads.get(key) else { break };
         let Some(object) = workload.readable() else { break };
         // The same state of the Workload is read and told of: its verdict never stands before its verifier's task.
-        if note_passes(ctx, key, &workload, &known_tasks(ctx, key)).await? {
+        if note_passes(ctx, key, &workload, &known_tasks(ctx, key), &mut reading).await? {
             continue;
         }
-        let Some(status) = plan::plan(object).into_iter().find(|status| !told.contains(status)) else {
+        let is_left = |status: &CommitStatus| !told.contains(status) && !reading.holds(status);
+        let Some(status) = plan::plan(object).into_iter().find(is_left) else {
             break;
         };
         if status.is_unread && !is_asked {
             // Who has just begun to lead may not have heard yet of the task whose end the Workload tells of.
             is_asked = true;
-            let tasks = listed_tasks(ctx, key).await?;
-            note_passes(ctx, key, &workload, &tasks).await?;
+            match listed_tasks(ctx, key).await {
+                Ok(tasks) => drop(note_passes(ctx, key, &workload, &tasks, &mut reading).await?),
+                Err(error) => reading.fails(status.head, status.run, error),
+            }
             continue;
         }
         let head = status.head.as_str();
         if status.state == State::Pending && !is_noted(object, &status) {
             // Noted before it is told: whatever happens then, somebody knows that it has to be taken back.
-            let note = PendingHead {
-                run: status.run,
-                repo: status.repo.clone(),
-            };
+            let mut note = json!(note(&status));
+            note["told"] = Value::Null;
             let patch = json!({ "pendingHeads": { head: note } });
             let version = workload.meta().resource_version.as_deref();
             write(ctx, key, version, patch).await?;
@@ -200,7 +215,7 @@ async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
             Ok(()) => write(ctx, key, None, receipt(object, &status)).await?,
             Err(Error::NoRemote(_) | Error::Commit(_)) => {
                 // Nobody will ever be told of a commit that was left behind.
-                if status.left_behind {
+                if status.left_behind && status.state != State::Pending {
                     write(ctx, key, None, receipt(object, &status)).await?;
                 }
             }
@@ -208,7 +223,47 @@ async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
         }
         told.push(status);
     }
-    if unreached { Err(Trouble::Repository) } else { Ok(()) }
+    match reading.error {
+        // A Job may soon be gone, so it is asked again earlier than a repository that is away.
+        Some(error) if !has_words => Err(Trouble::Api(error)),
+        _ if unreached => Err(Trouble::Repository),
+        _ => Ok(()),
+    }
+}
+
+/// What came of reading gates' Jobs in one step.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Tasks whose Jobs were read, by UID.
+    read: BTreeSet<String>,
+    /// Tasks whose Jobs could not be, by UID.
+    unread: BTreeSet<String>,
+    /// Commits of which nothing can be told for that, each with its run.
+    heads: BTreeSet<(String, i64)>,
+    /// The first error; it is told at the end.
+    error: Option<String>,
+}
+
+impl Reading {
+    /// Remembers that a commit's pass could not be read.
+    fn fails(&mut self, head: String, run: i64, error: String) {
+        self.heads.insert((head, run));
+        self.error.get_or_insert(error);
+    }
+
+    /// Says whether a state needs a pass that could not be read.
+    fn holds(&self, status: &CommitStatus) -> bool {
+        (status.state == State::Success || status.is_unread) && self.heads.contains(&(status.head.clone(), status.run))
+    }
+}
+
+/// Builds the note of a commit that is told of as pending.
+fn note(status: &CommitStatus) -> PendingHead {
+    PendingHead {
+        run: status.run,
+        repo: status.repo.clone(),
+        told: Some(true),
+    }
 }
 
 /// Says whether a commit is noted as pending in the run that is told of.
@@ -226,11 +281,11 @@ fn known_tasks(ctx: &Context, key: &Key) -> Vec<Arc<Cached<AgenticTask>>> {
 }
 
 /// Returns a Workload's tasks as the API lists them now.
-async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<AgenticTask>>>, Trouble> {
+async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<AgenticTask>>>, String> {
     let api: Api<AgenticTask> = Api::namespaced(ctx.client.clone(), &key.namespace);
     let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&key.name));
     let listed = api.list(&ListParams::default().labels(&selector)).await;
-    let failed = |error| Trouble::Api(format!("failed to list the tasks of {key}: {error}"));
+    let failed = |error| format!("failed to list the tasks of {key}: {error}");
     Ok(listed
         .map_err(failed)?
         .into_iter()
@@ -238,23 +293,43 @@ async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<Agentic
         .collect())
 }
 
-/// Reads the Jobs of the passes among these tasks that nobody read yet, and notes what they say; says whether there were
-/// any.
+/// Reads the Jobs of the passes among these tasks that nobody read yet, and notes what they say; says whether any said
+/// something. A Job that cannot be read holds up nothing but what has to be told of its commit.
 async fn note_passes(
     ctx: &Context,
     key: &Key,
     workload: &Cached<Workload>,
     tasks: &[Arc<Cached<AgenticTask>>],
+    reading: &mut Reading,
 ) -> Result<bool, Trouble> {
     let Some(object) = workload.readable() else {
         return Ok(false);
     };
     let own = tasks.iter().filter(|task| is_owned(task, workload.uid()));
-    let passes = confirm::unread(object, own.filter_map(|task| task.readable()));
-    if passes.is_empty() {
+    let mut found = BTreeMap::new();
+    for pass in confirm::unread(object, own.filter_map(|task| task.readable())) {
+        let (uid, head, run) = (pass.uid.clone(), pass.head.clone(), pass.run);
+        if reading.unread.contains(&uid) {
+            continue;
+        }
+        let read = match reading.read.contains(&uid) {
+            true => Err("status.confirmed is not kept: the CRD of Workloads is of another release".to_owned()),
+            false => confirm::read(&ctx.client, pass).await,
+        };
+        match read {
+            Ok(confirmation) => {
+                reading.read.insert(uid.clone());
+                found.insert(uid, confirmation);
+            }
+            Err(error) => {
+                reading.unread.insert(uid);
+                reading.fails(head, run, error);
+            }
+        }
+    }
+    if found.is_empty() {
         return Ok(false);
     }
-    let found = confirm::read(&ctx.client, passes).await.map_err(Trouble::Api)?;
     for confirmation in found.values() {
         match &confirmation.doubt {
             None => tracing::info!(workload = %key, job = confirmation.job, "the gate's Job confirms the pass"),
@@ -270,7 +345,7 @@ async fn note_passes(
 async fn tell_of_deleted(ctx: &Context, key: &Key) -> Result<(), ()> {
     let words = lock(&ctx.deleted).remove(key).unwrap_or_default();
     let mut left = Vec::new();
-    for status in words {
+    for status in words.statuses {
         match tell(ctx, key, &status).await {
             Ok(()) | Err(Error::NoRemote(_) | Error::Commit(_)) => {}
             Err(_) => left.push(status),
@@ -279,12 +354,17 @@ async fn tell_of_deleted(ctx: &Context, key: &Key) -> Result<(), ()> {
     if left.is_empty() {
         return Ok(());
     }
-    if lock(&ctx.failures).get(key).is_some_and(|count| *count >= LAST_WORDS) {
+    if words.failures >= LAST_WORDS {
         tracing::warn!(workload = %key, "the repository stays away; a commit of the deleted Workload stays pending");
-        lock(&ctx.failures).remove(key);
         return Ok(());
     }
-    lock(&ctx.deleted).entry(key.clone()).or_default().extend(left);
+    let mut deleted = lock(&ctx.deleted);
+    let again = deleted.entry(key.clone()).or_default();
+    // Words that came meanwhile have all their tries.
+    if again.statuses.is_empty() {
+        again.failures = words.failures.saturating_add(1);
+    }
+    again.statuses.extend(left);
     Err(())
 }
 
@@ -310,7 +390,11 @@ fn receipt(workload: &Workload, status: &CommitStatus) -> Value {
     if !status.left_behind {
         patch["reported"] = json!(status.receipt());
     }
-    if status.state != State::Pending && is_noted(workload, status) {
+    if status.state == State::Pending {
+        patch["pendingHeads"] = json!({ status.head.as_str(): note(status) });
+        return patch;
+    }
+    if is_noted(workload, status) {
         patch["pendingHeads"] = json!({ status.head.as_str(): null });
     }
     if status.left_behind {

@@ -201,6 +201,24 @@ pub struct RoundRecord {
     /// What was said of it, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
+    /// Commits of the round by SHA, where the run works on several branches at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<BTreeMap<String, HeadRecord>>,
+}
+
+/// What a round came to on one of several branches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadRecord {
+    /// Branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Gate's or reviewer's verdict on the commit, else its coder's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// What was said of it, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
 }
 
 /// A commit of which it was reported that its verdict is pending.
@@ -211,6 +229,9 @@ pub struct PendingHead {
     pub run: i64,
     /// Repository that it was reported in.
     pub repo: String,
+    /// Whether it was told; a commit is noted before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<bool>,
 }
 
 /// What the operator itself read of the Job behind a verifier's GATE-PASS.

@@ -3,8 +3,6 @@
 //! It is done when a verifier ends, since a Job is removed some minutes after its end, and kept in the Workload's status,
 //! which no agent may write. So a report that comes late is as right as one that comes at once.
 
-use std::collections::BTreeMap;
-
 use gate::binding::Binding;
 use gate::verdict::{self, JobOutcome, Verdict};
 use k8s_openapi::api::batch::v1::Job;
@@ -79,18 +77,9 @@ pub fn unread<'a>(workload: &Workload, tasks: impl IntoIterator<Item = &'a Agent
     tasks.into_iter().filter_map(pass).collect()
 }
 
-/// Reads the end of each pass's Job and judges it anew; by the UID of its task.
-pub async fn read(client: &Client, passes: Vec<Pass>) -> Result<BTreeMap<String, Confirmation>, String> {
-    let mut found = BTreeMap::new();
-    for pass in passes {
-        let uid = pass.uid.clone();
-        found.insert(uid, read_one(client, pass).await?);
-    }
-    Ok(found)
-}
-
-/// The error is that the Job could not be asked: then nothing is known, and it is tried again.
-async fn read_one(client: &Client, pass: Pass) -> Result<Confirmation, String> {
+/// Reads the end of a pass's Job and judges it anew. The error is that the Job could not be asked: then nothing is known,
+/// and it is tried again.
+pub async fn read(client: &Client, pass: Pass) -> Result<Confirmation, String> {
     let mut confirmation = Confirmation {
         run: pass.run,
         head_sha: pass.head.clone(),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use schemas::Workload;
-use schemas::agentic_task::{FailureReason, TaskKind};
+use schemas::agentic_task::FailureReason;
 use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::shared::Verdict;
 use schemas::workload::{Confirmation, PendingHead, WorkloadPhase, WorkloadStatus};
 use serde_json::{Value, json};
+
+use super::heads::{self, verifies};
 
 /// The states that are sent. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +115,44 @@ pub fn plan(workload: &Workload) -> Vec<CommitStatus> {
         // Another run is about to begin; what this one leaves behind shows then.
         return Vec::new();
     }
-    let now = current(workload).filter(|now| status.reported.as_deref() != Some(&now.receipt()));
-    left_behind(workload, status).into_iter().chain(now).collect()
+    let now = current(workload).filter(|now| is_due(status, now));
+    let mut all = left_behind(workload, status);
+    all.extend(now);
+    all.extend(besides(workload, status).into_iter().filter(|it| is_due(status, it)));
+    all
+}
+
+/// Says whether a state is still to be told. A commit that is told of as pending is noted too.
+fn is_due(status: &WorkloadStatus, found: &CommitStatus) -> bool {
+    let is_reported = status.reported.as_deref() == Some(&found.receipt());
+    if found.state != State::Pending {
+        return !is_reported;
+    }
+    let note = status.pending_heads.as_ref().and_then(|heads| heads.get(&found.head));
+    let is_told = |note: &PendingHead| note.told == Some(true) || is_reported;
+    !note.is_some_and(|note| note.run == found.run && is_told(note))
+}
+
+/// Returns the pending commits of other branches than the one that the status names.
+fn besides(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus> {
+    let Some(repo) = repo_of(workload) else {
+        return Vec::new();
+    };
+    let about = PendingHead {
+        run: status.run.unwrap_or(1),
+        repo,
+        told: None,
+    };
+    let said = status.message.as_deref();
+    let said = said.unwrap_or_else(|| status.phase.unwrap_or_default().as_str());
+    let pending = |head| build(workload, head, &about, State::Pending, None, said);
+    // What would be resolved at once is not told of as pending.
+    let is_open = |head: &&str| heads::is_open(workload, status, head, &about);
+    heads::besides(status)
+        .into_iter()
+        .filter(is_open)
+        .map(pending)
+        .collect()
 }
 
 /// Returns what is still to be said of a Workload that was deleted: no commit that is pending stays so.
@@ -124,13 +162,15 @@ pub fn plan_deleted(workload: &Workload) -> Vec<CommitStatus> {
     };
     let mut all = left_behind(workload, status);
     for (head, pending) in status.pending_heads.iter().flatten() {
-        if is_current(workload, status, head, pending) {
-            let ended = current(workload).filter(|now| now.state != State::Pending);
-            all.push(ended.unwrap_or_else(|| {
-                let said = "the Workload was deleted before the gate ended";
-                build(workload, head, pending, State::Error, None, said)
-            }));
+        if !heads::is_open(workload, status, head, pending) {
+            continue;
         }
+        let said = "the Workload was deleted before the gate ended";
+        let ended = current(workload).filter(|now| now.state != State::Pending && now.head == *head);
+        all.push(ended.unwrap_or_else(|| match heads::own(status, head, pending.run) {
+            Some(_) => resolve(workload, status, head, pending, said),
+            None => build(workload, head, pending, State::Error, None, said),
+        }));
     }
     all.into_iter()
         .map(|status| CommitStatus {
@@ -165,18 +205,6 @@ fn repo_of(workload: &Workload) -> Option<String> {
     workload.spec.repo.clone().or_else(of_step)
 }
 
-/// Says whether a gate is to prove the work; nothing is reported of any other.
-fn verifies(workload: &Workload) -> bool {
-    let mut steps = workload.spec.pipeline.iter().flatten();
-    let verifier = workload.spec.verifier_agent_ref.as_ref();
-    steps.any(|step| step.kind == TaskKind::Verify) || verifier.is_some_and(|agent| agent.named().is_some())
-}
-
-/// Says whether what is reported of a commit is what its Workload's status says.
-fn is_current(workload: &Workload, status: &WorkloadStatus, head: &str, pending: &PendingHead) -> bool {
-    pending.run == status.run.unwrap_or(1) && status.head_sha.as_deref() == Some(head) && verifies(workload)
-}
-
 /// Returns what the Workload's status comes to for its head.
 fn current(workload: &Workload) -> Option<CommitStatus> {
     let status = workload.status.as_ref()?;
@@ -200,19 +228,21 @@ fn current(workload: &Workload) -> Option<CommitStatus> {
         None => return None,
     };
     let message = status.message.clone().unwrap_or_else(|| phase.as_str().to_owned());
-    let mut found = build(
-        workload,
-        &head,
-        &PendingHead { run, repo },
-        state,
-        status.verdict,
-        &message,
-    );
+    let about = PendingHead { run, repo, told: None };
+    // Of several branches each has its own end; the run's is that of the worst.
+    let is_one_of_several = phase.is_terminal() && heads::own(status, &head, run).is_some();
+    let mut found = match is_one_of_several {
+        true => resolve(workload, status, &head, &about, &message),
+        false => build(workload, &head, &about, state, status.verdict, &message),
+    };
+    found.left_behind = false;
+    if is_one_of_several {
+        return Some(found);
+    }
     found.details["failureReason"] = json!(status.failure_reason.map(|reason| reason.as_str()));
     found.details["baseSHA"] = json!(status.base_sha);
     found.details["gateDigest"] = json!(status.gate_digest);
     found.details["round"] = json!(status.round);
-    found.left_behind = false;
     if state == State::Success
         && let Err(doubt) = proof_of_current(status, &head, run)
     {
@@ -225,47 +255,70 @@ fn current(workload: &Workload) -> Option<CommitStatus> {
 /// Returns the verdicts of commits that are pending and that the work has left behind: another round, another run.
 fn left_behind(workload: &Workload, status: &WorkloadStatus) -> Vec<CommitStatus> {
     let pending = status.pending_heads.iter().flatten();
-    let left = pending.filter(|(head, pending)| !is_current(workload, status, head, pending));
-    left.map(|(head, pending)| {
-        let rounds = status.rounds.iter().flatten().rev();
-        let round = rounds
-            .filter(|round| round.run == pending.run)
-            .find(|round| round.head_sha.as_ref() == Some(head));
-        let verdict = round.and_then(|round| round.verdict);
-        let state = match verdict {
-            Some(Verdict::GatePass) => State::Success,
-            Some(Verdict::GateFail | Verdict::NoGo) => State::Failure,
-            _ => State::Error,
-        };
-        let said = match (state, round.and_then(|round| round.summary.as_deref())) {
-            (State::Error, _) => superseded(status, pending),
-            (_, Some(summary)) => summary.to_owned(),
-            (_, None) => verdict.map_or("", Verdict::as_str).to_owned(),
-        };
-        let mut found = build(workload, head, pending, state, verdict, &said);
-        found.details["round"] = json!(round.map(|round| round.round));
-        if state == State::Success {
-            match proof(status, head, pending.run).as_deref() {
-                Ok([first, ..]) => {
-                    found.details["baseSHA"] = json!(first.base_sha);
-                    found.details["gateDigest"] = json!(first.gate_digest);
-                }
-                Ok([]) => {
-                    found.refute(&gone("Job"));
-                    found.is_unread = true;
-                }
-                Err(doubt) => found.refute(doubt),
-            }
-        }
-        found
-    })
-    .collect()
+    let left = pending.filter(|(head, pending)| !heads::is_open(workload, status, head, pending));
+    left.map(|(head, pending)| resolve(workload, status, head, pending, &superseded(status, head, pending)))
+        .collect()
 }
 
-fn superseded(status: &WorkloadStatus, pending: &PendingHead) -> String {
+/// Returns what a commit comes to by what Jobs and the records of its rounds say of it; an error where they say nothing.
+fn resolve(
+    workload: &Workload,
+    status: &WorkloadStatus,
+    head: &str,
+    about: &PendingHead,
+    otherwise: &str,
+) -> CommitStatus {
+    let known = heads::known(status, head, about.run);
+    let proved = || matches!(proof(status, head, about.run).as_deref(), Ok([_, ..]));
+    // A Job's word may stand before the record of the round has it.
+    let verdict = match known.verdict {
+        Some(Verdict::GatePass | Verdict::GateFail | Verdict::GateError | Verdict::NoGo) => known.verdict,
+        _ if proved() => Some(Verdict::GatePass),
+        other => other,
+    };
+    let state = match verdict {
+        Some(Verdict::GatePass) => State::Success,
+        Some(Verdict::GateFail | Verdict::NoGo) => State::Failure,
+        _ => State::Error,
+    };
+    let is_latest =
+        heads::own(status, head, about.run).is_some() && heads::successor(status, head, about.run).is_none();
+    let said = match (state, known.summary) {
+        (State::Error, Some(summary)) if is_latest && verdict == Some(Verdict::GateError) => summary,
+        (State::Error, _) => otherwise,
+        (_, Some(summary)) if verdict == known.verdict => summary,
+        _ => verdict.map_or("", Verdict::as_str),
+    };
+    let mut found = build(workload, head, about, state, verdict, said);
+    found.details["round"] = json!(known.round);
+    if state == State::Success {
+        match proof(status, head, about.run).as_deref() {
+            Ok([first, ..]) => {
+                found.details["baseSHA"] = json!(first.base_sha);
+                found.details["gateDigest"] = json!(first.gate_digest);
+            }
+            Ok([]) => {
+                found.refute(&gone("Job"));
+                found.is_unread = true;
+            }
+            Err(doubt) => found.refute(doubt),
+        }
+    }
+    found
+}
+
+fn superseded(status: &WorkloadStatus, head: &str, pending: &PendingHead) -> String {
     let run = status.run.unwrap_or(1);
-    match &status.head_sha {
-        _ if pending.run != run => format!("superseded by run {run} before the gate ended"),
+    let successor = heads::successor(status, head, run);
+    if pending.run != run {
+        return format!("superseded by run {run} before the gate ended");
+    }
+    if successor.is_none() && heads::own(status, head, run).is_some() {
+        // Nothing took its place: the run ended.
+        let said = status.message.as_deref();
+        return said.unwrap_or("the run ended before the gate did").to_owned();
+    }
+    match successor.or(status.head_sha.as_deref()) {
         Some(head) => format!("superseded by {} before the gate ended", head.get(..12).unwrap_or(head)),
         None => "superseded before the gate ended".to_owned(),
     }

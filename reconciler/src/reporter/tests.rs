@@ -19,6 +19,8 @@ struct Api {
     tasks: Mutex<Vec<Value>>,
     /// Whether the gate's Job is still there.
     job: AtomicBool,
+    /// Whether its CRD keeps `status.confirmed` no more than any field that it does not know.
+    is_old: AtomicBool,
     /// What was asked, without the bodies.
     asked: Mutex<Vec<String>>,
 }
@@ -26,7 +28,13 @@ struct Api {
 impl Api {
     fn answer(&self, method: &http::Method, path: &str, body: &[u8]) -> (u16, Value) {
         lock(&self.asked).push(format!("{method} {path}"));
-        if path.ends_with("/jobs/gate") {
+        if path.contains("/namespaces/hidden/") {
+            return (
+                403,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "not here" }),
+            );
+        }
+        if path.ends_with("/jobs/gate") || path.ends_with("/jobs/gate-two") {
             return match self.job.load(Ordering::Acquire) {
                 true => (200, job()),
                 false => (
@@ -35,9 +43,10 @@ impl Api {
                 ),
             };
         }
-        if path.ends_with("/pods") {
+        if let Some((_, query)) = path.split_once("/pods?") {
+            let head = if query.contains("gate-two") { NEXT } else { HEAD };
             let pods = if self.job.load(Ordering::Acquire) {
-                vec![pod()]
+                vec![pod(head)]
             } else {
                 Vec::new()
             };
@@ -46,15 +55,18 @@ impl Api {
                 json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods }),
             );
         }
-        if path.ends_with("/agentictasks") {
+        if path.contains("/agentictasks?") {
             let tasks = lock(&self.tasks).clone();
             return (
                 200,
                 json!({ "kind": "AgenticTaskList", "apiVersion": "foreman.llmkube.dev/v1alpha1", "metadata": {}, "items": tasks }),
             );
         }
-        assert!(path.ends_with("/workloads/w/status"), "{method} {path}");
-        let patch: Value = serde_json::from_slice(body).unwrap();
+        assert!(path.ends_with("/workloads/w/status?"), "{method} {path}");
+        let mut patch: Value = serde_json::from_slice(body).unwrap();
+        if self.is_old.load(Ordering::Acquire) {
+            patch["status"].as_object_mut().unwrap().remove("confirmed");
+        }
         let mut workload = lock(&self.workload);
         let version = workload["metadata"]["resourceVersion"].clone();
         let wanted = patch["metadata"]["resourceVersion"].clone();
@@ -85,6 +97,7 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 const HEAD: &str = "1111111111111111111111111111111111111111";
+const NEXT: &str = "4444444444444444444444444444444444444444";
 const BASE: &str = "2222222222222222222222222222222222222222";
 const DIGEST: &str = "3333333333333333333333333333333333333333333333333333333333333333";
 
@@ -96,9 +109,9 @@ fn job() -> Value {
 }
 
 /// The Pod of a gate that passed.
-fn pod() -> Value {
+fn pod(head: &str) -> Value {
     let report = json!({
-        "format": gate::FORMAT, "head": HEAD, "base": BASE, "digest": DIGEST, "outcome": "pass",
+        "format": gate::FORMAT, "head": head, "base": BASE, "digest": DIGEST, "outcome": "pass",
         "steps": [{ "name": "test", "outcome": "pass", "exitCode": 0, "ms": 1 }],
     });
     let ended = |message: String| json!({ "terminated": { "exitCode": 0, "reason": "Completed", "message": message } });
@@ -142,6 +155,14 @@ impl Forge for Told {
     }
 }
 
+/// Returns the path of a request, and its query.
+fn asked(uri: &http::Uri) -> String {
+    match uri.query() {
+        Some(query) => format!("{}?{query}", uri.path()),
+        None => uri.path().to_owned(),
+    }
+}
+
 struct Stage {
     api: Arc<Api>,
     forge: Arc<Told>,
@@ -167,7 +188,7 @@ impl Stage {
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.collect_bytes().await.unwrap();
-                let (code, answer) = served.answer(&parts.method, parts.uri.path(), &body);
+                let (code, answer) = served.answer(&parts.method, &asked(&parts.uri), &body);
                 let body = Body::from(serde_json::to_vec(&answer).unwrap());
                 Ok::<_, Infallible>(http::Response::builder().status(code).body(body).unwrap())
             }
@@ -270,6 +291,9 @@ impl Stage {
     }
 }
 
+mod several;
+mod trouble;
+
 #[tokio::test]
 async fn a_pass_that_was_confirmed_in_time_is_a_success_long_after_its_job_is_gone() {
     let stage = Stage::fresh();
@@ -330,7 +354,7 @@ async fn a_pass_of_a_task_that_the_watch_did_not_tell_of_yet_is_not_said_to_be_g
 
 #[tokio::test]
 async fn no_head_that_was_pending_stays_so() {
-    let next = "4444444444444444444444444444444444444444";
+    let next = NEXT;
     let stage = Stage::fresh();
     stage.turns().await;
     stage.status(json!({
@@ -348,7 +372,7 @@ async fn no_head_that_was_pending_stays_so() {
     );
     assert_eq!(
         stage.workload_status()["pendingHeads"],
-        json!({ next: { "run": 1, "repo": "o/r" } })
+        json!({ next: { "run": 1, "repo": "o/r", "told": true } })
     );
     stage.ctx.workloads.forget(&stage.key, Some("u"));
     stage.turns().await;

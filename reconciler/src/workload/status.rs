@@ -10,7 +10,7 @@ use schemas::inert::{DESCRIPTION_CHARS, one_line};
 use schemas::rounds::{TaskView, counts};
 use schemas::shared::{Usage, Verdict};
 use schemas::unsupported;
-use schemas::workload::{RoundRecord, WorkloadPhase, WorkloadStatus};
+use schemas::workload::{WorkloadPhase, WorkloadStatus};
 
 use super::observe::Observed;
 use super::validate::Valid;
@@ -19,8 +19,8 @@ use crate::agentic_task::facts::TaskObject;
 use crate::conditions::{self, Said};
 use crate::writer::{Outcome, Refusal, status_patch};
 
-/// Rounds that the ledger keeps.
-const ROUNDS_KEPT: usize = 20;
+mod rounds;
+
 /// Tasks that the status lists.
 const TASKS_LISTED: usize = 40;
 
@@ -92,7 +92,7 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
     let current = in_order(views, run);
     let mut usage = Usage::default();
     let mut any_usage = false;
-    let mut records: Vec<RoundRecord> = Vec::new();
+    let mut records = rounds::Records::new(run);
     // Only the latest coder's and verifier's words count, so a later round starts without head and digest.
     after.gate_digest = None;
     for (view, task) in &current {
@@ -122,22 +122,12 @@ pub fn gather(after: &mut WorkloadStatus, views: &[(TaskView, &TaskObject)], run
             }
             _ => {}
         }
-        record(&mut records, view, object, run);
+        records.add(view.round, object, status);
     }
     if any_usage {
         after.usage = Some(usage);
     }
-    let mut rounds: Vec<RoundRecord> = after
-        .rounds
-        .take()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|r| r.run != run)
-        .collect();
-    rounds.extend(records);
-    let surplus = rounds.len().saturating_sub(ROUNDS_KEPT);
-    rounds.drain(..surplus);
-    after.rounds = Some(rounds).filter(|rounds| !rounds.is_empty());
+    after.rounds = records.among(after.rounds.take());
     let listed = current
         .iter()
         .rev()
@@ -188,39 +178,6 @@ fn depth<'a>(name: &'a str, tasks: &HashMap<&'a str, &'a TaskObject>, known: &mu
         .unwrap_or(0);
     known.insert(name, deepest);
     deepest
-}
-
-fn record(records: &mut Vec<RoundRecord>, view: &TaskView, object: &schemas::AgenticTask, run: i64) {
-    let Some(status) = &object.status else { return };
-    if records.last().is_none_or(|last| last.round != view.round) {
-        records.push(RoundRecord {
-            run,
-            round: view.round,
-            ..RoundRecord::default()
-        });
-    }
-    let Some(round) = records.last_mut() else { return };
-    if status.commit_sha.is_some() {
-        round.head_sha = status.commit_sha.clone();
-    }
-    // The gate's word stands above the coder's; a reviewer's NO-GO above a pass.
-    let rank = |verdict: Option<Verdict>| match verdict {
-        None => 0,
-        Some(Verdict::Skipped) => 1,
-        Some(Verdict::Go | Verdict::Incomplete) => 2,
-        Some(Verdict::GatePass) => 3,
-        Some(Verdict::GateFail | Verdict::GateError | Verdict::NoGo) => 4,
-    };
-    if status.verdict.is_some() && rank(status.verdict) >= rank(round.verdict) {
-        round.verdict = status.verdict;
-        let said = status
-            .result
-            .as_ref()
-            .and_then(|result| result.get("summary")?.as_str());
-        round.summary = said
-            .map(|said| one_line(said, DESCRIPTION_CHARS))
-            .or(round.summary.take());
-    }
 }
 
 fn reference(task: &TaskObject) -> ObjectReference {

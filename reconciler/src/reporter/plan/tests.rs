@@ -64,10 +64,11 @@ fn pending_comes_first_and_each_state_once() {
     assert_eq!(only(json!({ "phase": "Dispatched" })), None, "there is no head yet");
     let pending = only(json!({ "phase": "Dispatched", "headSHA": "a" })).unwrap();
     assert_eq!(pending.state, State::Pending);
-    assert_eq!(
-        only(json!({ "phase": "Dispatched", "headSHA": "a", "reported": pending.receipt() })),
-        None
-    );
+    let noted = |note: Value| json!({ "phase": "Dispatched", "headSHA": "a", "reported": pending.receipt(), "pendingHeads": { "a": note } });
+    assert_eq!(only(noted(json!({ "run": 1, "repo": "o/r" }))), None);
+    let of_another_run = plan(&workload(noted(json!({ "run": 0, "repo": "o/r", "told": true }))));
+    let states: Vec<State> = of_another_run.iter().map(|it| it.state).collect();
+    assert_eq!(states, [State::Error, State::Pending]);
     let moved = only(json!({ "phase": "Dispatched", "headSHA": "b", "reported": pending.receipt() })).unwrap();
     assert_eq!(moved.head, "b", "a moved head inherits nothing");
     let success = only(passed(
@@ -149,13 +150,14 @@ fn a_head_that_the_work_left_behind_gets_the_verdict_of_its_round() {
         (json!("GATE-FAIL"), State::Failure, "step test failed"),
         (json!("NO-GO"), State::Failure, "step test failed"),
         (json!("GATE-PASS"), State::Success, "step test failed"),
-        (json!("GO"), State::Error, "superseded by h2 before the gate ended"),
+        // The Job's word counts before the record of the round has it.
+        (json!("GO"), State::Success, "GATE-PASS"),
+        (json!(null), State::Success, "GATE-PASS"),
         (
             json!("GATE-ERROR"),
             State::Error,
             "superseded by h2 before the gate ended",
         ),
-        (json!(null), State::Error, "superseded by h2 before the gate ended"),
     ] {
         let all = plan(&workload(status(verdict.clone())));
         assert_eq!(told(&all[..1]), [("h1", state, said)], "{verdict}");
@@ -165,6 +167,12 @@ fn a_head_that_the_work_left_behind_gets_the_verdict_of_its_round() {
         );
         assert_eq!((all[1].head.as_str(), all[1].state), ("h2", State::Pending));
     }
+    let mut unproved = status(json!("GO"));
+    unproved["confirmed"] = json!({});
+    assert_eq!(
+        told(&plan(&workload(unproved))[..1]),
+        [("h1", State::Error, "superseded by h2 before the gate ended")]
+    );
     let mut unread = status(json!("GATE-PASS"));
     unread["confirmed"] = json!({});
     let all = plan(&workload(unread));
@@ -236,4 +244,89 @@ fn refused_is_failure_and_infrastructure_is_error() {
         State::Error
     );
     assert_eq!(state(None, Some(FailureReason::Cancelled)), State::Error);
+}
+
+/// Two branches of a run, the first of them in its second round while the gate of the other still works.
+fn two_branches(phase: &str, second: Value) -> Value {
+    let mut h2 = json!({ "branch": "two", "verdict": "GO" });
+    h2.as_object_mut().unwrap().extend(second.as_object().unwrap().clone());
+    json!({
+        "run": 1, "phase": phase, "headSHA": "h3", "round": 2, "message": "one of two failed",
+        "verdict": "GATE-FAIL",
+        "rounds": [
+            {
+                "run": 1, "round": 1, "headSHA": "h2", "verdict": "GATE-FAIL", "summary": "exit 1",
+                "heads": { "h1": { "branch": "one", "verdict": "GATE-FAIL", "summary": "exit 1" }, "h2": h2 },
+            },
+            { "run": 1, "round": 2, "headSHA": "h3", "heads": { "h3": { "branch": "one", "verdict": "GATE-FAIL", "summary": "exit 2" } } },
+        ],
+        "pendingHeads": {
+            "h1": { "run": 1, "repo": "o/r", "told": true },
+            "h2": { "run": 1, "repo": "o/r", "told": true },
+            "h3": { "run": 1, "repo": "o/r", "told": true },
+        },
+    })
+}
+
+#[test]
+fn a_further_round_of_one_branch_leaves_no_other_branch_behind() {
+    let all = plan(&workload(two_branches("Dispatched", json!({}))));
+    assert_eq!(told(&all), [("h1", State::Failure, "exit 1")]);
+}
+
+#[test]
+fn each_of_several_branches_ends_with_its_own_verdict() {
+    let confirmed = json!({ "t": { "run": 1, "headSHA": "h2", "baseSHA": "c", "gateDigest": "d" } });
+    for (second, confirmed, state, said) in [
+        (
+            json!({ "verdict": "GATE-PASS", "summary": "all passed" }),
+            confirmed.clone(),
+            State::Success,
+            "all passed",
+        ),
+        // The Job's word counts before the record of the round has it.
+        (json!({}), confirmed.clone(), State::Success, "GATE-PASS"),
+        (
+            json!({ "verdict": "NO-GO", "summary": "no" }),
+            confirmed,
+            State::Failure,
+            "no",
+        ),
+        (
+            json!({ "verdict": "GATE-ERROR", "summary": "no node" }),
+            json!({}),
+            State::Error,
+            "no node",
+        ),
+        (json!({}), json!({}), State::Error, "one of two failed"),
+    ] {
+        let mut status = two_branches("Failed", second);
+        status["confirmed"] = confirmed;
+        let all = plan(&workload(status));
+        assert_eq!(
+            told(&all),
+            [
+                ("h1", State::Failure, "exit 1"),
+                ("h2", state, said),
+                ("h3", State::Failure, "exit 2")
+            ]
+        );
+        assert_eq!(
+            all.iter().map(|it| it.left_behind).collect::<Vec<_>>(),
+            [true, true, false]
+        );
+    }
+}
+
+#[test]
+fn a_deleted_workload_leaves_no_branch_pending() {
+    let all = plan_deleted(&workload(two_branches("Dispatched", json!({}))));
+    assert_eq!(
+        told(&all),
+        [
+            ("h1", State::Failure, "exit 1"),
+            ("h2", State::Error, "the Workload was deleted before the gate ended"),
+            ("h3", State::Failure, "exit 2"),
+        ]
+    );
 }
