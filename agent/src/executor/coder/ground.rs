@@ -3,6 +3,7 @@
 use gate::{GateError, ResolvedGate};
 use git::{Claim, Expected, Git, Oid, RemoteUrl};
 use schemas::agentic_task::FailureReason;
+use schemas::workload::RoundRecord;
 use schemas::{AgenticTask, Workload};
 
 use crate::executor::{Run, source};
@@ -172,7 +173,12 @@ async fn whose(run: &Run, git: &Git, url: &RemoteUrl, tip: Oid, workload: Option
     let foreign = if own(&named) { Whose::Altered } else { Whose::Foreign };
     let Some(workload) = workload else { return Ok(foreign) };
     let status = workload.status.clone().unwrap_or_default();
-    if status.head_sha == sha || status.rounds.iter().flatten().any(|round| round.head_sha == sha) {
+    let hex = tip.to_string();
+    let in_ledger = |round: &RoundRecord| {
+        let heads = round.heads.as_ref();
+        round.head_sha == sha || heads.is_some_and(|heads| heads.contains_key(&hex))
+    };
+    if status.head_sha == sha || status.rounds.iter().flatten().any(in_ledger) {
         return Ok(Whose::Ours);
     }
     let siblings = source::siblings(run, workload).await?;
