@@ -330,14 +330,14 @@ async fn note_passes(
     if found.is_empty() {
         return Ok(false);
     }
+    let version = workload.meta().resource_version.as_deref();
+    write(ctx, key, version, json!({ "confirmed": found })).await?;
     for confirmation in found.values() {
         match &confirmation.doubt {
             None => tracing::info!(workload = %key, job = confirmation.job, "the gate's Job confirms the pass"),
             Some(doubt) => tracing::warn!(workload = %key, job = confirmation.job, doubt, "a pass is not confirmed"),
         }
     }
-    let version = workload.meta().resource_version.as_deref();
-    write(ctx, key, version, json!({ "confirmed": found })).await?;
     Ok(true)
 }
 

@@ -434,6 +434,27 @@ pub fn status_patch<S: serde::Serialize>(before: Option<&S>, after: &S) -> Optio
     merge_patch(&before, &after)
 }
 
+/// Merges a patch as the API does.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let map = target.as_object_mut().unwrap();
+    for (name, value) in patch {
+        if value.is_null() {
+            map.remove(name);
+        } else {
+            merge(map.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
@@ -453,24 +474,6 @@ mod tests {
             prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
         };
         object(prop_oneof![leaf(), object(leaf().boxed())].boxed())
-    }
-
-    fn merge(target: &mut Value, patch: &Value) {
-        let Value::Object(patch) = patch else {
-            *target = patch.clone();
-            return;
-        };
-        if !target.is_object() {
-            *target = json!({});
-        }
-        let map = target.as_object_mut().unwrap();
-        for (name, value) in patch {
-            if value.is_null() {
-                map.remove(name);
-            } else {
-                merge(map.entry(name.clone()).or_insert(Value::Null), value);
-            }
-        }
     }
 
     #[test]

@@ -17,8 +17,10 @@ pub enum Form {
 }
 
 /// Begins to log; `default` is the filter where `RUST_LOG` says none. A log that runs already is left as it is.
+///
+/// The Kubernetes client is silent by default: a call that failed is logged by whoever made it, with what it was for.
 pub fn init(form: Form, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| format!("{default},kube_client=off").into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(coloured(

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::ResourceExt;
@@ -60,17 +60,7 @@ where
 
     /// Waits until what was seen so far pleases `done`, and returns what that found.
     pub async fn until<T>(&mut self, what: &str, done: impl Fn(&[K]) -> Option<T>) -> T {
-        let waited = tokio::time::timeout(LIMIT, async {
-            loop {
-                self.count.borrow_and_update();
-                if let Some(found) = done(&self.seen.lock().unwrap()) {
-                    return found;
-                }
-                self.count.changed().await.unwrap();
-            }
-        })
-        .await;
-        waited.unwrap_or_else(|_| {
+        self.within(LIMIT, done).await.unwrap_or_else(|| {
             let seen = self.states();
             let last = &seen[seen.len().saturating_sub(3)..];
             panic!(
@@ -78,6 +68,20 @@ where
                 seen.len()
             )
         })
+    }
+
+    /// Waits for `limit` at most until what was seen so far pleases `done`, and returns what that found.
+    pub async fn within<T>(&mut self, limit: Duration, done: impl Fn(&[K]) -> Option<T>) -> Option<T> {
+        let waited = tokio::time::timeout(limit, async {
+            loop {
+                self.count.borrow_and_update();
+                if let Some(found) = done(&self.seen.lock().unwrap()) {
+                    return found;
+                }
+                self.count.changed().await.unwrap();
+            }
+        });
+        waited.await.ok()
     }
 
     /// Waits until an object was seen in a state that pleases `done`, and returns it.

@@ -10,6 +10,7 @@ use kube::client::Body;
 use super::*;
 use crate::clock::SystemClock;
 use crate::leader::Leadership;
+use crate::writer::merge;
 
 /// What the API holds.
 #[derive(Default)]
@@ -75,24 +76,6 @@ impl Api {
         let next = version.as_str().unwrap().parse::<u64>().unwrap() + 1;
         workload["metadata"]["resourceVersion"] = json!(next.to_string());
         (200, workload.clone())
-    }
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let map = target.as_object_mut().unwrap();
-    for (name, value) in patch {
-        if value.is_null() {
-            map.remove(name);
-        } else {
-            merge(map.entry(name.clone()).or_insert(Value::Null), value);
-        }
     }
 }
 

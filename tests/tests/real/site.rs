@@ -226,7 +226,9 @@ impl Follower<AgenticTask> {
                 .collect();
             phases.dedup();
             phases.retain(Option::is_some);
-            assert_eq!(phases, [Some(Phase::Pending), Some(Phase::Scheduled)], "{name}");
+            // One that had to wait, and may begin before its admission is written, is admitted by its assignment.
+            let once: &[_] = &[Some(Phase::Pending), Some(Phase::Scheduled)];
+            assert!(phases == once || phases == once[1..], "{name}: {phases:?}");
         }
     }
 }

@@ -74,7 +74,7 @@ async fn all_is_well(outside: &mut Outside, seen: &mut Seen) {
 
 /// Takes a server away from tasks in every stage, by what `while_away` does meanwhile, and looks on until all is done.
 async fn costs_time_only(server: &'static str, by: &str, while_away: impl AsyncFnOnce()) {
-    let mut outside = Outside::open(&gate("sleep 4", 120), &[]).await;
+    let mut outside = Outside::open(&gate("sleep 4", 600), &[]).await;
     let mut seen = Seen::of(&outside);
     outside.ask(&["one", "two"]);
     seen.gate_runs(None).await;
