@@ -76,8 +76,7 @@ fn end_with_the_reader() {
 
 fn init_logging(verbose: u8) {
     let default = match verbose {
-        // What goes wrong with the API is said by the command itself.
-        0 => "error,kube_client=off",
+        0 => "error",
         1 => "info",
         _ => "debug",
     };
