@@ -164,7 +164,6 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     let let_go = CancellationToken::new();
     let leases = tokio::spawn(keep_lease(
         lease,
-        config.clone(),
         Shutdown {
             drain: shutdown.drain.clone(),
             stop: let_go.clone(),

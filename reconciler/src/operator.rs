@@ -19,7 +19,7 @@ use crate::crd_check;
 use crate::evidence::http::Serving;
 use crate::evidence::redact::Redactor;
 use crate::evidence::{self, Evidence};
-use crate::leader::{self, Election, Leadership};
+use crate::leader::{Election, Leadership};
 use crate::metrics::{Metrics, counted};
 use crate::probes::Probes;
 use crate::task_queue::source::{Nudge, Sources};
@@ -193,18 +193,15 @@ impl Operator {
         }
         controllers.observe(&config, &caches);
         if config.leader_election {
-            let election = Election::new(config.lease_namespace.clone(), config.identity.clone());
-            let client = counted(config.client.clone(), metrics.clone(), "leader");
-            leader::elect(
-                client,
-                election,
+            let election = Election::new(
+                counted(config.client.clone(), metrics.clone(), "leader"),
+                &config.lease_namespace,
+                &config.identity,
                 leadership,
                 config.clock.clone(),
                 health.clone(),
-                stop.clone(),
-                |term| controllers.clone().lead(term),
-            )
-            .await;
+            );
+            election.run(stop.clone(), |term| controllers.clone().lead(term)).await;
         } else {
             controllers.clone().lead(stop.clone()).await;
         }

@@ -71,7 +71,7 @@ async fn step(ctx: &Context, key: &Key) -> Result<Next, Error> {
     };
     let valid = validate::validate(&observed);
     let mut plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
-    observed.taken = observe::taken(ctx, &plan);
+    observed.taken = observe::taken(ctx, plan.creates.iter().map(|(key, _)| key));
     if !observed.taken.is_empty() {
         plan = plan::plan(&observed, &valid, ctx.clock.now(), ctx.task_ttl);
     }

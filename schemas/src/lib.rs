@@ -22,6 +22,7 @@ pub mod graph;
 pub mod inert;
 pub mod json_schema;
 pub mod labels;
+pub mod lease;
 pub mod manifest;
 pub mod model_profile;
 pub mod names;

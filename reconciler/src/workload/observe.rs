@@ -7,7 +7,6 @@ use schemas::workload::WorkloadPhase;
 use schemas::{AgenticTask, Workload};
 
 use super::Context;
-use super::plan::Plan;
 use crate::cache::{Cached, Change, Key};
 use crate::clock::lock;
 
@@ -170,9 +169,8 @@ pub fn observe(ctx: &Context, key: &Key) -> Option<Observed> {
 }
 
 /// Returns which names of new tasks other tasks have: the Workload's own are never planned again.
-pub fn taken(ctx: &Context, plan: &Plan) -> BTreeSet<String> {
-    let keys = plan.creates.iter().map(|(key, _)| key);
-    let taken = keys.filter(|key| ctx.tasks.get(key).is_some());
+pub fn taken<'a>(ctx: &Context, new: impl Iterator<Item = &'a Key>) -> BTreeSet<String> {
+    let taken = new.filter(|key| ctx.tasks.get(key).is_some());
     taken.map(|key| key.name.clone()).collect()
 }
 
