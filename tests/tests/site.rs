@@ -137,6 +137,11 @@ pub struct Process {
 
 impl Process {
     pub fn start(binary: &str, name: &str, arguments: &[&OsStr]) -> Self {
+        Self::start_in(binary, name, arguments, &[])
+    }
+
+    /// Starts a program with more variables in its environment.
+    pub fn start_in(binary: &str, name: &str, arguments: &[&OsStr], environment: &[(&str, &OsStr)]) -> Self {
         let path = program().with_file_name(binary);
         assert!(
             path.exists(),
@@ -157,7 +162,7 @@ impl Process {
                 command.env_remove(&variable);
             }
         }
-        command.env("NO_COLOR", "1");
+        command.env("NO_COLOR", "1").envs(environment.iter().copied());
         let mut child = command.spawn().unwrap();
         let (sender, lines) = unbounded_channel();
         forward(child.stdout.take().unwrap(), sender.clone());

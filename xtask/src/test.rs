@@ -19,7 +19,7 @@ const REAL: &str = "real";
 /// The modules, below that one, whose tests need more than a control plane, or one whose kinds no other test uses
 /// meanwhile.
 const MORE: [(Tier, &[&str]); 2] = [
-    (Tier::Node, &["node", "pods", "servers"]),
+    (Tier::Node, &["node", "pods", "servers", "clocks"]),
     (Tier::Argocd, &["argocd", "kustomize", "upgrade"]),
 ];
 /// Test programs with tests that speak to the API which they are given, and the modules that these lie in, where not all

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use schemas::workload::WorkloadPhase;
-use schemas::{Agent, AgenticTask, TaskQueue, Workload, labels};
+use schemas::{Agent, AgenticTask, FleetNode, TaskQueue, Workload, labels};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ pub struct Outside {
     pub operator: Operator,
     pub agent: Process,
     agent_arguments: Vec<OsString>,
+    clock: Option<&'static str>,
     agent_http: String,
     project: PathBuf,
     tasks: PathBuf,
@@ -54,6 +55,11 @@ pub fn gate(command: &str, deadline: i64) -> Value {
 impl Outside {
     /// Sets all of it up; every task has to pass this gate. The agent is told `more`.
     pub async fn open(gate: &Value, more: &[&str]) -> Self {
+        Self::open_at(None, gate, more).await
+    }
+
+    /// Sets all of it up with an agent whose clock is wrong by so much.
+    pub async fn open_at(clock: Option<&'static str>, gate: &Value, more: &[&str]) -> Self {
         let site = Site::open().await;
         install_crds(&site.client).await;
         let namespace = namespace(&site.client).await;
@@ -129,9 +135,10 @@ impl Outside {
         ];
         arguments.extend(words.iter().chain(more).map(OsStr::new));
         let agent_arguments: Vec<OsString> = arguments.into_iter().map(OsStr::to_owned).collect();
-        let agent = start_agent(&agent_arguments).await;
+        let agent = start_agent(&agent_arguments, clock).await;
         let outside = Self {
             agent_arguments,
+            clock,
             agent_http: format!("http://{listen}"),
             operator,
             agent,
@@ -149,7 +156,7 @@ impl Outside {
     /// Kills the agent, which says good-bye to nobody, and starts it again.
     pub async fn restart_agent(&mut self) {
         self.agent.kill().await;
-        self.agent = start_agent(&self.agent_arguments).await;
+        self.agent = start_agent(&self.agent_arguments, self.clock).await;
     }
 
     /// Returns the address at which pods reach this machine.
@@ -190,6 +197,12 @@ impl Outside {
         }))
         .unwrap();
         self.api::<K>().create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    /// Returns the agent's node.
+    pub async fn node(&self) -> FleetNode {
+        let nodes: Api<FleetNode> = Api::all(self.site.client.clone());
+        nodes.get(&format!("{}-outside", self.namespace)).await.unwrap()
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -389,11 +402,30 @@ impl Outside {
     }
 }
 
-async fn start_agent(arguments: &[OsString]) -> Process {
+async fn start_agent(arguments: &[OsString], clock: Option<&str>) -> Process {
     let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-    let mut agent = Process::start("foreman-agent", "agent", &arguments);
+    let library = clock.map(|_| wrong_clock());
+    let mut environment = Vec::new();
+    if let (Some(clock), Some(library)) = (clock, &library) {
+        environment.extend([
+            ("LD_PRELOAD", library.as_os_str()),
+            ("FAKETIME", OsStr::new(clock)),
+            // A clock that is wrong still runs.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", OsStr::new("1")),
+        ]);
+    }
+    let mut agent = Process::start_in("foreman-agent", "agent", &arguments, &environment);
     agent.says(&["node agent is ready"]).await;
     agent
+}
+
+/// Finds the library that tells a process another time than it is.
+fn wrong_clock() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").unwrap();
+    folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|library| library.exists())
+        .expect("Debian's package libfaketime, for a clock that is wrong")
 }
 
 /// Everything that is seen of the work.
