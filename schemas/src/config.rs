@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::document::{self, Node, START};
-use crate::file_error::{FileError, MAX_ERRORS, quote};
+use crate::document::{self, Node};
+use crate::file_error::{FileError, MAX_ERRORS, START, quote};
 use crate::gate_definition::OnBaseMove;
 use crate::manifest;
 use crate::structural::{self, Checker, Synonyms};

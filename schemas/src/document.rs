@@ -9,24 +9,12 @@ mod scalar;
 use serde_json::{Map, Value};
 
 use self::reader::Reader;
-use crate::file_error::{FileError, MAX_ERRORS, quote};
+use crate::file_error::{FileError, MAX_ERRORS, Place, quote};
 
 /// Deepest nesting of a document.
 pub const MAX_DEPTH: usize = 64;
 /// Most values of a file, aliases written out.
 pub const MAX_NODES: usize = 50_000;
-
-/// A place in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Line, from 1.
-    pub line: usize,
-    /// Column, from 1, in characters.
-    pub column: usize,
-}
-
-/// The beginning of a file.
-pub const START: Place = Place { line: 1, column: 1 };
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,13 +4,24 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::document::Place;
 use crate::task_queue::InvalidFile;
 
 /// Most errors that are reported of one file.
 pub const MAX_ERRORS: usize = 50;
 /// Most characters of a found text that an error repeats.
 const MAX_QUOTE: usize = 60;
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, in characters.
+    pub column: usize,
+}
+
+/// The beginning of a file.
+pub const START: Place = Place { line: 1, column: 1 };
 
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::document::{Content, Node, Place};
-use crate::file_error::{FileError, closest, quote};
+use crate::document::{Content, Node};
+use crate::file_error::{FileError, Place, closest, quote};
 use crate::names;
 use crate::structural::{self, Checker};
 use crate::{GROUP, VERSION, labels};

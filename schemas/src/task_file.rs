@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use crate::agentic_task::{Dependency, TaskKind};
-use crate::document::{self, Node, Place, START};
-use crate::file_error::{FileError, MAX_ERRORS, quote};
+use crate::document::{self, Node};
+use crate::file_error::{FileError, MAX_ERRORS, Place, START, quote};
 use crate::front_matter::{self, FrontMatter};
 use crate::manifest;
 use crate::names;

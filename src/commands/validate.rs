@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use kube::ResourceExt;
 use schemas::agent::AgentRole;
 use schemas::config::AgentsFile;
-use schemas::file_error::FileError;
+use schemas::file_error::{FileError, Place, START};
 use schemas::front_matter::Gate;
 use schemas::task_file::{self, TaskContent, TaskDocument};
 use schemas::{Agent, WorkloadSpec, unsupported};
@@ -147,9 +147,8 @@ fn check(files: &Files, folder: &str, whole: bool) -> Checked {
     let mut agents = None;
     for (shown, path) in files {
         let link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-        let start = schemas::document::Place { line: 1, column: 1 };
         if link {
-            let error = FileError::new(shown, start, "a symbolic link").expected("a file; links are not followed");
+            let error = FileError::new(shown, START, "a symbolic link").expected("a file; links are not followed");
             errors.push(error);
             continue;
         }
@@ -158,7 +157,7 @@ fn check(files: &Files, folder: &str, whole: bool) -> Checked {
             Err(error) => {
                 errors.push(FileError::new(
                     shown,
-                    start,
+                    START,
                     format!("the file cannot be read: {error}"),
                 ));
                 continue;
@@ -223,7 +222,7 @@ fn unsupported_of(document: &TaskDocument) -> Option<FileError> {
     no_effect(&document.path, document.at, &found)
 }
 
-fn no_effect(path: &str, at: schemas::document::Place, found: &[String]) -> Option<FileError> {
+fn no_effect(path: &str, at: Place, found: &[String]) -> Option<FileError> {
     let message = || format!("nothing acts on this yet: {}", found.join(", "));
     (!found.is_empty()).then(|| FileError::new(path, at, message()))
 }
@@ -235,15 +234,14 @@ fn check_agents(path: &str, read: &AgentsFile) -> (Vec<FileError>, Vec<FileError
     for agent in &read.agents {
         let found = reconciler::agent::validate::validate(agent, &known);
         let name = agent.name_any();
-        let error =
-            |problem: &String| FileError::new(path, schemas::document::START, format!("Agent {name:?}: {problem}"));
+        let error = |problem: &String| FileError::new(path, START, format!("Agent {name:?}: {problem}"));
         errors.extend(found.problems.iter().map(error));
         let fields: Vec<String> = found
             .unsupported
             .iter()
             .map(|field| format!("{field} of Agent {name:?}"))
             .collect();
-        notes.extend(no_effect(path, schemas::document::START, &fields));
+        notes.extend(no_effect(path, START, &fields));
     }
     for profile in &read.profiles {
         let found = unsupported::of_profile(&profile.spec);
@@ -252,14 +250,14 @@ fn check_agents(path: &str, read: &AgentsFile) -> (Vec<FileError>, Vec<FileError
             .iter()
             .map(|field| format!("{field} of ModelProfile {name:?}"))
             .collect();
-        notes.extend(no_effect(path, schemas::document::START, &fields));
+        notes.extend(no_effect(path, START, &fields));
     }
     (errors, notes)
 }
 
 fn no_such_file(path: &str, other: &str, tasks: &BTreeMap<String, Vec<TaskDocument>>) -> FileError {
     let message = format!("`depends` names {other}, and there is no such task file: the work would wait for it");
-    let error = FileError::new(path, schemas::document::START, message).expected("a task file of this queue");
+    let error = FileError::new(path, START, message).expected("a task file of this queue");
     match schemas::file_error::closest(other, tasks.keys().filter(|known| *known != path).map(String::as_str)) {
         Some(known) => error.suggestion(known),
         None => error,

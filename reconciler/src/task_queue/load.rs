@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use git::{ByteSlice, ChangeKind, EntryKind, Git, Oid, RemoteUrl, Repository};
-use schemas::document::START;
-use schemas::file_error::FileError;
+use schemas::file_error::{FileError, START};
 use schemas::task_file::{self, MAX_FILE};
 
 use super::files::{Files, Parsed};

@@ -6,8 +6,8 @@ use saphyr_parser::{Event, Parser, Span};
 use serde_json::Value;
 
 use super::scalar::scalar;
-use super::{Content, Entry, MAX_DEPTH, MAX_NODES, Node, Place};
-use crate::file_error::{FileError, quote};
+use super::{Content, Entry, MAX_DEPTH, MAX_NODES, Node};
+use crate::file_error::{FileError, Place, quote};
 
 /// A list or map that is being read.
 struct Open {
