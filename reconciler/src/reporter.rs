@@ -8,25 +8,25 @@ pub mod confirm;
 pub mod heads;
 pub mod notes;
 pub mod plan;
+pub mod reading;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::Client;
-use kube::api::{Api, ListParams};
 use schemas::workload::{Confirmation, PendingHead};
-use schemas::{AgenticTask, Workload, labels, names};
+use schemas::{AgenticTask, Workload};
 use serde_json::{Value, json};
 
 use crate::cache::{Cache, Cached, Key};
-use crate::clock::{Clock, lock};
+use crate::clock::lock;
 use crate::metrics::{Metrics, REPORTS};
 use crate::work_queue::{Next, WorkQueue};
 use crate::workload::observe::{Links, is_owned, workload_of};
 use crate::writer::{Outcome, Writer};
 use plan::{CommitStatus, State};
+use reading::{Reader, Reading};
 
 /// Why a report did not reach its place.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +63,8 @@ pub trait Forge: Send + Sync {
 pub struct Context {
     /// Writes.
     pub writer: Writer,
-    /// Reads Jobs.
-    pub client: Client,
+    /// Reads what proves a pass.
+    pub reader: Reader,
     /// Workloads.
     pub workloads: Arc<Cache<Workload>>,
     /// Tasks.
@@ -73,8 +73,6 @@ pub struct Context {
     pub links: Arc<Links>,
     /// Where verdicts are reported.
     pub forge: Arc<dyn Forge>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What Workloads that were deleted left to be said.
@@ -196,7 +194,7 @@ async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
         if status.is_unread && !is_asked {
             // Who has just begun to lead may not have heard yet of the task whose end the Workload tells of.
             is_asked = true;
-            match listed_tasks(ctx, key).await {
+            match ctx.reader.tasks(key).await {
                 Ok(tasks) => drop(note_passes(ctx, key, &workload, &tasks, &mut reading).await?),
                 Err(error) => reading.fails(status.head, status.run, error),
             }
@@ -231,32 +229,6 @@ async fn step(ctx: &Context, key: &Key) -> Result<(), Trouble> {
     }
 }
 
-/// What came of reading gates' Jobs in one step.
-#[derive(Debug, Default)]
-struct Reading {
-    /// Tasks whose Jobs were read, by UID.
-    read: BTreeSet<String>,
-    /// Tasks whose Jobs could not be, by UID.
-    unread: BTreeSet<String>,
-    /// Commits of which nothing can be told for that, each with its run.
-    heads: BTreeSet<(String, i64)>,
-    /// The first error; it is told at the end.
-    error: Option<String>,
-}
-
-impl Reading {
-    /// Remembers that a commit's pass could not be read.
-    fn fails(&mut self, head: String, run: i64, error: String) {
-        self.heads.insert((head, run));
-        self.error.get_or_insert(error);
-    }
-
-    /// Says whether a state needs a pass that could not be read.
-    fn holds(&self, status: &CommitStatus) -> bool {
-        (status.state == State::Success || status.is_unread) && self.heads.contains(&(status.head.clone(), status.run))
-    }
-}
-
 /// Builds the note of a commit that is told of as pending.
 fn note(status: &CommitStatus) -> PendingHead {
     PendingHead {
@@ -280,21 +252,7 @@ fn known_tasks(ctx: &Context, key: &Key) -> Vec<Arc<Cached<AgenticTask>>> {
     keys.into_iter().filter_map(|key| ctx.tasks.get(&key)).collect()
 }
 
-/// Returns a Workload's tasks as the API lists them now.
-async fn listed_tasks(ctx: &Context, key: &Key) -> Result<Vec<Arc<Cached<AgenticTask>>>, String> {
-    let api: Api<AgenticTask> = Api::namespaced(ctx.client.clone(), &key.namespace);
-    let selector = format!("{}={}", labels::WORKLOAD, names::label_value(&key.name));
-    let listed = api.list(&ListParams::default().labels(&selector)).await;
-    let failed = |error| format!("failed to list the tasks of {key}: {error}");
-    Ok(listed
-        .map_err(failed)?
-        .into_iter()
-        .map(|task| Arc::new(Cached::of(task)))
-        .collect())
-}
-
-/// Reads the Jobs of the passes among these tasks that nobody read yet, and notes what they say; says whether any said
-/// something. A Job that cannot be read holds up nothing but what has to be told of its commit.
+/// Notes what the Jobs of passes among these tasks say; says whether any said something.
 async fn note_passes(
     ctx: &Context,
     key: &Key,
@@ -306,27 +264,9 @@ async fn note_passes(
         return Ok(false);
     };
     let own = tasks.iter().filter(|task| is_owned(task, workload.uid()));
-    let mut found = BTreeMap::new();
-    for pass in confirm::unread(object, own.filter_map(|task| task.readable())) {
-        let (uid, head, run) = (pass.uid.clone(), pass.head.clone(), pass.run);
-        if reading.unread.contains(&uid) {
-            continue;
-        }
-        let read = match reading.read.contains(&uid) {
-            true => Err("status.confirmed is not kept: the CRD of Workloads is of another release".to_owned()),
-            false => confirm::read(&ctx.client, pass).await,
-        };
-        match read {
-            Ok(confirmation) => {
-                reading.read.insert(uid.clone());
-                found.insert(uid, confirmation);
-            }
-            Err(error) => {
-                reading.unread.insert(uid);
-                reading.fails(head, run, error);
-            }
-        }
-    }
+    let found = reading
+        .read(&ctx.reader, object, own.filter_map(|task| task.readable()))
+        .await;
     if found.is_empty() {
         return Ok(false);
     }

@@ -146,12 +146,14 @@ impl Controllers {
             report: forge.map(|forge| {
                 Arc::new(reporter::Context {
                     writer: writer("reporter"),
-                    client: counted(config.client.clone(), metrics.clone(), "reporter"),
+                    reader: reporter::reading::Reader::new(
+                        counted(config.client.clone(), metrics.clone(), "reporter"),
+                        clock,
+                    ),
                     workloads: caches.workloads.clone(),
                     tasks: caches.tasks.clone(),
                     links,
                     forge,
-                    clock,
                     metrics: metrics.clone(),
                     deleted: Arc::default(),
                     failures: Mutex::default(),

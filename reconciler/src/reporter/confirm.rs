@@ -3,6 +3,8 @@
 //! It is done when a verifier ends, since a Job is removed some minutes after its end, and kept in the Workload's status,
 //! which no agent may write. So a report that comes late is as right as one that comes at once.
 
+use std::time::Duration;
+
 use gate::binding::Binding;
 use gate::verdict::{self, JobOutcome, Verdict};
 use k8s_openapi::api::batch::v1::Job;
@@ -15,6 +17,9 @@ use schemas::workload::Confirmation;
 use schemas::{AgenticTask, Workload, shared};
 
 use super::plan;
+
+/// Longer than a gate's Job stays after its end: what could not be read until then will not be.
+pub const STAYS: Duration = Duration::from_secs(15 * 60);
 
 /// A pass that a verifier told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,19 @@ pub struct Pass {
     pub namespace: String,
     /// Name of the Job, as the verifier says.
     pub job: Option<String>,
+}
+
+impl Pass {
+    fn unconfirmed(&self, doubt: Option<String>) -> Confirmation {
+        Confirmation {
+            run: self.run,
+            head_sha: self.head.clone(),
+            base_sha: self.base.clone(),
+            gate_digest: self.digest.clone(),
+            job: self.job.as_ref().map(|name| format!("{}/{name}", self.namespace)),
+            doubt,
+        }
+    }
 }
 
 /// Says whether a verifier ended with a pass.
@@ -79,20 +97,13 @@ pub fn unread<'a>(workload: &Workload, tasks: impl IntoIterator<Item = &'a Agent
 
 /// Reads the end of a pass's Job and judges it anew. The error is that the Job could not be asked: then nothing is known,
 /// and it is tried again.
-pub async fn read(client: &Client, pass: Pass) -> Result<Confirmation, String> {
-    let mut confirmation = Confirmation {
-        run: pass.run,
-        head_sha: pass.head.clone(),
-        base_sha: pass.base.clone(),
-        gate_digest: pass.digest.clone(),
-        job: pass.job.as_ref().map(|name| format!("{}/{name}", pass.namespace)),
-        doubt: None,
-    };
+pub async fn read(client: &Client, pass: &Pass) -> Result<Confirmation, String> {
+    let mut confirmation = pass.unconfirmed(None);
     let Some(name) = &pass.job else {
         confirmation.doubt = Some("no verifier of this head names its Job".to_owned());
         return Ok(confirmation);
     };
-    let (Some(base), Some(digest)) = (pass.base, pass.digest) else {
+    let (Some(base), Some(digest)) = (pass.base.clone(), pass.digest.clone()) else {
         confirmation.doubt = Some("the verdict names no head, base or gate".to_owned());
         return Ok(confirmation);
     };
@@ -103,7 +114,7 @@ pub async fn read(client: &Client, pass: Pass) -> Result<Confirmation, String> {
     let selector = ListParams::default().labels(&format!("job-name={name}"));
     let pods = pods.list(&selector).await.map_err(unknown)?.items;
     let binding = Binding {
-        head: pass.head,
+        head: pass.head.clone(),
         base,
         digest,
         steps: None,
@@ -111,6 +122,13 @@ pub async fn read(client: &Client, pass: Pass) -> Result<Confirmation, String> {
     };
     confirmation.doubt = doubt(name, &JobOutcome::from_objects(job.as_ref(), &pods), &binding);
     Ok(confirmation)
+}
+
+/// Says of a pass that its Job could not be read as long as it was there.
+pub fn never_read(pass: &Pass, error: &str) -> Confirmation {
+    let minutes = STAYS.as_secs() / 60;
+    let doubt = format!("not confirmed within {minutes} minutes: {error}");
+    pass.unconfirmed(Some(one_line(&doubt, DESCRIPTION_CHARS)))
 }
 
 /// Says what the end of a Job leaves to doubt of a pass; `None` where it proves it.

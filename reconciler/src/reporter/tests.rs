@@ -4,13 +4,15 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
+use kube::Client;
 use kube::api::DynamicObject;
 use kube::client::Body;
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::ManualClock;
 use crate::leader::Leadership;
 use crate::writer::merge;
+use schemas::labels;
 
 /// What the API holds.
 #[derive(Default)]
@@ -150,6 +152,7 @@ struct Stage {
     api: Arc<Api>,
     forge: Arc<Told>,
     ctx: Arc<Context>,
+    clock: Arc<ManualClock>,
     work: Arc<WorkQueue<Key>>,
     key: Key,
 }
@@ -177,15 +180,14 @@ impl Stage {
             }
         });
         let client = Client::new(service, "n");
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
         let ctx = Arc::new(Context {
             writer: Writer::new(client.clone(), Leadership::always(clock.clone())),
-            client,
+            reader: Reader::new(client, clock.clone()),
             workloads: Arc::default(),
             tasks: Arc::default(),
             links: Arc::default(),
             forge: forge.clone(),
-            clock,
             metrics: Arc::default(),
             deleted: Arc::default(),
             failures: Mutex::default(),
@@ -198,6 +200,7 @@ impl Stage {
             api,
             forge,
             ctx,
+            clock,
             work,
             key: Key::new("n", "w"),
         };

@@ -38,6 +38,31 @@ async fn a_job_that_the_api_refuses_to_show_holds_up_nothing_but_its_own_verdict
 }
 
 #[tokio::test]
+async fn a_job_that_is_never_shown_leaves_no_commit_pending() {
+    let stage = Stage::fresh();
+    let mut hidden = Stage::verifier();
+    hidden["status"]["result"] = json!({ "extra": { "namespace": "hidden" } });
+    seen(&stage.ctx.tasks, hidden);
+    stage.run_ends();
+    let next = stage.turns().await;
+    assert!(matches!(next, Next::Failed(_)), "{next:?}");
+    stage.clock.advance(confirm::STAYS - Duration::from_secs(1));
+    stage.work.add(stage.key.clone());
+    assert!(matches!(stage.turns().await, Next::Failed(_)));
+    let told = stage.said();
+    assert!(told.iter().all(|(_, state, _)| *state == State::Pending), "{told:?}");
+    stage.clock.advance(Duration::from_secs(1));
+    stage.work.add(stage.key.clone());
+    assert_eq!(stage.turns().await, Next::Wait);
+    let (head, state, said) = stage.said().last().unwrap().clone();
+    assert_eq!((head.as_str(), state), (HEAD, State::Error));
+    assert!(
+        said.starts_with("not confirmed within 15 minutes: failed to read Job hidden/gate"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn a_commit_that_an_earlier_operator_told_of_as_pending_is_noted_and_resolved() {
     let stage = Stage::fresh();
     stage.status(json!({ "reported": format!("{}@{HEAD} run 1 pending", labels::NOTES_REF) }));
