@@ -8,12 +8,14 @@ use agent::config::{CapabilityOverrides, Identities, Mode};
 use agent::daemon::Shutdown;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
 use kube::{Client, Resource, ResourceExt};
 use plane::runner::{Runner, RunnerConfig};
 use plane::{Plane, PlaneConfig};
 use reconciler::operator::{self, Operator};
-use schemas::Agent;
+use schemas::{Agent, FleetNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
@@ -30,6 +32,9 @@ pub const FIELD_MANAGER: &str = "foreman-up";
 const FROM_PROJECT: &str = "foreman.llmkube.dev/from-project";
 /// Name of the Secret that holds the model server's key, and its key.
 pub const MODEL_SECRET: (&str, &str) = ("foreman-model", "api-key");
+
+/// How long the start waits at most for the node to say what it can do.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// What local mode is told at its start.
 #[derive(Clone, Debug)]
@@ -155,10 +160,7 @@ impl Local {
         let evidence = operator.http_address().context("the evidence store has no address")?;
         remember_port(place, evidence.port())?;
         let evidence_url = format!("http://{evidence}");
-        let operator = {
-            let stop = operator_stop.clone();
-            tokio::spawn(async move { operator.run(stop).await.map_err(|error| error.to_string()) })
-        };
+        let before = heartbeat(&client, &host().1).await?;
         let agent_stop = Shutdown::default();
         let agent_config = agent_config(place, namespace, &config, &sandbox, &evidence_url)?;
         let agent = {
@@ -168,6 +170,11 @@ impl Local {
                     .await
                     .map_err(|error| error.to_string())
             })
+        };
+        first_word(&client, &host().1, before).await;
+        let operator = {
+            let stop = operator_stop.clone();
+            tokio::spawn(async move { operator.run(stop).await.map_err(|error| error.to_string()) })
         };
         Ok(Self {
             client,
@@ -252,6 +259,24 @@ impl Local {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.runner.shutdown()).await;
         self.plane.shutdown().await;
     }
+}
+
+/// Returns when the node was heard of, by an earlier start.
+async fn heartbeat(client: &Client, node: &str) -> Result<Option<Time>> {
+    let nodes: Api<FleetNode> = Api::all(client.clone());
+    let node = nodes.get_opt(node).await.context("failed to look at the node")?;
+    Ok(node.and_then(|node| node.status?.last_heartbeat_time))
+}
+
+/// Waits until the node says what it can do, so that no work is told first that nobody is there. An agent that asks a slow
+/// model server is not waited for.
+async fn first_word(client: &Client, node: &str, before: Option<Time>) {
+    let nodes: Api<FleetNode> = Api::all(client.clone());
+    let speaks = await_condition(nodes, node, move |node: Option<&FleetNode>| {
+        let status = node.and_then(|node| node.status.as_ref());
+        status.is_some_and(|status| status.last_heartbeat_time.is_some() && status.last_heartbeat_time != before)
+    });
+    let _ = tokio::time::timeout(FIRST_WORD, speaks).await;
 }
 
 /// Frees the node's name: whoever held it in this state is dead, since this process has the state's lock.

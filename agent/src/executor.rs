@@ -11,6 +11,7 @@ pub(crate) mod sample;
 pub mod served;
 pub mod source;
 pub mod stub;
+mod told;
 pub mod verifier;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,7 @@
 //! it can do, so that the loop uses the best protocol that really works there.
 
 pub mod http;
+pub mod news;
 pub mod openai;
 pub mod probe;
 pub mod replay;

@@ -9,7 +9,7 @@ use schemas::task_queue::InvalidFile;
 use schemas::{TaskQueue, Workload, labels};
 
 use super::Line;
-use super::words::{describe, end_of, fetched, place, title, unnamed, waits_for_sibling, without_hash};
+use super::words::{describe, end_of, fetched, held_up, place, title, unnamed, waits_for_sibling, without_hash};
 
 /// What was last said of an object.
 type Said = (Phase, Option<Verdict>, String);
@@ -66,7 +66,8 @@ impl Follower {
             self.stand(task.uid().unwrap_or_default(), phase.is_terminal(), phase.as_str());
         }
         let waiting = status.waiting.as_ref().filter(|_| phase == Phase::Pending);
-        let reason = waiting.map(|waiting| waiting.reason.clone()).unwrap_or_default();
+        let reason = waiting.map(|waiting| waiting.reason.as_str()).or(held_up(&status));
+        let reason = reason.unwrap_or_default().to_owned();
         let now = (phase, status.verdict, reason.clone());
         let before = self.tasks.insert(task.name_any(), now.clone());
         if before.as_ref().is_some_and(|before| *before == now) || past && self.skips_past && phase.is_terminal() {
@@ -251,6 +252,24 @@ mod tests {
             "status": { "phase": phase },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_holds_up_a_task_that_is_worked_on_is_told_and_so_is_its_end() {
+        let mut follower = Follower::new(false);
+        let mut says = |kind: &str, phase: &str, condition: &str, status: &str| {
+            let said = json!([{ "type": condition, "status": status, "reason": "x", "message": "connection refused",
+                                "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+            let task = task("t", kind, phase, json!({ "assignedNode": "a", "conditions": said }));
+            follower.task(&task, false).map(|line| line.text)
+        };
+        let mut model = |status: &str| says("issue-fix", "Running", "ModelReachable", status);
+        assert_eq!(model("False").unwrap(), "coder waits for its model: connection refused");
+        assert_eq!(model("False"), None, "that is no news");
+        assert_eq!(model("True").unwrap(), "coder runs on a");
+        let mut gate = |status: &str| says("verify", "Verifying", "GateScheduled", status);
+        assert_eq!(gate("False").unwrap(), "gate Job waits for a node: connection refused");
+        assert_eq!(gate("True").unwrap(), "gate Job runs");
     }
 
     #[test]

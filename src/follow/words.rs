@@ -1,7 +1,7 @@
 //! What a line says: one text for each state of a queue, a task or a Workload.
 
 use kube::ResourceExt;
-use schemas::agentic_task::{AgenticTask, Phase, TaskKind};
+use schemas::agentic_task::{AgenticTask, AgenticTaskStatus, Phase, TaskKind};
 use schemas::task_queue::{InvalidFile, TaskQueueStatus};
 use schemas::{Workload, labels};
 use serde_json::Value;
@@ -81,6 +81,18 @@ pub fn without_hash(name: &str) -> &str {
         .map_or(name, |(stem, _)| stem)
 }
 
+/// Says what holds up a task that is worked on: a model server that does not answer, a gate's Pod that finds no node.
+pub fn held_up(status: &AgenticTaskStatus) -> Option<&str> {
+    let condition = match status.phase? {
+        Phase::Running => "ModelReachable",
+        Phase::Verifying => "GateScheduled",
+        _ => return None,
+    };
+    let mut conditions = status.conditions.iter().flatten();
+    let found = conditions.find(|found| found.type_ == condition && found.status == "False")?;
+    Some(&found.message)
+}
+
 /// Says what a task does or how it ended.
 pub fn describe(task: &AgenticTask) -> String {
     let status = task.status.clone().unwrap_or_default();
@@ -96,8 +108,14 @@ pub fn describe(task: &AgenticTask) -> String {
             Some(waiting) => format!("{step} waits: {}", waiting.reason),
             None => format!("{step} goes back to the queue"),
         },
-        Phase::Running => format!("{step} runs on {}", status.assigned_node.unwrap_or_default()),
-        Phase::Verifying => "gate Job runs".into(),
+        Phase::Running => match held_up(&status) {
+            Some(why) => format!("{step} waits for its model: {why}"),
+            None => format!("{step} runs on {}", status.assigned_node.unwrap_or_default()),
+        },
+        Phase::Verifying => match held_up(&status) {
+            Some(why) => format!("gate Job waits for a node: {why}"),
+            None => "gate Job runs".into(),
+        },
         Phase::Scheduled => format!("{step} has a node"),
         Phase::Succeeded | Phase::Failed => {
             let verdict = status.verdict.map(|verdict| format!(" {verdict}")).unwrap_or_default();

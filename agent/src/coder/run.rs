@@ -14,13 +14,11 @@ use super::worktree::WorkTree;
 use super::{AgentSettings, End, Ending, TaskText, Verdict};
 use crate::budget::Budget;
 use crate::journal::{Entry, Header, Journal, JournalError};
+use crate::model::news::News;
 use crate::model::retry::{PATIENCE, Patience};
 use crate::model::{Delta, ModelError, Provider, Reply, Request, Usage};
 use crate::prompt;
 use crate::tools::{Call, ToolResult, Toolbox};
-
-/// Sees pieces of replies while they stream.
-pub type Live = Arc<dyn Fn(Delta<'_>) + Send + Sync>;
 
 /// Holds what one run works with.
 #[derive(Clone)]
@@ -37,8 +35,8 @@ pub struct Session {
     pub toolbox: Toolbox,
     /// Tells what was changed.
     pub work_tree: Arc<dyn WorkTree>,
-    /// Sees replies as they stream.
-    pub live: Option<Live>,
+    /// Hears whether the model server answers.
+    pub news: News,
 }
 
 /// Why waiting was given up.
@@ -205,6 +203,7 @@ impl Driver<'_> {
             let error = match self.ask_once(&request).await {
                 Err(interrupted) => return Ok(interrupted.into()),
                 Ok(Ok(reply)) => {
+                    self.session.news.answers();
                     let said = reply.clone();
                     self.journal.append(&Entry::Reply { turn, reply: said })?;
                     return Ok(Event::Reply(reply));
@@ -235,24 +234,17 @@ impl Driver<'_> {
                 pause.as_secs()
             );
             self.journal.append(&Entry::Note { turn, text })?;
+            self.session.news.is_away(&message, self.patience.whole);
             if let Err(interrupted) = self.watch.guard(&self.cancel, tokio::time::sleep(pause)).await {
                 return Ok(interrupted.into());
             }
             pause = self.patience.after(pause);
-            if let Some(live) = &self.session.live {
-                live(Delta::Again);
-            }
         }
     }
 
     async fn ask_once(&self, request: &Request) -> Result<Result<Reply, ModelError>, Interrupted> {
         self.watch.sign();
-        let sink = |delta: Delta<'_>| {
-            self.watch.sign();
-            if let Some(live) = &self.session.live {
-                live(delta);
-            }
-        };
+        let sink = |_: Delta<'_>| self.watch.sign();
         let answered = self
             .watch
             .guard(&self.cancel, self.provider.complete(request, &sink))

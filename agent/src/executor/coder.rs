@@ -16,11 +16,13 @@ use schemas::Agent;
 use schemas::agentic_task::FailureReason;
 
 use super::confinement::toolchain;
+use super::told::{MODEL_REACHABLE, Told};
 use super::{Run, endpoint, source};
 use crate::coder::worktree::Snapshot;
 use crate::coder::{self as machine, End, Session};
 use crate::journal::Journal;
 use crate::metrics::Measured;
+use crate::model::news::News;
 use crate::outcome::Outcome;
 use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
@@ -30,10 +32,19 @@ use push::fence;
 use settings::{budget, settings};
 use text::{briefing, text};
 
-/// Carries out a coder's task.
+/// Carries out a coder's task, and says in its status while the model server does not answer.
 pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
+    let (news, heard) = News::new();
+    let told = Told::of(MODEL_REACHABLE, run);
+    tokio::select! {
+        result = carry_out(run, agent, news) => result,
+        never = told.keep(run, heard) => match never {},
+    }
+}
+
+async fn carry_out(run: &Run, agent: &Agent, news: News) -> Result<Outcome, Outcome> {
     let mut ground = lay(run).await?;
-    let mut asked = endpoint::ask(run, agent, &ground.stem, ground.round).await?;
+    let mut asked = endpoint::ask(run, agent, &ground.stem, ground.round, &news).await?;
     asked.provider = Box::new(Measured {
         inner: asked.provider,
         metrics: run.services.probes.metrics.clone(),
@@ -50,7 +61,7 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
     let made = ground.git.work_tree(&ground.url, ground.start, tree, admin).await;
     let work_tree = made.map_err(|error| source::clone_failed(&error))?;
     let finding = asked.finding.take();
-    let worked = work(run, agent, &ground, &work_tree, asked, &folder.join("outputs")).await;
+    let worked = work(run, agent, &ground, &work_tree, asked, &folder.join("outputs"), news).await;
     if let (Ok(end), Some(finding)) = (&worked, finding) {
         finding.learn(end.ending);
     }
@@ -85,6 +96,7 @@ async fn work(
     work_tree: &WorkTree,
     asked: endpoint::Asked,
     outputs: &std::path::Path,
+    news: News,
 ) -> Result<End, Outcome> {
     let broken = |error: String| Outcome::failed(FailureReason::InfrastructureError, error);
     let text = text(run, ground).await?;
@@ -116,7 +128,7 @@ async fn work(
         task: text,
         toolbox,
         work_tree: Arc::new(snapshot),
-        live: None,
+        news,
     };
     let path = run.spool.path("transcript");
     let mut journal = Journal::create(&path, None).map_err(|error| broken(error.to_string()))?;

@@ -16,6 +16,7 @@ use schemas::{Agent, AgenticTask};
 use super::Run;
 use crate::coder::Ending;
 use crate::config::Config;
+use crate::model::news::News;
 use crate::model::openai::{Endpoint, OpenAi};
 use crate::model::probe::{ProbeReport, ProbeSettings, Window, probe};
 use crate::model::replay::Replay;
@@ -110,8 +111,8 @@ pub async fn look(url: &str, key: Option<Secret>, config: &Config) -> Option<Pro
     probe(&settings).await.ok()
 }
 
-/// Finds the model that `agent` asks for the run's task.
-pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Asked, Outcome> {
+/// Finds the model that `agent` asks for the run's task, and tells while its server does not answer.
+pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32, news: &News) -> Result<Asked, Outcome> {
     let config = &run.services.config;
     let Some(url) = base_url(agent, config) else {
         return Err(Outcome::failed(
@@ -146,7 +147,7 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
         biased;
         // The run itself says how a cancelled run ends.
         () = run.cancel.cancelled() => None,
-        report = find_out(remembered(), &settings, PATIENCE) => report,
+        report = find_out(remembered(), &settings, PATIENCE, news) => report,
     };
     for warning in report.iter().flat_map(|report| &report.warnings) {
         tracing::warn!(url, warning, "the model server's answers leave something open");
@@ -175,13 +176,16 @@ pub async fn ask(run: &Run, agent: &Agent, stem: &str, round: u32) -> Result<Ask
 
 /// Asks a server what it offers, and again while it is away: what is not known of it then would be guessed for the whole
 /// run. The run's turns have a patience of their own.
-async fn find_out(trials: &Trials, settings: &ProbeSettings, patience: Patience) -> Option<ProbeReport> {
+async fn find_out(trials: &Trials, settings: &ProbeSettings, patience: Patience, news: &News) -> Option<ProbeReport> {
     let url = &settings.base_url;
     let since = Instant::now();
     let mut pause = patience.pause;
     loop {
         let (report, error) = match trials.probe(settings, Instant::now()).await {
-            Ok(report) if !report.is_away => return Some(report),
+            Ok(report) if !report.is_away => {
+                news.answers();
+                return Some(report);
+            }
             Ok(report) => {
                 let words = report.warnings.join("; ");
                 (Some(report), words)
@@ -201,6 +205,7 @@ async fn find_out(trials: &Trials, settings: &ProbeSettings, patience: Patience)
             return report;
         }
         tracing::warn!(error, url, "the model server does not answer; it is asked again");
+        news.is_away(&error, patience.whole);
         tokio::time::sleep(pause).await;
         pause = patience.after(pause);
     }
@@ -362,8 +367,9 @@ mod tests {
             "spec": { "role": "coder", "tools": ["bash"], "providerConfig": { "baseURL": url } }
         }))
         .unwrap();
+        let (news, _) = News::new();
         let asked = async {
-            tokio::join!(ask(&run, &agent, "task", 1), async {
+            tokio::join!(ask(&run, &agent, "task", 1, &news), async {
                 told.recv().await.unwrap();
                 run.cancel.cancel();
             })
@@ -402,7 +408,19 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = ProbeSettings::new(format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(async move { axum::serve(listener, app).await });
-        let found = find_out(&Trials::default(), &settings, QUICK).await.unwrap();
+        let (news, mut heard) = News::new();
+        let words = tokio::spawn(async move {
+            let mut words = Vec::new();
+            while heard.changed().await.is_ok() {
+                words.push(heard.borrow_and_update().clone().unwrap());
+            }
+            words
+        });
+        let found = find_out(&Trials::default(), &settings, QUICK, &news).await.unwrap();
+        drop(news);
+        let words = words.await.unwrap();
+        assert!(words[0].contains("Loading model"), "{words:?}");
+        assert_eq!(words.last().unwrap(), "", "it answers at last");
         assert!(found.has_proven_protocol() && !found.is_away, "{found:?}");
         assert!(asked.load(std::sync::atomic::Ordering::SeqCst) > 3);
     }

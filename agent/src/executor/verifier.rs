@@ -16,13 +16,14 @@ use schemas::shared::Verdict as Published;
 use schemas::{Agent, AgenticTask, labels};
 use serde_json::{Value, json};
 
+use super::told::{GATE_SCHEDULED, Told};
 use super::{Run, source};
 use crate::config::Config;
 use crate::daemon::claim::{self, Written};
 use crate::metrics::GATE_TRIES;
 use crate::outcome::Outcome;
 use crate::patience::{Unanswered, answered};
-use tries::{Told, clear_earlier, in_time, time_left};
+use tries::{clear_earlier, in_time, time_left};
 
 /// Tries of the gate before a GATE-ERROR is final.
 const TRIES: i64 = 3;
@@ -80,7 +81,7 @@ pub async fn run(run: &Run) -> Result<Outcome, Outcome> {
     let runtime_class = runtime_class(run.agent.as_ref());
     let ca_bundle = ca_bundle(config).map_err(|detail| Outcome::failed(FailureReason::InfrastructureError, detail))?;
     let mut last = None;
-    let mut told = Told::default();
+    let mut told = Told::of(GATE_SCHEDULED, run);
     for attempt in 1..=TRIES {
         let request = GateRequest {
             task_name: run.held.name.clone(),

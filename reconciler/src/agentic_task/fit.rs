@@ -8,6 +8,9 @@ use schemas::shared::WantedAccelerator;
 use super::class::Needs;
 use super::node::{Node, Use};
 
+/// What is against a node of which a new leader does not know yet whether it lives.
+const UNJUDGED: &str = "not looked at yet";
+
 /// The nodes that fit a class, and why the others do not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fitting {
@@ -59,6 +62,11 @@ impl Fitting {
         }
     }
 
+    /// Says whether it can be said what fits: a new leader has not looked at the nodes yet.
+    pub fn is_known(&self) -> bool {
+        !self.nodes.is_empty() || !self.against.contains_key(UNJUDGED)
+    }
+
     /// Says why nothing fits.
     pub fn reason(&self) -> String {
         if self.total == 0 {
@@ -83,8 +91,10 @@ fn reason_for(count: usize, reason: &str) -> String {
 
 /// Says why a node does not fit; `None` when it does.
 fn mismatch(needs: &Needs, node: &Node) -> Option<String> {
-    if node.alive != Some(true) {
-        return Some("not heard of".to_owned());
+    match node.alive {
+        Some(true) => {}
+        Some(false) => return Some("not heard of".to_owned()),
+        None => return Some(UNJUDGED.to_owned()),
     }
     if !node.is_open() {
         let why = match node.phase {

@@ -198,6 +198,8 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
                 place: None,
                 reason: reason.clone(),
             }),
+            // Nor would anybody look for a node that is about to be found.
+            Standing::Queued(class, _) if !fitting(index, class).is_known() => None,
             Standing::Queued(class, _) => lacking(index, class).map(|reason| {
                 let before = index.classes.get(class).map_or(0, BTreeSet::len);
                 Waiting {
@@ -441,6 +443,9 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
     }
     let classes: Vec<Class> = index.classes.keys().cloned().collect();
     for class in classes {
+        if !fitting(index, &class).is_known() {
+            continue;
+        }
         let reason = lacking(index, &class).unwrap_or_else(|| NO_SLOT.to_owned());
         for (place, (_, key)) in index.classes.get(&class).into_iter().flatten().enumerate() {
             if steps.len() >= budget {

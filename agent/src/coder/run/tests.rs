@@ -4,6 +4,7 @@ use super::*;
 use crate::coder::worktree::Snapshot;
 use crate::coder::{Ending, FailureReason, Verdict};
 use crate::journal;
+use crate::model::news::News;
 use crate::model::replay::Replay;
 use crate::model::{Finish, ModelError, RawCall, Reply, Request, Sink};
 use crate::tools::bash::{Shell, ShellError, ShellExit, ShellOutput};
@@ -193,7 +194,7 @@ fn session(folder: &Path, name: &str) -> Session {
         },
         toolbox,
         work_tree: Arc::new(Snapshot::take(&tree).unwrap()),
-        live: None,
+        news: News::new().0,
     }
 }
 

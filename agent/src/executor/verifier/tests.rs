@@ -96,7 +96,7 @@ async fn a_job_that_cannot_be_followed_is_removed_before_the_next_try() {
     let mut job = Job::default();
     job.metadata.name = Some(gate.name.clone());
     let made = async { create(&run, &jobs, &job).await.map(drop) };
-    let ended = run_job(&gate, made, &mut Told::default()).await;
+    let ended = run_job(&gate, made, &mut Told::of(GATE_SCHEDULED, &run)).await;
     assert!(matches!(ended, Err(Unanswered::Refused(_))), "{ended:?}");
     assert_eq!(*asked.lock().unwrap(), [Method::POST, Method::GET, Method::DELETE]);
 }
@@ -228,7 +228,10 @@ fn ended_job(condition: &str) -> Value {
 async fn tried(cluster: &Cluster, objects: &GateObjects) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     let run = sample::run(folder.path(), cluster.client(), Held::sample(2));
-    once(&run, "jobs", objects, 1, &mut Told::default()).await.unwrap().0
+    once(&run, "jobs", objects, 1, &mut Told::of(GATE_SCHEDULED, &run))
+        .await
+        .unwrap()
+        .0
 }
 
 #[tokio::test]
@@ -310,7 +313,9 @@ async fn a_gate_that_may_take_longer_than_its_task_says_which_field_to_raise() {
     let mut run = sample::run(folder.path(), cluster.client(), Held::sample(2));
     run.limit = LAST_WORD + Duration::from_millis(50);
     let objects = objects_of_a_gate(true);
-    let (verdict, _) = in_time(&run, "jobs", &objects, 1, &mut Told::default()).await.unwrap();
+    let (verdict, _) = in_time(&run, "jobs", &objects, 1, &mut Told::of(GATE_SCHEDULED, &run))
+        .await
+        .unwrap();
     let Verdict::Error(failure) = &verdict else {
         panic!("{verdict:?}")
     };

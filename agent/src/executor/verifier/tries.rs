@@ -7,18 +7,17 @@ use gate::network::{CODER, KIND_LABEL};
 use gate::verdict::{Failure, JobOutcome, Verdict, judge, judge_prepare};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use schemas::agentic_task::{FailureReason, Phase};
-use schemas::conditions::{self, Said};
 use schemas::labels;
 use serde_json::json;
 
 use super::patch_status;
-use crate::daemon::claim::{self, Written};
+use crate::daemon::claim::Written;
 use crate::executor::Run;
 use crate::executor::follow::{Followed, Sight, begin, create, create_owned, create_waiting};
+use crate::executor::told::Told;
 use crate::outcome::Outcome;
 use crate::patience::{Unanswered, answered};
 
@@ -26,8 +25,6 @@ use crate::patience::{Unanswered, answered};
 pub(super) const LAST_WORD: Duration = Duration::from_secs(30);
 /// How long reading the log of a gate may take whose time is over.
 const LOG_PATIENCE: Duration = Duration::from_secs(10);
-/// The condition that says why a gate's Pod finds no node.
-const GATE_SCHEDULED: &str = "GateScheduled";
 
 /// Returns how much of the run's time a gate may still take.
 pub(super) fn time_left(run: &Run) -> Duration {
@@ -252,7 +249,9 @@ async fn start_and_follow(
         if seen.pods > 0 {
             let cache = run.services.config.gate_cache_pvc.as_deref();
             unscheduled = explained(&seen.unscheduled, cache, gate.namespace);
-            told.tell(run, &gate.name, &unscheduled).await;
+            if !told.tell(run, &unscheduled).await {
+                run.cancel.cancel();
+            }
         }
         if let Some(why) = seen.stuck() {
             tracing::warn!(job = gate.name, why, "the gate's Job will not start");
@@ -271,36 +270,5 @@ pub(super) fn explained(unscheduled: &str, cache: Option<&str>, namespace: &str)
              with agent.gateCache.enabled=false"
         ),
         _ => unscheduled.to_owned(),
-    }
-}
-
-/// What the task's condition `GateScheduled` says: why the gate's Pod finds no node.
-#[derive(Default)]
-pub(super) struct Told(Option<String>);
-
-impl Told {
-    /// Says why a Pod finds no node, or, where that was said before, that it has one.
-    async fn tell(&mut self, run: &Run, job: &str, why: &str) {
-        let said = match (&self.0, why) {
-            (None, "") => return,
-            (Some(told), why) if told == why => return,
-            (Some(_), "") => Said::new(GATE_SCHEDULED, true, "Scheduled", "the gate's Pod has a node"),
-            (_, why) => {
-                tracing::warn!(job, why, "the gate's Pod finds no node");
-                Said::new(GATE_SCHEDULED, false, "Unschedulable", why)
-            }
-        };
-        let (client, held) = (&run.services.client, &run.held);
-        let written = claim::patch_status_by(client, held, |live| {
-            let before = live.status.as_ref().and_then(|status| status.conditions.clone());
-            let mut list = before.unwrap_or_default();
-            conditions::set(&mut list, said.clone(), live.metadata.generation, Timestamp::now());
-            json!({ "conditions": list })
-        });
-        match written.await {
-            Ok(Written::Done(_)) => self.0 = Some(why.to_owned()).filter(|why| !why.is_empty()),
-            Ok(Written::Lost) => run.cancel.cancel(),
-            Err(error) => tracing::warn!(%error, task = held.name, "failed to say why the gate waits; trying again"),
-        }
     }
 }

@@ -617,6 +617,32 @@ fn a_new_leader_takes_nothing_from_nodes_that_it_has_not_judged() {
 }
 
 #[test]
+fn nobody_is_told_that_a_node_is_away_before_it_was_looked_at() {
+    let mut index = Index::default();
+    let node: FleetNode = serde_json::from_value(json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode", "metadata": { "name": "a" },
+        "spec": { "nodeName": "a", "roles": ["worker"] },
+        "status": { "phase": "Ready", "capability": { "slots": 1, "totalRAMGB": 16 } }
+    }))
+    .unwrap();
+    index.set_node("a", Some(&node));
+    put(&mut index, "new", json!({ "status": { "phase": null } }));
+    put(&mut index, "pending", json!({}));
+    assert_eq!(told(&plan(&mut index, at(0))), words(&[("new", "admit")]));
+    assert!(plan_waits(&mut index, 10).is_empty());
+    index.set_alive("a", false, None);
+    plan(&mut index, at(0));
+    let waits = plan_waits(&mut index, 10);
+    let reasons: Vec<String> = told(&Pass {
+        steps: waits,
+        wake: None,
+    })
+    .into_values()
+    .collect();
+    assert_eq!(reasons, ["Some(1) no node fits: 1 node not heard of"]);
+}
+
+#[test]
 fn what_an_earlier_term_found_of_a_node_is_not_believed_in_the_next() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);
