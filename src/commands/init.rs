@@ -111,12 +111,7 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
     let parse = |_: &[u8]| Err("not read".to_owned());
     let found = gate::definition::resolve(None, &Folder(root), &parse, &[]).ok();
     let Some(gate) = found else {
-        return (
-            None,
-            format!(
-                "{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"
-            ),
-        );
+        return by_make(root);
     };
     let language = match &gate.source {
         gate::definition::Source::Preset(language) => language.clone(),
@@ -170,6 +165,40 @@ fn build_gate(root: &Path) -> (Option<String>, String) {
         );
     }
     (Some(language), text)
+}
+
+/// Builds the gate of a repository whose language is not known: what its Makefile says, else a step that fails.
+fn by_make(root: &Path) -> (Option<String>, String) {
+    // As `make` looks for them.
+    for file in ["GNUmakefile", "makefile", "Makefile"] {
+        let Ok(text) = std::fs::read_to_string(root.join(file)) else {
+            continue;
+        };
+        let targets = ["test", "check"].into_iter();
+        let mut known = targets.filter(|target| text.lines().any(|line| is_rule_of(line, target)));
+        if let Some(target) = known.next() {
+            let gate = format!(
+                "{GATE_HEAD}steps:\n  - name: test\n    command: make {target}\n\
+                 # A change must not touch what says how the tests are run, beside .foreman/**.\n\
+                 protectedPaths:\n  - {file}\n"
+            );
+            return (Some(format!("unknown; {file} has the target {target}")), gate);
+        }
+        break;
+    }
+    let gate = format!(
+        "{GATE_HEAD}steps:\n  - name: test\n    # Replace this by the command that runs your tests.\n    command: \"false\"\n"
+    );
+    (None, gate)
+}
+
+/// Says whether a line of a Makefile begins the rule of a target.
+fn is_rule_of(line: &str, target: &str) -> bool {
+    let Some((names, rest)) = line.split_once(':') else {
+        return false;
+    };
+    // `test := x` sets a variable.
+    !rest.starts_with('=') && !line.starts_with(['\t', '#', '.']) && names.split_whitespace().any(|name| name == target)
 }
 
 /// Most Python files that are looked at.
@@ -298,6 +327,26 @@ mod tests {
             let protected = preset.map(|preset| preset.protected.len() - 1).unwrap_or_default();
             assert_eq!(written.protected_paths.len(), protected, "all but .foreman/**: {gate}");
             assert!(!gate.contains("- \".foreman/**"), "{gate}");
+        }
+    }
+
+    #[test]
+    fn a_makefile_that_has_a_target_for_tests_is_the_gate() {
+        let folder = tempfile::tempdir().unwrap();
+        let cases = [
+            ("all:\n\tcc x.c\n", None),
+            ("test := 1\n.PHONY: test\n\ttest: x\n# test: y\n", None),
+            ("all test: x\n\t./x\n", Some("make test")),
+            ("check:: x\n\t./x\n", Some("make check")),
+        ];
+        for (makefile, command) in cases {
+            std::fs::write(folder.path().join("Makefile"), makefile).unwrap();
+            let (found, gate) = build_gate(folder.path());
+            let written = schemas::config::parse_gate("gate.yaml", gate.as_bytes()).unwrap();
+            assert_eq!(found.is_some(), command.is_some(), "{makefile}");
+            assert_eq!(written.steps[0].command, command.unwrap_or("false"), "{makefile}");
+            let protected: &[&str] = if command.is_some() { &["Makefile"] } else { &[] };
+            assert_eq!(written.protected_paths, protected, "{makefile}");
         }
     }
 
