@@ -195,21 +195,8 @@ pub struct Request {
     pub chat_template_kwargs: Map<String, Value>,
 }
 
-/// Holds one piece of a reply while it streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delta<'a> {
-    /// Text.
-    Content(&'a str),
-    /// Thoughts.
-    Reasoning(&'a str),
-    /// The name of a call that begins.
-    Call(&'a str),
-    /// A request that failed is sent again; what streamed before is void.
-    Again,
-}
-
-/// Receives pieces of a reply as they come.
-pub type Sink<'a> = &'a (dyn Fn(Delta<'_>) + Send + Sync);
+/// Is called at each sign of life: a piece of text, of thoughts or of a call, or a request that is sent again.
+pub type Sink<'a> = &'a (dyn Fn() + Send + Sync);
 
 /// Answers requests: a model server, or a recording of one.
 pub trait Provider: Send + Sync {

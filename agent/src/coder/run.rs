@@ -16,7 +16,7 @@ use crate::budget::Budget;
 use crate::journal::{Entry, Header, Journal, JournalError};
 use crate::model::news::News;
 use crate::model::retry::{PATIENCE, Patience};
-use crate::model::{Delta, ModelError, Provider, Reply, Request, Usage};
+use crate::model::{ModelError, Provider, Reply, Request, Usage};
 use crate::prompt;
 use crate::tools::{Call, ToolResult, Toolbox};
 
@@ -244,7 +244,7 @@ impl Driver<'_> {
 
     async fn ask_once(&self, request: &Request) -> Result<Result<Reply, ModelError>, Interrupted> {
         self.watch.sign();
-        let sink = |_: Delta<'_>| self.watch.sign();
+        let sink = || self.watch.sign();
         let answered = self
             .watch
             .guard(&self.cancel, self.provider.complete(request, &sink))

@@ -74,7 +74,7 @@ async fn serve(State(api): State<Api>, request: Request) -> Response {
             at
         }
         Method::PUT => {
-            if path.contains("/leases/") && body["spec"]["holderIdentity"].is_null() {
+            if path.contains("/leases/") && body["spec"]["holderIdentity"] == "" {
                 said.push("the Lease was let go".to_owned());
             }
             objects.insert(path.clone(), body);

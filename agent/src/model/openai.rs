@@ -15,7 +15,7 @@ use super::http::{below, build_client, chain, parse_base_url, read_capped, unrea
 use super::retry::{Backoff, parse_retry_after};
 use super::sse::SseParser;
 use super::wire::{Assembler, CALLS, ChunkError, build_body, error_message};
-use super::{Delta, ModelError, Protocol, Provider, Reply, Request, Secret, Sink};
+use super::{ModelError, Protocol, Provider, Reply, Request, Secret, Sink};
 use crate::tools::output::one_line;
 use clocks::{Clocks, Over};
 
@@ -435,7 +435,7 @@ impl Provider for OpenAi {
                 };
                 let wait = self.endpoint.backoff.wait(attempt, asked, rand::random::<f64>());
                 tracing::warn!(attempt, wait_ms = wait.as_millis() as u64, error = %error, "the model request failed and is sent again");
-                sink(Delta::Again);
+                sink();
                 tokio::time::sleep(wait).await;
             }
         })

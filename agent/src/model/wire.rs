@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::thoughts::part;
-use super::{Delta, Finish, Message, Protocol, RawCall, Reply, Request, Sink, Speaker, Usage, estimate_tokens};
+use super::{Finish, Message, Protocol, RawCall, Reply, Request, Sink, Speaker, Usage, estimate_tokens};
 use crate::tools::schema::{ToolSpec, any_call_schema};
 
 /// Builds the body of a streaming request.
@@ -181,12 +181,12 @@ impl Assembler {
     fn push_part(&mut self, part: &Value, sink: Sink<'_>) -> Result<(), ChunkError> {
         match part.get("content") {
             Some(Value::String(text)) if !text.is_empty() => {
-                sink(Delta::Content(text));
+                sink();
                 self.content.push_str(text);
             }
             Some(Value::Array(parts)) => {
                 for text in parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str)) {
-                    sink(Delta::Content(text));
+                    sink();
                     self.content.push_str(text);
                 }
             }
@@ -197,7 +197,7 @@ impl Assembler {
             .or_else(|| part.get("reasoning"))
             .and_then(Value::as_str);
         if let Some(text) = reasoning.filter(|text| !text.is_empty()) {
-            sink(Delta::Reasoning(text));
+            sink();
             self.reasoning.push_str(text);
         }
         for call in part.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
@@ -212,6 +212,7 @@ impl Assembler {
     /// Adds a piece of a call. Servers differ: some number the pieces, some repeat index 0 for every call,
     /// some send whole calls without an index, some send the arguments as an object.
     fn push_call(&mut self, piece: &Value, sink: Sink<'_>) {
+        sink();
         let index = piece.get("index").and_then(Value::as_u64);
         let id = piece.get("id").and_then(Value::as_str).unwrap_or_default();
         let function = piece.get("function").unwrap_or(&Value::Null);
@@ -251,9 +252,6 @@ impl Assembler {
             call.id = id.to_owned();
         }
         if !name.is_empty() && call.name != name {
-            if call.name.is_empty() {
-                sink(Delta::Call(name));
-            }
             call.name.push_str(name);
         }
         match function.get("arguments") {
@@ -358,7 +356,7 @@ mod tests {
     fn assemble(chunks: &[Value]) -> Reply {
         let mut assembler = Assembler::default();
         for chunk in chunks {
-            assembler.push_event(&chunk.to_string(), &|_| {}).unwrap();
+            assembler.push_event(&chunk.to_string(), &|| {}).unwrap();
         }
         assembler.finish(70)
     }
@@ -440,7 +438,7 @@ mod tests {
         let calls: Vec<Value> = (0..10_000)
             .map(|index| json!({"index": index, "id": "same", "function": {"name": "glob", "arguments": ""}}))
             .collect();
-        let refused = assembler.push(&delta(json!({"tool_calls": calls})), &|_| {});
+        let refused = assembler.push(&delta(json!({"tool_calls": calls})), &|| {});
         assert_eq!(refused, Err(ChunkError::TooManyCalls));
     }
 
@@ -463,7 +461,7 @@ mod tests {
     #[test]
     fn an_error_in_the_stream_and_a_foreign_answer_are_told_apart() {
         let mut assembler = Assembler::default();
-        let seen = assembler.push(&json!({"error": {"message": "slot is gone", "code": 503}}), &|_| {});
+        let seen = assembler.push(&json!({"error": {"message": "slot is gone", "code": 503}}), &|| {});
         assert_eq!(
             seen,
             Err(ChunkError::Server {
@@ -472,11 +470,11 @@ mod tests {
             })
         );
         assert!(matches!(
-            assembler.push(&json!({"hello": 1}), &|_| {}),
+            assembler.push(&json!({"hello": 1}), &|| {}),
             Err(ChunkError::Malformed(_))
         ));
         assert!(matches!(
-            assembler.push_event("{\"choices\": [", &|_| {}),
+            assembler.push_event("{\"choices\": [", &|| {}),
             Err(ChunkError::Malformed(_))
         ));
     }
@@ -495,5 +493,20 @@ mod tests {
         let built = build_message(&message, Protocol::Native);
         assert_eq!(built.pointer("/tool_calls/0/function/arguments"), Some(&json!("{}")));
         assert_eq!(built.get("content"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn every_piece_of_a_long_call_is_a_sign_of_life() {
+        let signs = std::sync::atomic::AtomicUsize::new(0);
+        let sink = || {
+            signs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        let mut assembler = Assembler::default();
+        for arguments in ["{\"content\": \"", "one line", " and another\"}"] {
+            let call = json!([{ "index": 0, "function": { "name": "write_file", "arguments": arguments } }]);
+            assembler.push(&delta(json!({ "tool_calls": call })), &sink).unwrap();
+        }
+        assembler.push(&delta(json!({})), &sink).unwrap();
+        assert_eq!(signs.into_inner(), 3);
     }
 }

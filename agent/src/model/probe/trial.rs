@@ -55,7 +55,7 @@ impl Asker<'_> {
         let mut trials = Vec::new();
         for protocol in ORDER {
             let request = self.question(protocol, max_tokens);
-            let trial = match timeout_at(until, provider.complete(&request, &|_| {})).await {
+            let trial = match timeout_at(until, provider.complete(&request, &|| {})).await {
                 Err(_) => Trial::Slow(format!("no whole reply came within {} s", limit.as_secs())),
                 Ok(Ok(reply)) => judge(protocol, &reply),
                 Ok(Err(error)) => blame(error)?,
