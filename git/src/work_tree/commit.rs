@@ -108,6 +108,9 @@ pub enum Unfit {
     /// Its mode forbids to read it.
     #[error("its mode forbids to read it")]
     Unreadable,
+    /// The folder stands for a commit of another repository.
+    #[error("it is a submodule, and what was put into its folder belongs to another repository")]
+    Submodule,
 }
 
 /// A file as the index remembers it.
@@ -124,7 +127,7 @@ impl WorkTree {
     ///
     /// `.gitignore` files are honoured for files that `base` does not have; executable bits, removals and links are
     /// kept, links as links. Anything named `.git`, at any depth, and anything that is neither a file, a link nor a
-    /// folder is left out. Submodules stay as they were. A message that carries a claim is
+    /// folder is left out. Submodules stay as they were, whatever was put into their folders. A message that carries a claim is
     /// sealed. The objects go to [`WorkTree::repository`]; no ref moves.
     pub fn commit_all(
         &self,
@@ -317,11 +320,8 @@ impl Walk<'_> {
     ) -> Result<Option<(EntryMode, Oid)>> {
         let path = Repository::join_path(parent, &item.name);
         let known = self.known.get(&path);
-        if let Some(Known { mode, oid, .. }) = known
-            && mode.is_commit()
-            && item.kind == FileType::Directory
-        {
-            return Ok(Some((*mode, *oid)));
+        if known.is_some_and(|known| known.mode.is_commit()) && item.kind == FileType::Directory {
+            return self.submodule(folder, &path, item);
         }
         let tracked = known.is_some();
         let is_dir = item.kind == FileType::Directory;
@@ -395,6 +395,19 @@ impl Walk<'_> {
         // A conversion that the tree's attributes ask for and the content does not allow: the bytes as they are.
         let bytes = if convert { &converted } else { &bytes };
         Ok(Some((mode_of(&stat), self.repository.write_blob(bytes)?)))
+    }
+
+    /// Keeps a submodule as it is, and says so where somebody put files into its folder.
+    fn submodule(&mut self, folder: &Folder, path: &BString, item: &Item) -> Result<Option<(EntryMode, Oid)>> {
+        let empty = match folder.open_folder(&item.name).and_then(|below| below.items()) {
+            Ok(items) => items.is_empty(),
+            Err(e) if is_denied(&e) => true,
+            Err(e) => return Err(self.io("open", path, e)),
+        };
+        Ok(match empty {
+            true => self.known.get(path).map(|known| (known.mode, known.oid)),
+            false => self.leave_out(path, Unfit::Submodule),
+        })
     }
 
     /// Leaves a path out: what the base has of it stays.

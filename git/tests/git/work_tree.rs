@@ -4,7 +4,7 @@ use std::{
     path::Path,
 };
 
-use git::{Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree};
+use git::{Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, Unfit, WorkTree};
 
 use crate::support::{Bare, git, who};
 
@@ -390,7 +390,23 @@ fn submodules_become_empty_folders_and_stay_in_the_tree() {
         tree.repository().entry_at(made, "vendor").unwrap().unwrap().kind,
         EntryKind::Submodule
     );
-    fs::remove_dir(dir.join("vendor")).unwrap();
+    // What is put into its folder belongs to another repository: the rest is committed, and it is said.
+    fs::write(dir.join("vendor/file"), "1").unwrap();
+    let limits = CommitLimits::default();
+    let fitting = tree
+        .commit_fitting(head, "change", &who(), &who(), &limits, &|| false)
+        .unwrap();
+    assert_eq!(fitting.left_out_count, 1);
+    let left_out = &fitting.left_out[0];
+    assert_eq!(
+        (left_out.path.to_string().as_str(), &left_out.why),
+        ("vendor", &Unfit::Submodule)
+    );
+    assert_eq!(
+        tree.repository().tree_of(fitting.commit.unwrap()).unwrap(),
+        tree.repository().tree_of(made).unwrap()
+    );
+    fs::remove_dir_all(dir.join("vendor")).unwrap();
     let made = commit(&tree, head).unwrap();
     assert_eq!(tree.repository().entry_at(made, "vendor").unwrap(), None);
 }
