@@ -3,7 +3,7 @@
 //! The first of these that exists decides: the task's `gateProfile`; `.foreman/gate.yaml` at the base
 //! commit; a preset for the language that the base tree shows. The branch under test is never read.
 
-mod preset;
+pub(crate) mod preset;
 mod resolved;
 
 use schemas::gate_definition::GateDefinition;
