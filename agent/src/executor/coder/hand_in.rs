@@ -102,7 +102,7 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         outcome.summary = "the claim was lost before the push; nothing was pushed".into();
         return Ok(outcome);
     }
-    match push(ground, work_tree.repository(), commit).await {
+    match push(ground, work_tree.repository(), commit, &run.cancel).await {
         Ok(()) => {
             outcome.head_sha = Some(commit.to_string());
             Ok(outcome)
