@@ -1,5 +1,6 @@
 //! The role coder: work tree, loop, commit, push.
 
+mod folder;
 mod ground;
 mod hand_in;
 mod push;
@@ -24,6 +25,7 @@ use crate::metrics::Measured;
 use crate::outcome::Outcome;
 use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
+use folder::RunFolder;
 use ground::{Ground, lay};
 use hand_in::hand_in;
 use push::fence;
@@ -40,17 +42,14 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
         agent: agent.name_any(),
     });
     fence(run, &mut ground).await?;
-    let folder = run
-        .services
-        .config
-        .workspace_dir
-        .join("work")
-        .join(format!("{}-{}", run.held.uid, run.held.claim.epoch));
-    let (tree, admin) = (folder.join("tree"), folder.join("git"));
+    let config = &run.services.config;
+    let name = format!("{}-{}", run.held.uid, run.held.claim.epoch);
+    let folder = RunFolder::new(config.workspace_dir.join("work").join(name), config.keep_workspace);
+    let (tree, admin) = (folder.path().join("tree"), folder.path().join("git"));
     let made = ground.git.work_tree(&ground.url, ground.start, tree, admin).await;
     let work_tree = made.map_err(|error| source::clone_failed(&error))?;
     let finding = asked.finding.take();
-    let worked = work(run, agent, &ground, &work_tree, asked, &folder.join("outputs")).await;
+    let worked = work(run, agent, &ground, &work_tree, asked, &folder.path().join("outputs")).await;
     if let (Ok(end), Some(finding)) = (&worked, finding) {
         finding.learn(end.ending);
     }
@@ -58,18 +57,7 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
         Ok(end) => hand_in(run, &ground, &work_tree, end).await,
         Err(outcome) => Err(outcome),
     };
-    if !run.services.config.keep_workspace {
-        let removal = tokio::task::spawn_blocking(move || {
-            let _ = work_tree.remove();
-            git::remove_tree(&folder)
-        });
-        if run.cancel.is_cancelled() {
-            // The claim is given back first; a large tree goes on being removed beside it.
-            let _ = tokio::time::timeout(Duration::from_millis(300), removal).await;
-        } else {
-            let _ = removal.await;
-        }
-    }
+    folder.remove(run.cancel.is_cancelled()).await;
     let fill = |mut outcome: Outcome| {
         outcome.base_sha.get_or_insert_with(|| ground.base.to_string());
         outcome.branch.get_or_insert_with(|| ground.branch.clone());
