@@ -23,6 +23,7 @@ use crate::coder::{self as machine, End, Session};
 use crate::journal::Journal;
 use crate::metrics::Measured;
 use crate::outcome::Outcome;
+use crate::tools::root::pins::Pins;
 use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
 use folder::RunFolder;
@@ -82,7 +83,7 @@ async fn work(
     shell.read_only = read_only;
     shell.env.insert("GIT_OPTIONAL_LOCKS".into(), "0".into());
     let shell = SandboxShell::new(run.services.sandbox.clone(), toolchain().clone(), shell);
-    let toolbox = Toolbox::new(ToolboxSettings {
+    let settings_of_tools = ToolboxSettings {
         work_tree: root.clone(),
         kept_outputs: outputs.to_owned(),
         tools: agent.spec.tools.clone(),
@@ -91,8 +92,10 @@ async fn work(
         bash_timeout: Duration::from_secs(agent.spec.bash_timeout_seconds.max(1) as u64),
         briefing: briefing(run, &text),
         caps: Caps::default(),
-    })
-    .map_err(|error| Outcome::failed(FailureReason::ToolFailed, error.to_string()))?;
+    };
+    let pins = Pins::new(ground.pinned(), work_tree.repository().clone(), ground.base);
+    let toolbox = Toolbox::keeping(pins, settings_of_tools)
+        .map_err(|error| Outcome::failed(FailureReason::ToolFailed, error.to_string()))?;
     let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&root))
         .await
         .map_err(|error| broken(error.to_string()))?
