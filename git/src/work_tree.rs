@@ -2,6 +2,7 @@
 
 mod attributes;
 mod commit;
+mod fitting;
 mod ignore;
 mod walk;
 
@@ -10,7 +11,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-pub use commit::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
+pub use fitting::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
 use gix::progress::Discard;
 pub use ignore::Ignores;
 
