@@ -33,6 +33,7 @@ use bash::Shell;
 use fetch::Briefing;
 use gate::protected::{Protected, RuleError};
 use output::Spill;
+use root::pins::Pins;
 use root::{Root, RootError};
 use schema::{Arguments, ToolSpec};
 
@@ -116,6 +117,10 @@ impl From<RootError> for ToolResult {
                 protected: Some(path),
                 ..Self::refused(content)
             },
+            RootError::Pinned { parts, .. } => Self {
+                protected: Some(parts.join(", ")),
+                ..Self::refused(content)
+            },
             error if error.is_infrastructure() => Self::failed(content),
             _ => Self::refused(content),
         }
@@ -188,6 +193,17 @@ pub enum ToolboxError {
     },
 }
 
+/// What a run may not change of its work tree.
+pub struct Guard<'a>(&'a Root);
+
+impl Guard<'_> {
+    /// Says why a path that was changed must be put back, if so: the rule that protects it, or the parts of it that the
+    /// gate's steps go by and that are not as the base has them.
+    pub fn covers(&self, path: &str) -> Option<String> {
+        self.0.refusal(path)
+    }
+}
+
 /// The tools of one run.
 #[derive(Clone)]
 pub struct Toolbox {
@@ -226,6 +242,11 @@ pub const DETERMINISTIC: [&str; 3] = ["run_gate_job", "run_integrate", "run_reco
 impl Toolbox {
     /// Opens the work tree and makes the tools ready. `submit_result` is always among them.
     pub fn new(settings: ToolboxSettings) -> Result<Self, ToolboxError> {
+        Self::keeping(Pins::default(), settings)
+    }
+
+    /// Makes tools as [`Toolbox::new`] does, that leave pinned parts of manifests as the base has them.
+    pub fn keeping(pins: Pins, settings: ToolboxSettings) -> Result<Self, ToolboxError> {
         let all = all_specs();
         for name in &settings.tools {
             let known = all.iter().any(|spec| spec.name == name)
@@ -255,7 +276,7 @@ impl Toolbox {
         })?;
         Ok(Self {
             inner: Arc::new(Inner {
-                root,
+                root: root.keeping(pins),
                 specs,
                 spill: Spill::new(settings.kept_outputs, settings.caps.kept_bytes),
                 shell: settings.shell,
@@ -271,9 +292,16 @@ impl Toolbox {
         &self.inner.specs
     }
 
-    /// Returns the paths that may not be written.
-    pub fn protected(&self) -> &Protected {
-        self.inner.root.protected()
+    /// Returns what may not be changed.
+    pub fn protected(&self) -> Guard<'_> {
+        Guard(&self.inner.root)
+    }
+
+    /// Returns the pinned parts of manifests that differ from the base now, as `path (part)`.
+    pub(crate) async fn pinned_changes(&self) -> Vec<String> {
+        let inner = Arc::clone(&self.inner);
+        let look = tokio::task::spawn_blocking(move || inner.root.pinned_changes());
+        look.await.unwrap_or_default()
     }
 
     /// Returns the names at the top of the work tree.

@@ -3,7 +3,7 @@
 //! The first of these that exists decides: the task's `gateProfile`; `.foreman/gate.yaml` at the base
 //! commit; a preset for the language that the base tree shows. The branch under test is never read.
 
-mod preset;
+pub(crate) mod preset;
 mod resolved;
 
 use schemas::gate_definition::GateDefinition;
@@ -17,6 +17,8 @@ use crate::protected::{Protected, RuleError};
 
 /// Path of the gate's definition in the base tree.
 pub const GATE_FILE: &str = ".foreman/gate.yaml";
+/// Path at which a gate file is taken for none, by everybody but who wrote it.
+const MISNAMED: &str = ".foreman/gate.yml";
 /// Largest gate file that is read.
 pub const GATE_FILE_MAX: usize = 64 << 10;
 /// Most steps that a gate may have; their outcomes must fit a termination message.
@@ -128,7 +130,14 @@ pub fn resolve(
 
 fn read_file(tree: &dyn BaseTree, parse: ParseGate<'_>) -> Result<Option<GateDefinition>, GateError> {
     if !tree.exists(GATE_FILE) {
-        return Ok(None);
+        return match tree.exists(MISNAMED) {
+            // A preset in the place of what somebody wrote would pass what they mean to fail.
+            true => Err(GateError::invalid(
+                &format!("{MISNAMED} at the base commit"),
+                format!("the gate is read from {GATE_FILE}; rename the file"),
+            )),
+            false => Ok(None),
+        };
     }
     let bytes = tree
         .read(GATE_FILE, GATE_FILE_MAX)

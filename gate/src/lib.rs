@@ -17,6 +17,7 @@ pub mod program;
 pub mod protected;
 pub mod report;
 pub mod tail;
+pub mod touched;
 pub mod verdict;
 
 pub use binding::Binding;

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+/// Where Python ends the lines of the files in which it looks for sections.
+const LINE_ENDS: &[char] = &[
+    '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
+];
+
 /// Largest manifest whose parts are compared; a larger one counts as changed whenever it differs at all.
 pub const MANIFEST_MAX: usize = 4 << 20;
 
@@ -79,9 +84,22 @@ impl Pinned {
     fn tables(&self, text: &str) -> BTreeMap<String, String> {
         let mut found: BTreeMap<String, String> = BTreeMap::new();
         let mut inside: Vec<&String> = self.parts.iter().filter(|part| starts_outside(part, text)).collect();
-        for line in text.lines().map(str::trim_end) {
+        let ends: &[char] = if self.file.ends_with(".toml") {
+            &['\n']
+        } else {
+            LINE_ENDS
+        };
+        for line in text.split(ends).map(str::trim_end) {
             if let Some(name) = line.trim_start().strip_prefix('[') {
-                inside = self.parts.iter().filter(|part| may_be(name, part)).collect();
+                let begun = self.parts.iter().filter(|part| may_be(name, part));
+                if line.starts_with('[') {
+                    inside = begun.collect();
+                } else {
+                    // In TOML it is a table, elsewhere one more line of the value above it: it may begin one, and ends none.
+                    inside.extend(begun);
+                    inside.sort();
+                    inside.dedup();
+                }
             }
             if line.trim().is_empty() {
                 continue;
@@ -236,5 +254,22 @@ mod tests {
                 .is_empty()
         );
         assert!(!ini.covers("deep/setup.cfg"));
+    }
+
+    #[test]
+    fn sections_of_ini_files_begin_and_end_where_python_sees_it() {
+        let ini = pinned("/setup.cfg", &["tool:pytest"]);
+        let base = "[tool:pytest]\ntestpaths = tests\n\n[flake8]\nmax-line-length = 100\n";
+        let free = base.replace("100", "120\n [x]\n y");
+        assert!(changed(&ini, "setup.cfg", base, &free).is_empty());
+        assert!(changed(&ini, "setup.cfg", base, &base.replace('\n', "\r\n")).is_empty());
+        // An indented line goes on the value above it, whatever it looks like.
+        let more = base.replace("tests\n", "tests\n [x]\npython_files = nothing_*.py\n");
+        assert_eq!(changed(&ini, "setup.cfg", base, &more), ["setup.cfg (tool:pytest)"]);
+        for end in LINE_ENDS {
+            let hidden = format!("[metadata]\nname = a{end}[tool:pytest]{end}python_files = nothing_*.py\n");
+            let found = changed(&ini, "setup.cfg", "[metadata]\nname = a\n", &hidden);
+            assert_eq!(found, ["setup.cfg (tool:pytest)"], "{end:?}");
+        }
     }
 }

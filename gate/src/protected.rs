@@ -18,6 +18,21 @@ pub struct ChangedPath {
     pub now: EntryNow,
 }
 
+impl From<&git::Change> for ChangedPath {
+    fn from(change: &git::Change) -> Self {
+        let now = match &change.new {
+            None => EntryNow::Gone,
+            Some((git::EntryKind::Symlink, _)) => EntryNow::Symlink,
+            Some((git::EntryKind::Submodule, _)) => EntryNow::Submodule,
+            Some(_) => EntryNow::File,
+        };
+        Self {
+            path: change.path.to_vec(),
+            now,
+        }
+    }
+}
+
 /// What stands at a changed path in the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryNow {

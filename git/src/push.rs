@@ -1,5 +1,6 @@
 //! Moving a ref of a remote by compare-and-set.
 
+mod advertised;
 mod subtransport;
 
 use std::{cell::RefCell, fmt, time::Duration};

@@ -214,6 +214,10 @@ impl RemoteUrl {
         if self.path.starts_with('-') {
             return Err("the path begins with '-'".into());
         }
+        // An HTTP client takes it for a slash, and what stands between two for a segment that no prefix was held against.
+        if matches!(self.scheme, Scheme::Http | Scheme::Https) && self.path.contains('\\') {
+            return Err("the path contains a backslash".into());
+        }
         for segment in self.path.split('/') {
             let decoded = percent_decode(segment).ok_or("the path is not UTF-8")?;
             if decoded == "." || decoded == ".." {
@@ -489,6 +493,8 @@ mod tests {
             "https://host/a/../b",
             "https://host/a/%2e%2e/b",
             "https://host/a%2fb",
+            "https://host/a/..\\b",
+            "http://host/a\\b",
             "https://host/a?x=1",
             "https://host",
             "file://host/a",

@@ -2,7 +2,9 @@
 
 mod attributes;
 mod commit;
+mod fitting;
 mod ignore;
+mod remove;
 mod walk;
 
 use std::{
@@ -10,9 +12,10 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-pub use commit::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
+pub use fitting::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
 use gix::progress::Discard;
 pub use ignore::Ignores;
+pub use remove::remove_tree;
 
 use crate::{
     Oid,
@@ -175,36 +178,6 @@ impl WorkTree {
     pub fn remove(self) -> Result<()> {
         remove_tree(&self.tree)?;
         remove_tree(&self.admin)
-    }
-}
-
-/// Removes a folder with everything in it, also what was made unreadable. Links are removed, not followed. A folder
-/// that is not there is fine.
-pub fn remove_tree(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Ok(()) => return Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(_) => {}
-    }
-    // A command may have taken the permissions from its folders; the owner can give them back.
-    make_writable(folder, 0);
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder, e)),
-        _ => Ok(()),
-    }
-}
-
-fn make_writable(folder: &Path, depth: usize) {
-    use std::os::unix::fs::PermissionsExt;
-    if depth > 512 || !folder.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-        return;
-    }
-    // What fails here fails again, with a message, when the folder is removed.
-    let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            make_writable(&entry.path(), depth + 1);
-        }
     }
 }
 

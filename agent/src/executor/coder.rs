@@ -1,5 +1,6 @@
 //! The role coder: work tree, loop, commit, push.
 
+mod folder;
 mod ground;
 mod hand_in;
 mod push;
@@ -24,8 +25,10 @@ use crate::journal::Journal;
 use crate::metrics::Measured;
 use crate::model::news::News;
 use crate::outcome::Outcome;
+use crate::tools::root::pins::Pins;
 use crate::tools::sandboxed::{SandboxSettings, SandboxShell};
 use crate::tools::{Caps, Toolbox, ToolboxSettings};
+use folder::RunFolder;
 use ground::{Ground, lay};
 use hand_in::hand_in;
 use push::fence;
@@ -51,17 +54,15 @@ async fn carry_out(run: &Run, agent: &Agent, news: News) -> Result<Outcome, Outc
         agent: agent.name_any(),
     });
     fence(run, &mut ground).await?;
-    let folder = run
-        .services
-        .config
-        .workspace_dir
-        .join("work")
-        .join(format!("{}-{}", run.held.uid, run.held.claim.epoch));
-    let (tree, admin) = (folder.join("tree"), folder.join("git"));
+    let config = &run.services.config;
+    let name = format!("{}-{}", run.held.uid, run.held.claim.epoch);
+    let folder = RunFolder::new(config.workspace_dir.join("work").join(name), config.keep_workspace);
+    let (tree, admin) = (folder.path().join("tree"), folder.path().join("git"));
     let made = ground.git.work_tree(&ground.url, ground.start, tree, admin).await;
     let work_tree = made.map_err(|error| source::clone_failed(&error))?;
     let finding = asked.finding.take();
-    let worked = work(run, agent, &ground, &work_tree, asked, &folder.join("outputs"), news).await;
+    let outputs = folder.path().join("outputs");
+    let worked = work(run, agent, &ground, &work_tree, asked, &outputs, news).await;
     if let (Ok(end), Some(finding)) = (&worked, finding) {
         finding.learn(end.ending);
     }
@@ -69,18 +70,7 @@ async fn carry_out(run: &Run, agent: &Agent, news: News) -> Result<Outcome, Outc
         Ok(end) => hand_in(run, &ground, &work_tree, end).await,
         Err(outcome) => Err(outcome),
     };
-    if !run.services.config.keep_workspace {
-        let removal = tokio::task::spawn_blocking(move || {
-            let _ = work_tree.remove();
-            git::remove_tree(&folder)
-        });
-        if run.cancel.is_cancelled() {
-            // The claim is given back first; a large tree goes on being removed beside it.
-            let _ = tokio::time::timeout(Duration::from_millis(300), removal).await;
-        } else {
-            let _ = removal.await;
-        }
-    }
+    folder.remove(run.cancel.is_cancelled()).await;
     let fill = |mut outcome: Outcome| {
         outcome.base_sha.get_or_insert_with(|| ground.base.to_string());
         outcome.branch.get_or_insert_with(|| ground.branch.clone());
@@ -106,7 +96,7 @@ async fn work(
     shell.read_only = read_only;
     shell.env.insert("GIT_OPTIONAL_LOCKS".into(), "0".into());
     let shell = SandboxShell::new(run.services.sandbox.clone(), toolchain().clone(), shell);
-    let toolbox = Toolbox::new(ToolboxSettings {
+    let settings_of_tools = ToolboxSettings {
         work_tree: root.clone(),
         kept_outputs: outputs.to_owned(),
         tools: agent.spec.tools.clone(),
@@ -115,8 +105,10 @@ async fn work(
         bash_timeout: Duration::from_secs(agent.spec.bash_timeout_seconds.max(1) as u64),
         briefing: briefing(run, &text),
         caps: Caps::default(),
-    })
-    .map_err(|error| Outcome::failed(FailureReason::ToolFailed, error.to_string()))?;
+    };
+    let pins = Pins::new(ground.pinned(), work_tree.repository().clone(), ground.base);
+    let toolbox = Toolbox::keeping(pins, settings_of_tools)
+        .map_err(|error| Outcome::failed(FailureReason::ToolFailed, error.to_string()))?;
     let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&root))
         .await
         .map_err(|error| broken(error.to_string()))?

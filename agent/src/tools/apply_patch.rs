@@ -164,6 +164,13 @@ impl<'a> Staged<'a> {
 
     /// Writes what was worked out: first what will be there, then what will be gone, so that nothing moved is lost.
     fn write(self) -> Result<(), Refusal> {
+        for (path, file) in &self.files {
+            let after = file.after.as_ref().map(|file| file.bring(&file.text));
+            if file.on_disk || after.is_some() {
+                let checked = self.root.check_pins(path, after.as_deref().map(str::as_bytes));
+                checked.map_err(|error| Box::new(error.into()))?;
+            }
+        }
         let (kept, gone): (Vec<_>, Vec<_>) = self.files.into_iter().partition(|(_, file)| file.after.is_some());
         let gone = gone.into_iter().filter(|(_, file)| file.on_disk);
         for (applied, (path, file)) in kept.into_iter().chain(gone).enumerate() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use super::output::printable;
+use super::output::{one_line, printable};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
 use super::{Inner, ToolResult, Toolbox, text};
 
@@ -91,8 +91,19 @@ pub(super) async fn run(
     let before = toolbox.fingerprint().await;
     let outcome = shell.run(command, inner.bash_timeout, cancel).await;
     let mutated = before != toolbox.fingerprint().await;
+    let pinned = if mutated {
+        toolbox.pinned_changes().await
+    } else {
+        Vec::new()
+    };
     match outcome {
-        Ok(output) => {
+        Ok(mut output) => {
+            if !pinned.is_empty() {
+                output.notes.push(format!(
+                    "{} is not as it is at the base, and the gate refuses that, as its steps go by it: put it back; the rest of the file is free",
+                    one_line(&pinned.join(", "), 400)
+                ));
+            }
             let report = report(&output, inner.bash_timeout);
             ToolResult {
                 mutated,

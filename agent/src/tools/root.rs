@@ -3,6 +3,8 @@
 //! Every path is walked component by component from an open folder, and no component may be a symbolic link, so
 //! that a link planted or swapped at any moment leads nowhere.
 
+pub mod pins;
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,12 +13,15 @@ use gate::protected::Protected;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use pins::Pins;
+
 /// The work tree's folder, held open.
 #[derive(Debug)]
 pub struct Root {
     folder: OwnedFd,
     path: PathBuf,
     protected: Protected,
+    pins: Pins,
 }
 
 /// Tells why a file cannot be read or written; the words are for the model.
@@ -39,6 +44,16 @@ pub enum RootError {
         path: String,
         /// The pattern that protects it.
         pattern: String,
+    },
+    /// Parts of the file are pinned, and would change.
+    #[error(
+        "failed to write {path:?}: it would change {}, by which the gate's steps go; a task may not change that. Leave it as it is at the base, the rest of the file is free; if the task cannot be done without it, submit NO-GO and say so", parts.join(", ")
+    )]
+    Pinned {
+        /// The path.
+        path: String,
+        /// What would change, as `path (part)`.
+        parts: Vec<String>,
     },
     /// There is nothing there.
     #[error("failed to find {path:?}: no such file in the work tree")]
@@ -140,6 +155,7 @@ impl Root {
             folder,
             path,
             protected,
+            pins: Pins::default(),
         })
     }
 
@@ -236,6 +252,7 @@ impl Root {
         if path.ends_with('/') {
             return Err(refused(path, "it ends in a slash; name a file"));
         }
+        self.check_pins(&parts.join("/"), Some(content))?;
         let parent = self.walk(path, above, true)?;
         let parent = parent.as_ref().unwrap_or(&self.folder);
         let before = self.regular(path, parent, name)?;
@@ -276,6 +293,7 @@ impl Root {
         if self.regular(path, parent, name)?.is_none() {
             return Err(RootError::Missing { path: path.to_owned() });
         }
+        self.check_pins(&parts.join("/"), None)?;
         rustix::fs::unlinkat(parent, *name, AtFlags::empty()).map_err(|error| io("remove", path, error))
     }
 

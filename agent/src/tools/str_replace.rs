@@ -230,7 +230,12 @@ impl TextFile {
     }
 
     pub(super) fn write(&self, root: &Root, path: &str, content: &str) -> Result<bool, RootError> {
-        root.write(path, self.form.bring(content).as_bytes())
+        root.write(path, self.bring(content).as_bytes())
+    }
+
+    /// Brings a text whose lines end by `\n` to the form of this file.
+    pub(super) fn bring(&self, content: &str) -> String {
+        self.form.bring(content)
     }
 }
 

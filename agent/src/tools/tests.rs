@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod pins;
+
 use super::*;
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -25,6 +27,11 @@ impl Shell for Echo {
 }
 
 fn toolbox(folder: &Path, shell: bool) -> Toolbox {
+    let shell = shell.then(|| Arc::new(Echo) as Arc<dyn Shell>);
+    keeping(folder, Pins::default(), shell)
+}
+
+fn keeping(folder: &Path, pins: Pins, shell: Option<Arc<dyn Shell>>) -> Toolbox {
     let tree = folder.join("tree");
     std::fs::create_dir_all(tree.join("src")).unwrap();
     std::fs::create_dir_all(tree.join(".git")).unwrap();
@@ -34,19 +41,22 @@ fn toolbox(folder: &Path, shell: bool) -> Toolbox {
     std::fs::write(tree.join("image.bin"), [0u8, 1, 2]).unwrap();
     std::fs::write(tree.join(".gitignore"), "ignored\n").unwrap();
     std::fs::write(tree.join("ignored"), "needle").unwrap();
-    Toolbox::new(ToolboxSettings {
-        work_tree: tree,
-        kept_outputs: folder.join("kept"),
-        tools: all_specs().iter().map(|spec| spec.name.to_owned()).collect(),
-        protected: vec![".foreman/**".into()],
-        shell: shell.then(|| Arc::new(Echo) as Arc<dyn Shell>),
-        bash_timeout: Duration::from_secs(30),
-        briefing: Briefing::default(),
-        caps: Caps {
-            answer_bytes: 2000,
-            ..Caps::default()
+    Toolbox::keeping(
+        pins,
+        ToolboxSettings {
+            work_tree: tree,
+            kept_outputs: folder.join("kept"),
+            tools: all_specs().iter().map(|spec| spec.name.to_owned()).collect(),
+            protected: vec![".foreman/**".into()],
+            shell,
+            bash_timeout: Duration::from_secs(30),
+            briefing: Briefing::default(),
+            caps: Caps {
+                answer_bytes: 2000,
+                ..Caps::default()
+            },
         },
-    })
+    )
     .unwrap()
 }
 

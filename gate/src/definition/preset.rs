@@ -52,6 +52,12 @@ pub(super) fn detect(tree: &dyn BaseTree) -> Option<GateLanguage> {
     .map(|(_, language)| language)
 }
 
+/// Tells whether a command only compiles what the branch holds, to the letter: then what the compiler keeps of its work is
+/// the compiler's own word. Of any other command nobody knows whether it runs something of the branch.
+pub(crate) fn compiles_only(command: &str) -> bool {
+    go::COMPILES_ONLY.contains(&command)
+}
+
 /// Returns the published spelling of a language.
 pub(super) fn name(language: GateLanguage) -> &'static str {
     match language {

@@ -142,6 +142,18 @@ fn go_goes_before_node_in_a_tree_that_has_both() {
 }
 
 #[test]
+fn a_gate_file_of_another_name_is_an_error_and_never_left_for_a_preset() {
+    let manifest = ("Cargo.toml", "[package]");
+    let error = find(None, &[manifest, (".foreman/gate.yml", FILE)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to use .foreman/gate.yml at the base commit: the gate is read from .foreman/gate.yaml; rename the file"
+    );
+    let both = find(None, &[manifest, (".foreman/gate.yml", ""), (GATE_FILE, FILE)]);
+    assert_eq!(both.unwrap().source, Source::File);
+}
+
+#[test]
 fn a_broken_gate_file_names_file_and_line_even_beside_a_profile() {
     let profile = GateProfile {
         language: Some(GateLanguage::Rust),

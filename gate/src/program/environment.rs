@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
+use super::scratch::Scratch;
+
 /// Variables of one command.
 pub(super) type Environment = BTreeMap<OsString, OsString>;
 
@@ -61,10 +63,15 @@ pub(super) fn filling(environment: &mut Environment, cache: &Path) {
     }
 }
 
-/// Points package managers at a filled cache and keeps them off the network.
-pub(super) fn offline(environment: &mut Environment, cache: Option<&Path>, home: &Path, work: &Path) {
+/// Points package managers at a filled cache and keeps them off the network; compilers keep their work in `builds`.
+pub(super) fn offline(environment: &mut Environment, cache: Option<&Path>, scratch: &Scratch, work: &Path) {
+    let (home, builds) = (scratch.home(), scratch.builds());
     set(environment, "CARGO_HOME", home.join("cargo").as_os_str());
     set(environment, "npm_config_cache", home.join("npm").as_os_str());
+    // An image with a cache of its own keeps it.
+    environment
+        .entry("GOCACHE".into())
+        .or_insert_with(|| builds.as_os_str().to_owned());
     for (name, value) in [
         ("CARGO_NET_OFFLINE", "true"),
         ("GOPROXY", "off"),

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use clap::Args;
 use git::{
-    Category, Credential, CredentialKind, EntryKind, Fetch, Mirror, Mirrors, Oid, RemoteUrl, Remotes, Repository,
-    Settings, WorkTree,
+    Category, Credential, CredentialKind, Fetch, Mirror, Mirrors, Oid, RemoteUrl, Remotes, Repository, Settings,
+    WorkTree,
 };
 
 use super::{Folders, Trouble, manifest};
 use crate::job::PROGRAM;
 use crate::pinned::MANIFEST_MAX;
 use crate::plan::Plan;
-use crate::protected::{ChangedPath, EntryNow, Protected};
+use crate::protected::Protected;
 use crate::report::{ErrorReason, Outcome, Report};
-use crate::tail;
+use crate::touched::{Touched, touched};
 
 /// Folder of the fetched objects, below the tools folder.
 const OBJECTS: &str = "git";
@@ -135,64 +135,23 @@ pub(super) fn refusal(repository: &Repository, plan: &Plan) -> Result<Option<Rep
     let changes = repository
         .changed_paths(Some(oid(&plan.base)?), Some(oid(&plan.head)?), "")
         .map_err(|error| clone_failed(&error))?;
-    let changed: Vec<ChangedPath> = changes
-        .iter()
-        .map(|change| ChangedPath {
-            now: match change.new {
-                None => EntryNow::Gone,
-                Some((EntryKind::Symlink, _)) => EntryNow::Symlink,
-                Some((EntryKind::Submodule, _)) => EntryNow::Submodule,
-                Some(_) => EntryNow::File,
-            },
-            path: change.path.to_vec(),
-        })
-        .collect();
-    let violations = protected(plan)?.violations(&changed);
-    let mut refused: Vec<(String, String)> = violations
-        .into_iter()
-        .map(|violation| (violation.path, format!("is protected by {}", violation.rule)))
-        .collect();
-    for change in &changes {
-        let path = change.path.to_string();
-        for pinned in plan.gate.pinned.iter().filter(|pinned| pinned.covers(&path)) {
-            let side = |side| manifest_at(repository, side).map_err(|error| clone_failed(&error));
-            let parts = pinned.changed(&path, side(change.old)?.as_deref(), side(change.new)?.as_deref());
-            let why = || "stays as it is at the base, as the steps go by it".to_owned();
-            refused.extend(parts.into_iter().map(|part| (tail::line(&part, 300), why())));
-        }
-    }
+    let read = |blob| repository.read_blob(blob, MANIFEST_MAX as u64);
+    let mut refused = touched(&changes, &protected(plan)?, &plan.gate.pinned, &read).map_err(|e| clone_failed(&e))?;
     if refused.is_empty() {
         return Ok(None);
     }
     let more = refused.len().saturating_sub(MOST_REFUSED);
     refused.truncate(MOST_REFUSED);
-    for (path, why) in &refused {
-        println!("refused: {path} {why}");
+    for Touched { what, why } in &refused {
+        println!("refused: {what} {why}");
     }
     if more > 0 {
         println!("refused: and {more} more");
     }
     Ok(Some(Report {
-        refused: refused.into_iter().map(|(path, _)| path).collect(),
+        refused: refused.into_iter().map(|touched| touched.what).collect(),
         ..Report::new(&plan.head, &plan.base, &plan.digest, Outcome::Refused)
     }))
-}
-
-/// Reads one side of a changed manifest. What is no file of a bounded size has a content that no manifest has.
-fn manifest_at(repository: &Repository, side: Option<(EntryKind, Oid)>) -> git::Result<Option<Vec<u8>>> {
-    match side {
-        None => Ok(None),
-        Some((EntryKind::File | EntryKind::Exec, blob)) => match repository.read_blob(blob, MANIFEST_MAX as u64) {
-            Err(git::Error::TooLarge { .. }) => Ok(Some(no_manifest(blob))),
-            read => read.map(Some),
-        },
-        Some((_, object)) => Ok(Some(no_manifest(object))),
-    }
-}
-
-/// A control character begins neither JSON nor a table.
-fn no_manifest(object: Oid) -> Vec<u8> {
-    format!("\0[{object}").into_bytes()
 }
 
 fn copy_program(tools: &Path) -> std::io::Result<()> {

@@ -18,7 +18,7 @@ use super::memory::OomCounter;
 use super::scratch::Scratch;
 use super::step::{self, Place};
 use super::{Folders, Trouble, harden, reap};
-use crate::definition::ResolvedStep;
+use crate::definition::{ResolvedStep, preset::compiles_only};
 use crate::plan::Plan;
 use crate::report::{ErrorReason, Outcome, Report, StepOutcome, StepReport, first_failing, outcome_of};
 use crate::tail;
@@ -122,7 +122,7 @@ fn lay_out(args: &RunArgs) -> Result<(Scratch, Environment), Trouble> {
         .map_err(|error| Trouble::internal("lay out the home of the steps", error))?;
     let home = scratch.home();
     let mut environment = environment::base(std::env::vars_os(), home, tmp);
-    environment::offline(&mut environment, cache, home, &args.folders.work);
+    environment::offline(&mut environment, cache, &scratch, &args.folders.work);
     environment.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
     Ok((scratch, environment))
 }
@@ -147,6 +147,9 @@ fn run_steps(
     let memory = OomCounter::of_this_process();
     let mut results = Results::default();
     let mut spoilt: Option<String> = None;
+    // Whoever compiles once for all steps is several times as fast, but what a step runs of the branch could forge what
+    // the next one is compiled from.
+    let mut keep_builds = false;
     for step in &plan.gate.steps {
         locked(log).line(&format!("step {}: {}", step.name, tail::line(&step.command, 500)));
         let (report, end) = match (&spoilt, programs.check(&step.command, path)) {
@@ -165,10 +168,11 @@ fn run_steps(
             }
             (None, Ok(shell)) => {
                 scratch
-                    .renew()
+                    .renew(keep_builds)
                     .map_err(|error| Trouble::internal("make a home for a step", error))?;
                 let before = memory.kills();
                 let mut ended = step::run(&shell, &step.command, &place, seconds(step), log)?;
+                keep_builds = compiles_only(&step.command);
                 if ended.fenced != Fenced::Whole && results.steps.is_empty() {
                     locked(log).line(&format!(
                         "fence: {:?}; this kernel keeps less than Landlock 6",

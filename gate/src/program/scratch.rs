@@ -14,10 +14,13 @@ use super::caches;
 pub(super) const SHARED_MEMORY: &str = "/dev/shm";
 /// Home of a step, below the folder of homes.
 const USER: &str = "user";
+/// Folder in which compilers keep their work, beside the home.
+const BUILDS: &str = "builds";
 
 /// The folders that are emptied before every step.
 pub(super) struct Scratch {
     home: PathBuf,
+    builds: PathBuf,
     cache: Option<PathBuf>,
     own_cargo_home: Option<PathBuf>,
     folders: Vec<Emptied>,
@@ -26,7 +29,7 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Looks at the folders; nothing of the branch has run.
     pub(super) fn new(homes: &Path, tmp: Option<&Path>, cache: Option<&Path>) -> io::Result<Self> {
-        let mut folders = vec![Emptied::of(homes, &[USER])?];
+        let mut folders = vec![Emptied::of(homes, &[USER, BUILDS])?];
         if let Some(tmp) = tmp {
             folders.push(Emptied::of(tmp, &[])?);
         }
@@ -36,6 +39,7 @@ impl Scratch {
         }
         Ok(Self {
             home: homes.join(USER),
+            builds: homes.join(BUILDS),
             cache: cache.map(Path::to_owned),
             own_cargo_home: std::env::var_os("CARGO_HOME").map(PathBuf::from),
             folders,
@@ -47,10 +51,16 @@ impl Scratch {
         &self.home
     }
 
-    /// Removes what steps left, and lays out the home over the cache again.
-    pub(super) fn renew(&self) -> io::Result<()> {
+    /// Returns the folder in which compilers keep their work.
+    pub(super) fn builds(&self) -> &Path {
+        &self.builds
+    }
+
+    /// Removes what steps left, and lays out the home over the cache again. What compilers kept stays where
+    /// `keep_builds` says that nobody else can have written it since it was empty.
+    pub(super) fn renew(&self, keep_builds: bool) -> io::Result<()> {
         for folder in &self.folders {
-            folder.empty()?;
+            folder.empty(keep_builds.then_some(self.builds.as_path()))?;
         }
         std::fs::create_dir_all(&self.home)?;
         match &self.cache {
@@ -93,7 +103,7 @@ impl Emptied {
         })
     }
 
-    fn empty(&self) -> io::Result<()> {
+    fn empty(&self, spared: Option<&Path>) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&self.folder)?.permissions().mode();
         if mode & 0o700 != 0o700 {
@@ -106,6 +116,9 @@ impl Emptied {
                 continue;
             }
             let path = entry.path();
+            if spared == Some(path.as_path()) {
+                continue;
+            }
             if entry.file_type()?.is_dir() {
                 git::remove_tree(&path).map_err(|error| io::Error::other(error.to_string()))?;
             } else {
@@ -136,7 +149,7 @@ mod tests {
         std::fs::write(tmp.join("before"), "").unwrap();
         std::fs::write(cache.join("npm/index"), "good").unwrap();
         let scratch = Scratch::new(&homes, Some(&tmp), Some(&cache)).unwrap();
-        scratch.renew().unwrap();
+        scratch.renew(false).unwrap();
         let home = scratch.home();
         std::fs::write(home.join(".npmrc"), "script-shell=/bin/true").unwrap();
         std::fs::write(home.join("npm/index"), "bad").unwrap();
@@ -147,7 +160,7 @@ mod tests {
         std::fs::write(homes.join("beside"), "").unwrap();
         std::fs::set_permissions(&homes, std::fs::Permissions::from_mode(0o555)).unwrap();
 
-        scratch.renew().unwrap();
+        scratch.renew(false).unwrap();
         let names = |folder: &Path| -> Vec<_> {
             let mut names: Vec<_> = std::fs::read_dir(folder)
                 .unwrap()
@@ -162,5 +175,20 @@ mod tests {
         assert_eq!(names(&home.join("cargo")), ["registry"]);
         assert_eq!(std::fs::read_to_string(home.join("npm/index")).unwrap(), "good");
         assert_eq!(std::fs::read_to_string(cache.join("npm/index")).unwrap(), "good");
+    }
+
+    #[test]
+    fn what_compilers_kept_stays_only_where_nobody_else_can_have_written_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(folder.path(), None, None).unwrap();
+        scratch.renew(false).unwrap();
+        std::fs::create_dir(scratch.builds()).unwrap();
+        for name in [scratch.builds(), scratch.home()] {
+            std::fs::write(name.join("object"), "").unwrap();
+        }
+        scratch.renew(true).unwrap();
+        assert!(scratch.builds().join("object").exists() && !scratch.home().join("object").exists());
+        scratch.renew(false).unwrap();
+        assert!(!scratch.builds().exists());
     }
 }

@@ -173,3 +173,54 @@ fn a_commit_that_is_not_there_is_a_clone_error() {
     let ran = bench.run();
     assert_eq!(ran.error(), ("CloneFailed".to_owned(), true));
 }
+
+#[test]
+fn what_go_compiled_serves_the_next_step_until_one_may_have_run_code_of_the_branch() {
+    let mut bench = bench("true");
+    let bin = bench.root.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let go = bin.join("go");
+    std::fs::write(
+        &go,
+        "#!/bin/sh\nmkdir -p \"$GOCACHE\" && echo \"$1\" >> \"$GOCACHE/log\" && cat \"$GOCACHE/log\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&go, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bench
+        .env
+        .insert("PATH".into(), format!("{}:{}", bin.display(), bench.env["PATH"]));
+    let preset = gate::definition::resolve(None, &GoModule, &|_| Err("no file".into()), &[]).unwrap();
+    let of_preset = |name: &str| preset.steps.iter().find(|step| step.name == name).unwrap().clone();
+    bench.gate.steps = vec![
+        of_preset("lint"),
+        of_preset("build"),
+        step(
+            "compiled",
+            "test \"$(cat \"$GOCACHE/log\")\" = \"$(printf 'vet\\nbuild')\"",
+        ),
+        step("run", "mkdir -p \"$GOCACHE\"; echo forged > \"$GOCACHE/log\""),
+        step("judge", "! test -e \"$GOCACHE\""),
+        of_preset("test"),
+        step("after", "! test -e \"$GOCACHE\""),
+    ];
+    let ran = bench.run();
+    assert!(
+        matches!(ran.verdict, Verdict::Pass { .. }),
+        "{:?}\n{}",
+        ran.verdict,
+        ran.printed
+    );
+}
+
+/// A module that needs no other.
+struct GoModule;
+
+impl gate::definition::BaseTree for GoModule {
+    fn exists(&self, path: &str) -> bool {
+        path == "go.mod"
+    }
+
+    fn read(&self, path: &str, _: usize) -> Option<Vec<u8>> {
+        self.exists(path).then(|| b"module example.org/m\n".to_vec())
+    }
+}

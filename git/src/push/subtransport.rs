@@ -14,6 +14,7 @@ use std::{
 
 use git2::transport::{Service as Git2Service, SmartSubtransport, SmartSubtransportStream, Transport};
 
+use super::advertised::Advertised;
 use crate::{
     connect::{AnswerBody, HttpExchange, Reader, Remotes, Requested, Service, Session, Writer, spool},
     error::{Error, Result},
@@ -104,10 +105,8 @@ impl SmartSubtransport for Channel {
                 let response = exchange
                     .send(Service::ReceivePack, Requested::Refs { version: 0 })
                     .map_err(|e| fail(e.to_string()))?;
-                Ok(Box::new(HttpStream::Answer(AnswerBody::new(
-                    exchange.clone(),
-                    response,
-                ))))
+                let answer = AnswerBody::new(exchange.clone(), response);
+                Ok(Box::new(HttpStream::Refs(Advertised::new(answer, 2))))
             }
             (Channel::Http(exchange), Git2Service::ReceivePack) => {
                 Ok(Box::new(HttpStream::Request(exchange.clone(), Some(spool()))))
@@ -116,6 +115,7 @@ impl SmartSubtransport for Channel {
                 let (reader, writer) = remotes
                     .duplex(session, Service::ReceivePack, true)
                     .map_err(|e| fail(e.to_string()))?;
+                let reader = Advertised::new(reader, 1);
                 Ok(Box::new(DuplexStream { reader, writer }))
             }
             _ => Err(fail("libgit2 only pushes here".into())),
@@ -128,7 +128,7 @@ impl SmartSubtransport for Channel {
 }
 
 struct DuplexStream {
-    reader: Reader,
+    reader: Advertised<Reader>,
     writer: Writer,
 }
 
@@ -151,6 +151,7 @@ impl Write for DuplexStream {
 /// A request that is sent when its answer is first read.
 enum HttpStream {
     Request(Arc<HttpExchange>, Option<tempfile::SpooledTempFile>),
+    Refs(Advertised<AnswerBody>),
     Answer(AnswerBody),
 }
 
@@ -164,6 +165,7 @@ impl Read for HttpStream {
             *self = HttpStream::Answer(AnswerBody::new(exchange.clone(), response));
         }
         match self {
+            HttpStream::Refs(refs) => refs.read(buffer),
             HttpStream::Answer(answer) => answer.read(buffer),
             HttpStream::Request(..) => Ok(0),
         }

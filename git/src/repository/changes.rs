@@ -6,7 +6,10 @@ use super::{
     EntryKind, Repository,
     read::{join, mode_of},
 };
-use crate::{Oid, error::Result};
+use crate::{
+    Oid,
+    error::{Error, Result},
+};
 
 /// How a path differs between two trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +35,14 @@ pub struct Change {
     pub new: Option<(EntryKind, Oid)>,
 }
 
+/// What one of two trees has at a path.
+type Side = Option<(EntryMode, Oid)>;
+
 impl Repository {
     /// Lists the paths that differ between two commits or trees, below the folder `under` (`""` is everything).
     /// `None` stands for an empty tree. Only folders that differ are read.
     pub fn changed_paths(&self, old: Option<Oid>, new: Option<Oid>, under: &str) -> Result<Vec<Change>> {
-        let side = |treeish: Option<Oid>| -> Result<Option<(EntryMode, Oid)>> {
+        let side = |treeish: Option<Oid>| -> Result<Side> {
             let Some(treeish) = treeish else {
                 return Ok(None);
             };
@@ -47,30 +53,31 @@ impl Repository {
             Ok(self.find_in(root, under)?.map(|entry| (mode_of(entry.kind), entry.oid)))
         };
         let mut out = Vec::new();
-        self.compare(
-            &self.gix(),
-            under.trim_matches('/').into(),
-            side(old)?,
-            side(new)?,
-            &mut out,
-        )?;
+        let repo = self.gix();
+        // No call for each folder: how deep they lie is for the other side to say.
+        let mut pending = vec![(BString::from(under.trim_matches('/')), side(old)?, side(new)?)];
+        while let Some((path, old, new)) = pending.pop() {
+            self.compare(&repo, path, old, new, &mut out, &mut pending)?;
+        }
         out.sort_by(|a: &Change, b: &Change| a.path.cmp(&b.path));
         Ok(out)
     }
 
+    /// Compares what stands at one path; `pending` gets what is to be compared below it.
     fn compare(
         &self,
         repo: &gix::Repository,
         path: BString,
-        old: Option<(EntryMode, Oid)>,
-        new: Option<(EntryMode, Oid)>,
+        old: Side,
+        new: Side,
         out: &mut Vec<Change>,
+        pending: &mut Vec<(BString, Side, Side)>,
     ) -> Result<()> {
         if old == new {
             return Ok(());
         }
-        let tree = |side: Option<(EntryMode, Oid)>| side.filter(|(mode, _)| mode.is_tree()).map(|(_, oid)| oid);
-        let leaf = |side: Option<(EntryMode, Oid)>| {
+        let tree = |side: Side| side.filter(|(mode, _)| mode.is_tree()).map(|(_, oid)| oid);
+        let leaf = |side: Side| {
             side.filter(|(mode, _)| !mode.is_tree())
                 .map(|(mode, oid)| (EntryKind::from_mode(mode), oid))
         };
@@ -94,17 +101,21 @@ impl Repository {
             return Ok(());
         }
         let read = |tree: Option<Oid>| tree.map_or(Ok(Vec::new()), |oid| self.entries(repo, oid));
-        let mut sides: std::collections::BTreeMap<BString, [Option<(EntryMode, Oid)>; 2]> = Default::default();
+        let mut sides: std::collections::BTreeMap<BString, [Side; 2]> = Default::default();
         for (at, entries) in [read(old_tree)?, read(new_tree)?].into_iter().enumerate() {
             for (name, mode, oid) in entries {
-                sides.entry(name).or_default()[at] = Some((mode, oid));
+                let place = &mut sides.entry(name.clone()).or_default()[at];
+                if place.replace((mode, oid)).is_some() {
+                    // Git makes no such tree, but servers take one: whoever reads it may take either for the one.
+                    return Err(Error::Invalid {
+                        action: "compare two trees",
+                        reason: format!("{} stands twice in its folder", join(path.as_ref(), name.as_ref())),
+                    });
+                }
             }
         }
-        for (name, [old, new]) in sides {
-            if old != new {
-                self.compare(repo, join(path.as_ref(), name.as_ref()), old, new, out)?;
-            }
-        }
+        let differing = sides.into_iter().filter(|(_, [old, new])| old != new);
+        pending.extend(differing.map(|(name, [old, new])| (join(path.as_ref(), name.as_ref()), old, new)));
         Ok(())
     }
 }
@@ -167,5 +178,45 @@ mod tests {
         );
         assert_eq!(repo.changed_paths(None, Some(one), "tasks").unwrap().len(), 5);
         assert!(repo.changed_paths(Some(one), Some(one), "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn folders_as_deep_as_somebody_likes_are_compared() {
+        let (_dir, repo) = fixture();
+        let base = commit(&repo, None, &[FileEdit::write("a", "1")]);
+        let mut tree = repo.tree_of(base).unwrap();
+        for _ in 0..500 {
+            let entries = vec![("d".into(), gix::objs::tree::EntryKind::Tree.into(), tree)];
+            tree = repo.write_tree(&repo.gix(), entries).unwrap();
+        }
+        // So small a stack holds no call for each folder.
+        let compare = move || repo.changed_paths(None, Some(tree), "").unwrap();
+        let thread = std::thread::Builder::new()
+            .stack_size(256 << 10)
+            .spawn(compare)
+            .unwrap();
+        let found = thread.join().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].path, format!("{}a", "d/".repeat(500)));
+    }
+
+    #[test]
+    fn a_folder_that_stands_twice_hides_nothing() {
+        let (_dir, repo) = fixture();
+        let edits = |name: &str| [FileEdit::write(format!("ci/{name}"), "1")];
+        let base = commit(&repo, None, &edits("one"));
+        let folder = |commit| repo.entry_at(commit, "ci").unwrap().unwrap().oid;
+        let more = folder(commit(&repo, None, &edits("two")));
+        for trees in [[more, folder(base)], [folder(base), more]] {
+            let entry = |oid| gix::objs::tree::Entry {
+                mode: gix::objs::tree::EntryKind::Tree.into(),
+                filename: "ci".into(),
+                oid,
+            };
+            let entries = trees.map(entry).to_vec();
+            let tree = repo.gix().write_object(&gix::objs::Tree { entries }).unwrap().detach();
+            let found = repo.changed_paths(Some(base), Some(tree), "");
+            assert!(found.unwrap_err().to_string().contains("ci stands twice"), "{trees:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Committing what a work tree holds, trusting nothing that is in it.
 
-use std::{collections::HashMap, collections::HashSet, fmt, path::Path};
+use std::{collections::HashMap, collections::HashSet, path::Path};
 
 use gix::{
     bstr::{BString, ByteSlice},
@@ -9,7 +9,7 @@ use gix::{
 use rustix::fs::{FileType, Stat};
 
 use super::{
-    WorkTree,
+    CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit, WorkTree,
     ignore::Ignores,
     walk::{Folder, Item},
 };
@@ -18,97 +18,6 @@ use crate::{
     error::{Error, Result},
     repository::{Identity, Repository},
 };
-
-/// What a commit of a work tree may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommitLimits {
-    /// The largest file in bytes.
-    pub file_bytes: u64,
-    /// The most bytes of all new and changed files together.
-    pub total_bytes: u64,
-    /// The most files, ignored ones not counted.
-    pub files: usize,
-    /// The deepest folder.
-    pub depth: usize,
-}
-
-impl Default for CommitLimits {
-    fn default() -> Self {
-        // 100 MiB is what forges take.
-        CommitLimits {
-            file_bytes: 100 * 1024 * 1024,
-            // Half of what they take in one push.
-            total_bytes: 1024 * 1024 * 1024,
-            files: 1_000_000,
-            depth: 256,
-        }
-    }
-}
-
-/// What was committed of a work tree.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fitting {
-    /// The commit; `None` if its tree would be the one of its parent.
-    pub commit: Option<Oid>,
-    /// What no commit may hold, the first [`LEFT_OUT`] of it: new files are missing, files of the base are as they were.
-    pub left_out: Vec<LeftOut>,
-    /// How many were left out in all.
-    pub left_out_count: usize,
-}
-
-/// Most paths that are named of what was left out.
-pub const LEFT_OUT: usize = 100;
-
-/// A path that was left out of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The path from the root of the work tree.
-    pub path: BString,
-    /// Why no commit may hold it.
-    pub why: Unfit,
-}
-
-impl fmt::Display for LeftOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.why)
-    }
-}
-
-/// Why something of a work tree cannot be committed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// The file is larger than a commit may hold.
-    #[error("it has {found} bytes, at most {limit} are committed")]
-    TooLarge {
-        /// Its size in bytes.
-        found: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// The change would be larger than a commit may be.
-    #[error("with its {found} bytes the change would have more than {limit}")]
-    TooMuch {
-        /// Its size in bytes.
-        found: u64,
-        /// The limit of the change in bytes.
-        limit: u64,
-    },
-    /// There are more files than a commit may hold.
-    #[error("the work tree has more than {limit} files to commit")]
-    TooMany {
-        /// The limit.
-        limit: usize,
-    },
-    /// The folder lies too deep.
-    #[error("it is nested deeper than {limit} folders")]
-    TooDeep {
-        /// The limit.
-        limit: usize,
-    },
-    /// Its mode forbids to read it.
-    #[error("its mode forbids to read it")]
-    Unreadable,
-}
 
 /// A file as the index remembers it.
 struct Known {
@@ -124,7 +33,7 @@ impl WorkTree {
     ///
     /// `.gitignore` files are honoured for files that `base` does not have; executable bits, removals and links are
     /// kept, links as links. Anything named `.git`, at any depth, and anything that is neither a file, a link nor a
-    /// folder is left out. Submodules stay as they were. A message that carries a claim is
+    /// folder is left out. Submodules stay as they were, whatever was put into their folders. A message that carries a claim is
     /// sealed. The objects go to [`WorkTree::repository`]; no ref moves.
     pub fn commit_all(
         &self,
@@ -317,11 +226,8 @@ impl Walk<'_> {
     ) -> Result<Option<(EntryMode, Oid)>> {
         let path = Repository::join_path(parent, &item.name);
         let known = self.known.get(&path);
-        if let Some(Known { mode, oid, .. }) = known
-            && mode.is_commit()
-            && item.kind == FileType::Directory
-        {
-            return Ok(Some((*mode, *oid)));
+        if known.is_some_and(|known| known.mode.is_commit()) && item.kind == FileType::Directory {
+            return self.submodule(folder, &path, item);
         }
         let tracked = known.is_some();
         let is_dir = item.kind == FileType::Directory;
@@ -385,7 +291,7 @@ impl Walk<'_> {
             Err(found) => return Ok(self.leave_out(path, Unfit::TooMuch { found, limit: all })),
         };
         self.files += 1;
-        self.bytes += bytes.len() as u64;
+        let size = bytes.len() as u64;
         let relative = gix::path::from_bstr(path.as_bstr()).map_err(|e| self.invalid(path, e.to_string()))?;
         let mut converted = Vec::new();
         let convert = match self.pipeline.convert_to_git(bytes.as_slice(), &relative, self.index) {
@@ -393,8 +299,41 @@ impl Walk<'_> {
             Err(_) => false,
         };
         // A conversion that the tree's attributes ask for and the content does not allow: the bytes as they are.
-        let bytes = if convert { &converted } else { &bytes };
-        Ok(Some((mode_of(&stat), self.repository.write_blob(bytes)?)))
+        let content = if convert { &converted } else { &bytes };
+        let oid = self.repository.write_blob(content)?;
+        let known = self.known.get(path).map(|known| known.oid);
+        if let Some(known) = known
+            && (known == oid || self.is_as_checked_out(known, &bytes, path))
+        {
+            return Ok(Some((mode_of(&stat), known)));
+        }
+        self.bytes += size;
+        Ok(Some((mode_of(&stat), oid)))
+    }
+
+    /// Says whether a file holds what the checkout of a blob wrote. Not all of it is converted back into that blob: lines
+    /// that end by CRLF in the blob are not, where attributes call it text. That is no change of anybody's.
+    fn is_as_checked_out(&mut self, blob: Oid, bytes: &[u8], path: &BString) -> bool {
+        let Ok(blob) = self.repository.read_blob(blob, self.limits.file_bytes) else {
+            return false;
+        };
+        let written = self
+            .pipeline
+            .convert_to_worktree(&blob, path.as_ref(), Default::default());
+        written.is_ok_and(|written| written.as_bytes() == Some(bytes))
+    }
+
+    /// Keeps a submodule as it is, and says so where somebody put files into its folder.
+    fn submodule(&mut self, folder: &Folder, path: &BString, item: &Item) -> Result<Option<(EntryMode, Oid)>> {
+        let empty = match folder.open_folder(&item.name).and_then(|below| below.items()) {
+            Ok(items) => items.is_empty(),
+            Err(e) if is_denied(&e) => true,
+            Err(e) => return Err(self.io("open", path, e)),
+        };
+        Ok(match empty {
+            true => self.known.get(path).map(|known| (known.mode, known.oid)),
+            false => self.leave_out(path, Unfit::Submodule),
+        })
     }
 
     /// Leaves a path out: what the base has of it stays.

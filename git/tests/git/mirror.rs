@@ -307,3 +307,43 @@ fn one_mirror_serves_who_needs_tips_and_who_needs_history() {
     descends(first, third);
     git(mirror.path(), &["fsck", "--strict"]);
 }
+
+#[test]
+fn a_repository_whose_own_history_is_cut_off_is_fetched_from_and_pushed_to() {
+    let (bare, first) = Bare::with_commit();
+    let second = bare.commit(Some(first), &[FileEdit::write("a", "1")]);
+    bare.set("main", second);
+    let dir = tempfile::tempdir().unwrap();
+    let cut = dir.path().canonicalize().unwrap().join("cut.git");
+    let from = format!("file://{}", bare.path.display());
+    git(
+        dir.path(),
+        &["clone", "-q", "--bare", "--depth", "1", &from, cut.to_str().unwrap()],
+    );
+    let settings = git::Settings {
+        file_roots: vec![cut.clone()],
+        ..bare.settings()
+    };
+    let url = git::RemoteUrl::local(&cut).unwrap();
+    let mirror = Mirrors::new(dir.path().join("mirrors"), Remotes::new(settings))
+        .mirror(&url)
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(mirror.fetch_branch("main", false).unwrap(), second);
+        mirror.fetch_oid(second, false).unwrap();
+    }
+    let repository = mirror.repository();
+    let third = repository
+        .commit_files(Some(second), &[FileEdit::write("b", "1")], "x", &who())
+        .unwrap();
+    let pushed = mirror
+        .remotes()
+        .push(&repository, &url, "refs/heads/work", Expected::Absent, third)
+        .unwrap();
+    assert_eq!(pushed, PushOutcome::Won);
+    assert_eq!(
+        git(&cut, &["rev-list", "work"]).lines().collect::<Vec<_>>(),
+        [third.to_string(), second.to_string()]
+    );
+    mirror.fetch(&Fetch::oid(third).and_oid(second).shallow()).unwrap();
+}

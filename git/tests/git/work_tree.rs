@@ -4,7 +4,7 @@ use std::{
     path::Path,
 };
 
-use git::{Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, WorkTree};
+use git::{Category, CommitLimits, EntryKind, Expected, FileEdit, Mirror, Mirrors, Oid, PushOutcome, Unfit, WorkTree};
 
 use crate::support::{Bare, git, who};
 
@@ -351,6 +351,27 @@ fn line_endings_that_attributes_ask_for_survive_a_round_trip() {
 }
 
 #[test]
+fn line_endings_that_the_base_has_against_its_attributes_are_no_change_until_the_file_is_changed() {
+    let fixture = Fixture::new(&[
+        FileEdit::write(".gitattributes", "*.txt text\n*.bat text eol=crlf\n"),
+        FileEdit::write("a.txt", "one\r\ntwo\r\n"),
+        FileEdit::write("run.bat", "one\r\ntwo\n"),
+    ]);
+    let tree = fixture.work_tree();
+    for name in ["a.txt", "run.bat"] {
+        // Written anew, so that times prove nothing.
+        let content = fs::read(tree.path().join(name)).unwrap();
+        fs::write(tree.path().join(name), content).unwrap();
+    }
+    assert_eq!(commit(&tree, fixture.head), None);
+    fs::write(tree.path().join("a.txt"), "one\r\n2\r\n").unwrap();
+    let made = commit(&tree, fixture.head).unwrap();
+    let read = |commit, path| tree.repository().read_file(commit, path, 100).unwrap().unwrap().1;
+    assert_eq!(read(made, "a.txt"), b"one\n2\n", "as Git does");
+    assert_eq!(read(made, "run.bat"), read(fixture.head, "run.bat"));
+}
+
+#[test]
 fn submodules_become_empty_folders_and_stay_in_the_tree() {
     let fixture = Fixture::new(&sample());
     let other = git(&fixture.bare.path, &["rev-parse", "main"]);
@@ -390,7 +411,23 @@ fn submodules_become_empty_folders_and_stay_in_the_tree() {
         tree.repository().entry_at(made, "vendor").unwrap().unwrap().kind,
         EntryKind::Submodule
     );
-    fs::remove_dir(dir.join("vendor")).unwrap();
+    // What is put into its folder belongs to another repository: the rest is committed, and it is said.
+    fs::write(dir.join("vendor/file"), "1").unwrap();
+    let limits = CommitLimits::default();
+    let fitting = tree
+        .commit_fitting(head, "change", &who(), &who(), &limits, &|| false)
+        .unwrap();
+    assert_eq!(fitting.left_out_count, 1);
+    let left_out = &fitting.left_out[0];
+    assert_eq!(
+        (left_out.path.to_string().as_str(), &left_out.why),
+        ("vendor", &Unfit::Submodule)
+    );
+    assert_eq!(
+        tree.repository().tree_of(fitting.commit.unwrap()).unwrap(),
+        tree.repository().tree_of(made).unwrap()
+    );
+    fs::remove_dir_all(dir.join("vendor")).unwrap();
     let made = commit(&tree, head).unwrap();
     assert_eq!(tree.repository().entry_at(made, "vendor").unwrap(), None);
 }

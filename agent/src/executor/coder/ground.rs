@@ -1,5 +1,6 @@
 //! Where a coder's work starts and where it may push.
 
+use gate::pinned::Pinned;
 use gate::{GateError, ResolvedGate};
 use git::{Claim, Expected, Git, Oid, RemoteUrl};
 use schemas::agentic_task::FailureReason;
@@ -29,6 +30,11 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn refname(&self) -> String {
         format!("refs/heads/{}", self.branch)
+    }
+
+    /// Returns the parts of manifests that must stay as the base has them.
+    pub(super) fn pinned(&self) -> Vec<Pinned> {
+        self.gate.as_ref().map(|gate| gate.pinned.clone()).unwrap_or_default()
     }
 
     /// Returns the rules for paths that the work may not change; without a gate, those that always hold.

@@ -1,7 +1,9 @@
 //! The end of a coder's work: commit, protected paths, push, and what is said of it.
 
-use gate::protected::{ChangedPath, EntryNow, Protected};
-use git::{CommitLimits, EntryKind, Fitting, Identity, WorkTree};
+use gate::pinned::MANIFEST_MAX;
+use gate::protected::Protected;
+use gate::touched::touched;
+use git::{CommitLimits, Fitting, Identity, WorkTree};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::{DiffStat, Usage, Verdict};
 use serde_json::json;
@@ -48,14 +50,16 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         }
         return Ok(outcome);
     };
-    let (base, repository) = (ground.base, work_tree.repository().clone());
-    let (changes, diff) = ground
+    let protected = Protected::new(ground.protected().iter().map(String::as_str))
+        .map_err(|error| Outcome::failed(FailureReason::GateError, error.to_string()))?;
+    let (base, pinned, repository) = (ground.base, ground.pinned(), work_tree.repository().clone());
+    let (touched, diff) = ground
         .git
         .run(move |_| {
-            Ok((
-                repository.changed_paths(Some(base), Some(commit), "")?,
-                repository.diff(Some(base), commit, DIFF_BYTES)?,
-            ))
+            let changes = repository.changed_paths(Some(base), Some(commit), "")?;
+            let read = |blob| repository.read_blob(blob, MANIFEST_MAX as u64);
+            let touched = touched(&changes, &protected, &pinned, &read)?;
+            Ok((touched, repository.diff(Some(base), commit, DIFF_BYTES)?))
         })
         .await
         .map_err(|error| {
@@ -70,12 +74,8 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         insertions: diff.insertions as i64,
         deletions: diff.deletions as i64,
     });
-    let changed: Vec<ChangedPath> = changes.iter().map(changed_path).collect();
-    let protected = Protected::new(ground.protected().iter().map(String::as_str))
-        .map_err(|error| Outcome::failed(FailureReason::GateError, error.to_string()))?;
-    let violations = protected.violations(&changed);
-    if !violations.is_empty() {
-        let paths: Vec<&str> = violations.iter().map(|violation| violation.path.as_str()).collect();
+    if !touched.is_empty() {
+        let paths: Vec<&str> = touched.iter().map(|touched| touched.what.as_str()).collect();
         outcome.verdict = Some(Verdict::Incomplete);
         outcome.failure = Some(FailureReason::ConstraintViolated);
         outcome.summary = shorten(
@@ -102,7 +102,7 @@ pub(super) async fn hand_in(run: &Run, ground: &Ground, work_tree: &WorkTree, en
         outcome.summary = "the claim was lost before the push; nothing was pushed".into();
         return Ok(outcome);
     }
-    match push(ground, work_tree.repository(), commit).await {
+    match push(ground, work_tree.repository(), commit, &run.cancel).await {
         Ok(()) => {
             outcome.head_sha = Some(commit.to_string());
             Ok(outcome)
@@ -135,19 +135,6 @@ fn tell_left_out(outcome: &mut Outcome, made: &Fitting) {
     let note = shorten(&note, 160);
     let own = shorten(&outcome.summary, 280 - 1 - note.chars().count());
     outcome.summary = format!("{own} {note}").trim_start().to_owned();
-}
-
-fn changed_path(change: &git::Change) -> ChangedPath {
-    let now = match &change.new {
-        None => EntryNow::Gone,
-        Some((EntryKind::Symlink, _)) => EntryNow::Symlink,
-        Some((EntryKind::Submodule, _)) => EntryNow::Submodule,
-        Some(_) => EntryNow::File,
-    };
-    ChangedPath {
-        path: change.path.to_vec(),
-        now,
-    }
 }
 
 fn sign_off(run: &Run) -> Option<Identity> {

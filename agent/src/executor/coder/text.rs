@@ -1,5 +1,6 @@
 //! What a coder is told: the task's text, the feedback of the round before, and facts of the repository.
 
+use gate::pinned::Pinned;
 use git::EntryKind;
 use schemas::AgenticTask;
 use schemas::agentic_task::FailureReason;
@@ -93,10 +94,20 @@ pub(super) async fn text(run: &Run, ground: &Ground) -> Result<TaskText, Outcome
                 .flat_map(|gate| &gate.steps)
                 .map(|step| step.command.clone())
                 .collect(),
-            protected: ground.protected(),
+            protected: protected(ground),
             guidelines,
         },
     })
+}
+
+/// Names what the work may not change: paths, and parts of manifests beside whose rest they stand.
+fn protected(ground: &Ground) -> Vec<String> {
+    let of_manifest = |pinned: &Pinned| {
+        let file = pinned.file.trim_start_matches('/');
+        format!("{} in {file}", pinned.parts.join(", "))
+    };
+    let rules = ground.protected().into_iter();
+    rules.chain(ground.pinned().iter().map(of_manifest)).collect()
 }
 
 fn feedback(earlier: &AgenticTask) -> Option<Feedback> {

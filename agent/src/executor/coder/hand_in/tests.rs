@@ -9,6 +9,10 @@ use super::*;
 use crate::coder::Ending;
 use crate::daemon::claim::Held;
 use crate::executor::sample::{self, answering, failure};
+use crate::executor::source;
+
+/// A manifest whose script the preset's steps run.
+const MANIFEST: &str = r#"{"scripts":{"test":"node t"},"dependencies":{"a":"1"}}"#;
 
 /// A run on a repository with one commit, and where its work lies.
 struct Site {
@@ -25,7 +29,12 @@ impl Site {
         let remote = Repository::init_bare(&root.join("remote.git"), "main").unwrap();
         let who = Identity::new("T", "t@example.org", 1);
         let base = remote
-            .commit_files(None, &[FileEdit::write("a", "1\n")], "one", &who)
+            .commit_files(
+                None,
+                &[FileEdit::write("a", "1\n"), FileEdit::write("package.json", MANIFEST)],
+                "one",
+                &who,
+            )
             .unwrap();
         remote.set_ref("refs/heads/main", Some(base)).unwrap();
         let held = Held::sample(epoch);
@@ -186,4 +195,24 @@ async fn a_file_too_large_to_commit_costs_only_itself() {
         outcome.summary
     );
     assert_eq!(outcome.result["extra"]["leftOut"]["count"], json!(1));
+}
+
+#[tokio::test]
+async fn a_pinned_part_of_a_manifest_that_changed_is_refused_before_the_push_and_its_rest_is_free() {
+    for (manifest, refused) in [
+        (MANIFEST.replace("node t", "exit 0"), true),
+        (MANIFEST.replace("\"1\"", "\"2\""), false),
+    ] {
+        let mut site = Site::new(1, holding(1)).await;
+        let task = sample::task(&Held::sample(1));
+        let tree = source::CommitTree::new(site.work_tree.repository().clone(), site.ground.base);
+        site.ground.gate = Some(source::resolve_gate(&task, tree).unwrap().unwrap());
+        site.change();
+        std::fs::write(site.work_tree.path().join("package.json"), manifest).unwrap();
+        let outcome = site.hand_in(Ending::Submitted).await;
+        assert_eq!(site.tip().await.is_none(), refused);
+        assert_eq!(outcome.failure == Some(FailureReason::ConstraintViolated), refused);
+        let summary = "refused before the push: the change touches protected paths: package.json (scripts.test)";
+        assert_eq!(outcome.summary == summary, refused, "{}", outcome.summary);
+    }
 }
