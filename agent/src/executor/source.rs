@@ -1,20 +1,58 @@
 //! Where a task's work lies: repository, base, branch, and what the base says of the gate.
 
 use std::cell::OnceCell;
+use std::time::Duration;
 
 use gate::definition::BaseTree;
 use gate::{GateError, ResolvedGate};
-use git::{Oid, RemoteUrl, Repository};
+use git::{Category, Oid, RemoteUrl, Repository};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use schemas::agentic_task::FailureReason;
 use schemas::shared::LocalRef;
 use schemas::{AgenticTask, Workload, labels, names};
+use tokio_util::sync::CancellationToken;
 
 use super::Run;
 use crate::config::Config;
 use crate::outcome::Outcome;
 use crate::patience::answered;
+
+/// Pauses between tries to reach a Git server that is away, as one is that is being restarted. Together they leave
+/// [`super::HAND_IN_TIME`] room for a push.
+const PAUSES: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+];
+
+/// Asks a Git server, and again while it cannot be reached.
+pub async fn reached<T, F>(cancel: &CancellationToken, ask: impl FnMut() -> F) -> git::Result<T>
+where
+    F: Future<Output = git::Result<T>>,
+{
+    reached_by(&PAUSES, cancel, ask).await
+}
+
+async fn reached_by<T, F>(pauses: &[Duration], cancel: &CancellationToken, mut ask: impl FnMut() -> F) -> git::Result<T>
+where
+    F: Future<Output = git::Result<T>>,
+{
+    for pause in pauses {
+        let error = match ask().await {
+            Err(error) if error.category() == Category::Network => error,
+            answered => return answered,
+        };
+        tracing::warn!(%error, "the Git server cannot be reached; it is asked again in {pause:?}");
+        tokio::select! {
+            () = cancel.cancelled() => return Err(error),
+            () = tokio::time::sleep(*pause) => {}
+        }
+    }
+    ask().await
+}
 
 /// Resolves `payload.repo`: a URL, a path, or `owner/name` below the configured remote.
 pub fn repository(task: &AgenticTask, config: &Config) -> Result<RemoteUrl, Outcome> {
@@ -78,9 +116,12 @@ pub fn pinned_base<'a>(task: &'a AgenticTask, workload: Option<&'a Workload>) ->
 /// Finds the base commit: the pinned one, else the base branch's tip now; it is in the mirror afterwards.
 pub async fn base(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<&str>) -> Result<Oid, Outcome> {
     let oid = base_id(run, git, url, pinned).await?;
+    let branch = base_branch(&run.task);
     let fetched = match pinned {
-        Some(_) => git.fetch_oid(url, oid, false).await.map(|()| oid),
-        None => git.fetch_branch(url, &base_branch(&run.task), false).await,
+        Some(_) => reached(&run.cancel, || git.fetch_oid(url, oid, false))
+            .await
+            .map(|()| oid),
+        None => reached(&run.cancel, || git.fetch_branch(url, &branch, false)).await,
     };
     fetched.map_err(|error| clone_failed(&error))
 }
@@ -91,8 +132,8 @@ pub async fn base_id(run: &Run, git: &git::Git, url: &RemoteUrl, pinned: Option<
         return parse(pinned);
     }
     let branch = base_branch(&run.task);
-    let tip = git
-        .find_ref(url, &format!("refs/heads/{branch}"))
+    let refname = format!("refs/heads/{branch}");
+    let tip = reached(&run.cancel, || git.find_ref(url, &refname))
         .await
         .map_err(|error| clone_failed(&error))?;
     if let Some(tip) = tip {
@@ -369,5 +410,42 @@ mod tests {
         assert!(!sound.exists("Cargo.toml") && sound.exists(".foreman/gate.yaml"));
         assert_eq!(sound.read(".foreman/gate.yaml", 3), None, "longer than asked for");
         assert!(sound.checked(()).is_ok());
+    }
+
+    /// Asks a server that is away for the first `away` tries, or refuses; returns how often it was asked and the answer.
+    async fn asked(away: u32, refuses: bool, cancel: &CancellationToken) -> (u32, bool) {
+        let mut tries = 0;
+        let answered = reached_by(&[Duration::ZERO; 3], cancel, || {
+            tries += 1;
+            let (action, url, reason) = ("push to", String::new(), String::new());
+            std::future::ready(match (refuses, tries > away) {
+                (true, _) => Err(git::Error::Refused { action, url, reason }),
+                (false, false) => Err(git::Error::Network { action, url, reason }),
+                (false, true) => Ok(()),
+            })
+        });
+        let answered = answered.await.is_ok();
+        (tries, answered)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_reached_is_tried_again_and_one_that_refuses_is_not() {
+        let cancel = CancellationToken::new();
+        assert_eq!(asked(0, false, &cancel).await, (1, true));
+        assert_eq!(asked(3, false, &cancel).await, (4, true));
+        assert_eq!(asked(9, false, &cancel).await, (4, false));
+        assert_eq!(asked(0, true, &cancel).await, (1, false));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_cancelled_waits_for_no_server() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let always = || {
+            let (action, url, reason) = ("push to", String::new(), String::new());
+            std::future::ready(Err::<(), _>(git::Error::Network { action, url, reason }))
+        };
+        // The pause never ends by itself.
+        assert!(reached_by(&[Duration::MAX], &cancel, always).await.is_err());
     }
 }
