@@ -103,6 +103,9 @@ pub struct How {
     /// is for tests only.
     #[arg(long)]
     pub durable: bool,
+    /// The release of Kubernetes, by default 1.34; where servers are up and none is named, whatever they are of.
+    #[arg(long, value_enum)]
+    pub kubernetes: Option<program::Release>,
     /// Installs the Debian packages that tier node needs and that are missing.
     #[arg(long)]
     pub install: bool,

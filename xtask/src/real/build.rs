@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::program::{Program, required_version};
+use super::program::{Program, Release, required_version};
 use super::{cache, go};
 
 /// How often a build that goes on is told of.
@@ -26,12 +26,25 @@ pub enum Which {
     Found,
     /// The pinned one; etcd from PATH all the same.
     Pinned,
+    /// As [`Which::Pinned`], but Kubernetes' programs are of this release.
+    Of(Release),
+}
+
+impl Which {
+    /// Returns the release that Kubernetes' programs are built of.
+    fn release(self) -> Release {
+        match self {
+            Self::Found | Self::Pinned => Release::default(),
+            Self::Of(release) => release,
+        }
+    }
 }
 
 /// A program, and where it is to lie.
 struct Plan {
     program: Program,
     version: String,
+    module: PathBuf,
     target: PathBuf,
 }
 
@@ -50,7 +63,7 @@ pub fn paths(root: &Path, programs: &[Program], which: Which) -> Result<Vec<Path
             found.push(path);
             continue;
         }
-        let plan = plan(root, &cache()?, program)?;
+        let plan = plan(root, &cache()?, program, which.release())?;
         found.push(plan.target.clone());
         if !plan.target.exists() {
             missing.push(plan);
@@ -70,7 +83,7 @@ pub fn paths(root: &Path, programs: &[Program], which: Which) -> Result<Vec<Path
     for (index, plan) in missing.iter().enumerate() {
         // The build that was waited for may have made it.
         if !plan.target.exists() {
-            build(root, &go, plan, &format!("[{}/{count}]", index + 1))?;
+            build(&go, plan, &format!("[{}/{count}]", index + 1))?;
         }
     }
     Ok(found)
@@ -117,8 +130,8 @@ fn kubectl_minor(told: &str) -> Option<u32> {
     version.strip_prefix("v1.")?.split('.').next()?.parse().ok()
 }
 
-fn plan(root: &Path, cache: &Path, program: Program) -> Result<Plan> {
-    let module = root.join("tests/real").join(program.module());
+fn plan(root: &Path, cache: &Path, program: Program, release: Release) -> Result<Plan> {
+    let module = root.join("tests/real").join(release.module(program));
     let read = |name: &str| {
         let path = module.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
@@ -138,11 +151,12 @@ fn plan(root: &Path, cache: &Path, program: Program) -> Result<Plan> {
     Ok(Plan {
         program,
         version,
+        module,
         target,
     })
 }
 
-fn build(root: &Path, go: &Path, plan: &Plan, place: &str) -> Result<()> {
+fn build(go: &Path, plan: &Plan, place: &str) -> Result<()> {
     let shown = format!("{} {}", plan.program.name(), plan.version);
     let folder = plan.target.parent().context("a target without a folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
@@ -158,7 +172,7 @@ fn build(root: &Path, go: &Path, plan: &Plan, place: &str) -> Result<()> {
     let output = File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
     eprintln!("{place} {shown}: building; log {}", log.display());
     let begin = Instant::now();
-    let mut command = command(root, go, plan, &fresh);
+    let mut command = command(go, plan, &fresh);
     command.stdout(output.try_clone()?).stderr(output).stdin(Stdio::null());
     let child = command
         .spawn()
@@ -188,10 +202,10 @@ fn build(root: &Path, go: &Path, plan: &Plan, place: &str) -> Result<()> {
     Ok(())
 }
 
-fn command(root: &Path, go: &Path, plan: &Plan, target: &Path) -> Command {
+fn command(go: &Path, plan: &Plan, target: &Path) -> Command {
     let mut command = Command::new(go);
     command
-        .current_dir(root.join("tests/real").join(plan.program.module()))
+        .current_dir(&plan.module)
         .args([
             "build",
             "-v",
@@ -244,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_program_lies_below_its_version_and_the_digest_of_what_it_is_built_from() {
-        let plan = plan(&root(), Path::new("/cache"), Program::KubeApiserver).unwrap();
+        let plan = plan(&root(), Path::new("/cache"), Program::KubeApiserver, Release::Usual).unwrap();
         let shown = plan.target.to_str().unwrap();
         let key = shown.strip_prefix("/cache/kube-apiserver-1.34.4/").unwrap();
         let key = key.strip_suffix("/kube-apiserver").unwrap();
@@ -257,8 +271,8 @@ mod tests {
     #[test]
     fn only_the_kubelet_is_linked_with_c() {
         for program in Program::all() {
-            let plan = plan(&root(), Path::new("/cache"), program).unwrap();
-            let command = command(&root(), Path::new("go"), &plan, Path::new("/t"));
+            let plan = plan(&root(), Path::new("/cache"), program, Release::Usual).unwrap();
+            let command = command(Path::new("go"), &plan, Path::new("/t"));
             let cgo = command.get_envs().find(|(name, _)| *name == "CGO_ENABLED").unwrap().1;
             let expected = if program == Program::Kubelet { "1" } else { "0" };
             assert_eq!(cgo.unwrap(), expected, "{}", program.name());
@@ -271,11 +285,10 @@ mod tests {
         let plan = Plan {
             program: Program::Kubeconform,
             version: "0.8.0".to_owned(),
+            module: folder.path().to_owned(),
             target: folder.path().join("key/kubeconform"),
         };
-        let error = build(&root(), Path::new("false"), &plan, "[1/1]")
-            .unwrap_err()
-            .to_string();
+        let error = build(Path::new("false"), &plan, "[1/1]").unwrap_err().to_string();
         assert!(error.contains("key/build.log"), "{error}");
         assert!(!plan.target.exists());
     }

@@ -1,6 +1,7 @@
 //! The real programs: where each comes from, and what its build depends on.
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// A program that is built from a Go module whose version a `go.mod` below `tests/real` pins.
@@ -129,6 +130,38 @@ impl Program {
     }
 }
 
+/// A release of Kubernetes whose programs are pinned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Release {
+    /// The one that tests compare with.
+    #[default]
+    #[value(name = "1.34")]
+    #[serde(rename = "1.34")]
+    Usual,
+    /// The oldest that the chart supports.
+    #[value(name = "1.31")]
+    #[serde(rename = "1.31")]
+    Oldest,
+}
+
+impl Release {
+    /// Returns the folder below `tests/real` whose `go.mod` and `go.sum` pin what a program is built from.
+    pub fn module(self, program: Program) -> &'static str {
+        match (self, program.module()) {
+            (Self::Oldest, "kubernetes") => "kubernetes-1.31",
+            (_, module) => module,
+        }
+    }
+
+    /// Returns its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "1.34",
+            Self::Oldest => "1.31",
+        }
+    }
+}
+
 /// Reads the version, without its `v`, that a `go.mod` requires of a module.
 pub fn required_version(go_mod: &str, module: &str) -> Option<String> {
     go_mod.lines().find_map(|line| {
@@ -147,10 +180,14 @@ mod tests {
     #[test]
     fn every_program_has_a_version_and_checksums_in_the_repository() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/real");
-        for program in Program::all() {
-            let module = folder.join(program.module());
+        let every = |release: Release| Program::all().into_iter().map(move |program| (release, program));
+        for (release, program) in every(Release::Usual).chain(every(Release::Oldest)) {
+            let module = folder.join(release.module(program));
             let go_mod = std::fs::read_to_string(module.join("go.mod")).unwrap();
             let version = required_version(&go_mod, program.versioned_by()).unwrap();
+            if program.module() == "kubernetes" {
+                assert!(version.starts_with(&format!("{}.", release.name())), "{version}");
+            }
             let go_sum = std::fs::read_to_string(module.join("go.sum")).unwrap();
             let line = format!("{} v{version} h1:", program.versioned_by());
             assert!(go_sum.contains(&line), "{}: go.sum has no {line}", program.name());

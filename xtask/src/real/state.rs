@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cache;
+use super::program::Release;
 use super::tier::Tier;
 
 /// The folder of one set of servers.
@@ -23,6 +24,8 @@ pub struct State {
 pub struct Cluster {
     pub tier: Tier,
     pub durable: bool,
+    #[serde(default)]
+    pub kubernetes: Release,
     /// Where the API is reached.
     pub api: String,
     /// The names of the processes that are to run, in the order of their start.
@@ -162,6 +165,7 @@ mod tests {
         let cluster = Cluster {
             tier: Tier::Api,
             durable: true,
+            kubernetes: Release::Oldest,
             api: String::new(),
             processes: vec!["etcd".to_owned()],
         };

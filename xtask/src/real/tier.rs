@@ -12,7 +12,7 @@ use super::api::{self, Api, Layout};
 use super::build::{self, Which, tail};
 use super::ledger::{self, Recorded};
 use super::ports::Reserved;
-use super::program::Program;
+use super::program::{Program, Release};
 use super::server::Server;
 use super::state::{Cluster, State};
 use super::{How, argocd, node, pki};
@@ -72,10 +72,16 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
     let recorded = ledger::read(state)?;
     if let Some(cluster) = state.cluster()? {
         match ended(&cluster, &recorded)? {
-            None if cluster.tier.includes(tier) && cluster.durable == how.durable => return Ok(Up::Already),
+            None if cluster.tier.includes(tier)
+                && cluster.durable == how.durable
+                && how.kubernetes.is_none_or(|wanted| wanted == cluster.kubernetes) =>
+            {
+                return Ok(Up::Already);
+            }
             None => bail!(
-                "tier {} is up in {}, {}; run `cargo xtask real down` first",
+                "tier {} of Kubernetes {} is up in {}, {}; run `cargo xtask real down` first",
                 cluster.tier,
+                cluster.kubernetes.name(),
                 state.folder().display(),
                 durability(cluster.durable)
             ),
@@ -88,10 +94,11 @@ pub fn up(root: &Path, state: &State, tier: Tier, how: How) -> Result<Up> {
         Tier::Argocd => argocd::check()?,
     }
     let begin = Instant::now();
+    let release = how.kubernetes.unwrap_or_default();
     let programs = Programs {
-        api: find(root, &api::PROGRAMS)?,
+        api: find(root, &api::PROGRAMS, release)?,
         node: match tier {
-            Tier::Node => Some(find(root, &node::PROGRAMS)?),
+            Tier::Node => Some(find(root, &node::PROGRAMS, release)?),
             Tier::Api | Tier::Argocd => None,
         },
         argocd: match tier {
@@ -126,8 +133,8 @@ struct Programs {
     argocd: Option<argocd::Parts>,
 }
 
-fn find(root: &Path, programs: &[Program; 3]) -> Result<[PathBuf; 3]> {
-    build::paths(root, programs, Which::Pinned)?
+fn find(root: &Path, programs: &[Program; 3], release: Release) -> Result<[PathBuf; 3]> {
+    build::paths(root, programs, Which::Of(release))?
         .try_into()
         .map_err(|_| anyhow!("failed to find every program of the tier"))
 }
@@ -191,6 +198,7 @@ fn start(state: &State, tier: Tier, how: How, programs: Programs) -> Result<()> 
     state.write_cluster(&Cluster {
         tier,
         durable: how.durable,
+        kubernetes: how.kubernetes.unwrap_or_default(),
         api: format!("https://{listen}:{}", layout.api_port),
         processes: all.map(|server| server.name.to_owned()).collect(),
     })?;
@@ -354,8 +362,9 @@ pub fn status(state: &State) -> Result<()> {
         bail!("nothing is up in {}", state.folder().display());
     };
     println!(
-        "tier {} in {}, {}, {}",
+        "tier {} of Kubernetes {} in {}, {}, {}",
         cluster.tier,
+        cluster.kubernetes.name(),
         state.folder().display(),
         cluster.api,
         durability(cluster.durable)
@@ -396,6 +405,7 @@ mod tests {
         let cluster = Cluster {
             tier: Tier::Api,
             durable: false,
+            kubernetes: Release::Usual,
             api: String::new(),
             processes: vec!["etcd".to_owned(), "kube-apiserver".to_owned()],
         };
