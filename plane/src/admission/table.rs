@@ -213,6 +213,8 @@ fn cell(kind: &str, value: &Value, now: &str) -> Value {
     match (kind, value) {
         ("string", Value::String(s)) => s.as_str().into(),
         ("string", Value::Array(_) | Value::Object(_)) => gofmt::json(value).into(),
+        // As Go prints a path that leads to nothing.
+        ("string", Value::Null) => "<no value>".into(),
         ("string", other) => gofmt::plain(other).into(),
         ("date", Value::String(time)) => between(time, now).into(),
         ("integer", Value::Number(n)) => n
@@ -291,6 +293,10 @@ mod tests {
         assert_eq!(
             row(&columns, json!({"metadata": {"name": "b"}})),
             json!(["b", null, null, null, null, null])
+        );
+        assert_eq!(
+            row(&columns, json!({"metadata": {"name": "c"}, "spec": {"n": null, "l": null}})),
+            json!(["c", null, null, null, "<no value>", null])
         );
         let table = columns.render(&[], &json!({}), IncludeObject::Object, true, NOW);
         assert_eq!(table["columnDefinitions"][3]["priority"], 1);
