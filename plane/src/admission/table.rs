@@ -295,7 +295,10 @@ mod tests {
             json!(["b", null, null, null, null, null])
         );
         assert_eq!(
-            row(&columns, json!({"metadata": {"name": "c"}, "spec": {"n": null, "l": null}})),
+            row(
+                &columns,
+                json!({"metadata": {"name": "c"}, "spec": {"n": null, "l": null}})
+            ),
             json!(["c", null, null, null, "<no value>", null])
         );
         let table = columns.render(&[], &json!({}), IncludeObject::Object, true, NOW);
@@ -376,6 +379,13 @@ mod tests {
                 "Event",
                 json!({"metadata": meta, "type": "Normal", "reason": "R", "message": " m ", "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "c"},
                     "firstTimestamp": "2024-01-01T00:58:00Z", "lastTimestamp": "2024-01-01T00:59:59Z", "count": 4}),
+                json!(["1s", "Normal", "R", "pod/p", "", "c", "m", "2m", 4, "x"]),
+            ),
+            (
+                "events.k8s.io/v1",
+                "Event",
+                json!({"apiVersion": "events.k8s.io/v1", "metadata": meta, "type": "Normal", "reason": "R", "note": "m", "regarding": {"kind": "Pod", "name": "p"},
+                    "reportingController": "c", "eventTime": "2024-01-01T00:58:00.000000Z", "series": {"count": 4, "lastObservedTime": "2024-01-01T00:59:59.000000Z"}}),
                 json!(["1s", "Normal", "R", "pod/p", "", "c", "m", "2m", 4, "x"]),
             ),
             (
