@@ -24,7 +24,7 @@ const MEDIA: [&str; 4] = [
 
 /// Answers a patch.
 pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let media = body::content_type(&call.headers).to_owned();
+    let media = body::content_type(&call.headers);
     if !MEDIA.contains(&media.as_str()) {
         return Err(ApiError::unsupported_media(&MEDIA));
     }
