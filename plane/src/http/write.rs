@@ -155,7 +155,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
 }
 
 /// Refuses an update that does not name the version that it is of.
-fn version_required(kind: &Kind, name: &str) -> ApiError {
+pub fn version_required(kind: &Kind, name: &str) -> ApiError {
     // Here kube-apiserver names the resource where else it names the kind.
     let named = Named {
         kind: &kind.plural,

@@ -153,3 +153,31 @@ async fn a_namespace_is_not_given_finalizers_that_are_none() {
     assert_eq!(refused.code, 422, "{}", refused.text);
     assert_eq!(refused.body["details"]["causes"][0]["field"], "spec.finalizers[0]");
 }
+
+#[tokio::test]
+async fn a_patch_may_drop_an_identity_but_neither_a_name_nor_a_version() {
+    let f = Fixture::with_things().await;
+    f.post(THINGS, thing("a", json!({"size": 1}))).await;
+    let one = format!("{THINGS}/a");
+    let told = async |path: &str, patch: Value| {
+        let answer = f.merge(path, patch).await;
+        let message = answer.body["message"].as_str().unwrap_or_default().to_owned();
+        (answer.code, message)
+    };
+    assert_eq!(told(&one, json!({"metadata": {"uid": null}})).await.0, 200);
+    let nameless = "the name of the object (a based on URL) was undeterminable: name must be provided";
+    for patch in [json!({"metadata": null}), json!({"metadata": {"name": null}})] {
+        assert_eq!(told(&one, patch).await, (400, nameless.to_owned()));
+    }
+    let (code, message) = told(&one, json!({"metadata": {"resourceVersion": null}})).await;
+    assert_eq!(code, 422);
+    assert!(message.ends_with("must be specified for an update"), "{message}");
+    f.post(CMS, config_map("a")).await;
+    let map = format!("{CMS}/a");
+    assert_eq!(
+        told(&map, json!({"metadata": {"resourceVersion": null}, "data": {"k": "w"}}))
+            .await
+            .0,
+        200
+    );
+}
