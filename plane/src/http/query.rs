@@ -71,7 +71,7 @@ impl Query {
 
     /// Refuses a `timeout` that is none; what is asked here is answered long before any.
     pub fn check_timeout(&self) -> Result<(), ApiError> {
-        let wrong = self.get("timeout").and_then(|text| wrong_duration(text));
+        let wrong = self.get("timeout").and_then(wrong_duration);
         match wrong {
             Some(why) if !self.flag("watch") => Err(ApiError::bad_request(format!(
                 "invalid timeout specified in the request URL - {why}"
