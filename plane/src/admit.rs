@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::admission::apply::{self, Writer};
 use crate::admission::builtin;
-use crate::admission::names::{validate_builtin_finalizers, validate_metadata, validate_metadata_update};
+use crate::admission::names::{
+    validate_builtin_finalizers, validate_finalizers_at, validate_metadata, validate_metadata_update,
+};
 use crate::kinds::builtin::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{Unreadable, finalizers, meta_mut, meta_str, read, time};
@@ -229,6 +231,9 @@ fn check(
         }
         (None, Some(rules)) => {
             errors.extend(validate_builtin_finalizers(metadata));
+            if part == Part::Finalize {
+                errors.extend(validate_finalizers_at(&new["spec"], "spec"));
+            }
             // What only the status says is not checked again.
             if part == Part::Main {
                 let api_version = view.api_version();

@@ -7,6 +7,7 @@ mod negotiate;
 mod openapi;
 mod patch;
 mod path;
+mod pretty;
 mod protobuf;
 mod query;
 mod read;
@@ -54,9 +55,10 @@ struct Call {
 /// Answers a request; one that makes the server panic fails alone, and its client is told.
 async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response {
     let asked = format!("{} {}", request.method(), request.uri().path());
+    let pretty = pretty::wanted(&request);
     // What a request shares with others is the store, which its own thread writes, and locks that outlive a panic.
     let answered = AssertUnwindSafe(route(server, request)).catch_unwind().await;
-    match answered {
+    let response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => error.into_response(),
         Err(_) => {
@@ -66,6 +68,11 @@ async fn handle(State(server): State<Arc<Server>>, request: Request) -> Response
             ))
             .into_response()
         }
+    };
+    if pretty {
+        pretty::indent(response).await
+    } else {
+        response
     }
 }
 
@@ -80,7 +87,10 @@ async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiErr
     let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
     match route {
         Route::Version => Ok(json_response(&version(&server))),
-        Route::Health => Ok((StatusCode::OK, "ok").into_response()),
+        Route::Health(asked) => {
+            let query = Query::parse(parts.uri.query().unwrap_or(""));
+            Ok(health(&asked, query.flag("verbose")).into_response())
+        }
         Route::Paths => Ok(json_response(
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         )),
@@ -93,8 +103,20 @@ async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiErr
         Route::OpenApiV3Document(path) => openapi::v3(&server, &path, accept),
         Route::Resource(path) => {
             let call = find(server, path, parts.uri.query().unwrap_or(""), parts.headers)?;
-            dispatch(call, parts.method, body).await
+            call.query.check_timeout()?;
+            let deprecation = call.target.view().served.deprecation.clone();
+            let answered = dispatch(call, parts.method, body).await;
+            answered.map_err(|error| error.with_warnings(deprecation.into_iter().collect()))
         }
+    }
+}
+
+/// Answers a question for health; whoever can ask is answered by a server that is well.
+fn health(asked: &str, verbose: bool) -> String {
+    if verbose {
+        format!("[+]ping ok\n{asked} check passed\n")
+    } else {
+        "ok".to_owned()
     }
 }
 
@@ -215,7 +237,7 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
     // One object is got, whatever else is said; it is watched by a selector.
     let watch = call.query.flag("watch") && !named;
     match method {
-        Method::GET | Method::HEAD if named => {
+        Method::GET if named => {
             call.count("get");
             read::get(&call)
         }
@@ -223,7 +245,7 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
             call.count("watch");
             watch::watch(call)
         }
-        Method::GET | Method::HEAD => {
+        Method::GET => {
             call.count("list");
             read::list(&call)
         }

@@ -4,6 +4,7 @@
 mod collect;
 mod custom;
 mod durability;
+mod edges;
 mod forms;
 mod hostile;
 mod kube_client;

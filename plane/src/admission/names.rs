@@ -3,7 +3,8 @@
 mod metadata;
 
 pub use self::metadata::{
-    NameRule, field_manager, validate_builtin_finalizers, validate_metadata, validate_metadata_update,
+    NameRule, field_manager, validate_builtin_finalizers, validate_finalizers_at, validate_metadata,
+    validate_metadata_update,
 };
 
 use std::sync::LazyLock;

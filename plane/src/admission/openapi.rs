@@ -226,11 +226,28 @@ fn simplify(schema: &mut Value) {
     }
 }
 
+/// Says of what is an integer or a string that it is either, in words that every reader of schemas knows.
+fn spell_out(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("x-kubernetes-int-or-string").is_some_and(|v| v == true) && !map.contains_key("type") {
+                map.entry("anyOf")
+                    .or_insert_with(|| json!([{"type": "integer"}, {"type": "string"}]));
+            }
+            map.values_mut().for_each(spell_out);
+        }
+        Value::Array(items) => items.iter_mut().for_each(spell_out),
+        _ => {}
+    }
+}
+
 /// Publishes a custom resource's schema with the fields that every object has.
 fn custom(one: &Served<'_>, schema: &Value, dialect: Dialect) -> Value {
     let mut out = schema.clone();
     if dialect == Dialect::V2 {
         simplify(&mut out);
+    } else {
+        spell_out(&mut out);
     }
     let Value::Object(map) = &mut out else {
         return out;
@@ -463,7 +480,7 @@ mod tests {
     }
 
     fn widget() -> Value {
-        json!({"type": "object", "description": "A widget.", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"size": {"type": "integer", "description": "How large."}}}}})
+        json!({"type": "object", "description": "A widget.", "properties": {"spec": {"type": "object", "nullable": true, "properties": {"size": {"type": "integer", "description": "How large."}, "port": {"x-kubernetes-int-or-string": true}}}}})
     }
 
     fn dangling(document: &Value, at: &Value, out: &mut Vec<String>) {
@@ -505,6 +522,10 @@ mod tests {
         assert_eq!(
             widget["properties"]["spec"]["properties"]["size"]["description"],
             "How large."
+        );
+        assert_eq!(
+            widget["properties"]["spec"]["properties"]["port"]["anyOf"],
+            json!([{"type": "integer"}, {"type": "string"}])
         );
         assert_eq!(widget["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
         let patch = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];

@@ -47,7 +47,7 @@ impl PatchError {
                 "the server rejected our request due to an error in our request".to_owned(),
                 "Invalid",
             ),
-            Self::TooLarge(m) => (format!("Request entity is too large: {m}"), "RequestEntityTooLarge"),
+            Self::TooLarge(m) => (format!("Request entity too large: {m}"), "RequestEntityTooLarge"),
             Self::Internal(m) => (m.clone(), ""),
         };
         let mut status = serde_json::json!({

@@ -213,6 +213,8 @@ fn cell(kind: &str, value: &Value, now: &str) -> Value {
     match (kind, value) {
         ("string", Value::String(s)) => s.as_str().into(),
         ("string", Value::Array(_) | Value::Object(_)) => gofmt::json(value).into(),
+        // As Go prints a path that leads to nothing.
+        ("string", Value::Null) => "<no value>".into(),
         ("string", other) => gofmt::plain(other).into(),
         ("date", Value::String(time)) => between(time, now).into(),
         ("integer", Value::Number(n)) => n
@@ -292,6 +294,13 @@ mod tests {
             row(&columns, json!({"metadata": {"name": "b"}})),
             json!(["b", null, null, null, null, null])
         );
+        assert_eq!(
+            row(
+                &columns,
+                json!({"metadata": {"name": "c"}, "spec": {"n": null, "l": null}})
+            ),
+            json!(["c", null, null, null, "<no value>", null])
+        );
         let table = columns.render(&[], &json!({}), IncludeObject::Object, true, NOW);
         assert_eq!(table["columnDefinitions"][3]["priority"], 1);
         assert!(Columns::from_crd(&json!([{"name": "X", "type": "string", "jsonPath": ".a["}])).is_err());
@@ -370,6 +379,13 @@ mod tests {
                 "Event",
                 json!({"metadata": meta, "type": "Normal", "reason": "R", "message": " m ", "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "c"},
                     "firstTimestamp": "2024-01-01T00:58:00Z", "lastTimestamp": "2024-01-01T00:59:59Z", "count": 4}),
+                json!(["1s", "Normal", "R", "pod/p", "", "c", "m", "2m", 4, "x"]),
+            ),
+            (
+                "events.k8s.io/v1",
+                "Event",
+                json!({"apiVersion": "events.k8s.io/v1", "metadata": meta, "type": "Normal", "reason": "R", "note": "m", "regarding": {"kind": "Pod", "name": "p"},
+                    "reportingController": "c", "eventTime": "2024-01-01T00:58:00.000000Z", "series": {"count": 4, "lastObservedTime": "2024-01-01T00:59:59.000000Z"}}),
                 json!(["1s", "Normal", "R", "pod/p", "", "c", "m", "2m", 4, "x"]),
             ),
             (

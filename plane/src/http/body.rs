@@ -8,13 +8,13 @@ use super::{protobuf, repeated};
 use crate::server::BODY_LIMIT;
 use crate::status::ApiError;
 
-/// Returns the media type of the body, without parameters.
-pub fn content_type(headers: &HeaderMap) -> &str {
+/// Returns the media type of the body in small letters, without parameters.
+pub fn content_type(headers: &HeaderMap) -> String {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split(';').next())
-        .map_or("", str::trim)
+        .map_or_else(String::new, |kind| kind.trim().to_ascii_lowercase())
 }
 
 /// Reads a body, up to the limit.
@@ -46,7 +46,7 @@ pub struct Sent {
 /// Reads a body as its media type says: JSON, YAML, or protobuf of some built-in kinds.
 pub async fn object(headers: &HeaderMap, body: Body) -> Result<Sent, ApiError> {
     let kind = content_type(headers);
-    let (object, repeated) = match kind {
+    let (object, repeated) = match kind.as_str() {
         "" | "application/json" | "*/*" => {
             let bytes = read(body).await?;
             (parse_json(&bytes)?, repeated::in_json(&bytes))

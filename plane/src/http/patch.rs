@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::response::Response;
 use serde_json::Value;
 
+use super::write::version_required;
 use super::{Call, body, repeated};
 use crate::admission::apply::{self, ApplyError, Writer};
 use crate::admission::error::{FieldError, patch_undecodable_status};
@@ -24,7 +25,7 @@ const MEDIA: [&str; 4] = [
 
 /// Answers a patch.
 pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let media = body::content_type(&call.headers).to_owned();
+    let media = body::content_type(&call.headers);
     if !MEDIA.contains(&media.as_str()) {
         return Err(ApiError::unsupported_media(&MEDIA));
     }
@@ -74,8 +75,15 @@ pub async fn patch(call: Call, sent: Body) -> Result<Response, ApiError> {
             Err(PatchError::BadRequest("a merge patch must be an object".into()))
         };
         let patched = patched.map_err(|error| ApiError::from_status(&error.status()))?;
+        if meta_str(&patched, "name").is_empty() {
+            return Err(nameless(&name));
+        }
+        let unversioned = matches!(meta_str(&patched, "resourceVersion"), "" | "0");
+        if unversioned && view.kind.builtin().is_none_or(|builtin| builtin.version_required) {
+            return Err(version_required(view.kind, &name));
+        }
         let uid = meta_str(&patched, "uid");
-        if uid != meta_str(live, "uid") {
+        if !uid.is_empty() && uid != meta_str(live, "uid") {
             let fixed = FieldError::invalid("metadata.uid", uid, "field is immutable");
             return Err(ApiError::invalid(view.kind.named(), &name, &[fixed.clone(), fixed]));
         }
@@ -186,6 +194,13 @@ async fn apply_patch(
     Err(ApiError::conflict(view.kind.named(), &name))
 }
 
+/// Refuses an object whose patch leaves it without a name.
+fn nameless(name: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    ))
+}
+
 /// Checks what an apply configuration says of itself against the path.
 fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError> {
     let view = call.target.view();
@@ -212,9 +227,7 @@ fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError>
     }
     let namespace = meta_str(&patch, "namespace").to_owned();
     if found.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
-        )));
+        return Err(nameless(name));
     }
     if view.kind.namespaced && !namespace.is_empty() && namespace != call.target.namespace {
         return Err(ApiError::bad_request(

@@ -7,8 +7,8 @@ use crate::status::ApiError;
 pub enum Route {
     /// `/version`
     Version,
-    /// `/healthz`, `/livez`, `/readyz`
-    Health,
+    /// `/healthz`, `/livez`, `/readyz`: which of them
+    Health(String),
     /// `/`
     Paths,
     /// `/api`
@@ -58,7 +58,9 @@ pub fn parse(path: &str) -> Result<Route, ApiError> {
     match parts.as_slice() {
         [] => Ok(Route::Paths),
         ["version"] => Ok(Route::Version),
-        ["healthz" | "livez" | "readyz", ..] => Ok(Route::Health),
+        [asked @ ("healthz" | "livez" | "readyz")] | [asked @ ("healthz" | "livez" | "readyz"), "ping"] => {
+            Ok(Route::Health((*asked).into()))
+        }
         ["openapi", "v2"] => Ok(Route::OpenApiV2),
         ["openapi", "v3"] => Ok(Route::OpenApiV3),
         ["openapi", "v3", rest @ ..] => Ok(Route::OpenApiV3Document(rest.join("/"))),

@@ -1,5 +1,6 @@
 //! Query parameters.
 
+use crate::admission::schema::format::wrong_duration;
 use crate::status::{ApiError, unsupported};
 
 /// The parameters of one request.
@@ -21,13 +22,15 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
-    /// Returns what is given for a parameter and not empty.
+    /// Tells whether a parameter is given, be it without a value.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, _)| key == name)
+    }
+
+    /// Returns all that is given for a parameter.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let given = self.0.iter().filter(|(key, _)| key == name);
-        given
-            .map(|(_, value)| value.as_str())
-            .filter(|text| !text.is_empty())
-            .collect()
+        given.map(|(_, value)| value.as_str()).collect()
     }
 
     /// Tells whether a parameter is set: `true`, `1`, or given without a value.
@@ -64,6 +67,17 @@ impl Query {
                 })
             })
             .transpose()
+    }
+
+    /// Refuses a `timeout` that is none; what is asked here is answered long before any.
+    pub fn check_timeout(&self) -> Result<(), ApiError> {
+        let wrong = self.get("timeout").and_then(wrong_duration);
+        match wrong {
+            Some(why) if !self.flag("watch") => Err(ApiError::bad_request(format!(
+                "invalid timeout specified in the request URL - {why}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Tells whether the write is to be carried out or only tried; `options` names the
@@ -103,5 +117,19 @@ mod tests {
         assert_eq!(query.number("labelSelector").unwrap_err().code, 400);
         assert!(Query::parse("dryRun=All").dry_run("CreateOptions").unwrap());
         assert!(Query::parse("dryRun=Some").dry_run("CreateOptions").is_err());
+        assert!(Query::parse("dryRun=").dry_run("CreateOptions").is_err());
+        assert!(Query::parse("pretty=").is_given("pretty") && !Query::parse("x").is_given("pretty"));
+        for (text, wrong) in [
+            ("timeout=10s", None),
+            ("timeout=", None),
+            ("timeout=abc&watch=true", None),
+            ("timeout=abc", Some("time: invalid duration \"abc\"")),
+            ("timeout=1", Some("time: missing unit in duration \"1\"")),
+            ("timeout=1x", Some("time: unknown unit \"x\" in duration \"1x\"")),
+        ] {
+            let told = Query::parse(text).check_timeout().err().map(|error| error.message);
+            let wanted = wrong.map(|why| format!("invalid timeout specified in the request URL - {why}"));
+            assert_eq!(told, wanted, "{text}");
+        }
     }
 }

@@ -330,7 +330,13 @@ fn stream_list(
 /// Picks the objects of one page.
 fn page(call: &Call, selection: &Selection) -> Result<Page, ApiError> {
     let limit = call.query.number("limit")?.unwrap_or(0);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // Whoever takes any version is given it whole, out of memory.
+    let any = call.query.get("resourceVersion") == Some("0");
+    let limit = if any {
+        0
+    } else {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    };
     let listing = listing(call)?;
     let view = call.target.view();
     let mut entries = listing.entries;

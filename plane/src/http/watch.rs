@@ -133,7 +133,10 @@ fn start(call: &Call) -> Result<Start, ApiError> {
     let version = query.version().map_err(ApiError::cannot_apply)?;
     if !initial {
         return Ok(match version {
-            None | Some(0) => Start::Now { mark: false },
+            // Initial events are meant, though nothing says so.
+            None | Some(0) => Start::Now {
+                mark: query.flag("allowWatchBookmarks"),
+            },
             Some(version) => Start::After(version),
         });
     }

@@ -6,8 +6,8 @@ use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::query::Query;
-use super::read::{meant, respond, without_type};
-use super::{Call, body, bytes_response, json_response, warn};
+use super::read::{deprecate, meant, respond, without_type};
+use super::{Call, body, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
 use crate::kinds::{Kind, split_key};
@@ -51,7 +51,8 @@ impl Call {
                 wrong.push(FieldError::too_long("fieldManager", 128));
             }
             if let Some(at) = name.chars().position(char::is_control) {
-                let words = format!("should only contain printable characters; the one at {at} is none");
+                let found = u32::from(name.chars().nth(at).unwrap_or_default());
+                let words = format!("invalid character U+{found:04X} (at position {at})");
                 wrong.push(FieldError::invalid("fieldManager", name, words));
             }
             if !wrong.is_empty() {
@@ -154,7 +155,7 @@ pub async fn replace(call: Call, sent: Body) -> Result<Response, ApiError> {
 }
 
 /// Refuses an update that does not name the version that it is of.
-fn version_required(kind: &Kind, name: &str) -> ApiError {
+pub fn version_required(kind: &Kind, name: &str) -> ApiError {
     // Here kube-apiserver names the resource where else it names the kind.
     let named = Named {
         kind: &kind.plural,
@@ -260,13 +261,15 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
             }
             details.insert("kind".into(), kind.plural.as_str().into());
             details.insert("uid".into(), uid.into());
-            json_response(&json!({
+            let mut response = json_response(&json!({
                 "kind": "Status",
                 "apiVersion": "v1",
                 "metadata": {},
                 "status": "Success",
                 "details": details,
-            }))
+            }));
+            deprecate(call.target.view(), &mut response);
+            response
         }
     };
     Ok(warn(response, &warnings))
@@ -284,7 +287,8 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
     for entry in entries {
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
-            Ok(Deleted::Gone(entry) | Deleted::Waiting(entry)) => {
+            // They are shown as they were found.
+            Ok(Deleted::Gone(_) | Deleted::Waiting(_)) => {
                 let mut item = view.read(&entry)?;
                 if view.kind.builtin().is_some() {
                     without_type(&mut item);
@@ -307,5 +311,7 @@ pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiEr
         "metadata": metadata,
         "items": items,
     });
-    Ok(bytes_response(StatusCode::OK, list.to_string().into()))
+    let mut response = json_response(&list);
+    deprecate(view, &mut response);
+    Ok(response)
 }

@@ -57,13 +57,16 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &new["spec"];
     let labels = &spec["template"]["metadata"]["labels"];
     let wanted = spec["selector"]["matchLabels"].as_object();
+    let unmatched = || {
+        let words = "`selector` does not match template `labels`";
+        FieldError::invalid("spec.template.metadata.labels", labels.clone(), words)
+    };
+    if spec["selector"].is_null() {
+        return vec![FieldError::required("spec.selector", ""), unmatched()];
+    }
     for (key, value) in wanted.into_iter().flatten() {
         if labels.get(key) != Some(value) {
-            problems.push(FieldError::invalid(
-                "spec.template.metadata.labels",
-                labels.clone(),
-                "`selector` does not match template `labels`",
-            ));
+            problems.push(unmatched());
             break;
         }
     }
@@ -118,6 +121,9 @@ mod tests {
                 .get("job-name")
                 .is_none()
         );
+        let mut without = manual.clone();
+        without["spec"]["selector"] = Value::Null;
+        assert_eq!(validate(&without, None)[0].path, "spec.selector");
         manual["spec"]["selector"] = json!({"matchLabels": {"a": "c"}});
         assert_eq!(validate(&manual, None)[0].path, "spec.template.metadata.labels");
     }

@@ -152,6 +152,7 @@ impl Server {
                 Err(error) => return Err(error.with_warnings(warnings)),
             };
             let key = kind.key(&target.namespace, &name);
+            let document = to_document(&made);
             if options.dry_run {
                 if self.store.get(&key).is_some() {
                     return Err(ApiError::already_exists(kind.named(), &name));
@@ -161,9 +162,10 @@ impl Server {
                     ..Outcome::tried(&key, &made, warnings)
                 });
             }
+            super::size::check(kind, &made, &document.bytes)?;
             let mut writes = vec![Write::Put {
                 key: Arc::clone(&key),
-                document: to_document(&made),
+                document,
                 expect: Expect::Absent,
             }];
             writes.extend(guards);
@@ -268,9 +270,11 @@ impl Server {
                     expect: entry.version,
                 }
             } else {
+                let document = to_document(&new);
+                super::size::check(kind, &new, &document.bytes)?;
                 Write::Put {
                     key,
-                    document: to_document(&new),
+                    document,
                     expect: Expect::Version(entry.version),
                 }
             };

@@ -99,7 +99,12 @@ impl Side {
             let bytes = answer.into_body().collect().await?.to_bytes();
             told.body = read_body(&bytes);
             // kube-apiserver says so of a kind whose definition has just changed, while it takes up the new one.
-            let changes_over = self.real && told.code == 503 && told.body["message"] == "apiserver is shutting down";
+            let changes_over = self.real
+                && match told.code {
+                    429 => told.body["message"] == "storage is (re)initializing",
+                    503 => told.body["message"] == "apiserver is shutting down",
+                    _ => false,
+                };
             if !changes_over {
                 return Ok(told);
             }

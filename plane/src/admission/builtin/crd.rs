@@ -9,6 +9,18 @@ use crate::admission::names;
 use crate::admission::schema::{SCHEMA_PATH, Structural};
 use crate::admission::table::jsonpath::JsonPath;
 
+/// Formats that a printer column may have.
+const FORMATS: [&str; 8] = [
+    "byte",
+    "date",
+    "date-time",
+    "double",
+    "float",
+    "int32",
+    "int64",
+    "password",
+];
+
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
@@ -100,6 +112,14 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
         _ => {}
     }
+    let keeps_all = |spec: &Value| spec["preserveUnknownFields"] == true;
+    if keeps_all(spec) && !old.is_some_and(|old| keeps_all(&old["spec"])) {
+        errors.push(FieldError::invalid(
+            "spec.preserveUnknownFields",
+            true,
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        ));
+    }
     check_names(names, &mut errors);
     check_versions(spec, &mut errors);
     if let Some(old) = old {
@@ -177,21 +197,18 @@ fn check_names(names: &Value, errors: &mut Vec<FieldError>) {
             "kind and listKind may not be the same",
         ));
     }
-    for (i, short) in names
-        .get("shortNames")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let short = short.as_str().unwrap_or_default();
-        let wrong = names::dns1035_label(short);
-        if !wrong.is_empty() {
-            errors.push(FieldError::invalid(
-                format!("spec.names.shortNames[{i}]"),
-                short,
-                wrong.join(","),
-            ));
+    for key in ["shortNames", "categories"] {
+        let list = names.get(key).and_then(Value::as_array);
+        for (i, name) in list.into_iter().flatten().enumerate() {
+            let name = name.as_str().unwrap_or_default();
+            let wrong = names::dns1035_label(name);
+            if !wrong.is_empty() {
+                errors.push(FieldError::invalid(
+                    format!("spec.names.{key}[{i}]"),
+                    name,
+                    wrong.join(","),
+                ));
+            }
         }
     }
 }
@@ -226,6 +243,7 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             None => errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "")),
             Some(schema) => {
                 let at = schema_path(spec, i);
+                check_root(schema, &at, errors);
                 if let Err(wrong) = Structural::from_openapi_at(schema, &at) {
                     errors.extend(wrong.into_iter().filter(|e| !errors.contains(e)).collect::<Vec<_>>());
                 }
@@ -241,27 +259,17 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             let at = if hoisted { "spec" } else { path.as_str() };
             check_column(column, &format!("{at}.additionalPrinterColumns[{j}]"), errors);
         }
-        for (j, field) in version
-            .get("selectableFields")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
-            let json_path = text(field, "jsonPath");
-            if json_path.is_empty() {
-                errors.push(FieldError::required(
-                    format!("{path}.selectableFields[{j}].jsonPath"),
-                    "",
-                ));
-            } else if let Err(wrong) = JsonPath::parse(json_path) {
-                errors.push(FieldError::invalid(
-                    format!("{path}.selectableFields[{j}].jsonPath"),
-                    json_path,
-                    wrong,
-                ));
-            }
+        if version.get("deprecationWarning").is_some() && version["deprecated"] != true {
+            errors.push(FieldError::invalid(
+                format!("{path}.deprecationWarning"),
+                version["deprecationWarning"].clone(),
+                "can only be set for deprecated versions",
+            ));
         }
+        let fields = |v: &Value| v.get("selectableFields").cloned();
+        let hoisted = list.windows(2).all(|pair| fields(&pair[0]) == fields(&pair[1]));
+        let at = if hoisted { "spec" } else { path.as_str() };
+        check_selectable(version, at, errors);
     }
     if storage != 1 {
         errors.push(FieldError::invalid(
@@ -270,6 +278,76 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             "must have exactly one version marked as storage version",
         ));
     }
+}
+
+/// Checks what a schema says of the fields that every object has.
+fn check_root(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let properties = &schema["properties"];
+    for field in ["apiVersion", "kind"] {
+        let kind = properties[field]["type"].as_str();
+        if kind.is_some_and(|kind| kind != "string") {
+            let at = format!("{path}.properties[{field}].type");
+            push_new(
+                errors,
+                FieldError::invalid(at, text(&properties[field], "type"), "must be string"),
+            );
+        }
+    }
+    let known = ["name", "generateName"];
+    let named = properties["metadata"]["properties"].as_object();
+    if named.is_some_and(|named| named.keys().any(|name| !known.contains(&name.as_str()))) {
+        let words = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+        let at = format!("{path}.properties[metadata]");
+        push_new(errors, FieldError::forbidden(at, words));
+    }
+}
+
+/// Adds an error unless it is told already, of another version with the same schema.
+fn push_new(errors: &mut Vec<FieldError>, error: FieldError) {
+    if !errors.contains(&error) {
+        errors.push(error);
+    }
+}
+
+/// Checks that each selectable field is one of the version's schema.
+fn check_selectable(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let schema = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+    let fields = version.get("selectableFields").and_then(Value::as_array);
+    for (i, field) in fields.into_iter().flatten().enumerate() {
+        let at = format!("{path}.selectableFields[{i}].jsonPath");
+        match text(field, "jsonPath") {
+            "" => errors.push(FieldError::required(at, "")),
+            json_path => {
+                if let Some(why) = wrong_selectable(json_path, schema) {
+                    errors.push(FieldError::invalid(at, json_path, why));
+                }
+            }
+        }
+    }
+}
+
+/// Says why a path is none of a selectable field, if it is none.
+fn wrong_selectable(json_path: &str, schema: &Value) -> Option<String> {
+    let invalid = |why: String| Some(format!("is an invalid path: {why}"));
+    if json_path.contains('[') {
+        return invalid("array notation is not allowed".to_owned());
+    }
+    let Some(names) = json_path.strip_prefix('.') else {
+        return invalid(format!("expected [ or . but got: {json_path}"));
+    };
+    let below = |at, name| {
+        let at: &Value = at;
+        let named = at.get("properties").and_then(|properties| properties.get(name));
+        named.or_else(|| at.get("additionalProperties").filter(|open| open.is_object()))
+    };
+    let Some(field) = names.split('.').try_fold(schema, below) else {
+        return invalid("does not refer to a valid field".to_owned());
+    };
+    let fits = matches!(text(field, "type"), "string" | "boolean" | "integer");
+    (!fits).then(|| {
+        "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            .to_owned()
+    })
 }
 
 fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -291,8 +369,18 @@ fn check_column(column: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
         _ => {}
     }
+    let format = text(column, "format");
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        let words = format!("must be one of {}", FORMATS.join(","));
+        errors.push(FieldError::invalid(format!("{path}.format"), format, words));
+    }
     match text(column, "jsonPath") {
         "" => errors.push(FieldError::required(format!("{path}.JSONPath"), "")),
+        json_path if !json_path.starts_with('.') => errors.push(FieldError::invalid(
+            format!("{path}.JSONPath"),
+            json_path,
+            "must be a simple json path starting with .",
+        )),
         json_path => {
             if let Err(wrong) = JsonPath::parse(json_path) {
                 errors.push(FieldError::invalid(format!("{path}.jsonPath"), json_path, wrong));

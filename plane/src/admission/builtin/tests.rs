@@ -194,6 +194,93 @@ fn definitions_of_custom_resources_are_checked_whole() {
     assert!(found[3].ends_with("must have exactly one version marked as storage version"));
 }
 
+#[test]
+fn what_a_definition_says_is_held_against_its_schema() {
+    let spec = json!({"group": "example.com", "scope": "Namespaced", "preserveUnknownFields": true,
+        "names": {"plural": "widgets", "kind": "Widget", "categories": ["B_"]},
+        "versions": [{"name": "v1", "served": true, "storage": true, "deprecationWarning": "x",
+            "additionalPrinterColumns": [{"name": "A", "type": "string", "format": "odd", "jsonPath": "spec.a"}],
+            "selectableFields": [{"jsonPath": ".spec.a"}, {"jsonPath": ".spec.none"}, {"jsonPath": "spec"}, {"jsonPath": ".spec"}, {"jsonPath": ".spec['a']"}, {"jsonPath": ".spec.map.x"}],
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "apiVersion": {"type": "integer"},
+                "metadata": {"type": "object", "properties": {"name": {"type": "string"}, "labels": {"type": "object"}}},
+                "spec": {"type": "object", "properties": {"a": {"type": "string"}, "map": {"type": "object", "additionalProperties": {"type": "boolean"}}}}}}}}]});
+    let mut object = json!({"metadata": {"name": "widgets.example.com"}, "spec": spec});
+    default("apiextensions.k8s.io/v1", "CustomResourceDefinition", &mut object);
+    let mut found: Vec<String> = messages(&crd::validate(&object, None));
+    found.sort();
+    let (columns, fields) = ("spec.additionalPrinterColumns[0]", "spec.selectableFields");
+    let root = "spec.validation.openAPIV3Schema.properties";
+    assert_eq!(
+        found,
+        [
+            format!("{columns}.JSONPath: Invalid value: \"spec.a\": must be a simple json path starting with ."),
+            format!(
+                "{columns}.format: Invalid value: \"odd\": must be one of byte,date,date-time,double,float,int32,int64,password"
+            ),
+            format!(
+                "spec.names.categories[0]: Invalid value: \"B_\": {}",
+                crate::admission::names::dns1035_label("B_").join(",")
+            ),
+            "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead".to_owned(),
+            format!("{fields}[1].jsonPath: Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field"),
+            format!("{fields}[2].jsonPath: Invalid value: \"spec\": is an invalid path: expected [ or . but got: spec"),
+            format!("{fields}[3].jsonPath: Invalid value: \".spec\": must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."),
+            format!("{fields}[4].jsonPath: Invalid value: \".spec['a']\": is an invalid path: array notation is not allowed"),
+            format!("{root}[apiVersion].type: Invalid value: \"integer\": must be string"),
+            format!(
+                "{root}[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified"
+            ),
+            "spec.versions[0].deprecationWarning: Invalid value: \"x\": can only be set for deprecated versions".to_owned(),
+        ]
+    );
+    // What was there before stays allowed.
+    let kept = messages(&crd::validate(&object, Some(&object)));
+    assert!(!kept.iter().any(|error| error.contains("preserveUnknownFields: ")));
+}
+
+#[test]
+fn a_pod_gets_less_time_and_more_tolerations_only() {
+    let with = |deadline: Value, tolerations: Value| {
+        let mut object = pod(json!({"containers": [{"name": "a", "image": "i"}], "tolerations": tolerations}));
+        if !deadline.is_null() {
+            object["spec"]["activeDeadlineSeconds"] = deadline;
+        }
+        default("v1", "Pod", &mut object);
+        object
+    };
+    let one = json!([{"key": "a", "operator": "Exists"}]);
+    let more = json!([{"key": "b"}, {"key": "a", "operator": "Exists", "tolerationSeconds": 5}]);
+    let old = with(json!(100), one.clone());
+    let told = |new: &Value| messages(&validate("v1", "Pod", new, Some(&old)));
+    assert!(told(&with(json!(50), more)).is_empty());
+    assert_eq!(
+        told(&with(json!(200), one.clone())),
+        ["spec.activeDeadlineSeconds: Invalid value: 200: must be less than or equal to previous value"]
+    );
+    assert_eq!(
+        told(&with(Value::Null, one.clone())),
+        ["spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value"]
+    );
+    assert_eq!(
+        told(&with(json!(100), json!([{"key": "b"}]))),
+        ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]
+    );
+    let mut patient = old.clone();
+    patient["spec"]["terminationGracePeriodSeconds"] = json!(5);
+    assert!(told(&patient)[0].starts_with("spec: Forbidden: pod updates may not change fields"));
+}
+
+#[test]
+fn a_job_counts_in_one_of_two_ways() {
+    let mut job = json!({"metadata": {"name": "j"}, "spec": {"completionMode": "Odd", "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}]}}}});
+    default("batch/v1", "Job", &mut job);
+    assert_eq!(
+        messages(&validate("batch/v1", "Job", &job, None)),
+        [r#"spec.completionMode: Unsupported value: "Odd": supported values: "NonIndexed", "Indexed""#]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -85,7 +85,7 @@ pub(super) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         size += value.as_str().map_or(0, |s| s.len() / 4 * 3);
     }
     if size > MAX_DATA {
-        errors.push(FieldError::too_long("", MAX_DATA as u64));
+        errors.push(FieldError::too_long("[]", MAX_DATA as u64));
     }
     if let Some(old) = old {
         immutable(new, old, &["data", "binaryData"], &mut errors);
@@ -153,7 +153,12 @@ pub(super) fn job(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     ] {
         non_negative(spec, key, "spec", &mut errors);
     }
-    if spec["completionMode"] == "Indexed" && spec.get("completions").is_none() {
+    let mode = text(spec, "completionMode");
+    if !matches!(mode, "" | "Indexed" | "NonIndexed") {
+        let supported = ["NonIndexed", "Indexed"].map(str::to_owned);
+        errors.push(FieldError::not_supported("spec.completionMode", mode, &supported));
+    }
+    if mode == "Indexed" && spec.get("completions").is_none() {
         errors.push(FieldError::required(
             "spec.completions",
             "when completion mode is Indexed",

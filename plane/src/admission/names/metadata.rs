@@ -100,13 +100,18 @@ pub fn validate_metadata(metadata: &Value, namespaced: bool, rule: NameRule) -> 
 
 /// Checks the finalizers of a built-in kind, of which those without a domain must be known ones.
 pub fn validate_builtin_finalizers(metadata: &Value) -> Vec<FieldError> {
-    let list = metadata.get("finalizers").and_then(Value::as_array);
+    validate_finalizers_at(metadata, "metadata")
+}
+
+/// Checks the finalizers that an object has at a path.
+pub fn validate_finalizers_at(owner: &Value, path: &str) -> Vec<FieldError> {
+    let list = owner.get("finalizers").and_then(Value::as_array);
     let names = list.into_iter().flatten().filter_map(Value::as_str).enumerate();
     names
         .filter(|(_, name)| !name.contains('/') && !matches!(*name, "kubernetes" | "orphan" | "foregroundDeletion"))
         .map(|(i, name)| {
             FieldError::invalid(
-                format!("metadata.finalizers[{i}]"),
+                format!("{path}.finalizers[{i}]"),
                 name,
                 "name is neither a standard finalizer name nor is it fully qualified",
             )

@@ -66,7 +66,7 @@ impl Rule {
             return Err(Box::new(FieldError::invalid(
                 format!("{path}.message"),
                 message,
-                "message must not contain line breaks",
+                "must not contain line breaks",
             )));
         }
         if message.is_empty() && message_program.is_none() && text.contains('\n') {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use kube_cel::KubeCelExt;
 use kube_cel::cel::objects::{Key, Map, OptionalValue};
-use kube_cel::cel::{Context, Program, Value as Cel};
+use kube_cel::cel::{Context, ExecutionError, Program, Value as Cel};
 use serde_json::Value;
 
 use super::cel::bounded;
@@ -19,10 +19,48 @@ thread_local! {
     static BASE: Context<'static> = {
         let mut base = Context::default().with_all();
         bounded::register(&mut base);
+        name_types(&mut base);
         base
     };
     static TIMESTAMP: RefCell<Option<Program>> = RefCell::new(Program::compile("timestamp(text)").ok());
     static DURATION: RefCell<Option<Program>> = RefCell::new(Program::compile("duration(text)").ok());
+}
+
+/// Types that rules name as they name variables.
+const TYPES: [&str; 9] = [
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+];
+
+/// Lets rules ask for a value's type: a type is its name.
+fn name_types(context: &mut Context<'_>) {
+    for name in TYPES {
+        context.add_variable_from_value(name, name.to_owned());
+    }
+    context.add_function("dyn", |value: Cel| -> Result<Cel, ExecutionError> { Ok(value) });
+    context.add_function("type", |value: Cel| -> String { type_name(&value).to_owned() });
+}
+
+fn type_name(value: &Cel) -> &'static str {
+    match value {
+        Cel::Int(_) => "int",
+        Cel::UInt(_) => "uint",
+        Cel::Float(_) => "double",
+        Cel::Bool(_) => "bool",
+        Cel::String(_) => "string",
+        Cel::Bytes(_) => "bytes",
+        Cel::List(_) => "list",
+        Cel::Map(_) => "map",
+        Cel::Null => "null_type",
+        _ => "",
+    }
 }
 
 /// Runs `f` with a scope that holds Kubernetes' CEL functions.

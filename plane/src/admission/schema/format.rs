@@ -6,10 +6,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::admission::names;
-
 /// Formats known, with dashes left out as the server compares them.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 25] = [
     "bsonobjectid",
     "uri",
     "email",
@@ -34,8 +32,6 @@ const KNOWN: [&str; 27] = [
     "date",
     "duration",
     "datetime",
-    "k8s-short-name",
-    "k8s-long-name",
     "",
 ];
 
@@ -76,15 +72,21 @@ static HEX24: LazyLock<Regex> = LazyLock::new(|| pattern("^[0-9a-fA-F]{24}$"));
 static BASE64: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"));
 static DATE_TIME: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)^[0-9]{4}-[0-9]{2}-[0-9]{2}(t|[\t\n\f\r ])[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(z|[+-][0-9]{2}:?[0-9]{2})?$",
-    )
+    pattern(r"(?i)^[0-9]{4}-[0-9]{2}-[0-9]{2}t[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(z|[+-][0-9]{2}:[0-9]{2})$")
 });
-static SCALA_DURATION: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"^((-?[0-9]+)[\t\n\f\r ]*(weeks|week|wks|wk|w|days|day|d|hours|hour|hrs|hr|h|minutes|minute|mins|min|m|seconds|second|secs|sec|s|milliseconds|millisecond|millis|milli|ms|microseconds|microsecond|micros|micro|µs|us|nanoseconds|nanosecond|nanos|nano|ns))$",
-    )
-});
+static AMOUNT: LazyLock<Regex> = LazyLock::new(|| pattern(r"[0-9]+[\t\n\f\r ]*([A-Za-zµ]+)"));
+
+/// Units of time in words: those that are meant as they stand, and the one that others begin with.
+const UNITS: [(&[&str], &str); 8] = [
+    (&["ns"], "nano"),
+    (&["us", "µs"], "micro"),
+    (&["ms"], "milli"),
+    (&["s"], "sec"),
+    (&["m"], "min"),
+    (&["h", "hr"], "hour"),
+    (&["d"], "day"),
+    (&["w", "wk"], "week"),
+];
 
 /// Checks a string; a format that is not known accepts everything.
 pub fn matches(format: &str, text: &str) -> bool {
@@ -95,7 +97,7 @@ pub fn matches(format: &str, text: &str) -> bool {
         "hostname" => {
             HOSTNAME.is_match(text) && text.len() <= 255 && text.split('.').all(|p| !p.is_empty() && p.len() <= 63)
         }
-        "ipv4" => Ipv4Addr::from_str(text).is_ok(),
+        "ipv4" => is_ipv4(text),
         "ipv6" => Ipv6Addr::from_str(text).is_ok(),
         "cidr" => is_cidr(text),
         "mac" => is_mac(text),
@@ -107,15 +109,13 @@ pub fn matches(format: &str, text: &str) -> bool {
         "isbn10" => is_isbn10(text),
         "isbn13" => is_isbn13(text),
         "creditcard" => is_card(text),
-        "ssn" => SSN.is_match(text),
+        "ssn" => text.len() == 11 && SSN.is_match(text),
         "hexcolor" => COLOR.is_match(text),
         "rgbcolor" => RGB.is_match(text),
         "byte" => BASE64.is_match(text),
         "date" => text.len() == 10 && jiff::civil::Date::strptime("%Y-%m-%d", text).is_ok(),
-        "duration" => duration_nanos(text).is_some() || SCALA_DURATION.is_match(text),
+        "duration" => duration_nanos(text).is_some() || has_amount_of_time(text),
         "datetime" => is_date_time(text),
-        "k8sshortname" => names::dns1123_label(text).is_empty(),
-        "k8slongname" => names::dns1123_subdomain(text).is_empty(),
         _ => true,
     }
 }
@@ -161,6 +161,32 @@ pub fn duration_nanos(text: &str) -> Option<i64> {
     Some(if negative { -total } else { total })
 }
 
+/// Says in Go's words why a text is no duration, if it is none.
+pub fn wrong_duration(text: &str) -> Option<String> {
+    if duration_nanos(text).is_some() {
+        return None;
+    }
+    let invalid = format!("time: invalid duration {text:?}");
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    while !rest.is_empty() {
+        let digit = |c: char| c.is_ascii_digit();
+        let number = rest.find(|c| !digit(c) && c != '.').unwrap_or(rest.len());
+        let (amount, after) = rest.split_at(number);
+        if !amount.contains(digit) || amount.matches('.').count() > 1 {
+            return Some(invalid);
+        }
+        let (unit, next) = after.split_at(after.find(|c| digit(c) || c == '.').unwrap_or(after.len()));
+        if unit.is_empty() {
+            return Some(format!("time: missing unit in duration {text:?}"));
+        }
+        if !["ns", "us", "µs", "μs", "ms", "s", "m", "h"].contains(&unit) {
+            return Some(format!("time: unknown unit {unit:?} in duration {text:?}"));
+        }
+        rest = next;
+    }
+    Some(invalid)
+}
+
 fn is_date_time(text: &str) -> bool {
     if text.len() < 4 || !DATE_TIME.is_match(text) {
         return false;
@@ -173,25 +199,56 @@ fn is_date_time(text: &str) -> bool {
         && number(17..19) < 60
 }
 
-fn is_uri(text: &str) -> bool {
-    if text.starts_with('/') {
-        return !text.contains(|c: char| c.is_whitespace() || c.is_control());
-    }
-    url::Url::parse(text).is_ok() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+/// Tells whether any part of a text is an amount of time in words, as `1 day 2 hours` has two.
+fn has_amount_of_time(text: &str) -> bool {
+    AMOUNT.captures_iter(text).any(|found| {
+        let unit = found[1].to_lowercase();
+        UNITS
+            .iter()
+            .any(|(exact, start)| exact.contains(&unit.as_str()) || unit.starts_with(start))
+    })
 }
 
+/// Reads zeros in front of numbers over, and takes an IPv4 address in the clothes of an IPv6 one.
+fn is_ipv4(text: &str) -> bool {
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    let parts: Vec<String> = text.split('.').map(plain).collect();
+    Ipv4Addr::from_str(&parts.join(".")).is_ok() || (text.contains('.') && Ipv6Addr::from_str(text).is_ok())
+}
+
+fn is_uri(text: &str) -> bool {
+    if text.starts_with('/') {
+        return !text.contains(char::is_control);
+    }
+    let spaced = text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let no_host = text.strip_suffix("//").unwrap_or(text).strip_suffix(':');
+    let scheme = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    !spaced && (url::Url::parse(text).is_ok() || no_host.is_some_and(scheme))
+}
+
+/// Takes an address as mails have them: alone, after a name in angle brackets, or before a comment.
 fn is_email(text: &str) -> bool {
-    text.rsplit_once('@').is_some_and(|(local, domain)| {
-        !local.is_empty()
-            && !domain.is_empty()
-            && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '(' | ')' | ','))
-            && !local.starts_with('.')
-            && !local.ends_with('.')
-            && !local.contains("..")
-            && !local.contains('@')
-            && !domain.starts_with('.')
-            && !domain.ends_with('.')
-            && !domain.contains("..")
+    let text = text.trim();
+    let text = match text.strip_suffix(')').and_then(|rest| rest.rsplit_once('(')) {
+        Some((address, _)) => address.trim_end(),
+        None => text,
+    };
+    let address = match text.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
+        Some((_, address)) => address,
+        None => text,
+    };
+    address.rsplit_once('@').is_some_and(|(local, domain)| {
+        let quoted = local.len() > 2 && local.starts_with('"') && local.ends_with('"');
+        let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '(' | ')' | ',');
+        let dotted = |part: &str| !part.starts_with('.') && !part.ends_with('.') && !part.contains("..");
+        let plain = !local.contains(odd) && dotted(local) && !local.contains('@');
+        !local.is_empty() && (quoted || plain) && !domain.is_empty() && !domain.contains(odd) && dotted(domain)
     })
 }
 
@@ -317,14 +374,34 @@ mod tests {
             ("uri", "not a uri", false),
             ("isbn", "978-0321751041", true),
             ("hexcolor", "#FFF", true),
-            ("k8s-short-name", "a.b", false),
+            ("date-time", "2024-02-29t10:00:00.1234567890z", true),
+            ("date-time", "2024-02-29 10:00:00Z", false),
+            ("date-time", "2024-02-29T10:00:00", false),
+            ("date-time", "2024-02-29T10:00:00+0100", false),
+            ("duration", "1 Day 2 hours", true),
+            ("duration", "1.5d", true),
+            ("duration", "1 fortnight", false),
+            ("email", "a b <a@b>", true),
+            ("email", "<a b@c>", false),
+            ("email", "\"a b\"@c", true),
+            ("email", "a@b (x)", true),
+            ("uri", "http://", true),
+            ("uri", "/a b", true),
+            ("uri", "foo", false),
+            ("ssn", "123-45-6789", true),
+            ("ssn", "123456789", false),
+            ("ipv4", "01.2.3.4", true),
+            ("ipv4", "::ffff:1.2.3.4", true),
+            ("ipv4", "::1", false),
+            ("ipv4", "1..2.3", false),
+            ("k8s-short-name", "a.b", true),
             ("int32", "anything", true),
         ];
         for (format, text, expected) in table {
             assert_eq!(matches(format, text), expected, "{format} {text}");
         }
         assert!(is_known("date-time"));
-        assert!(!is_known("int32"));
+        assert!(!is_known("int32") && !is_known("k8s-short-name"));
     }
 
     #[test]
@@ -333,6 +410,14 @@ mod tests {
         assert_eq!(duration_nanos("-2ms"), Some(-2_000_000));
         assert_eq!(duration_nanos("5"), None);
         assert_eq!(duration_nanos("s"), None);
+        let wrong = |text| wrong_duration(text).unwrap_or_default();
+        assert_eq!(wrong("1h"), "");
+        assert_eq!(wrong("1"), "time: missing unit in duration \"1\"");
+        assert_eq!(wrong("1h2"), "time: missing unit in duration \"1h2\"");
+        assert_eq!(wrong("1d"), "time: unknown unit \"d\" in duration \"1d\"");
+        for text in ["", "h", "-", "1.2.3s", "."] {
+            assert_eq!(wrong(text), format!("time: invalid duration {text:?}"));
+        }
     }
 
     proptest! {

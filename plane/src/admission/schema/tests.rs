@@ -185,6 +185,29 @@ fn what_did_not_change_is_forgiven() {
 }
 
 #[test]
+fn rules_may_ask_for_types() {
+    let s = schema(json!({
+        "type": "object",
+        "properties": {"p": {"x-kubernetes-int-or-string": true}},
+        "x-kubernetes-validations": [
+            {"rule": "!has(self.p) || (type(self.p) == int ? self.p < 5 : self.p.endsWith('%'))", "message": "too much"},
+            {"rule": "type([1]) == list && type({}) == map && type(1.5) == double && type(b'x') == bytes && type(1u) == uint"},
+            {"rule": "type(true) == bool && type(null) == null_type && type('x') == string && dyn(1) == 1"}
+        ]
+    }));
+    for (value, fits) in [
+        (json!(4), true),
+        (json!(7), false),
+        (json!("7%"), true),
+        (json!("7"), false),
+    ] {
+        let wrong = messages(&s.validate(&object(json!({"p": value})), None));
+        let told = [r#"spec: Invalid value: "object": too much"#];
+        assert_eq!(wrong, if fits { &[][..] } else { &told[..] }, "{value}");
+    }
+}
+
+#[test]
 fn rules_are_run_and_worded() {
     let s = schema(json!({
         "type": "object",

@@ -110,11 +110,7 @@ fn node_outcome(node: &Node, value: &Value, path: &str, old: Option<&Value>) -> 
 }
 
 fn type_error(path: &str, expected: &str, found: &str) -> FieldError {
-    let detail = if found.is_empty() {
-        format!("{} in body must be of type {expected}", path)
-    } else {
-        format!("{} in body must be of type {expected}: {}", path, gofmt::quote(found))
-    };
+    let detail = format!("{path} in body must be of type {expected}: {}", gofmt::quote(found));
     FieldError::new(path, ErrorKind::TypeInvalid, Some(found.into()), detail)
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Column;
 use super::age::{age, between};
+use crate::kinds::event::to_core;
 
 /// Says of a Pod that has ended that it has.
 pub(super) fn completion(object: &Value) -> Option<Value> {
@@ -65,7 +66,7 @@ pub(super) fn columns(api_version: &str, kind: &str) -> Option<Vec<Column>> {
             age(),
             wide("VolumeMode", "Filesystem or Block."),
         ]),
-        ("v1", "Event") => {
+        ("v1" | "events.k8s.io/v1", "Event") => {
             columns = vec![
                 text("Last Seen", "When it happened last."),
                 text("Type", "Normal or Warning."),
@@ -385,6 +386,13 @@ fn claim(object: &Value, name: Value, created: Value) -> Vec<Value> {
 }
 
 fn event(object: &Value, name: Value, now: &str) -> Vec<Value> {
+    let core;
+    let object = if object["apiVersion"] == "events.k8s.io/v1" {
+        core = to_core(object.clone());
+        &core
+    } else {
+        object
+    };
     let since = |value: &Value| age(text(value), now);
     let first = if text(&object["firstTimestamp"]).is_empty() {
         since(&object["eventTime"])

@@ -1,6 +1,6 @@
 //! The part of JSONPath that printer columns and selectable fields use.
 //!
-//! Fields (`.a`, `['a.b']`), indices (`[0]`, `[-1]`), slices (`[0:2]`), wildcards (`[*]`)
+//! Fields (`.a`, `.a\.b` for one with a dot in its name, `['a']`, which is read as `.a` is), indices (`[0]`, `[-1]`), slices (`[0:2]`), wildcards (`[*]`)
 //! and filters on one comparison (`[?(@.type=="Ready")]`).
 
 use serde_json::Value;
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         self.at += self.rest().len() - self.rest().trim_start().len();
     }
 
-    fn until(&mut self, end: impl Fn(char) -> bool) -> &'a str {
+    fn until(&mut self, end: impl FnMut(char) -> bool) -> &'a str {
         let rest = self.rest();
         let length = rest.find(end).unwrap_or(rest.len());
         self.at += length;
@@ -168,41 +168,31 @@ impl<'a> Reader<'a> {
                     steps.push(Step::All);
                     continue;
                 }
-                let name = self.until(|c| {
-                    matches!(
-                        c,
-                        '.' | '['
-                            | ']'
-                            | '('
-                            | ')'
-                            | '{'
-                            | '}'
-                            | ' '
-                            | '='
-                            | '!'
-                            | '<'
-                            | '>'
-                            | '\''
-                            | '"'
-                            | '?'
-                            | '@'
-                            | '*'
-                            | ','
-                    )
-                });
+                let name = self.name();
                 if name.is_empty() {
                     return Err(self.unexpected());
                 }
                 steps.push(Step::Field(name.replace('\\', "")));
             } else if self.take("[") {
-                steps.push(self.bracket()?);
+                steps.extend(self.bracket()?);
             } else {
                 return Ok(steps);
             }
         }
     }
 
-    fn bracket(&mut self) -> Result<Step, String> {
+    /// Reads a field's name; a backslash takes the character after it for a part of the name.
+    fn name(&mut self) -> &'a str {
+        const ENDS: &str = ".[](){} =!<>'\"?@*,";
+        let mut escaped = false;
+        self.until(|c| {
+            let ends = !escaped && ENDS.contains(c);
+            escaped = !escaped && c == '\\';
+            ends
+        })
+    }
+
+    fn bracket(&mut self) -> Result<Vec<Step>, String> {
         self.skip_space();
         let step = if self.take("*") {
             Step::All
@@ -228,10 +218,26 @@ impl<'a> Reader<'a> {
             }
             Step::Filter(path, test)
         } else if self.rest().starts_with(['\'', '"']) {
-            match self.literal()? {
-                Value::String(name) => Step::Field(name),
-                _ => return Err(self.unexpected()),
+            let Value::String(name) = self.literal()? else {
+                return Err(self.unexpected());
+            };
+            self.skip_space();
+            if !self.take("]") {
+                return Err(self.unexpected());
             }
+            // A quoted name is a path, too: a dot in it parts two names unless it is escaped.
+            let path = format!(".{name}");
+            let mut reader = Reader {
+                text: &path,
+                at: 0,
+                whole: self.whole,
+            };
+            let steps = reader.steps(false)?;
+            return if reader.rest().is_empty() {
+                Ok(steps)
+            } else {
+                Err(reader.unexpected())
+            };
         } else {
             let inner = self.until(|c| c == ']').trim();
             let number = |t: &str| -> Result<Option<i64>, String> {
@@ -251,7 +257,7 @@ impl<'a> Reader<'a> {
         };
         self.skip_space();
         if self.take("]") {
-            Ok(step)
+            Ok(vec![step])
         } else {
             Err(self.unexpected())
         }
@@ -290,8 +296,10 @@ mod tests {
     fn paths_find_what_they_say() {
         let value = json!({"a": {"b.c": 1, "l": [{"type": "X", "s": "no"}, {"type": "Ready", "s": "yes", "n": 3}]}, "n": [1, 2, 3]});
         let table = [
-            (".a['b.c']", json!([1])),
-            (r".a.b\.c", json!([])),
+            (r".a['b\.c']", json!([1])),
+            (r".a.b\.c", json!([1])),
+            (".a['b.c']", json!([])),
+            (".a['l[1].n']", json!([3])),
             (".a.l[?(@.type==\"Ready\")].s", json!(["yes"])),
             (".a.l[?(@.type == 'X')].s", json!(["no"])),
             (".a.l[?(@.n>2)].s", json!(["yes"])),

@@ -17,13 +17,7 @@ pub(in crate::admission::builtin) fn pod(new: &Value, old: Option<&Value>) -> Ve
     let open = |object: &Value| {
         let mut spec = object["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
-            for key in [
-                "activeDeadlineSeconds",
-                "tolerations",
-                "terminationGracePeriodSeconds",
-                "schedulingGates",
-                "nodeName",
-            ] {
+            for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "nodeName"] {
                 map.shift_remove(key);
             }
             for key in ["containers", "initContainers"] {
@@ -38,6 +32,26 @@ pub(in crate::admission::builtin) fn pod(new: &Value, old: Option<&Value>) -> Ve
     };
     let bound =
         !text(&old["spec"], "nodeName").is_empty() && new["spec"].get("nodeName") != old["spec"].get("nodeName");
+    let deadline = |object: &Value| object["spec"]["activeDeadlineSeconds"].as_i64();
+    let wrong = match (deadline(old), deadline(new)) {
+        (Some(before), Some(now)) if now > before => Some("must be less than or equal to previous value"),
+        (Some(_), None) => Some("must not update from a positive integer to nil value"),
+        _ => None,
+    };
+    if let Some(words) = wrong {
+        let given = new["spec"]["activeDeadlineSeconds"].clone();
+        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", given, words));
+    }
+    let kept = |gone: &Value| {
+        let found = list(&new["spec"], "tolerations").iter();
+        found.into_iter().any(|now| untimed(now) == untimed(gone))
+    };
+    if !list(&old["spec"], "tolerations").iter().all(kept) {
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
+    }
     if open(new) != open(old) || bound {
         errors.push(FieldError::forbidden(
             "spec",
@@ -45,6 +59,15 @@ pub(in crate::admission::builtin) fn pod(new: &Value, old: Option<&Value>) -> Ve
         ));
     }
     errors
+}
+
+/// Returns a toleration without how long it tolerates.
+fn untimed(toleration: &Value) -> Value {
+    let mut toleration = toleration.clone();
+    if let Some(map) = toleration.as_object_mut() {
+        map.shift_remove("tolerationSeconds");
+    }
+    toleration
 }
 
 pub(super) fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
