@@ -6,6 +6,7 @@
 pub mod apply_patch;
 pub mod bash;
 pub mod fetch;
+mod form;
 pub mod glob;
 pub mod grep;
 pub mod matching;

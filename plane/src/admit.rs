@@ -10,7 +10,7 @@ use crate::admission::builtin;
 use crate::admission::names::{
     validate_builtin_finalizers, validate_finalizers_at, validate_metadata, validate_metadata_update,
 };
-use crate::kinds::builtin::Stamp;
+use crate::kinds::stamp::Stamp;
 use crate::kinds::{Kind, Served, event};
 use crate::object::{Unreadable, finalizers, meta_mut, meta_str, read, time};
 use crate::status::{ApiError, Named};

@@ -8,6 +8,7 @@ pub mod job;
 mod keeping;
 pub mod namespace;
 pub mod pod;
+pub mod stamp;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

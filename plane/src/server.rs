@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
-use crate::kinds::builtin::Stamp;
+use crate::kinds::stamp::Stamp;
 use crate::kinds::{Catalog, Kind, Origin, crd};
 use crate::object::read;
 use crate::pod_logs::PodLogs;

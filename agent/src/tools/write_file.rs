@@ -1,8 +1,8 @@
 //! `write_file`: makes or replaces a whole file.
 
+use super::form::Form;
 use super::read_file::FILE_LIMIT;
 use super::schema::{Arguments, Kind, Param, ToolSpec};
-use super::str_replace::Form;
 use super::{Inner, ToolResult, text};
 use crate::tools::root::Found;
 

@@ -2,26 +2,17 @@
 
 use std::sync::{Arc, LazyLock};
 
-use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::SelfSubjectRulesReview;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::stamp::Stamp;
 use super::{Keeping, Kind, Origin, Served, Types, api_version, claim, crd, event, job, namespace, pod};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;
 use crate::admission::types::TypeInfo;
-
-/// What a write is told from outside: time and identity.
-#[derive(Debug, Clone)]
-pub struct Stamp {
-    /// The time of the write.
-    pub now: Timestamp,
-    /// The identity of an object that is made.
-    pub uid: String,
-}
 
 /// The rules of a built-in kind.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::builtin::Stamp;
+use super::stamp::Stamp;
 use crate::object::{finalizers, meta_mut};
 
 /// The finalizer that keeps a claim while a Pod uses it.

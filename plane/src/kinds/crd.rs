@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::builtin::{self, Stamp};
+use super::builtin;
+use super::stamp::Stamp;
 use super::{Keeping, Kind, Origin, Schema, Served, Types, version_rank};
 use crate::admission::error::FieldError;
 use crate::admission::table::Columns;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::builtin::Stamp;
+use super::stamp::Stamp;
 use crate::object::map_mut;
 
 /// The finalizer that keeps a namespace until its content is gone.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::builtin::Stamp;
+use super::stamp::Stamp;
 use crate::admission::builtin::defaults;
 
 /// Makes a new Pod pending.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Server;
 use super::write::Target;
 use crate::admit::has_content_finalizers;
-use crate::kinds::builtin::Stamp;
+use crate::kinds::stamp::Stamp;
 use crate::kinds::{Kind, crd, pod};
 use crate::object::{finalizers, map_mut, meta_mut, meta_str, time, to_document};
 use crate::status::{ApiError, Named};
