@@ -37,6 +37,14 @@ impl Events {
         }
     }
 
+    /// Fails unless the mark comes next that ends what was there.
+    pub(super) async fn marks_the_end(&mut self) {
+        let mark = self.next().await.unwrap();
+        assert_eq!(mark["type"], "BOOKMARK");
+        let annotations = &mark["object"]["metadata"]["annotations"];
+        assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+    }
+
     pub(super) async fn words(&mut self) -> String {
         let event = self.next().await.unwrap();
         format!(
@@ -138,12 +146,7 @@ async fn initial_events_end_with_a_bookmark() {
     assert_eq!(f.get(&path).await.code, 422);
     let mut events = f.watch(&format!("{path}&resourceVersionMatch=NotOlderThan")).await;
     assert_eq!(events.words().await, "ADDED a");
-    let mark = events.next().await.unwrap();
-    assert_eq!(mark["type"], "BOOKMARK");
-    assert_eq!(
-        mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
-        "true"
-    );
+    events.marks_the_end().await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
-use super::celvalue::escape;
+use super::celvalue::{TYPES, escape};
 use super::node::{Additional, Node};
 use crate::admission::error::FieldError;
 
@@ -22,17 +22,8 @@ enum Known<'a> {
 
 type Scope<'a> = HashMap<String, Known<'a>>;
 
-/// Names of types and namespaces of functions, which rules use like variables.
-const GLOBAL: [&str; 23] = [
-    "int",
-    "uint",
-    "double",
-    "bool",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
+/// Names of functions, and namespaces of them, which rules use like variables, as they do those of types.
+const GLOBAL: [&str; 14] = [
     "type",
     "optional",
     "sets",
@@ -112,7 +103,9 @@ fn infer<'a>(expression: &IdedExpr, scope: &Scope<'a>) -> Result<Known<'a>, Stri
     match &expression.expr {
         Expr::Ident(name) => match scope.get(name.as_str()) {
             Some(known) => Ok(*known),
-            None if name.starts_with('@') || GLOBAL.contains(&name.as_str()) => Ok(Known::Dynamic),
+            None if name.starts_with('@') || TYPES.iter().chain(&GLOBAL).any(|known| known == name) => {
+                Ok(Known::Dynamic)
+            }
             None => Err(format!("undeclared reference to '{name}' (in container '')")),
         },
         Expr::Select(select_expr) => {

@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// Types that rules name as they name variables.
-const TYPES: [&str; 9] = [
+pub(super) const TYPES: [&str; 9] = [
     "int",
     "uint",
     "double",
