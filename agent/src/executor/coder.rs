@@ -45,7 +45,8 @@ pub async fn run(run: &Run, agent: &Agent) -> Result<Outcome, Outcome> {
     }
 }
 
-async fn carry_out(run: &Run, agent: &Agent, news: News) -> Result<Outcome, Outcome> {
+/// Carries out a coder's task; the `news` of the model server are somebody else's to tell.
+pub async fn carry_out(run: &Run, agent: &Agent, news: News) -> Result<Outcome, Outcome> {
     let mut ground = lay(run).await?;
     let mut asked = endpoint::ask(run, agent, &ground.stem, ground.round, &news).await?;
     asked.provider = Box::new(Measured {

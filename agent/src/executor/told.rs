@@ -65,7 +65,7 @@ impl Told {
             (Some(said), why) if said == why => return true,
             (Some(_), "") => Said::new(hold.condition, true, hold.over.0, hold.over.1),
             (_, why) => {
-                tracing::warn!(task = run.held.name, why, "{}", hold.reason);
+                tracing::warn!(task = run.held.name, condition = hold.condition, why, "the run waits");
                 Said::new(hold.condition, false, hold.reason, why)
             }
         };

@@ -428,9 +428,25 @@ async fn a_model_server_that_is_away_for_a_while_costs_no_turn() {
     let mut journal = Journal::create(&path, None).unwrap();
     let errors = vec![unreachable(), status(503), status(502), status(504), unreachable()];
     let provider = Away::new(errors, fixing());
-    let session = session(folder.path(), "one");
-    let end = run_with(QUICK, session, &provider, &mut journal, CancellationToken::new()).await;
+    let (news, mut heard) = News::new();
+    let session = Session {
+        news,
+        ..session(folder.path(), "one")
+    };
+    let hears = async {
+        let mut words = Vec::new();
+        while heard.changed().await.is_ok() {
+            words.push(heard.borrow_and_update().clone().unwrap());
+        }
+        words
+    };
+    let (end, words) = tokio::join!(
+        run_with(QUICK, session, &provider, &mut journal, CancellationToken::new()),
+        hears
+    );
     assert_eq!((end.verdict, end.turns), (Verdict::Go, 4), "{}", end.summary);
+    assert!(words[0].contains("it is asked again"), "{words:?}");
+    assert_eq!(words.last().unwrap(), "", "it answers at last");
     let entries = journal::read(&path).unwrap();
     let notes = entries.iter().filter(
         |entry| matches!(entry, Entry::Note { turn: 1, text } if text.contains("does not answer and is asked again")),

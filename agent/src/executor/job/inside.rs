@@ -21,6 +21,7 @@ use crate::config::{Config, Flags, Identities, Mode};
 use crate::daemon::claim::{ClaimSecret, Held};
 use crate::evidence::{SEND_TIME, Spool};
 use crate::executor::{HAND_IN_TIME, Repositories, Run, Services, coder, confinement};
+use crate::model::news::News;
 use crate::outcome::{Outcome, shorten};
 use crate::probes::Probes;
 
@@ -301,7 +302,8 @@ async fn carry_out(run: &Run, agent: &Agent) -> Outcome {
     };
     let mut outcome = tokio::select! {
         biased;
-        ended = coder::run(run, agent) => match ended { Ok(outcome) | Err(outcome) => outcome },
+        // Only the log tells of the model server: a Pod cannot write its task.
+        ended = coder::carry_out(run, agent, News::new().0) => match ended { Ok(outcome) | Err(outcome) => outcome },
         () = patience => Outcome::failed(FailureReason::InfrastructureError, "the run did not end after it was cancelled"),
     };
     if outcome.failure == Some(FailureReason::Timeout) && run.limit < run.task.spec.limit() {
