@@ -120,7 +120,7 @@ pub enum Error {
         after: Duration,
     },
     /// The connection failed.
-    #[error("failed to {action} {url}: {reason}; it is tried again")]
+    #[error("failed to {action} {url}: {reason}; is the server up, and is the address right?")]
     Network {
         /// What was being done.
         action: &'static str,

@@ -208,7 +208,7 @@ fn the_main_container_refuses_by_itself_what_the_first_one_let_through() {
         assert_eq!(objects.plan.gate.protected.len(), 1);
         std::fs::write(folder.join("strict.json"), &strict).unwrap();
     });
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
     let output = std::process::Command::new(ran.folder.join("tools/bin/foreman-gate"))
         .args(["run", "--plan"])
         .arg(ran.folder.join("strict.json"))
@@ -291,7 +291,7 @@ fn no_step_leaves_settings_or_temporary_files_for_the_next() {
     let steps = vec![step("build", "sh build.sh"), step("test", look)];
     let mut bench = Bench::new(&[("file", "base")], &head, steps);
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_step_that_adds_what_a_later_one_judges_with_does_not_pass() {
     bench.gate.steps[0].command = "mkdir -p packages/a; touch packages/a/Makefile; exit 0".into();
     bench.gate.steps[1].command = "true".into();
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
 }
 
 #[test]

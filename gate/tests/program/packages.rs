@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gate::Verdict;
 use gate::verdict::judge_prepare;
 use git::FileEdit;
 use sha2::{Digest, Sha256};
@@ -84,23 +83,13 @@ fn two_rounds(bench: &mut Bench, server: &Server) {
     let first = server.requests();
     assert!(first > 0, "prepare asked for nothing");
     let ran = bench.run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
     assert_eq!(server.requests(), first, "a step asked the package server");
 
     let again = bench.run_prepare();
     judge_prepare(&again.outcome).unwrap();
     let ran = bench.run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
     assert_eq!(server.requests(), first, "the second round downloaded something");
 }
 
@@ -308,5 +297,5 @@ fn a_gate_cannot_write_into_its_cache() {
         .join("1".repeat(32))
         .join("kept");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "good\n", "{}", ran.printed);
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
 }

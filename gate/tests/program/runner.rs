@@ -48,6 +48,11 @@ impl Ran {
         Report::parse(end.message.as_bytes()).unwrap_or_else(|error| panic!("{error}: {end:?}\n{}", self.printed))
     }
 
+    pub fn assert_passed(&self) {
+        let passed = matches!(self.verdict, Verdict::Pass { .. });
+        assert!(passed, "{:?}\n{}", self.verdict, self.printed);
+    }
+
     pub fn error(&self) -> (String, bool) {
         match &self.verdict {
             Verdict::Error(failure) => (failure.reason.clone(), failure.retry),

@@ -38,12 +38,7 @@ fn a_green_gate_passes_on_the_head() {
 #[test]
 fn git_works_in_the_work_tree_for_checks_of_generated_files() {
     let ran = bench("git diff --exit-code && echo more >> file && ! git diff --quiet").run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
 }
 
 #[test]
@@ -70,7 +65,7 @@ fn an_advisory_step_is_only_remarked() {
     lint.advisory = true;
     bench.gate.steps.insert(0, lint);
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
     assert_eq!(ran.report().steps[0].outcome, StepOutcome::Fail);
 }
 
@@ -110,12 +105,7 @@ fn a_daemon_is_gone_after_its_step() {
         step("look", "! test -e /proc/$(cat pid)"),
     ];
     let ran = bench.run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
     let pid = std::fs::read_to_string(ran.folder.join("work/pid")).unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
 }
@@ -124,12 +114,7 @@ fn a_daemon_is_gone_after_its_step() {
 fn a_daemon_that_holds_the_output_open_does_not_hold_up_the_gate() {
     let started = Instant::now();
     let ran = bench("sleep 600 & echo done").run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
     assert!(started.elapsed() < Duration::from_secs(60));
 }
 
@@ -162,7 +147,7 @@ fn steps_see_no_variables_of_foreman() {
     let mut bench = bench("! env | grep FOREMAN_TOKEN && test \"$HOME\" != \"$OLD_HOME\"");
     bench.env.insert("FOREMAN_TOKEN".into(), "secret".into());
     let ran = bench.run();
-    assert!(matches!(ran.verdict, Verdict::Pass { .. }), "{}", ran.printed);
+    ran.assert_passed();
     assert!(!ran.printed.contains("secret"));
 }
 
@@ -204,12 +189,7 @@ fn what_go_compiled_serves_the_next_step_until_one_may_have_run_code_of_the_bran
         step("after", "! test -e \"$GOCACHE\""),
     ];
     let ran = bench.run();
-    assert!(
-        matches!(ran.verdict, Verdict::Pass { .. }),
-        "{:?}\n{}",
-        ran.verdict,
-        ran.printed
-    );
+    ran.assert_passed();
 }
 
 /// A module that needs no other.
