@@ -23,7 +23,7 @@ impl News {
     /// The server did not answer, and is asked again for so long at most.
     pub fn is_away(&self, why: &str, patience: Duration) {
         self.say(&format!(
-            "{why}; it is asked again for up to {} minutes",
+            "{why} (it is asked again for up to {} minutes)",
             patience.as_secs() / 60
         ));
     }
