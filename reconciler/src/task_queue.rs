@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod files;
+pub mod foresee;
 pub mod load;
 pub mod observe;
 pub mod plan;
@@ -27,7 +28,7 @@ use crate::work_queue::{Next, WorkQueue};
 use crate::writer::{self, Writer};
 use apply::Applied;
 use files::Files;
-use observe::Inventory;
+use observe::{Inventory, Known};
 use source::Sources;
 use status::Seen;
 
@@ -53,6 +54,17 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// Returns what is known of the objects that there are.
+    fn known(&self) -> Known<'_> {
+        Known {
+            workloads: &self.workloads,
+            tasks: &self.tasks,
+            inventory: &self.inventory,
+        }
+    }
 }
 
 /// What a queue knows.
@@ -239,10 +251,8 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
     ctx.metrics.add(crate::metrics::FILES_PARSED, &[], loaded.parsed);
     // Taken only now: what went away is made again after a load that failed, too.
     loaded.look_at.extend(ctx.inventory.take_missing(cached.uid()));
-    if loaded.whole {
-        loaded.look_at.extend(ctx.inventory.paths(cached.uid()));
-    }
-    let plan = plan::plan(ctx, &cached, queue, &valid, &loaded);
+    loaded.look_at_what_is_made(&ctx.inventory, cached.uid());
+    let plan = plan::plan(&ctx.known(), &cached, queue, &valid, &loaded);
     for (path, error) in &plan.rejects {
         loaded.files.reject(path, error.clone());
     }

@@ -1,14 +1,17 @@
 //! `foreman up --dry-run`: what one tick would do, per task.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use kube::ResourceExt;
-use kube::api::{Api, ListParams};
-use schemas::task_file::{self, TaskDocument, run_key};
-use schemas::task_file::{QueueContext, TaskObject, resolve};
-use schemas::{Workload, labels};
+use anyhow::{Context, Result, bail};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::{Client, Resource, ResourceExt};
+use reconciler::cache::Key;
+use reconciler::task_queue::foresee::{Foreseen, There};
+use reconciler::task_queue::observe::{origin, task_phase, workload_phase};
+use reconciler::task_queue::plan::Write;
+use schemas::dependencies::WorkloadDependencyState;
+use schemas::{AgenticTask, TaskQueue, Workload, labels};
 
 use crate::cli::{AccessArgs, Global};
 use crate::connect;
@@ -18,182 +21,198 @@ use crate::table::{plain, render};
 
 /// Prints what one tick would do.
 pub async fn run(global: &Global, place: &Place, project: &Project, access: &AccessArgs) -> Result<ExitCode> {
-    let Some(queue) = &project.queue else {
+    let Some(mut queue) = project.queue.clone() else {
         return Ok(ExitCode::SUCCESS);
     };
-    let Some(source) = &queue.spec.git else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let url = git::RemoteUrl::parse(&source.url)?;
-    let roots = url.local_path().into_iter().collect();
+    let connection = connect::connect(global).await?;
+    let there = what_is_there(&connection.client, &connection.namespace, &mut queue).await;
+    connection.close().await;
+    let there = there?;
+
+    let root = queue
+        .spec
+        .git
+        .iter()
+        .filter_map(|git| git::RemoteUrl::parse(&git.url).ok());
+    let roots = root.filter_map(|url| url.local_path()).collect();
+    place.create()?;
     let git = git::Git::new(
         place.state.join("operator/mirrors"),
         agent::config::git_settings(access.git_credentials.as_deref(), global.ca_bundle.clone(), roots)
             .map_err(anyhow::Error::msg)?,
     );
-    let branch = source.branch.clone().unwrap_or_else(|| "main".into());
-    place.create()?;
-    let tip = git
-        .fetch_branch(&url, &branch, true)
-        .await
-        .with_context(|| format!("failed to read {branch} of {url}"))?;
-    let folder = source.path.clone();
-    let files = git
-        .read(&url, move |repository| {
-            let entries = repository.tree_entries(tip, &folder, true)?.unwrap_or_default();
-            let mut files = Vec::new();
-            for entry in entries {
-                let path = entry.path.to_string();
-                if task_file::is_task_file(&path) && matches!(entry.kind, git::EntryKind::File | git::EntryKind::Exec) {
-                    files.push((path, repository.read_blob(entry.oid, 6 << 20)?));
-                }
-            }
-            Ok(files)
-        })
-        .await?;
-    let connection = connect::connect(global).await?;
-    let workloads: Api<Workload> = Api::namespaced(connection.client.clone(), &connection.namespace);
-    let known = workloads
-        .list(&ListParams::default())
-        .await
-        .context("failed to list workloads")?
-        .items;
-    connection.close().await;
-    let revision = format!("{branch}@sha1:{tip}");
-    let rows = plan(project, &files, &known, &revision, &global.namespace);
-    println!("{} of {} at {}", source.path, url, &tip.to_string()[..12]);
+    let foreseen = match there.foresee(&git, &queue).await {
+        Ok(foreseen) => foreseen,
+        Err(problem) => bail!("{}", problem.message),
+    };
+    let source = queue.spec.git.clone().unwrap_or_default();
+    let revision = foreseen.revision.to_string();
+    println!("{} of {} at {}", source.path, git::redact(&source.url), &revision[..12]);
     if queue.spec.suspend {
         println!("The queue is suspended: none of this happens until spec.suspend is unset.");
     }
+    let rows = rows(project, &queue, &there, &foreseen);
     if rows.is_empty() {
         println!("There are no task files; commit one below {}.", source.path);
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        print!("{}", render(&["FILE", "WOULD", "WHY"], &rows));
     }
-    print!("{}", render(&["FILE", "WOULD", "WHY"], &rows));
+    if foreseen.plan.guarded > 0 {
+        println!(
+            "What files that are gone have made ({}) would stay: with no task file left, nothing is pruned.",
+            foreseen.plan.guarded
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(
-    project: &Project,
-    files: &[(String, Vec<u8>)],
-    known: &[Workload],
-    revision: &str,
-    namespace: &str,
-) -> Vec<Vec<String>> {
-    let Some(queue) = &project.queue else { return Vec::new() };
-    let folder = queue.spec.git.as_ref().map(|git| git.path.clone()).unwrap_or_default();
-    let mut parsed: BTreeMap<String, Vec<TaskDocument>> = BTreeMap::new();
+/// Lists what there is, and gives the queue the identity that it has there.
+async fn what_is_there(client: &Client, namespace: &str, queue: &mut TaskQueue) -> Result<There> {
+    queue.metadata.namespace = Some(namespace.to_owned());
+    let api: Api<TaskQueue> = Api::namespaced(client.clone(), namespace);
+    let known = api
+        .get_opt(&queue.name_any())
+        .await
+        .context("failed to read the queue")?;
+    queue.metadata.uid = known.and_then(|known| known.metadata.uid);
+    Ok(There::new(
+        list::<Workload>(client, namespace).await?,
+        list::<AgenticTask>(client, namespace).await?,
+    ))
+}
+
+async fn list<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Result<Vec<DynamicObject>> {
+    let resource = ApiResource::erase::<K>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let found = api.list(&ListParams::default()).await;
+    Ok(found
+        .with_context(|| format!("failed to list {}", resource.plural))?
+        .items)
+}
+
+fn row(file: &str, would: &str, why: &str) -> Vec<String> {
+    vec![file.to_owned(), would.to_owned(), plain(why)]
+}
+
+fn rows(project: &Project, queue: &TaskQueue, there: &There, foreseen: &Foreseen) -> Vec<Vec<String>> {
+    let plan = &foreseen.plan;
     let mut rows = Vec::new();
-    let row = |file: &str, would: &str, why: String| vec![file.to_owned(), would.to_owned(), plain(&why)];
-    for (path, bytes) in files {
-        match task_file::parse(path, bytes) {
-            Ok(documents) => {
-                parsed.insert(path.clone(), documents);
-            }
-            Err(errors) => rows.extend(errors.first().map(|error| row(path, "be invalid", error.to_string()))),
-        }
+    for error in &plan.broke {
+        rows.push(row(&error.path, "be invalid", &error.to_string()));
     }
-    let uid = known
-        .iter()
-        .find_map(|workload| workload.annotations().get(labels::QUEUE_UID).cloned())
-        .unwrap_or_default();
-    let set = schemas::queue_set::check(&parsed, &folder, &uid);
-    let defaults = queue.spec.defaults.clone().unwrap_or_default();
-    for (path, documents) in &parsed {
-        if let Some(error) = set.errors.iter().find(|error| error.path == *path) {
-            rows.push(row(path, "be invalid", error.to_string()));
+    for (path, name) in &plan.taken {
+        rows.push(row(path, "wait", &format!("{name} is there and not of this queue")));
+    }
+    let mut written: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for write in &plan.writes {
+        let (kind, key) = match write {
+            Write::Workload(key, text) => {
+                if let Ok(workload) = serde_json::from_str::<Workload>(text) {
+                    rows.push(start(project, there, foreseen, key, &workload));
+                }
+                ("Workload", key)
+            }
+            Write::Task(key, text) => {
+                if let Ok(task) = serde_json::from_str::<AgenticTask>(text) {
+                    let why = "a bare AgenticTask; the scheduler picks its node";
+                    rows.push(row(path_of(task.annotations()), "become a task", why));
+                }
+                ("AgenticTask", key)
+            }
+            Write::Delete(kind, key, _) => {
+                rows.push(end(there, foreseen, kind, key));
+                (*kind, key)
+            }
+        };
+        written.insert((kind, &key.name));
+    }
+    let uid = queue.metadata.uid.as_deref().unwrap_or_default();
+    for path in foreseen.files.paths() {
+        // What a broken file made stays, but of the file it is said that it is broken.
+        if !matches!(foreseen.files.get(path), Some(Ok(_))) {
             continue;
         }
-        for document in documents {
-            let context = QueueContext {
-                name: &queue.name_any(),
-                uid: &uid,
-                namespace,
-                revision,
-                defaults: &defaults,
-                depends_on: set.depends_on.get(path).map(Vec::as_slice).unwrap_or_default(),
-            };
-            rows.push(match resolve(document, &context) {
-                Err(error) => row(path, "be invalid", error.to_string()),
-                Ok(object) => would(project, path, document, &object, known),
-            });
-        }
+        let stays = there.of_path(uid, path);
+        let stays = stays.filter(|made| !written.contains(&(made.kind, made.name.as_str())));
+        rows.extend(stays.map(|made| stay(there, path, made.kind, &key_of(queue, &made.name))));
     }
     rows.sort();
     rows
 }
 
-fn would(
-    project: &Project,
-    path: &str,
-    document: &TaskDocument,
-    object: &TaskObject,
-    known: &[Workload],
-) -> Vec<String> {
-    let row = |would: &str, why: String| vec![path.to_owned(), would.to_owned(), plain(&why)];
-    let TaskObject::Workload(workload) = object else {
-        return row(
-            "become a task",
-            "a bare AgenticTask; the scheduler picks its node".into(),
-        );
-    };
-    let live = known.iter().find(|live| {
-        live.annotations()
-            .get(labels::SOURCE_PATH)
-            .is_some_and(|source| source == path)
-    });
-    if let Some(live) = live
-        && live.spec.run_key.as_deref() == Some(&run_key(document))
-    {
-        let status = live.status.clone().unwrap_or_default();
-        let phase = status.phase.unwrap_or_default();
-        let verdict = status.verdict.map(|verdict| format!(", {verdict}")).unwrap_or_default();
-        return row(
-            "stay as it is",
-            format!("run {} is {}{verdict}", live.spec.run.unwrap_or(1), phase.as_str()),
-        );
-    }
-    let waiting: Vec<&String> = workload
-        .spec
-        .depends_on
-        .iter()
-        .flatten()
-        .filter(|name| {
-            let done = known
-                .iter()
-                .find(|live| live.name_any() == **name)
-                .and_then(|live| live.status.as_ref()?.phase);
-            done != Some(schemas::workload::WorkloadPhase::Completed)
-        })
-        .collect();
-    if !waiting.is_empty() {
-        return row(
-            "wait",
-            format!(
-                "it depends on {}",
-                waiting.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
-            ),
-        );
-    }
-    for step in workload.spec.pipeline.iter().flatten() {
-        let name = step.agent_ref.name.as_str();
-        if !project.agents.iter().any(|agent| agent.name_any() == name) {
-            return row(
-                "wait",
-                format!(
-                    "step {} names agent {name:?}, which .foreman/agents.yaml does not have",
-                    step.name
-                ),
-            );
+fn key_of(queue: &TaskQueue, name: &str) -> Key {
+    Key::new(queue.namespace().unwrap_or_default(), name)
+}
+
+fn path_of(annotations: &std::collections::BTreeMap<String, String>) -> &str {
+    annotations
+        .get(labels::SOURCE_PATH)
+        .map(String::as_str)
+        .unwrap_or_default()
+}
+
+/// Says of a Workload that would be written whether it would start.
+fn start(project: &Project, there: &There, foreseen: &Foreseen, key: &Key, workload: &Workload) -> Vec<String> {
+    let path = path_of(workload.annotations());
+    match there.may_start(workload, &key.namespace, &foreseen.plan) {
+        WorkloadDependencyState::Ready => {}
+        WorkloadDependencyState::Waiting(why) | WorkloadDependencyState::Blocked(why) => {
+            return row(path, "wait", &why);
         }
     }
-    let agents: Vec<String> = workload
-        .spec
-        .pipeline
-        .iter()
-        .flatten()
+    let steps = || workload.spec.pipeline.iter().flatten();
+    let is_known = |name: &str| project.agents.iter().any(|agent| agent.name_any() == name);
+    if let Some(step) = steps().find(|step| !is_known(&step.agent_ref.name)) {
+        let why = format!(
+            "step {} names agent {:?}, which .foreman/agents.yaml does not have",
+            step.name, step.agent_ref.name
+        );
+        return row(path, "wait", &why);
+    }
+    let who: Vec<String> = steps()
         .map(|step| format!("{} by {}", step.name, step.agent_ref.name))
         .collect();
-    let what = if live.is_some() { "start again" } else { "start" };
-    row(what, format!("{} on this machine", agents.join(", ")))
+    let again = workload.spec.run.is_some_and(|run| run > 1);
+    let would = if again { "start again" } else { "start" };
+    row(path, would, &format!("{} on this machine", who.join(", ")))
+}
+
+/// Says of an object that would be deleted why.
+fn end(there: &There, foreseen: &Foreseen, kind: &str, key: &Key) -> Vec<String> {
+    let workload = there.workload(key);
+    let task = there.task(key).filter(|_| kind == "AgenticTask");
+    let of_task = task.as_deref().and_then(origin);
+    let (_, path) = of_task
+        .or_else(|| workload.as_deref().and_then(origin))
+        .unwrap_or_default();
+    let edited = kind == "AgenticTask" && foreseen.files.owner("AgenticTask", &key.name).is_some();
+    if edited {
+        row(
+            path,
+            "become a task",
+            "the file was edited: another AgenticTask replaces the one that is there",
+        )
+    } else {
+        row(
+            path,
+            "end",
+            &format!("{kind} {} is deleted: no file makes it any more", key.name),
+        )
+    }
+}
+
+/// Says where an object stands that would stay as it is.
+fn stay(there: &There, path: &str, kind: &str, key: &Key) -> Vec<String> {
+    let why = match (there.workload(key), there.task(key)) {
+        (Some(workload), _) if kind == "Workload" => {
+            let readable = workload.readable();
+            let run = readable.and_then(|workload| workload.spec.run).unwrap_or(1);
+            let verdict = readable.and_then(|workload| workload.status.as_ref()?.verdict);
+            let verdict = verdict.map(|verdict| format!(", {verdict}")).unwrap_or_default();
+            format!("run {run} is {}{verdict}", workload_phase(&workload))
+        }
+        (_, Some(task)) => format!("the task is {}", task_phase(&task)),
+        _ => "nothing changed".to_owned(),
+    };
+    row(path, "stay as it is", &why)
 }

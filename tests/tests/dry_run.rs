@@ -39,4 +39,21 @@ async fn a_tick_is_foretold_per_task_and_starts_nothing() {
         "it was edited: {}",
         said.out
     );
+
+    // What no file makes any more ends, unless no file is left at all.
+    let remove = |paths: &[&str]| {
+        sample.git(&[&["rm", "--quiet"], paths].concat());
+        sample.commit(&[]);
+    };
+    let bare = "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: AgenticTask\nmetadata: {name: bare}\n\
+                spec: {kind: freeform, payload: {prompt: Look around.}}\n";
+    sample.commit(&[(".foreman/tasks/bare.yaml", bare)]);
+    remove(&[".foreman/tasks/note.md", ".foreman/tasks/typo.md"]);
+    let said = sample.call(&["up", "--dry-run"]);
+    assert!(row(&said.out, "note.md").contains("end"), "{}", said.out);
+    assert!(row(&said.out, "bare.yaml").contains("become a task"), "{}", said.out);
+    remove(&[".foreman/tasks/bare.yaml"]);
+    let said = sample.call(&["up", "--dry-run"]);
+    assert!(!said.out.contains("note.md"), "{}", said.out);
+    assert!(said.out.contains("have made (1) would stay"), "{}", said.out);
 }

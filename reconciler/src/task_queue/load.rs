@@ -7,6 +7,7 @@ use schemas::file_error::{FileError, START};
 use schemas::task_file::{self, MAX_FILE};
 
 use super::files::{Files, Parsed};
+use super::observe::Inventory;
 use super::validate::Valid;
 
 /// Fewer files than this are not worth a thread.
@@ -26,6 +27,15 @@ pub struct Loaded {
     pub whole: bool,
     /// How many files were read and parsed.
     pub parsed: u64,
+}
+
+impl Loaded {
+    /// Where every file was read, looks at what the queue made, too: no file may make it any more.
+    pub fn look_at_what_is_made(&mut self, inventory: &Inventory, queue_uid: &str) {
+        if self.whole {
+            self.look_at.extend(inventory.paths(queue_uid));
+        }
+    }
 }
 
 /// Nothing was read; what was known before stands.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use schemas::{AgenticTask, Workload, labels};
 
-use crate::cache::{Cached, Change, Key};
+use crate::cache::{Cache, Cached, Change, Key};
 use crate::clock::lock;
 
 /// An object that a queue made.
@@ -15,6 +15,16 @@ pub struct Made {
     pub kind: &'static str,
     /// Name.
     pub name: String,
+}
+
+/// What is known of the objects that there are.
+pub struct Known<'a> {
+    /// Workloads.
+    pub workloads: &'a Cache<Workload>,
+    /// Tasks.
+    pub tasks: &'a Cache<AgenticTask>,
+    /// What each queue made.
+    pub inventory: &'a Inventory,
 }
 
 #[derive(Default)]

@@ -7,9 +7,8 @@ use schemas::task_file::{QueueContext, TaskObject, resolve};
 use schemas::{TaskQueue, Workload, labels};
 use serde_json::json;
 
-use super::Context;
 use super::load::Loaded;
-use super::observe::{Made, origin};
+use super::observe::{Known, Made, origin};
 use super::validate::Valid;
 use crate::cache::{Cached, Key};
 
@@ -59,7 +58,7 @@ struct Existing {
 }
 
 /// Plans the writes.
-pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid: &Valid, loaded: &Loaded) -> Plan {
+pub fn plan(known: &Known<'_>, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid: &Valid, loaded: &Loaded) -> Plan {
     let key = Key::of(cached.meta());
     let uid = cached.uid();
     let revision = format!("{}@sha1:{}", valid.branch, loaded.revision);
@@ -98,7 +97,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
                         name: document.object_name(uid),
                     });
                     match resolve(document, &context) {
-                        Ok(object) => place(ctx, cached, queue, object, path, &mut plan),
+                        Ok(object) => place(known, cached, queue, object, path, &mut plan),
                         Err(error) => {
                             if loaded.changed.contains(path) {
                                 plan.broke.push(error.clone());
@@ -113,7 +112,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
         if keeps_all {
             continue;
         }
-        for made in ctx.inventory.of_path(uid, path) {
+        for made in known.inventory.of_path(uid, path) {
             if wanted.contains(&made)
                 || loaded
                     .files
@@ -127,7 +126,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
                 continue;
             }
             let object = Key::new(key.namespace.clone(), made.name.clone());
-            if let Some(existing) = find(ctx, made.kind, &object, uid) {
+            if let Some(existing) = find(known, made.kind, &object, uid) {
                 plan.writes.push(Write::Delete(made.kind, object, existing.uid));
             }
         }
@@ -138,7 +137,7 @@ pub fn plan(ctx: &Context, cached: &Cached<TaskQueue>, queue: &TaskQueue, valid:
     plan
 }
 
-fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existing> {
+fn find(known: &Known<'_>, kind: &str, key: &Key, queue_uid: &str) -> Option<Existing> {
     fn read<K: kube::Resource>(object: &Cached<K>, queue_uid: &str, run_key: Option<String>, run: i64) -> Existing {
         let path = origin(object)
             .filter(|(uid, _)| *uid == queue_uid)
@@ -155,7 +154,7 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
         }
     }
     if kind == "Workload" {
-        let found = ctx.workloads.get(key).filter(|found| !found.is_deleting())?;
+        let found = known.workloads.get(key).filter(|found| !found.is_deleting())?;
         let spec = found.readable().map(|workload| &workload.spec);
         let run_key = found
             .annotation(labels::RUN_KEY)
@@ -168,7 +167,7 @@ fn find(ctx: &Context, kind: &str, key: &Key, queue_uid: &str) -> Option<Existin
             ..read(&found, queue_uid, run_key, run)
         })
     } else {
-        let found = ctx.tasks.get(key).filter(|found| !found.is_deleting())?;
+        let found = known.tasks.get(key).filter(|found| !found.is_deleting())?;
         Some(read(
             &found,
             queue_uid,
@@ -199,7 +198,14 @@ fn waits_for_others(existing: &Existing, object: &TaskObject) -> bool {
 }
 
 /// Plans the write of one object, or finds that none is needed.
-fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: TaskObject, path: &str, plan: &mut Plan) {
+fn place(
+    known: &Known<'_>,
+    queue: &Cached<TaskQueue>,
+    spec: &TaskQueue,
+    object: TaskObject,
+    path: &str,
+    plan: &mut Plan,
+) {
     let meta = object.metadata();
     let key = Key::of(meta);
     let wanted_key = meta
@@ -207,7 +213,7 @@ fn place(ctx: &Context, queue: &Cached<TaskQueue>, spec: &TaskQueue, object: Tas
         .as_ref()
         .and_then(|annotations| annotations.get(labels::RUN_KEY))
         .cloned();
-    let existing = find(ctx, object.kind(), &key, queue.uid());
+    let existing = find(known, object.kind(), &key, queue.uid());
     if let Some(existing) = &existing {
         if !existing.mine {
             let name = format!("{} {:?} (wanted by {path})", object.kind(), key.name);
