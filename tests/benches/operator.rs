@@ -61,7 +61,7 @@ fn ratio(what: &str, whole: Duration, part: Duration, goal: &str) {
 }
 
 /// Prints the operator's requests between two looks at its counters, by cause, for each of `tasks` tasks.
-fn requests(before: &site::Counters, after: &site::Counters, tasks: usize) {
+fn requests(until: &str, before: &site::Counters, after: &site::Counters, tasks: usize) {
     let mut total = 0.0;
     for (series, count) in after {
         let Some(labels) = series.strip_prefix("foreman_api_requests_total") else {
@@ -77,5 +77,8 @@ fn requests(before: &site::Counters, after: &site::Counters, tasks: usize) {
             &format!("{:.3} a task", more / tasks as f64),
         );
     }
-    say("  requests in all", &format!("{:.2} a task", total / tasks as f64));
+    say(
+        &format!("  requests {until}"),
+        &format!("{:.2} a task", total / tasks as f64),
+    );
 }

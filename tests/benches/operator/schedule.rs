@@ -159,7 +159,7 @@ async fn run(site: &Site, tasks: usize, nodes_wanted: usize) -> Found {
     let used: HashSet<&String> = assigned.values().collect();
     say("processor time of the operator for that", &seconds(processor));
     say("nodes that had work", &used.len().to_string());
-    requests(&before, &operator.counters().await, tasks);
+    requests("in all", &before, &operator.counters().await, tasks);
     say(
         &format!("memory of the operator with {tasks} tasks, at most"),
         &format!("{:.0} MiB", operator.memory("VmHWM")),
