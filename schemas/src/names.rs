@@ -191,6 +191,30 @@ pub fn check_branch(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Joins a path that a file names: relative to the file's folder with `./` or `../`, else to the repository.
+/// `None` for what cannot be a path inside the repository.
+pub fn joined_path(file: &str, named: &str) -> Option<String> {
+    let named = named.trim();
+    if named.is_empty() || named.starts_with('/') || named.contains(['\\', '\0']) || named.contains("://") {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    if named.starts_with("./") || named.starts_with("../") {
+        parts.extend(file.split('/'));
+        parts.pop();
+    }
+    for part in named.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/")).filter(|path| !path.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
@@ -299,5 +323,14 @@ mod tests {
             prop_assert!(a.is_empty() || x.starts_with(|c: char| c.is_ascii_alphanumeric()));
             if a != b { prop_assert_ne!(x, y); }
         }
+    }
+
+    #[test]
+    fn paths_out_of_the_repository_are_no_paths() {
+        assert_eq!(joined_path("tasks/a.md", "../../b.md"), None);
+        assert_eq!(joined_path("tasks/a.md", "/etc/passwd"), None);
+        assert_eq!(joined_path("tasks/a.md", "tasks/../../x.md"), None);
+        assert_eq!(joined_path("tasks/a.md", "https://x/y.md"), None);
+        assert_eq!(joined_path("tasks/a.md", "./b.md").as_deref(), Some("tasks/b.md"));
     }
 }

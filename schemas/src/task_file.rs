@@ -471,7 +471,7 @@ fn check_front(path: &str, node: &Node, front: &FrontMatter, checker: &mut Check
         }
     }
     for (at, depends) in front.depends.iter().flat_map(|depends| depends.items()).enumerate() {
-        if crate::queue_set::join(path, depends).is_none() {
+        if names::joined_path(path, depends).is_none() {
             let place = node.locate(&["depends", &at.to_string()]);
             let error = FileError::new(path, place, format!("depends names {}", quote(depends)));
             checker.push(error.expected("the path of another task file of this repository, such as tasks/first.md"));

@@ -23,7 +23,7 @@ mod tier;
 
 pub use build::{Which, path, paths};
 pub use program::Program;
-pub use tier::Tier;
+pub use state::Tier;
 
 /// What to do with the real programs.
 #[derive(Subcommand)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::task::Cause;
 use super::{DEFAULT_REVIEW_ITERATIONS, Ledger, NewTask, TaskEnd, TaskView, task};
 use crate::agentic_task::{FailureReason, Phase, TaskKind};
 use crate::dependencies::{DependencyState, Ending, dependency_state};
@@ -41,12 +42,6 @@ pub(super) struct Chain<'a> {
     /// The task of each step, by the round in which it was last due.
     now: BTreeMap<&'a str, &'a TaskView>,
     missing: Vec<NewTask>,
-}
-
-/// Why a round did not end well and another may follow.
-pub(super) struct Cause<'a> {
-    pub(super) task: &'a TaskView,
-    pub(super) review: bool,
 }
 
 impl<'a> Chain<'a> {

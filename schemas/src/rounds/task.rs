@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::chain::Cause;
-use super::{Ledger, NewTask};
+use super::{Ledger, NewTask, TaskView};
 use crate::agentic_task::{AgenticTaskSpec, Dependency, TaskKind};
 use crate::names;
 use crate::pipeline::{self, Pipeline};
 use crate::shared::{Budget, LocalRef};
 use crate::workload::PipelineStep;
+
+/// Why a round did not end well and another may follow.
+pub(super) struct Cause<'a> {
+    pub(super) task: &'a TaskView,
+    pub(super) review: bool,
+}
 
 /// Builds the task of `step` in `round`; `set` holds the steps that run in this round, `earlier` names the task that
 /// stands for any other step.

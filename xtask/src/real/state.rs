@@ -6,12 +6,41 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cache;
 use super::program::Release;
-use super::tier::Tier;
+
+/// How much of a cluster is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// etcd, kube-apiserver and kube-controller-manager; needs Go, no root.
+    Api,
+    /// Tier api, and a node: kube-scheduler, containerd, kubelet, kube-proxy; needs root and Debian packages.
+    Node,
+    /// Tier api, and Argo CD: its repo-server and application controller, and redis; needs redis-server, no root.
+    Argocd,
+}
+
+impl Tier {
+    /// Returns whether what needs the other tier can be done on this one.
+    pub fn includes(self, other: Tier) -> bool {
+        self == other || other == Self::Api
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Api => "api",
+            Self::Node => "node",
+            Self::Argocd => "argocd",
+        })
+    }
+}
 
 /// The folder of one set of servers.
 #[derive(Debug)]

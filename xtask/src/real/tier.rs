@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
 use super::api::{self, Api, Layout};
 use super::build::{self, Which, tail};
@@ -14,7 +12,7 @@ use super::ledger::{self, Recorded};
 use super::ports::Reserved;
 use super::program::{Program, Release};
 use super::server::Server;
-use super::state::{Cluster, State};
+use super::state::{Cluster, State, Tier};
 use super::{How, argocd, node, pki};
 
 /// How long a server may take until it is ready. A machine with much else to do needs minutes; one that fails ends by
@@ -27,35 +25,6 @@ const TOLD_EVERY: Duration = Duration::from_secs(5);
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How many lines of a log are shown where its server fails.
 const SHOWN_LINES: usize = 8;
-
-/// How much of a cluster is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// etcd, kube-apiserver and kube-controller-manager; needs Go, no root.
-    Api,
-    /// Tier api, and a node: kube-scheduler, containerd, kubelet, kube-proxy; needs root and Debian packages.
-    Node,
-    /// Tier api, and Argo CD: its repo-server and application controller, and redis; needs redis-server, no root.
-    Argocd,
-}
-
-impl Tier {
-    /// Returns whether what needs the other tier can be done on this one.
-    pub fn includes(self, other: Tier) -> bool {
-        self == other || other == Self::Api
-    }
-}
-
-impl std::fmt::Display for Tier {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(match self {
-            Self::Api => "api",
-            Self::Node => "node",
-            Self::Argocd => "argocd",
-        })
-    }
-}
 
 /// What `up` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
