@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Builds a command that works in `folder`.
 pub fn command(folder: &Path, program: impl AsRef<OsStr>) -> Command {
@@ -39,5 +40,12 @@ fn join(line: String, word: std::ffi::os_str::Display<'_>) -> String {
         word.to_string()
     } else {
         format!("{line} {word}")
+    }
+}
+
+/// Kills a process; one that has ended meanwhile is none to be killed.
+pub fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL);
     }
 }

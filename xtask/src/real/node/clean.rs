@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::state::State;
 use super::network::Network;
 use super::{control_groups, kernel};
+use crate::process;
 
 /// Where the kubelet links logs, whatever it is told.
 const LOG_LINKS: &str = "/var/log/containers";
@@ -28,8 +28,8 @@ pub fn all(state: &State) -> Result<()> {
     let network = Network::of(state.folder());
     let socket = state.file("containerd.sock").display().to_string();
     for shim in shims(&socket) {
-        children(shim).into_iter().for_each(kill);
-        kill(shim);
+        children(shim).into_iter().for_each(process::kill);
+        process::kill(shim);
     }
     control_groups::remove(&network.name)?;
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("failed to list the mounts")?;
@@ -88,13 +88,6 @@ fn remove_files(folder: &Path, ours: impl Fn(&Path) -> bool) -> Result<()> {
         std::fs::remove_file(&path).with_context(|| format!("failed to remove {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Kills a process; one that has ended meanwhile is none to be killed.
-pub fn kill(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
 }
 
 /// Finds the processes that look after containers of the containerd of this socket.

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::process;
+
 /// Where control groups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 /// How long a killed process may stay in its group.
@@ -60,7 +62,7 @@ pub fn remove(name: &str) -> Result<()> {
     loop {
         for group in &left {
             for pid in processes(group) {
-                super::clean::kill(pid);
+                process::kill(pid);
             }
         }
         left.retain(|group| std::fs::remove_dir(group).is_err() && group.exists());
