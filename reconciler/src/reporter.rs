@@ -5,7 +5,6 @@
 //! reported as pending is noted in the Workload's status until its verdict is told, also when the work left it behind.
 
 pub mod confirm;
-pub mod heads;
 pub mod notes;
 pub mod plan;
 pub mod reading;

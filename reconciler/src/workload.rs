@@ -1,6 +1,7 @@
 //! The Workload controller: runs, rounds, the ledger.
 
 pub mod apply;
+pub mod heads;
 pub mod observe;
 pub mod plan;
 pub mod status;

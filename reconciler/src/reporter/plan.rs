@@ -9,7 +9,7 @@ use schemas::shared::Verdict;
 use schemas::workload::{Confirmation, PendingHead, WorkloadPhase, WorkloadStatus};
 use serde_json::{Value, json};
 
-use super::heads::{self, verifies};
+use crate::workload::heads::{self, repo_of, verifies};
 
 /// The states that are sent. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,12 +197,6 @@ pub fn open_heads(workload: &Workload) -> BTreeMap<&str, i64> {
         open.insert(head, run);
     }
     open
-}
-
-fn repo_of(workload: &Workload) -> Option<String> {
-    let steps = workload.spec.pipeline.iter().flatten();
-    let of_step = || steps.clone().find_map(|step| step.payload.repo.clone());
-    workload.spec.repo.clone().or_else(of_step)
 }
 
 /// Returns what the Workload's status comes to for its head.

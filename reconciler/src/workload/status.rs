@@ -12,6 +12,7 @@ use schemas::shared::{Usage, Verdict};
 use schemas::unsupported;
 use schemas::workload::{WorkloadPhase, WorkloadStatus};
 
+use super::heads;
 use super::observe::Observed;
 use super::validate::Valid;
 use super::{Context, Error};
@@ -312,7 +313,9 @@ pub fn finish(after: &mut WorkloadStatus, observed: &Observed, valid: &Valid, fa
         }
     }
     if !matches!(facts, Facts::Ended) {
-        if !matches!(facts, Facts::Completed { .. } | Facts::Failed { .. }) {
+        if matches!(facts, Facts::Completed { .. } | Facts::Failed { .. }) {
+            heads::note_untold(&observed.workload, after);
+        } else {
             conditions::clear(&mut list, "Succeeded");
         }
         conditions::set_or_clear(&mut list, "Ready", ready, generation, now);

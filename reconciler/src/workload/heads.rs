@@ -28,6 +28,37 @@ pub fn verifies(workload: &Workload) -> bool {
     steps.any(|step| step.kind == TaskKind::Verify) || verifier.is_some_and(|agent| agent.named().is_some())
 }
 
+/// Returns the repository that the work is done in.
+pub fn repo_of(workload: &Workload) -> Option<String> {
+    let steps = workload.spec.pipeline.iter().flatten();
+    let of_step = || steps.clone().find_map(|step| step.payload.repo.clone());
+    workload.spec.repo.clone().or_else(of_step)
+}
+
+/// Notes, of a run that ends, the latest commits of other branches that were never noted as pending: their verdicts are
+/// to be told too, though nobody heard of them while the work went on.
+pub fn note_untold(workload: &Workload, ended: &mut WorkloadStatus) {
+    let Some(repo) = repo_of(workload).filter(|_| verifies(workload)) else {
+        return;
+    };
+    let run = ended.run.unwrap_or(1);
+    let is_noted = |head: &str| {
+        let noted = ended.pending_heads.as_ref().and_then(|heads| heads.get(head));
+        noted.is_some_and(|noted| noted.run == run)
+    };
+    let untold = besides(ended).into_iter();
+    let untold = untold.filter(|head| !is_noted(head) && is_of_branch(ended, head, run));
+    let untold: Vec<String> = untold.map(str::to_owned).collect();
+    for head in untold {
+        let note = PendingHead {
+            run,
+            repo: repo.clone(),
+            told: None,
+        };
+        ended.pending_heads.get_or_insert_default().insert(head, note);
+    }
+}
+
 /// Says whether a pending commit waits for the gate still: the work has not left it behind.
 pub fn is_open(workload: &Workload, status: &WorkloadStatus, head: &str, pending: &PendingHead) -> bool {
     let run = status.run.unwrap_or(1);
@@ -94,4 +125,49 @@ fn listed<'a>(status: &'a WorkloadStatus, head: &str, run: i64) -> Option<(i64, 
 fn records(status: &WorkloadStatus, run: i64) -> impl DoubleEndedIterator<Item = &RoundRecord> {
     let all = status.rounds.iter().flatten();
     all.filter(move |record| record.run == run)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn commits_that_nobody_heard_of_while_the_work_went_on_are_noted_when_it_ends() {
+        let workload = |kind: &str| -> Workload {
+            serde_json::from_value(json!({
+                "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "Workload", "metadata": { "name": "w" },
+                "spec": {
+                    "intent": "x", "repo": "team/repo",
+                    "pipeline": [{ "name": "s", "kind": kind, "agentRef": { "name": "a" }, "payload": {} }],
+                },
+            }))
+            .unwrap()
+        };
+        let ended = || -> WorkloadStatus {
+            let head = |branch: &str| json!({ "branch": branch, "verdict": "GATE-PASS" });
+            serde_json::from_value(json!({
+                "run": 2, "phase": "Completed", "headSHA": "h4",
+                "rounds": [
+                    { "run": 2, "round": 1, "heads": { "h1": head("one"), "h2": head("two"), "h3": head("three") } },
+                    { "run": 2, "round": 2, "heads": { "h5": head("one"), "h4": head("four") } },
+                ],
+                "pendingHeads": { "h2": { "run": 2, "repo": "team/repo", "told": true } },
+            }))
+            .unwrap()
+        };
+        let mut status = ended();
+        note_untold(&workload("verify"), &mut status);
+        // The head is told of by itself, one was noted before, and one was left behind by its branch.
+        let note = json!({ "run": 2, "repo": "team/repo" });
+        let before = json!({ "run": 2, "repo": "team/repo", "told": true });
+        assert_eq!(
+            json!(status.pending_heads),
+            json!({ "h2": before, "h3": note, "h5": note })
+        );
+        let mut status = ended();
+        note_untold(&workload("freeform"), &mut status);
+        assert_eq!(json!(status.pending_heads)["h3"], Value::Null, "no gate saw it");
+    }
 }
