@@ -260,20 +260,21 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         revision: loaded.revision,
         summary: loaded.files.summary(),
         taken: plan.taken.iter().map(|(_, name)| name.clone()).collect(),
-        guarded: plan.guarded,
+        guarded: i64::try_from(plan.guarded.len()).unwrap_or(i64::MAX),
     };
     // Nothing tells when a name is free that belongs to somebody else.
-    let taken: BTreeSet<String> = plan.taken.iter().map(|(path, _)| path.clone()).collect();
-    let after = if taken.is_empty() {
+    let after = if plan.taken.is_empty() {
         Next::Wait
     } else {
         Next::After(AGAIN)
     };
+    let taken = plan.taken.iter().map(|(path, _)| path);
+    let again: BTreeSet<String> = taken.chain(&plan.guarded).cloned().collect();
     let applied = apply::apply(ctx, key, plan).await;
     let finished = matches!(applied, Ok(Applied::Done));
     state.revision = Some(loaded.revision);
     let mut files = loaded.files;
-    files.set_unfinished(if finished { taken } else { loaded.look_at });
+    files.set_unfinished(if finished { again } else { loaded.look_at });
     state.files = Some(files);
     match applied? {
         Applied::Done => {}

@@ -57,10 +57,10 @@ pub async fn run(global: &Global, place: &Place, project: &Project, access: &Acc
     } else {
         print!("{}", render(&["FILE", "WOULD", "WHY"], &rows));
     }
-    if foreseen.plan.guarded > 0 {
+    if !foreseen.plan.guarded.is_empty() {
         println!(
             "What files that are gone have made ({}) would stay: with no task file left, nothing is pruned.",
-            foreseen.plan.guarded
+            foreseen.plan.guarded.len()
         );
     }
     Ok(ExitCode::SUCCESS)
@@ -119,6 +119,8 @@ fn rows(project: &Project, queue: &TaskQueue, there: &There, foreseen: &Foreseen
                 }
                 ("AgenticTask", key)
             }
+            // Whether it ends with its queue is no matter of what it does.
+            Write::Own(..) => continue,
             Write::Delete(kind, key, _) => {
                 rows.push(end(there, foreseen, kind, key));
                 (*kind, key)

@@ -1,14 +1,15 @@
 //! The writes of a plan, several at once.
 
 use futures::StreamExt;
-use serde_json::Value;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use schemas::inert::one_line;
+use serde_json::{Value, json};
 
 use super::plan::{Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
 use crate::events::{self, Warning};
 use crate::writer::{self, Outcome, Refusal, Writer};
-use schemas::inert::one_line;
 
 /// Writes that are under way at once.
 const CONCURRENT: usize = 32;
@@ -102,10 +103,16 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
+fn owned_by(owners: &[OwnerReference]) -> Value {
+    json!({ "metadata": { "ownerReferences": owners } })
+}
+
 async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outcome, writer::Error> {
     match write {
         Write::Workload(key, text) => writer.apply(&ctx.workloads, &key, parsed(&text)).await,
         Write::Task(key, text) => writer.apply(&ctx.tasks, &key, parsed(&text)).await,
+        Write::Own("Workload", key, owners) => writer.patch(&ctx.workloads, &key, owned_by(&owners)).await,
+        Write::Own(_, key, owners) => writer.patch(&ctx.tasks, &key, owned_by(&owners)).await,
         Write::Delete("Workload", key, uid) => ctx
             .writer
             .delete(&ctx.workloads, &key, &uid)

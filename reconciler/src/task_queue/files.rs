@@ -144,7 +144,8 @@ impl Files {
         self.broken.entry(path.to_owned()).or_default().push(error);
     }
 
-    /// Remembers the paths that have to be looked at again: writes failed, or a name belongs to somebody else.
+    /// Remembers the paths that have to be looked at again: writes failed, a name belongs to somebody else, or objects of a
+    /// file that is gone are kept as long as there is no file at all.
     pub fn set_unfinished(&mut self, paths: BTreeSet<String>) {
         self.unfinished = paths;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use schemas::file_error::FileError;
 use schemas::task_file::{QueueContext, TaskObject, resolve};
 use schemas::{TaskQueue, Workload, labels};
@@ -19,6 +20,8 @@ pub enum Write {
     Workload(Key, Box<str>),
     /// Creates a bare AgenticTask.
     Task(Key, Box<str>),
+    /// Ties an object to its queue, or unties it, by the owners that it then has.
+    Own(&'static str, Key, Vec<OwnerReference>),
     /// Deletes an object that no file makes any more, or that an edit replaces.
     Delete(&'static str, Key, String),
 }
@@ -32,8 +35,8 @@ pub struct Plan {
     pub broke: Vec<FileError>,
     /// Paths whose object has a name that belongs to somebody else, and which.
     pub taken: Vec<(String, String)>,
-    /// How many objects the zero guard kept.
-    pub guarded: i64,
+    /// Paths of objects that the zero guard kept, one for each object.
+    pub guarded: Vec<String>,
     /// Files that showed to be wrong only when their objects were made.
     pub rejects: Vec<(String, FileError)>,
     /// Revision, as `branch@sha1:<hex>`.
@@ -47,6 +50,7 @@ pub struct Plan {
 /// What is known of an object of a name.
 struct Existing {
     uid: String,
+    owners: Vec<OwnerReference>,
     mine: bool,
     path: Option<String>,
     run_key: Option<String>,
@@ -121,13 +125,18 @@ pub fn plan(known: &Known<'_>, cached: &Cached<TaskQueue>, queue: &TaskQueue, va
             {
                 continue;
             }
-            if !may_prune {
-                plan.guarded += i64::from(queue.spec.prune);
-                continue;
-            }
             let object = Key::new(key.namespace.clone(), made.name.clone());
-            if let Some(existing) = find(known, made.kind, &object, uid) {
+            let Some(existing) = find(known, made.kind, &object, uid) else {
+                continue;
+            };
+            if may_prune {
                 plan.writes.push(Write::Delete(made.kind, object, existing.uid));
+            } else if queue.spec.prune {
+                plan.guarded.push(path.clone());
+            } else {
+                let owners = owners(&existing.owners, cached, false);
+                plan.writes
+                    .extend(owners.map(|owners| Write::Own(made.kind, object, owners)));
             }
         }
     }
@@ -145,6 +154,7 @@ fn find(known: &Known<'_>, kind: &str, key: &Key, queue_uid: &str) -> Option<Exi
         let labelled = object.label(labels::QUEUE).is_some();
         Existing {
             uid: object.uid().to_owned(),
+            owners: object.meta().owner_references.clone().unwrap_or_default(),
             mine: path.is_some() && labelled,
             path,
             run_key,
@@ -197,6 +207,29 @@ fn waits_for_others(existing: &Existing, object: &TaskObject) -> bool {
     }
 }
 
+/// Names the queue as the owner that takes along what it made.
+fn owner(queue: &Cached<TaskQueue>) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{}/{}", schemas::GROUP, schemas::VERSION),
+        kind: "TaskQueue".to_owned(),
+        name: queue.meta().name.clone().unwrap_or_default(),
+        uid: queue.uid().to_owned(),
+        block_owner_deletion: Some(false),
+        controller: None,
+    }
+}
+
+/// Returns the owners that an object is to have beside what others say, where they are not those that it has: with
+/// `prune`, it ends with its queue.
+fn owners(has: &[OwnerReference], queue: &Cached<TaskQueue>, prune: bool) -> Option<Vec<OwnerReference>> {
+    let is_queue = |owner: &&OwnerReference| owner.uid == queue.uid();
+    if has.iter().any(|owner| is_queue(&owner)) == prune {
+        return None;
+    }
+    let others = has.iter().filter(|owner| !is_queue(owner)).cloned();
+    Some(others.chain(prune.then(|| owner(queue))).collect())
+}
+
 /// Plans the write of one object, or finds that none is needed.
 fn place(
     known: &Known<'_>,
@@ -222,6 +255,9 @@ fn place(
         }
         let same_run = existing.run_key == wanted_key;
         if same_run && existing.path.as_deref() == Some(path) && !waits_for_others(existing, &object) {
+            let owners = owners(&existing.owners, queue, spec.spec.prune);
+            plan.writes
+                .extend(owners.map(|owners| Write::Own(object.kind(), key, owners)));
             return;
         }
         if object.kind() == "AgenticTask" && !same_run {
@@ -236,15 +272,7 @@ fn place(
         Some(existing) if existing.run_key == wanted_key => existing.run,
         Some(existing) => existing.run.saturating_add(1),
     };
-    let owner = spec.spec.prune.then(|| {
-        json!([{
-            "apiVersion": format!("{}/{}", schemas::GROUP, schemas::VERSION),
-            "kind": "TaskQueue",
-            "name": queue.meta().name,
-            "uid": queue.uid(),
-            "blockOwnerDeletion": false,
-        }])
-    });
+    let owner = spec.spec.prune.then(|| json!([owner(queue)]));
     let body = match &object {
         TaskObject::Workload(workload) => serde_json::to_value(workload),
         TaskObject::AgenticTask(task) => serde_json::to_value(task),
@@ -304,6 +332,7 @@ mod tests {
             let found = workload(&["guessed"], 2, status.clone());
             let existing = Existing {
                 uid: "u".into(),
+                owners: Vec::new(),
                 mine: true,
                 path: None,
                 run_key: None,

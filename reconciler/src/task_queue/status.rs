@@ -145,7 +145,7 @@ fn build(
             conditions::set_or_clear(&mut list, "NameTaken", name_taken, generation, now);
             let guard = (*guarded > 0).then(|| {
                 let message = format!(
-                    "there are no task files any more, so {guarded} objects were kept; delete them or the TaskQueue by hand if that is meant"
+                    "there are no task files any more, so {guarded} objects are kept until there is one again; delete them or the TaskQueue by hand if that is meant"
                 );
                 Said::new("PruneGuarded", true, "NoTaskFiles", message)
             });

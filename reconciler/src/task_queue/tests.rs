@@ -9,6 +9,7 @@ use axum::middleware;
 use axum::response::IntoResponse;
 use git::{FileEdit, Identity, Repository};
 use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
@@ -206,6 +207,18 @@ impl Stage {
         paths
     }
 
+    /// Returns the owners of a Workload.
+    async fn owners(&self, name: &str) -> Vec<Value> {
+        let found = self.api::<Workload>().get(name).await.unwrap();
+        found
+            .metadata
+            .owner_references
+            .into_iter()
+            .flatten()
+            .map(|owner| json!(owner))
+            .collect()
+    }
+
     /// Returns the name of the Workload of a path.
     fn name_of(&self, path: &str) -> String {
         let all = self.ctx.workloads.all();
@@ -365,6 +378,60 @@ async fn pruning_that_is_asked_for_later_ends_what_removed_files_made() {
         .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
         .await;
     assert_eq!(stage.made().await, ["tasks/a.md"]);
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_queue_made_ends_with_it_as_long_as_pruning_is_asked_for() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n"), ("tasks/b.md", "do b\n")]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let (a, b) = (stage.name_of("tasks/a.md"), stage.name_of("tasks/b.md"));
+    let map: ConfigMap = serde_json::from_value(json!({ "metadata": { "name": "other" } })).unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(stage.plane.client(), NAMESPACE);
+    let map = maps.create(&PostParams::default(), &map).await.unwrap();
+    let other = json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": map.uid() });
+    let more = stage
+        .owners(&a)
+        .await
+        .into_iter()
+        .chain([other.clone()])
+        .collect::<Vec<_>>();
+    let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": more } }));
+    let tied = stage.api::<Workload>().patch(&a, &PatchParams::default(), &patch).await;
+    stage.ctx.workloads.observe(tied.unwrap());
+
+    stage.edit(json!({ "prune": false })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
+        .await;
+    assert_eq!(stage.owners(&a).await, [other.clone()], "what others say stays");
+    assert_eq!(stage.owners(&b).await, [] as [Value; 0]);
+    stage.edit(json!({ "prune": true })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 3)
+        .await;
+    assert_eq!(stage.owners(&a).await.len(), 2);
+    assert_eq!(stage.owners(&b).await[0]["kind"], "TaskQueue");
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_kept_while_there_was_no_file_is_pruned_once_there_is_one() {
+    let stage = Stage::open(&[("tasks/a.md", "do a\n")]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let tip = stage.commit(&[FileEdit::remove("tasks/a.md"), FileEdit::write("README.md", "Tasks.\n")]);
+    let reads = |tip: git::Oid| move |status: &Value| status["observedRevision"] == format!("main@sha1:{tip}");
+    stage.turns_until("the empty folder", reads(tip)).await;
+    let tip = stage.commit(&[FileEdit::write("README.md", "More.\n")]);
+    stage.turns_until("the next commit", reads(tip)).await;
+    assert_eq!(stage.made().await, ["tasks/a.md"]);
+    assert!(says(&stage.status(), "PruneGuarded", "True"), "{:#}", stage.status());
+    let tip = stage.commit(&[FileEdit::write("tasks/b.md", "do b\n")]);
+    stage.acts_on(tip).await;
+    assert_eq!(stage.made().await, ["tasks/b.md"]);
+    assert!(!says(&stage.status(), "PruneGuarded", "True"), "{:#}", stage.status());
     stage.close().await;
 }
 

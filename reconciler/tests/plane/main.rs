@@ -249,7 +249,7 @@ async fn files_that_change_break_move_and_go() {
     assert!(
         guarded["status"]["conditions"]
             .to_string()
-            .contains("3 objects were kept"),
+            .contains("3 objects are kept"),
         "{guarded:#}"
     );
     assert_eq!(world.list("workloads").await.len(), 3);
