@@ -45,7 +45,7 @@ pub enum Content {
     Text,
     /// Marks of a call that nobody can read.
     Garbled,
-    /// Cut at the limit of output tokens before a call was whole.
+    /// Cut before a call was whole, at the limit of output tokens or otherwise.
     Cut,
     /// Thoughts, and nothing said.
     ReasoningOnly,
@@ -55,8 +55,10 @@ pub enum Content {
 
 /// Reads a reply.
 pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) -> Content {
+    // A limit, a filter or something else ended it: what is not whole is half of what the model meant.
+    let ended_early = !matches!(reply.finish, Finish::Stop | Finish::ToolCalls);
     if !reply.calls.is_empty() {
-        let cut = reply.finish == Finish::Length
+        let cut = ended_early
             && reply
                 .calls
                 .last()
@@ -90,7 +92,7 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             left_out,
         };
     }
-    let unclosed = reply.finish == Finish::Length && recover::is_unclosed(&reply.content);
+    let unclosed = ended_early && recover::is_unclosed(&reply.content);
     let mut found = recover::find_calls(&reply.content, tools);
     if unclosed {
         found.pop();
@@ -108,7 +110,7 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             left_out,
         };
     }
-    if reply.finish == Finish::Length {
+    if unclosed || reply.finish == Finish::Length {
         return Content::Cut;
     }
     match (reply.content.trim().is_empty(), reply.reasoning.trim().is_empty()) {
@@ -336,6 +338,13 @@ mod tests {
             "[TOOL_CALLS]write_file[ARGS]{\"path\": \"a\", \"content\": \"half",
         ] {
             assert_eq!(read_reply(content, "", &[], Finish::Length), Content::Cut, "{content}");
+        }
+        let half = "<call tool=\"write_file\"><path>a</path><content>half";
+        for finish in [Finish::ContentFilter, Finish::Other("stopped".into())] {
+            assert_eq!(read_reply(half, "", &[], finish.clone()), Content::Cut);
+            let calls = [("write_file", "{\"path\": \"a\", \"content\": \"half")];
+            assert_eq!(read_reply("", "", &calls, finish.clone()), Content::Cut);
+            assert_eq!(read_reply("Done.", "", &[], finish), Content::Text);
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::refusal::Refusal;
 use super::thoughts::part;
 use super::{Finish, RawCall, Reply, Sink, Usage, estimate_tokens};
+use crate::coder::recover;
 
 /// Most calls that one reply may hold; far fewer are carried out.
 pub(super) const CALLS: usize = 256;
@@ -55,8 +56,8 @@ impl Assembler {
             self.done = true;
             return Ok(());
         }
-        let chunk: Value = serde_json::from_str(data)
-            .map_err(|error| ChunkError::Malformed(format!("an event is not JSON: {error}")))?;
+        let chunk =
+            read_chunk(data).map_err(|error| ChunkError::Malformed(format!("an event is not JSON: {error}")))?;
         self.push(&chunk, sink)
     }
 
@@ -246,6 +247,11 @@ impl Assembler {
             usage,
         }
     }
+}
+
+/// Reads a chunk or a whole answer. Some servers cut text in the middle of a character and send half of its escape.
+pub(super) fn read_chunk(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text).or_else(|error| recover::read_json(text).ok_or(error))
 }
 
 fn is_error(chunk: &Value) -> bool {

@@ -12,7 +12,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::chunks::{Assembler, CALLS, ChunkError};
+use super::chunks::{Assembler, CALLS, ChunkError, read_chunk};
 use super::http::{below, build_client, chain, parse_base_url, unreachable};
 use super::retry::Backoff;
 use super::sse::SseParser;
@@ -332,7 +332,7 @@ impl OpenAi {
         if text.trim().is_empty() {
             return Err(malformed("the answer is empty".into()));
         }
-        let value: serde_json::Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        let value = read_chunk(text.trim_start_matches('\u{feff}'))
             .map_err(|error| malformed(format!("it is not JSON: {error}")))?;
         let mut assembler = Assembler::default();
         assembler

@@ -197,10 +197,11 @@ fn mend_json(text: &str) -> String {
                 mended.push(c);
             }
             '\\' if in_string => match chars.peek() {
-                Some('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' | 'u') => {
+                Some('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't') => {
                     mended.push('\\');
                     mended.extend(chars.next());
                 }
+                Some('u') => push_unicode(&mut mended, &mut chars),
                 Some('\'') => mended.extend(chars.next()),
                 _ => mended.push_str("\\\\"),
             },
@@ -218,4 +219,31 @@ fn mend_json(text: &str) -> String {
         }
     }
     mended
+}
+
+/// Adds an escape that begins with `\u`, of which `chars` stands before the `u`: what is none is plain text, and half of a
+/// pair of surrogates stands for nothing.
+fn push_unicode(mended: &mut String, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    let unit = |chars: &std::iter::Peekable<std::str::Chars<'_>>, marks: &[char]| {
+        let mut ahead = chars.clone();
+        marks.iter().all(|mark| ahead.next() == Some(*mark)).then_some(())?;
+        let digits: String = ahead.take(4).filter(char::is_ascii_hexdigit).collect();
+        (digits.len() == 4).then_some(())?;
+        u16::from_str_radix(&digits, 16).ok()
+    };
+    match unit(chars, &['u']) {
+        None => mended.push_str("\\\\"),
+        Some(first) => {
+            let escape: String = chars.by_ref().take(5).collect();
+            let second = unit(chars, &['\\', 'u']).filter(|second| (0xdc00..0xe000).contains(second));
+            match (first, second) {
+                (0xd800..=0xdbff, Some(_)) => {
+                    let second: String = chars.by_ref().take(6).collect();
+                    mended.push_str(&format!("\\{escape}{second}"));
+                }
+                (0xd800..=0xdfff, _) => mended.push('\u{fffd}'),
+                _ => mended.push_str(&format!("\\{escape}")),
+            }
+        }
+    }
 }

@@ -158,6 +158,18 @@ fn broken_json_is_mended() {
         Some(json!({"command": "printf 'a\nb' | grep \\d"}))
     );
     assert_eq!(read_json("{\"command\": \"ls"), None);
+    for (text, meant) in [
+        (r#"{"a": "C:\users\x"}"#, "C:\\users\\x"),
+        (
+            r#"{"a": "\usepackage, \u00e9 \ud83d\ude00"}"#,
+            "\\usepackage, \u{e9} \u{1f600}",
+        ),
+        (r#"{"a": "half \ud83d of one"}"#, "half \u{fffd} of one"),
+        (r#"{"a": "\ude00\ud83d\u00e9"}"#, "\u{fffd}\u{fffd}\u{e9}"),
+        (r#"{"a": "\u12"}"#, "\\u12"),
+    ] {
+        assert_eq!(read_json(text), Some(json!({"a": meant})), "{text}");
+    }
 }
 
 /// Each of these is read again and again to its end by a search that does not remember what it saw.

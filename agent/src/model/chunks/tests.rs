@@ -129,6 +129,17 @@ fn an_error_in_the_stream_and_a_foreign_answer_are_told_apart() {
 }
 
 #[test]
+fn half_a_character_of_a_chunk_costs_that_character_and_not_the_reply() {
+    let mut assembler = Assembler::default();
+    for half in ["\\ud83d", "\\ude00"] {
+        let event = format!("{{\"choices\":[{{\"delta\":{{\"content\":\"a{half}\"}}}}]}}");
+        assembler.push_event(&event, &|| {}).unwrap();
+    }
+    assert_eq!(assembler.finish(1).content, "a\u{fffd}a\u{fffd}");
+    assert!(Assembler::default().push_event("{\"choices\": [", &|| {}).is_err());
+}
+
+#[test]
 fn thoughts_are_heard_under_either_name_also_where_the_other_is_null() {
     for part in [
         json!({"reasoning_content": "hm", "reasoning": null}),
