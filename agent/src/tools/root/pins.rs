@@ -121,8 +121,15 @@ impl Held {
         Self { what, remedy }
     }
 
-    /// `parts` are those that differ, as `path (part)`; `names` are all that are pinned.
-    fn by_parts(path: &str, parts: &[String], names: &[&str], base: Oid) -> Self {
+    /// `parts` are those that differ, as `path (part)`; `names` are all that are pinned; `base` is the commit that has the
+    /// file, if it does.
+    fn by_parts(path: &str, parts: &[String], names: &[&str], base: Option<Oid>) -> Self {
+        let what = parts.join(", ");
+        let Some(base) = base else {
+            let remedy = "the gate's steps would go by it, and the base has no such file; take that out of it again, the rest of it is free";
+            let remedy = remedy.to_owned();
+            return Self { what, remedy };
+        };
         let base = base.to_string();
         let shown = format!("`git show {}:{path}` shows it", &base[..12]);
         let part = |part: &String| {
@@ -141,7 +148,6 @@ impl Held {
                 names.join(" and ")
             )
         };
-        let what = parts.join(", ");
         Self { what, remedy }
     }
 }
@@ -163,7 +169,9 @@ impl Root {
         let of_base = self.pins.of_base.as_ref().filter(|_| !parts.is_empty())?;
         let pinned = of_base.pinned.iter().filter(|pinned| pinned.covers(path));
         let names: Vec<&str> = pinned.flat_map(|pinned| &pinned.parts).map(String::as_str).collect();
-        Some(Held::by_parts(path, &parts, &names, of_base.base))
+        let in_base = !matches!(of_base.read(path), Ok(None));
+        let base = in_base.then_some(of_base.base);
+        Some(Held::by_parts(path, &parts, &names, base))
     }
 
     /// Returns the pinned parts of manifests that differ from the base on disk now, as `path (part)`.

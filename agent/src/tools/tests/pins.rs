@@ -120,6 +120,17 @@ async fn a_part_that_must_be_put_back_is_named_with_where_its_old_form_is_seen()
         held.remedy.contains("make it a valid file again") && held.remedy.contains("scripts.test"),
         "{held:?}"
     );
+    std::fs::write(
+        folder.path().join("tree/setup.cfg"),
+        "[tool:pytest]\naddopts = -k nothing\n",
+    )
+    .unwrap();
+    let held = toolbox.protected().covers("setup.cfg").unwrap();
+    assert_eq!(held.what, "setup.cfg (tool:pytest)");
+    assert!(
+        held.remedy.contains("the base has no such file") && !held.remedy.contains("git show"),
+        "{held:?}"
+    );
     let held = toolbox.protected().covers(".foreman/gate.yaml").unwrap();
     assert_eq!(held.what, ".foreman/gate.yaml");
     assert!(held.remedy.contains("protected by \".foreman/**\""), "{held:?}");
