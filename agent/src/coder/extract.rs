@@ -93,7 +93,10 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
         };
     }
     let unclosed = ended_early && recover::is_unclosed(&reply.content);
-    let mut found = recover::find_calls(&reply.content, tools);
+    let mut found = match call_in_thoughts(reply) {
+        Some(call) => recover::find_calls(call, tools),
+        None => recover::find_calls(&reply.content, tools),
+    };
     if unclosed {
         found.pop();
     }
@@ -119,6 +122,15 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
         _ if recover::looks_like_call(&reply.content) => Content::Garbled,
         _ => Content::Text,
     }
+}
+
+/// Returns the call with which thoughts end that nothing follows: a model that forgot to close its thoughts stopped there
+/// and waits for the answer. Calls further up are drafts.
+pub fn call_in_thoughts(reply: &Reply) -> Option<&str> {
+    let is_all = reply.calls.is_empty() && reply.content.trim().is_empty();
+    let stopped = matches!(reply.finish, Finish::Stop | Finish::ToolCalls);
+    let call = recover::call_at_the_end(&reply.reasoning);
+    call.filter(|_| is_all && stopped)
 }
 
 fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
@@ -346,6 +358,25 @@ mod tests {
             assert_eq!(read_reply("", "", &calls, finish.clone()), Content::Cut);
             assert_eq!(read_reply("Done.", "", &[], finish), Content::Text);
         }
+    }
+
+    #[test]
+    fn a_call_that_ends_thoughts_which_nothing_follows_is_meant_and_one_within_them_is_not() {
+        let call = "<tool_call>\n{\"name\": \"glob\", \"arguments\": {\"pattern\": \"*\"}}\n</tool_call>";
+        let draft = "<tool_call>\n{\"name\": \"bash\", \"arguments\": {\"command\": \"rm -r src\"}}\n</tool_call>";
+        let thoughts = format!("I could say {draft}, but no.\n{call}\n");
+        let Content::Calls { asked, native, .. } = read_reply("", &thoughts, &[], Finish::Stop) else {
+            panic!()
+        };
+        assert!(!native && asked.len() == 1, "{asked:?}");
+        assert!(
+            matches!(&asked[0], Asked::Sound(call) if call.tool == "glob"),
+            "{asked:?}"
+        );
+        let drafted = format!("I could say {draft}, but no.");
+        assert_eq!(read_reply("", &drafted, &[], Finish::Stop), Content::ReasoningOnly);
+        assert_eq!(read_reply("", &thoughts, &[], Finish::Length), Content::Cut);
+        assert_eq!(read_reply("Done.", &thoughts, &[], Finish::Stop), Content::Text);
     }
 
     #[test]

@@ -65,6 +65,19 @@ pub fn is_unclosed(text: &str) -> bool {
         || (text.trim_start().starts_with('{') && read_json(text).is_none())
 }
 
+/// Returns the call with which a text ends, whatever stands before it.
+pub fn call_at_the_end(text: &str) -> Option<&str> {
+    const BLOCKS: [(&str, &str); 4] = [
+        ("<tool_call>", "</tool_call>"),
+        ("<function=", "</function>"),
+        ("<invoke name=", "</invoke>"),
+        (blocks::CALL, blocks::CALL_END),
+    ];
+    let text = text.trim_end();
+    let (mark, _) = BLOCKS.iter().find(|(_, end)| text.ends_with(end))?;
+    text.rfind(mark).map(|at| &text[at..])
+}
+
 /// Returns the known name that a model means.
 pub fn normalise(name: &str, tools: &[ToolSpec]) -> Option<&'static str> {
     // Marks of the template may stick to a name, a namespace stand before it and the call's number behind it.

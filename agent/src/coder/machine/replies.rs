@@ -26,10 +26,10 @@ impl State {
                 } else {
                     Vec::new()
                 };
-                let said = if native || reply.calls.is_empty() {
-                    reply.content
-                } else {
-                    spell_out(&reply.content, &reply.calls)
+                let said = match extract::call_in_thoughts(&reply) {
+                    Some(call) => call.to_owned(),
+                    None if native || reply.calls.is_empty() => reply.content,
+                    None => spell_out(&reply.content, &reply.calls),
                 };
                 self.conversation.reply(self.turn, said, calls);
                 if !native {

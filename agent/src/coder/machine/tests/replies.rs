@@ -197,3 +197,15 @@ fn calls_stand_in_the_conversation_as_every_server_takes_them() {
     let answers = messages.iter().filter(|message| message.role == Speaker::Tool);
     assert_eq!(answers.count(), 4);
 }
+
+#[test]
+fn a_call_that_ends_thoughts_stands_in_the_conversation_before_its_answer() {
+    let thoughts = "Hm.\n<call tool=\"bash\">\n<command>ls</command>\n</call>";
+    let (state, actions) = started().step(saying("", thoughts, Finish::Stop));
+    assert_eq!(waits(&actions), "tools");
+    let (state, _) = state.step(results(&[ToolResult::done("listing")]));
+    let messages = state.request().messages;
+    let [.., said, answer] = &messages[..] else { panic!() };
+    assert_eq!(said.content, "<call tool=\"bash\">\n<command>ls</command>\n</call>");
+    assert!(answer.role == Speaker::User && answer.content.contains("listing"));
+}
