@@ -186,7 +186,7 @@ impl Verdict {
 pub enum FailureReason {
     /// No model answers.
     InferenceServiceUnavailable,
-    /// The key is missing or wrong.
+    /// The key is missing or wrong, or what it may spend is used up.
     AuthUnavailable,
     /// The model does not keep to the protocol, or goes round in circles.
     ModelMisunderstood,
@@ -261,7 +261,7 @@ pub enum Ending {
     ModelUnavailable,
     /// The model server does not answer in time.
     ModelTimeout,
-    /// The model server refuses our key.
+    /// The model server refuses our key, or that it spends any more.
     ModelAuth,
     /// The recorded session is missing or over.
     RecordingExhausted,

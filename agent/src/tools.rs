@@ -11,6 +11,7 @@ pub mod glob;
 pub mod grep;
 pub mod matching;
 pub mod output;
+pub(crate) mod pointer;
 pub mod read_file;
 pub mod root;
 pub mod sandboxed;
@@ -33,8 +34,9 @@ use tokio_util::sync::CancellationToken;
 use bash::Shell;
 use fetch::Briefing;
 use gate::protected::{Protected, RuleError};
+use git::Tracked;
 use output::Spill;
-use root::pins::Pins;
+use root::pins::{Held, Pins};
 use root::{Root, RootError};
 use schema::{Arguments, ToolSpec};
 
@@ -154,6 +156,8 @@ impl Default for Caps {
 pub struct ToolboxSettings {
     /// The work tree.
     pub work_tree: PathBuf,
+    /// The files that it was checked out with: what is committed is found though a `.gitignore` names it.
+    pub tracked: Arc<Tracked>,
     /// Where long outputs are kept; outside the work tree.
     pub kept_outputs: PathBuf,
     /// The tools on offer, by the names that Agents list.
@@ -198,9 +202,9 @@ pub enum ToolboxError {
 pub struct Guard<'a>(&'a Root);
 
 impl Guard<'_> {
-    /// Says why a path that was changed must be put back, if so: the rule that protects it, or the parts of it that the
-    /// gate's steps go by and that are not as the base has them.
-    pub fn covers(&self, path: &str) -> Option<String> {
+    /// Says why a path that was changed must be put back, if so: a rule protects it, or parts of it that the gate's steps
+    /// go by are not as the base has them.
+    pub fn covers(&self, path: &str) -> Option<Held> {
         self.0.refusal(path)
     }
 }
@@ -277,7 +281,7 @@ impl Toolbox {
         })?;
         Ok(Self {
             inner: Arc::new(Inner {
-                root: root.keeping(pins),
+                root: root.keeping(pins).tracking(settings.tracked),
                 specs,
                 spill: Spill::new(settings.kept_outputs, settings.caps.kept_bytes),
                 shell: settings.shell,
@@ -335,7 +339,8 @@ impl Toolbox {
         result
     }
 
-    /// Returns a mark that changes when a file of the work tree does; build output that .gitignore names does not count.
+    /// Returns a mark that changes when a file of the work tree does; build output that .gitignore names does not count,
+    /// unless it is committed.
     pub async fn fingerprint(&self) -> u64 {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || fingerprint(&inner.root))
@@ -367,7 +372,11 @@ fn fingerprint(root: &Root) -> u64 {
     let Ok(folder) = root.folder(".") else {
         return 0;
     };
-    let walked = walk::walk(folder, &|| false, |entry| {
+    let kept = walk::Kept {
+        tracked: root.tracked(),
+        below: "",
+    };
+    let walked = walk::walk(folder, kept, &|| false, |entry| {
         // What cannot be listed cannot tell of a change; the rest still does.
         if let Ok(entry) = entry {
             let stat = entry.stat;

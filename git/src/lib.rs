@@ -37,7 +37,9 @@ pub use repository::{
 };
 pub use settings::{Credential, CredentialKind, HostKeys, Secret, Settings, Ssh, Timeouts};
 pub use url::{RemoteUrl, Scheme, of_repository, redact};
-pub use work_tree::{CommitLimits, Fitting, Ignores, LEFT_OUT, LeftOut, Unfit, WorkTree, remove_tree};
+pub use work_tree::{
+    CommitLimits, Fitting, Ignores, LEFT_OUT, LeftOut, Tracked, Unfit, WorkTree, is_fit_name, remove_tree,
+};
 
 /// Locks a mutex; a thread that panicked while it held it left nothing half done that matters here.
 pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

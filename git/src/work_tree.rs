@@ -5,6 +5,7 @@ mod commit;
 mod fitting;
 mod ignore;
 mod remove;
+mod tracked;
 mod walk;
 
 use std::{
@@ -12,10 +13,11 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-pub use fitting::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit};
+pub use fitting::{CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit, is_fit_name};
 use gix::progress::Discard;
 pub use ignore::Ignores;
 pub use remove::remove_tree;
+pub use tracked::Tracked;
 
 use crate::{
     Oid,
@@ -172,6 +174,17 @@ impl WorkTree {
     /// Returns the repository that holds what this work tree commits and reads what the mirror has. Push from it.
     pub fn repository(&self) -> &Repository {
         &self.repository
+    }
+
+    /// Reads what the index remembers of the checkout.
+    fn index(&self) -> Result<gix::index::File> {
+        gix::index::File::at(
+            self.admin.join("index"),
+            gix::hash::Kind::Sha1,
+            true,
+            Default::default(),
+        )
+        .map_err(|e| self.repository.fail("read the index of", &e))
     }
 
     /// Removes the files and the admin folder.

@@ -10,6 +10,8 @@ use crate::tools::schema::ToolSpec;
 
 /// Most calls of one reply that are run.
 pub const CALLS_PER_REPLY: usize = 12;
+/// Longest id of a server that is kept, in bytes.
+const ID: usize = 128;
 
 /// Holds one call of a reply after the check.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +45,7 @@ pub enum Content {
     Text,
     /// Marks of a call that nobody can read.
     Garbled,
-    /// Cut at the limit of output tokens before a call was whole.
+    /// Cut before a call was whole, at the limit of output tokens or otherwise.
     Cut,
     /// Thoughts, and nothing said.
     ReasoningOnly,
@@ -53,8 +55,10 @@ pub enum Content {
 
 /// Reads a reply.
 pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) -> Content {
+    // A limit, a filter or something else ended it: what is not whole is half of what the model meant.
+    let ended_early = !matches!(reply.finish, Finish::Stop | Finish::ToolCalls);
     if !reply.calls.is_empty() {
-        let cut = reply.finish == Finish::Length
+        let cut = ended_early
             && reply
                 .calls
                 .last()
@@ -76,9 +80,7 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             .map(|(at, call)| {
                 let id = match native {
                     false => String::new(),
-                    // Each answer names its call: an id that is missing or given twice is replaced.
-                    true if call.id.is_empty() || !ids.insert(call.id.as_str()) => call_id(turn, at),
-                    true => call.id.clone(),
+                    true => answered_under(&call.id, &mut ids, turn, at),
                 };
                 check_native(call, id, tools)
             })
@@ -90,8 +92,11 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             left_out,
         };
     }
-    let unclosed = reply.finish == Finish::Length && is_unclosed(&reply.content);
-    let mut found = recover::find_calls(&reply.content, tools);
+    let unclosed = ended_early && recover::is_unclosed(&reply.content);
+    let mut found = match call_in_thoughts(reply) {
+        Some(call) => recover::find_calls(call, tools),
+        None => recover::find_calls(&reply.content, tools),
+    };
     if unclosed {
         found.pop();
     }
@@ -108,7 +113,7 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
             left_out,
         };
     }
-    if reply.finish == Finish::Length {
+    if unclosed || reply.finish == Finish::Length {
         return Content::Cut;
     }
     match (reply.content.trim().is_empty(), reply.reasoning.trim().is_empty()) {
@@ -119,11 +124,13 @@ pub fn read(reply: &Reply, protocol: Protocol, tools: &[ToolSpec], turn: u32) ->
     }
 }
 
-fn is_unclosed(content: &str) -> bool {
-    let open = |mark: &str, end: &str| content.rfind(mark).is_some_and(|at| !content[at..].contains(end));
-    open("<call ", "</call>")
-        || open("<function=", "</function>")
-        || (content.trim_start().starts_with('{') && recover::read_json(content).is_none())
+/// Returns the call with which thoughts end that nothing follows: a model that forgot to close its thoughts stopped there
+/// and waits for the answer. Calls further up are drafts.
+pub fn call_in_thoughts(reply: &Reply) -> Option<&str> {
+    let is_all = reply.calls.is_empty() && reply.content.trim().is_empty();
+    let stopped = matches!(reply.finish, Finish::Stop | Finish::ToolCalls);
+    let call = recover::call_at_the_end(&reply.reasoning);
+    call.filter(|_| is_all && stopped)
 }
 
 fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
@@ -131,6 +138,11 @@ fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
         Some(serde_json::json!({}))
     } else {
         recover::read_json(&call.arguments)
+    };
+    // Some models, and some servers, write them as text within the text.
+    let arguments = match arguments {
+        Some(serde_json::Value::String(inner)) => recover::read_json(&inner),
+        arguments => arguments,
     };
     let lesson = match arguments {
         Some(serde_json::Value::Object(arguments)) => {
@@ -142,7 +154,7 @@ fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
                 "its arguments are not valid JSON ({error}); they begin {:?}",
                 one_line(&call.arguments, 80)
             ),
-            Ok(_) => "its arguments cannot be read".to_owned(),
+            Ok(_) => "its arguments are JSON, but not an object".to_owned(),
         },
     };
     Asked::Wrong {
@@ -155,6 +167,15 @@ fn check_native(call: &RawCall, id: String, tools: &[ToolSpec]) -> Asked {
 /// Returns the id of a call to which the server gave none.
 pub fn call_id(turn: u32, at: usize) -> String {
     format!("call_{turn}_{at}")
+}
+
+/// Returns the id under which a call is answered. Each answer names its call, and every further request carries the id:
+/// one that is missing, given twice, endless or not plain is replaced.
+fn answered_under(given: &str, used: &mut HashSet<String>, turn: u32, at: usize) -> String {
+    let is_plain = !given.is_empty() && given.len() <= ID && given.bytes().all(|byte| byte.is_ascii_graphic());
+    let own = (0..).map(|more| call_id(turn, at + more * CALLS_PER_REPLY));
+    let mut ids = is_plain.then(|| given.to_owned()).into_iter().chain(own);
+    ids.find(|id| used.insert(id.clone())).unwrap_or_default()
 }
 
 fn check(id: String, name: String, arguments: serde_json::Map<String, serde_json::Value>, tools: &[ToolSpec]) -> Asked {
@@ -286,6 +307,79 @@ mod tests {
     }
 
     #[test]
+    fn every_answer_has_an_id_of_its_own_whatever_ids_the_server_gave() {
+        let long = "x".repeat(1 << 20);
+        let given = ["call_3_1", "", "call_3_1", "a b", "a\u{e9}", &long, "functions.bash:0"];
+        let mut used = HashSet::new();
+        let ids: Vec<String> = given
+            .iter()
+            .enumerate()
+            .map(|(at, given)| answered_under(given, &mut used, 3, at))
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                "call_3_1",
+                "call_3_13",
+                "call_3_2",
+                "call_3_3",
+                "call_3_4",
+                "call_3_5",
+                "functions.bash:0"
+            ]
+        );
+    }
+
+    #[test]
+    fn arguments_that_are_text_within_text_are_read() {
+        let twice = serde_json::to_string("{\"command\": \"ls\"}").unwrap();
+        let Content::Calls { asked, .. } = read_reply("", "", &[("bash", &twice)], Finish::ToolCalls) else {
+            panic!()
+        };
+        assert!(
+            matches!(&asked[0], Asked::Sound(call) if call.arguments["command"] == "ls"),
+            "{asked:?}"
+        );
+    }
+
+    #[test]
+    fn a_call_of_another_template_that_was_cut_is_not_run() {
+        for content in [
+            "<tool_call>write_file\n<arg_key>path</arg_key>\n<arg_value>a</arg_value>\n<arg_key>content</arg_key>\n<arg_value>half",
+            "<invoke name=\"write_file\"><parameter name=\"path\">a</parameter><parameter name=\"content\">half",
+            "[TOOL_CALLS]write_file[ARGS]{\"path\": \"a\", \"content\": \"half",
+        ] {
+            assert_eq!(read_reply(content, "", &[], Finish::Length), Content::Cut, "{content}");
+        }
+        let half = "<call tool=\"write_file\"><path>a</path><content>half";
+        for finish in [Finish::ContentFilter, Finish::Other("stopped".into())] {
+            assert_eq!(read_reply(half, "", &[], finish.clone()), Content::Cut);
+            let calls = [("write_file", "{\"path\": \"a\", \"content\": \"half")];
+            assert_eq!(read_reply("", "", &calls, finish.clone()), Content::Cut);
+            assert_eq!(read_reply("Done.", "", &[], finish), Content::Text);
+        }
+    }
+
+    #[test]
+    fn a_call_that_ends_thoughts_which_nothing_follows_is_meant_and_one_within_them_is_not() {
+        let call = "<tool_call>\n{\"name\": \"glob\", \"arguments\": {\"pattern\": \"*\"}}\n</tool_call>";
+        let draft = "<tool_call>\n{\"name\": \"bash\", \"arguments\": {\"command\": \"rm -r src\"}}\n</tool_call>";
+        let thoughts = format!("I could say {draft}, but no.\n{call}\n");
+        let Content::Calls { asked, native, .. } = read_reply("", &thoughts, &[], Finish::Stop) else {
+            panic!()
+        };
+        assert!(!native && asked.len() == 1, "{asked:?}");
+        assert!(
+            matches!(&asked[0], Asked::Sound(call) if call.tool == "glob"),
+            "{asked:?}"
+        );
+        let drafted = format!("I could say {draft}, but no.");
+        assert_eq!(read_reply("", &drafted, &[], Finish::Stop), Content::ReasoningOnly);
+        assert_eq!(read_reply("", &thoughts, &[], Finish::Length), Content::Cut);
+        assert_eq!(read_reply("Done.", &thoughts, &[], Finish::Stop), Content::Text);
+    }
+
+    #[test]
     fn wrong_calls_teach() {
         let lesson = |name: &str, arguments: &str| match read_reply("", "", &[(name, arguments)], Finish::ToolCalls) {
             Content::Calls { asked, .. } => match &asked[0] {
@@ -298,5 +392,6 @@ mod tests {
         assert!(lesson("bash", "{}").contains("`command`: missing; expected a string. It takes bash(command)."));
         assert!(lesson("bash", "{\"command\": ").contains("not valid JSON"));
         assert!(lesson("bash", "[1]").contains("not an object"));
+        assert!(lesson("bash", "\"ls\"").contains("not an object"));
     }
 }

@@ -6,29 +6,26 @@
 
 mod ending;
 mod replies;
+mod results;
 mod room;
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::circles::Circles;
-use super::conversation::{Conversation, Observation, about};
+use super::conversation::{Conversation, Observation};
 use super::extract::Asked;
-use super::{AgentSettings, End, Ending, Role};
+use super::{AgentSettings, End, Ending};
 use crate::budget::Budget;
 use crate::model::{Category, Message, Reply, Request, Speaker, Usage};
-use crate::tools::output::one_line;
+use crate::tools::root::pins::Held;
 use crate::tools::schema::ToolSpec;
-use crate::tools::submit_result::{self, Submission};
-use crate::tools::{Call, Outcome, ToolResult};
+use crate::tools::submit_result::Submission;
+use crate::tools::{Call, ToolResult};
 
 pub use ending::judge_ending;
 
 /// Replies in a row without a call that can be run, after which a run ends.
 pub const FORMAT_ERRORS: usize = 3;
-/// Turns in a row in which every tool failed, after which a run ends.
-const TOOL_FAILURES: u32 = 3;
 /// Room kept between prompt and window, in tokens.
 const MARGIN: u64 = 128;
 /// Smallest reply that is worth asking for, in tokens.
@@ -70,10 +67,12 @@ pub enum Event {
 pub struct Diff {
     /// Paths that differ from the start of the run.
     pub changed: Vec<String>,
-    /// Those of them that may not be changed.
-    pub protected: Vec<String>,
+    /// Those of them that may not stay as they are, or parts of them that may not.
+    pub held: Vec<Held>,
     /// Those of them that are too large to be committed, with their sizes in bytes.
     pub oversized: Vec<(String, u64)>,
+    /// Those of them that were Git LFS pointers and hold content now.
+    pub overwritten: Vec<String>,
 }
 
 /// Says what is to be done.
@@ -137,6 +136,7 @@ pub struct State {
     empty_refused: bool,
     protected_refused: bool,
     oversized_refused: bool,
+    overwritten_refused: bool,
     window: u64,
     changed: Vec<String>,
     opening: Vec<Message>,
@@ -184,6 +184,7 @@ impl State {
             empty_refused: false,
             protected_refused: false,
             oversized_refused: false,
+            overwritten_refused: false,
             window,
             changed: Vec::new(),
             opening,
@@ -264,153 +265,6 @@ impl State {
             (phase, _) => self.phase = phase,
         }
         actions
-    }
-
-    fn on_results(&mut self, asked: Vec<Asked>, left_out: usize, results: Vec<ToolResult>, actions: &mut Vec<Action>) {
-        let mut results = results.into_iter();
-        let mut submission = None;
-        let mut unsound = None;
-        let (mut ran, mut failed, mut mutated) = (0u32, 0u32, false);
-        let mut seen = Vec::new();
-        let mut last_failure = String::new();
-        for asked in &asked {
-            match asked {
-                Asked::Wrong { id, name, lesson } => {
-                    unsound = Some(name.clone());
-                    self.observe(id.clone(), name, "", "refused", lesson.clone(), actions);
-                }
-                Asked::Sound(call) if call.tool == submit_result::NAME => {
-                    if let Some((id, _)) = submission.replace((call.id.clone(), submit_result::read(&call.arguments))) {
-                        self.observe(
-                            id,
-                            submit_result::NAME,
-                            "",
-                            "refused",
-                            "a later submit_result of the same reply counts instead".into(),
-                            actions,
-                        );
-                    }
-                }
-                Asked::Sound(call) => {
-                    let result = results
-                        .next()
-                        .unwrap_or_else(|| ToolResult::failed("the tool gave no answer"));
-                    ran += 1;
-                    let status = match result.outcome {
-                        Outcome::Done => "ok",
-                        Outcome::Refused => "refused",
-                        Outcome::Failed => "failed",
-                    };
-                    if result.outcome != Outcome::Done {
-                        unsound = Some(call.tool.clone());
-                    }
-                    if result.outcome == Outcome::Failed {
-                        failed += 1;
-                        last_failure = one_line(&result.content, 200);
-                    }
-                    mutated |= result.mutated;
-                    if let Some(path) = &result.protected
-                        && self.protected_wanted.len() < 20
-                        && !self.protected_wanted.contains(path)
-                    {
-                        self.protected_wanted.push(path.clone());
-                    }
-                    seen.push((
-                        call.tool.clone(),
-                        Value::Object(call.arguments.clone()).to_string(),
-                        result.content.clone(),
-                    ));
-                    let observation = Observation {
-                        id: call.id.clone(),
-                        tool: call.tool.clone(),
-                        about: about(&call.arguments),
-                        status,
-                        content: result.content,
-                    };
-                    self.conversation.observe(self.turn, observation);
-                }
-            }
-        }
-        if ran > 0 {
-            self.circles.add(
-                seen.iter()
-                    .map(|(tool, arguments, result)| (tool.as_str(), arguments.clone(), result.as_str())),
-                mutated,
-            );
-            self.edit_free = if mutated { 0 } else { self.edit_free.saturating_add(1) };
-            self.mutated |= mutated;
-            self.circle_warned &= !mutated;
-            self.tool_failures = if failed == ran {
-                self.tool_failures.saturating_add(1)
-            } else {
-                0
-            };
-            if self.tool_failures >= TOOL_FAILURES {
-                self.end(
-                    Ending::ToolsFailed,
-                    format!("tools failed {TOOL_FAILURES} times in a row: {last_failure}"),
-                    actions,
-                );
-                return;
-            }
-        }
-        let left_out = replies::left_out_lesson(left_out);
-        let in_the_way = match (unsound, &left_out) {
-            (Some(tool), _) => Some(format!(
-                "{tool} in the same reply did not work. Look at its answer, mend it, and call submit_result alone."
-            )),
-            (None, Some(_)) => Some("not all calls of the same reply were run. Call submit_result alone.".to_owned()),
-            (None, None) => None,
-        };
-        match (submission, in_the_way) {
-            (Some((id, submission)), None) => return self.judge(id, submission, actions),
-            (Some((id, _)), Some(why)) => {
-                let lesson = format!("the result was not taken: {why}");
-                self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
-            }
-            (None, _) => {}
-        }
-        if let Some(lesson) = left_out {
-            self.say(lesson, actions);
-        }
-        self.go_on(actions);
-    }
-
-    /// Ends what goes nowhere, warns of what may, and asks again.
-    fn go_on(&mut self, actions: &mut Vec<Action>) {
-        let threshold = self.settings.stuck.repeated_tool_threshold;
-        if let Some(length) = self.circles.found(threshold) {
-            let what = if length == 1 {
-                "the same calls brought the same results".into()
-            } else {
-                format!("a circle of {length} turns was repeated")
-            };
-            self.end(
-                Ending::StuckLoop,
-                format!("{what} again and again without a change"),
-                actions,
-            );
-            return;
-        }
-        if threshold > 2 && !self.circle_warned && self.circles.found(threshold - 1).is_some() {
-            self.circle_warned = true;
-            self.say("You repeat calls whose answers do not change. Do something else: read other code, make the edit, or submit a result.".into(), actions);
-        }
-        let limit = self.settings.stuck.edit_free_turns_limit;
-        if limit > 0 && self.settings.role == Role::Coder {
-            if self.edit_free >= limit {
-                self.end(
-                    Ending::NoEdits,
-                    format!("{limit} turns went by without a change of the work tree"),
-                    actions,
-                );
-                return;
-            }
-            if limit > 6 && self.edit_free == limit - 5 {
-                self.say(format!("{} turns went by without a change; after 5 more the run ends. Make the edit now, or submit what you have.", self.edit_free), actions);
-            }
-        }
-        self.ask(actions);
     }
 
     fn ask(&mut self, actions: &mut Vec<Action>) {

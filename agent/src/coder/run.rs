@@ -286,16 +286,12 @@ impl Driver<'_> {
             Ok(Err(reason)) => Event::DiffFailed(reason),
             Ok(Ok(changed)) => {
                 let guard = self.session.toolbox.protected();
-                let protected = changed
-                    .paths
-                    .iter()
-                    .filter(|path| guard.covers(path).is_some())
-                    .cloned()
-                    .collect();
+                let held = changed.paths.iter().filter_map(|path| guard.covers(path)).collect();
                 Event::Diff(Diff {
                     changed: changed.paths,
-                    protected,
+                    held,
                     oversized: changed.oversized,
+                    overwritten: changed.overwritten,
                 })
             }
         }

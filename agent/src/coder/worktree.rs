@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use git::CommitLimits;
+use git::{CommitLimits, Tracked};
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::tools::walk::{Entry, walk};
+use crate::tools::pointer::{self, Pointer};
+use crate::tools::walk::{Entry, Kept, walk};
 
 /// Tells which files differ from the start of the run.
 pub trait WorkTree: Send + Sync {
@@ -27,12 +29,16 @@ pub struct Changed {
     pub paths: Vec<String>,
     /// Those of them that no commit can hold, with their sizes in bytes.
     pub oversized: Vec<(String, u64)>,
+    /// Those of them that were Git LFS pointers and hold something else now.
+    pub overwritten: Vec<String>,
 }
 
-/// Remembers every file of a folder by its content. Files that .gitignore names do not count.
+/// Remembers every file of a folder by its content. Files that .gitignore names do not count, unless they were checked
+/// out: a commit holds those whatever names them.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     root: PathBuf,
+    tracked: Arc<Tracked>,
     files: BTreeMap<String, Mark>,
     /// Largest file that can be committed, in bytes.
     limit: u64,
@@ -43,22 +49,41 @@ struct Mark {
     mode: u32,
     size: u64,
     digest: [u8; 32],
+    /// Whether it is a Git LFS pointer.
+    pointer: bool,
 }
 
 impl Snapshot {
-    /// Looks at a folder now.
-    pub fn take(root: &Path) -> std::io::Result<Self> {
-        Self::with_limit(root, CommitLimits::default().file_bytes)
+    /// Looks at a work tree that was checked out just now.
+    pub fn of(work_tree: &git::WorkTree) -> Result<Self, String> {
+        let tracked = work_tree.tracked().map_err(|error| error.to_string())?;
+        Self::take(work_tree.path(), Arc::new(tracked))
+            .map_err(|error| format!("failed to read the work tree: {error}"))
     }
 
-    fn with_limit(root: &Path, limit: u64) -> std::io::Result<Self> {
+    /// Returns the files that were checked out.
+    pub fn tracked(&self) -> Arc<Tracked> {
+        Arc::clone(&self.tracked)
+    }
+
+    /// Looks at a folder now, in which the `tracked` files were checked out.
+    pub fn take(root: &Path, tracked: Arc<Tracked>) -> std::io::Result<Self> {
+        Self::with_limit(root, tracked, CommitLimits::default().file_bytes)
+    }
+
+    fn with_limit(root: &Path, tracked: Arc<Tracked>, limit: u64) -> std::io::Result<Self> {
         let root = root.canonicalize()?;
-        let files = scan(&root, limit, &|| false)?;
-        Ok(Self { root, files, limit })
+        let files = scan(&root, &tracked, limit, &|| false)?;
+        Ok(Self {
+            root,
+            tracked,
+            files,
+            limit,
+        })
     }
 
     fn compare(&self, stop: &dyn Fn() -> bool) -> std::io::Result<Changed> {
-        let now = scan(&self.root, self.limit, stop)?;
+        let now = scan(&self.root, &self.tracked, self.limit, stop)?;
         let gone = self.files.keys().filter(|path| !now.contains_key(*path));
         let new = now
             .iter()
@@ -68,8 +93,12 @@ impl Snapshot {
         paths.sort();
         let size = |path: &String| now.get(path).map_or(0, |mark| mark.size);
         let oversized = paths.iter().map(|path| (path.clone(), size(path)));
+        let was_pointer = |path: &&String| self.files.get(*path).is_some_and(|mark| mark.pointer);
+        let holds_content = |path: &&String| now.get(*path).is_some_and(|mark| !mark.pointer);
+        let overwritten = paths.iter().filter(|path| was_pointer(path) && holds_content(path));
         Ok(Changed {
             oversized: oversized.filter(|(_, size)| *size > self.limit).collect(),
+            overwritten: overwritten.cloned().collect(),
             paths,
         })
     }
@@ -89,11 +118,17 @@ impl WorkTree for Snapshot {
     }
 }
 
-fn scan(root: &Path, limit: u64, stop: &dyn Fn() -> bool) -> std::io::Result<BTreeMap<String, Mark>> {
+fn scan(
+    root: &Path,
+    tracked: &Tracked,
+    limit: u64,
+    stop: &dyn Fn() -> bool,
+) -> std::io::Result<BTreeMap<String, Mark>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(root, flags, Mode::empty())?;
     let mut files = BTreeMap::new();
-    let walked = walk(folder, stop, |entry| {
+    let kept = Kept { tracked, below: "" };
+    let walked = walk(folder, kept, stop, |entry| {
         match entry.and_then(|entry| mark(&entry, limit)) {
             Ok(Some((path, mark))) => {
                 files.insert(path, mark);
@@ -114,6 +149,7 @@ fn scan(root: &Path, limit: u64, stop: &dyn Fn() -> bool) -> std::io::Result<BTr
 /// Returns the path and the content of one file; `None` where it went away since it was listed.
 fn mark(entry: &Entry<'_>, limit: u64) -> std::io::Result<Option<(String, Mark)>> {
     let mut hasher = Sha256::new();
+    let mut pointer = false;
     let stat = &entry.stat;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let read = match entry.kind() {
@@ -126,7 +162,11 @@ fn mark(entry: &Entry<'_>, limit: u64) -> std::io::Result<Option<(String, Mark)>
             ));
             Ok(())
         }
-        FileType::RegularFile => entry.open().and_then(|file| digest_file(file, &mut hasher)),
+        FileType::RegularFile => entry.open().and_then(|file| {
+            let head = digest_file(file, &mut hasher)?;
+            pointer = Pointer::of(&head).is_some();
+            Ok(())
+        }),
         _ => Ok(()),
     };
     match read {
@@ -138,17 +178,28 @@ fn mark(entry: &Entry<'_>, limit: u64) -> std::io::Result<Option<(String, Mark)>
     let mode = stat.st_mode & 0o170_100;
     let path = String::from_utf8_lossy(entry.path).into_owned();
     let digest = hasher.finalize().into();
-    Ok(Some((path, Mark { mode, size, digest })))
+    let mark = Mark {
+        mode,
+        size,
+        digest,
+        pointer,
+    };
+    Ok(Some((path, mark)))
 }
 
-fn digest_file(mut file: File, hasher: &mut Sha256) -> std::io::Result<()> {
+/// Reads a file to its end; returns its beginning, longer than any pointer where the file is.
+fn digest_file(mut file: File, hasher: &mut Sha256) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
     let mut piece = vec![0; 64 * 1024];
     loop {
         let read = file.read(&mut piece)?;
         if read == 0 {
-            return Ok(());
+            return Ok(head);
         }
         hasher.update(&piece[..read]);
+        if head.len() as u64 <= pointer::MOST {
+            head.extend_from_slice(&piece[..read]);
+        }
     }
 }
 
@@ -156,6 +207,7 @@ fn digest_file(mut file: File, hasher: &mut Sha256) -> std::io::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::tools::pointer::tests::pointer;
 
     #[tokio::test]
     async fn changes_are_found_by_content_and_nothing_else() {
@@ -165,7 +217,7 @@ mod tests {
             std::fs::write(at(name), name).unwrap();
         }
         std::fs::write(at(".gitignore"), "target\n").unwrap();
-        let snapshot = Snapshot::take(folder.path()).unwrap();
+        let snapshot = Snapshot::take(folder.path(), Arc::default()).unwrap();
         assert_eq!(snapshot.changed().await.unwrap(), Changed::default());
         std::fs::write(at("changed"), "CHANGED").unwrap();
         std::fs::write(at("touched"), "touched").unwrap();
@@ -178,12 +230,85 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_checked_out_counts_though_an_ignore_file_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("dist")).unwrap();
+        std::fs::write(at(".gitignore"), "dist\n").unwrap();
+        for name in ["dist/kept.js", "dist/gone.js", "dist/same.js", "a.rs"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        let tracked = ["dist/kept.js", "dist/gone.js", "dist/same.js", "a.rs", ".gitignore"];
+        let tracked = Arc::new(Tracked::new(tracked.map(git::BString::from)));
+        let snapshot = Snapshot::take(folder.path(), tracked).unwrap();
+        std::fs::write(at("dist/kept.js"), "other").unwrap();
+        std::fs::remove_file(at("dist/gone.js")).unwrap();
+        std::fs::write(at("dist/new.js"), "build output").unwrap();
+        assert_eq!(
+            snapshot.changed().await.unwrap().paths,
+            ["dist/gone.js", "dist/kept.js"]
+        );
+        // Named later than it was committed: it is neither gone nor hidden.
+        std::fs::write(at(".gitignore"), "dist\n*.rs\n").unwrap();
+        assert_eq!(
+            snapshot.changed().await.unwrap().paths,
+            [".gitignore", "dist/gone.js", "dist/kept.js"]
+        );
+        std::fs::write(at("a.rs"), "other").unwrap();
+        assert!(snapshot.changed().await.unwrap().paths.contains(&"a.rs".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_checkout_is_looked_at_with_what_its_commit_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = git::Repository::init_bare(&folder.path().join("r.git"), "main").unwrap();
+        let who = git::Identity::new("T", "t@example.org", 1);
+        let files = [
+            git::FileEdit::write(".gitignore", "*.log\n"),
+            git::FileEdit::write("kept.log", "1\n"),
+        ];
+        let base = repository.commit_files(None, &files, "one", &who).unwrap();
+        let (tree, admin) = (folder.path().join("tree"), folder.path().join("admin"));
+        let work_tree = git::WorkTree::materialise(&repository, base, &tree, &admin).unwrap();
+        let snapshot = Snapshot::of(&work_tree).unwrap();
+        std::fs::write(tree.join("kept.log"), "2\n").unwrap();
+        std::fs::write(tree.join("new.log"), "2\n").unwrap();
+        assert_eq!(snapshot.changed().await.unwrap().paths, ["kept.log"]);
+        let limits = CommitLimits::default();
+        let commit = work_tree.commit_all(base, "two", &who, &who, &limits).unwrap().unwrap();
+        let changes = work_tree
+            .repository()
+            .changed_paths(Some(base), Some(commit), "")
+            .unwrap();
+        let committed: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
+        assert_eq!(committed, ["kept.log"], "what is told is what is committed");
+    }
+
+    #[tokio::test]
+    async fn content_in_the_place_of_a_pointer_is_told_apart_from_other_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["gone.bin", "moved.bin", "over.bin", "same.bin"] {
+            std::fs::write(at(name), pointer(9)).unwrap();
+        }
+        std::fs::write(at("text"), "x").unwrap();
+        let snapshot = Snapshot::take(folder.path(), Arc::default()).unwrap();
+        std::fs::remove_file(at("gone.bin")).unwrap();
+        std::fs::write(at("moved.bin"), pointer(10)).unwrap();
+        std::fs::write(at("over.bin"), "content").unwrap();
+        std::fs::write(at("text"), pointer(9)).unwrap();
+        let changed = snapshot.changed().await.unwrap();
+        assert_eq!(changed.paths, ["gone.bin", "moved.bin", "over.bin", "text"]);
+        assert_eq!(changed.overwritten, ["over.bin"]);
+    }
+
+    #[tokio::test]
     async fn a_file_that_may_not_be_read_is_a_change_and_not_the_end() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("file"), "x").unwrap();
-        let snapshot = Snapshot::take(folder.path()).unwrap();
+        let snapshot = Snapshot::take(folder.path(), Arc::default()).unwrap();
         std::fs::write(at("locked"), "x").unwrap();
         std::fs::create_dir(at("hidden")).unwrap();
         for name in ["locked", "hidden"] {
@@ -199,7 +324,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("file"), "x").unwrap();
-        let snapshot = Snapshot::take(folder.path()).unwrap();
+        let snapshot = Snapshot::take(folder.path(), Arc::default()).unwrap();
         std::os::unix::fs::symlink("/dev/zero", at(".gitignore")).unwrap();
         std::fs::create_dir(at("src")).unwrap();
         let mode = Mode::from_raw_mode(0o600);
@@ -215,7 +340,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("old"), vec![0; 200]).unwrap();
-        let snapshot = Snapshot::with_limit(folder.path(), 100).unwrap();
+        let snapshot = Snapshot::with_limit(folder.path(), Arc::default(), 100).unwrap();
         assert_eq!(
             snapshot.changed().await.unwrap(),
             Changed::default(),

@@ -97,8 +97,14 @@ async fn work(
     shell.read_only = read_only;
     shell.env.insert("GIT_OPTIONAL_LOCKS".into(), "0".into());
     let shell = SandboxShell::new(run.services.sandbox.clone(), toolchain().clone(), shell);
+    let looked_at = work_tree.clone();
+    let snapshot = tokio::task::spawn_blocking(move || Snapshot::of(&looked_at))
+        .await
+        .map_err(|error| broken(error.to_string()))?
+        .map_err(broken)?;
     let settings_of_tools = ToolboxSettings {
-        work_tree: root.clone(),
+        work_tree: root,
+        tracked: snapshot.tracked(),
         kept_outputs: outputs.to_owned(),
         tools: agent.spec.tools.clone(),
         protected: ground.protected(),
@@ -110,10 +116,6 @@ async fn work(
     let pins = Pins::new(ground.pinned(), work_tree.repository().clone(), ground.base);
     let toolbox = Toolbox::keeping(pins, settings_of_tools)
         .map_err(|error| Outcome::failed(FailureReason::ToolFailed, error.to_string()))?;
-    let snapshot = tokio::task::spawn_blocking(move || Snapshot::take(&root))
-        .await
-        .map_err(|error| broken(error.to_string()))?
-        .map_err(|error| broken(format!("failed to read the work tree: {error}")))?;
     let session = Session {
         settings: settings(run, agent, &asked).await?,
         budget: budget(run, agent, ground),

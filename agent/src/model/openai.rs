@@ -1,5 +1,6 @@
 //! The client of OpenAI-compatible servers: llama.cpp, Ollama, vLLM, LM Studio, LiteLLM, cloud.
 
+mod answer;
 mod clocks;
 
 use std::path::PathBuf;
@@ -7,16 +8,18 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::http::{below, build_client, chain, parse_base_url, read_capped, unreachable};
-use super::retry::{Backoff, parse_retry_after};
+use super::chunks::{Assembler, CALLS, ChunkError, read_chunk};
+use super::http::{below, build_client, chain, parse_base_url, unreachable};
+use super::retry::Backoff;
 use super::sse::SseParser;
-use super::wire::{Assembler, CALLS, ChunkError, build_body, error_message};
+use super::wire::build_body;
 use super::{ModelError, Protocol, Provider, Reply, Request, Secret, Sink};
 use crate::tools::output::one_line;
+use answer::{begins_like_a_document, begins_like_a_stream, content_type, html_title, looks_like_html, refused};
 use clocks::{Clocks, Over};
 
 /// Says where a model is served and how patient to be with it.
@@ -68,12 +71,25 @@ impl Endpoint {
     }
 }
 
+/// Longest look whether a server is there.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What is known of one request while it is under way.
+struct Turn<'a> {
+    clocks: Clocks,
+    /// How many of the retries are used up, those for waiting longer included.
+    attempt: u32,
+    sink: Sink<'a>,
+}
+
 /// Speaks to one endpoint.
 #[derive(Clone, Debug)]
 pub struct OpenAi {
     endpoint: Endpoint,
     client: reqwest::Client,
     url: Url,
+    /// Where the server lists its models: it answers that also while a model is busy.
+    models: Url,
 }
 
 impl OpenAi {
@@ -82,23 +98,65 @@ impl OpenAi {
         let base = parse_base_url(&endpoint.base_url)?;
         let client = build_client(&base, endpoint.ca_bundle.as_ref(), endpoint.connect_timeout)?;
         let url = below(&base, "chat/completions");
-        Ok(Self { endpoint, client, url })
+        let models = below(&base, "models");
+        Ok(Self {
+            endpoint,
+            client,
+            url,
+            models,
+        })
     }
 
-    async fn attempt(&self, request: &Request, sink: Sink<'_>) -> Result<Reply, ModelError> {
+    async fn attempt(&self, request: &Request, turn: &mut Turn<'_>) -> Result<Reply, ModelError> {
         let body = build_body(&self.endpoint.model, request).to_string();
-        let mut clocks = Clocks::start(&self.endpoint, request, Instant::now());
         let prompt_bytes = body.len();
-        match timeout_at(clocks.turn(), self.ask(body)).await {
-            Ok(response) => self.listen(response?, prompt_bytes, &mut clocks, sink).await,
-            Err(_) => Err(self.turn_over(false)),
-        }
+        let mut asked = std::pin::pin!(self.ask(body));
+        let response = loop {
+            if let Ok(response) = timeout_at(turn.clocks.turn(), &mut asked).await {
+                break response?;
+            }
+            if !self.waits_longer(turn).await {
+                return Err(self.turn_over(&turn.clocks, false));
+            }
+        };
+        self.listen(response, prompt_bytes, turn).await
     }
 
-    fn turn_over(&self, begun: bool) -> ModelError {
+    /// Decides whether a reply that did not begin in time is waited for longer: where the server is there, it loads its
+    /// model, reads a long prompt or serves others first, and a new question would begin all that anew. The last question
+    /// of all is a new one, for the old one may have been lost.
+    async fn waits_longer(&self, turn: &mut Turn<'_>) -> bool {
+        if turn.attempt + 1 >= self.endpoint.max_retries || !self.is_there().await {
+            return false;
+        }
+        turn.attempt += 1;
+        turn.clocks.wait_longer(Instant::now());
+        (turn.sink)();
+        tracing::info!(url = %self.url, "the reply has not begun, and the server is there; it is waited for longer");
+        true
+    }
+
+    /// Tells whether anybody answers at the server's address, whatever it is.
+    async fn is_there(&self) -> bool {
+        let patience = self.endpoint.turn_timeout.min(LOOK);
+        let mut get = self.client.get(self.models.clone()).timeout(patience);
+        if let Some(key) = &self.endpoint.api_key {
+            get = get.bearer_auth(key.reveal());
+        }
+        get.send().await.is_ok()
+    }
+
+    /// Tells whether a reply that had begun was being written when its turn was over. Servers hold a native call back
+    /// until it is whole, so that a silence says nothing where the server is there; else it hangs, and the model is not
+    /// to blame.
+    async fn was_writing(&self, is_quiet: bool) -> bool {
+        !is_quiet || self.is_there().await
+    }
+
+    fn turn_over(&self, clocks: &Clocks, begun: bool) -> ModelError {
         ModelError::TurnTimeout {
             url: self.url.to_string(),
-            seconds: self.endpoint.turn_timeout.as_secs(),
+            seconds: clocks.seconds(),
             begun,
         }
     }
@@ -121,7 +179,10 @@ impl OpenAi {
             post = post.header(AUTHORIZATION, value);
         }
         let response = post.send().await.map_err(|error| unreachable(url(), error))?;
-        self.accept(response).await
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(refused(url(), response).await),
+        }
     }
 
     /// Reads the reply to its end.
@@ -129,10 +190,10 @@ impl OpenAi {
         &self,
         response: reqwest::Response,
         prompt_bytes: usize,
-        clocks: &mut Clocks,
-        sink: Sink<'_>,
+        turn: &mut Turn<'_>,
     ) -> Result<Reply, ModelError> {
         let url = || self.url.to_string();
+        let sink = turn.sink;
         let kind = content_type(&response);
         let mut stream = response.bytes_stream();
         let mut received = 0usize;
@@ -142,15 +203,23 @@ impl OpenAi {
         let mut whole = Vec::new();
         let mut parser = SseParser::new(self.endpoint.max_reply_bytes.saturating_mul(2));
         loop {
-            let (until, over) = clocks.next();
+            let (until, over) = turn.clocks.next();
             let piece = match timeout_at(until, stream.next()).await {
                 Err(_) => match over {
-                    // One that fell silent long ago hangs; the model is not to blame.
-                    Over::Turn => return Err(self.turn_over(assembler.size() > 0 && !clocks.is_quiet(Instant::now()))),
+                    Over::Turn if assembler.size() > 0 => {
+                        let begun = self.was_writing(turn.clocks.is_quiet(Instant::now())).await;
+                        return Err(self.turn_over(&turn.clocks, begun));
+                    }
+                    Over::Turn => {
+                        if self.waits_longer(turn).await {
+                            continue;
+                        }
+                        return Err(self.turn_over(&turn.clocks, false));
+                    }
                     Over::Silence => {
                         return Err(ModelError::Idle {
                             url: url(),
-                            seconds: clocks.silence().as_secs(),
+                            seconds: turn.clocks.silence().as_secs(),
                         });
                     }
                     Over::Closing => {
@@ -190,13 +259,13 @@ impl OpenAi {
             for event in parser.feed(&piece).map_err(|_| self.too_large())? {
                 assembler
                     .push_event(&event, sink)
-                    .map_err(|error| self.chunk_error(error, &head))?;
+                    .map_err(|error| self.chunk_error(error, &head, received))?;
             }
             let now = Instant::now();
-            clocks.see(assembler.size(), assembler.is_whole(), now);
+            turn.clocks.see(assembler.size(), assembler.is_whole(), now);
             // Where pieces come without a pause, nobody waits for the clock.
-            if now >= clocks.turn() && !assembler.is_whole() {
-                return Err(self.turn_over(assembler.size() > 0));
+            if now >= turn.clocks.turn() && !assembler.is_whole() {
+                return Err(self.turn_over(&turn.clocks, assembler.size() > 0));
             }
             // Chunks have their own overhead; a server that drips empty ones for ever is endless too.
             if assembler.size() > self.endpoint.max_reply_bytes
@@ -211,8 +280,8 @@ impl OpenAi {
         if streams {
             if let Some(event) = parser.finish() {
                 // Half an event is a cut stream, not a malformed one.
-                if let Err(error @ ChunkError::Server { .. }) = assembler.push_event(&event, sink) {
-                    return Err(self.chunk_error(error, &head));
+                if let Err(error @ ChunkError::Server(_)) = assembler.push_event(&event, sink) {
+                    return Err(self.chunk_error(error, &head, received));
                 }
             }
             if !assembler.is_whole() {
@@ -222,7 +291,7 @@ impl OpenAi {
                     reason: "the server closed before it said that the reply is whole".into(),
                 });
             }
-            return Ok(assembler.finish(prompt_bytes));
+            return self.finish(assembler, &head, prompt_bytes);
         }
         self.read_whole(&whole, &kind, prompt_bytes, sink)
     }
@@ -235,8 +304,7 @@ impl OpenAi {
                 title: html_title(&text),
             });
         }
-        let start = text.trim_start();
-        if start.starts_with("data:") || start.starts_with("error:") {
+        if begins_like_a_stream(&text) {
             // A stream without its content type.
             let mut parser = SseParser::new(usize::MAX);
             let mut assembler = Assembler::default();
@@ -245,10 +313,10 @@ impl OpenAi {
             for event in events {
                 assembler
                     .push_event(&event, sink)
-                    .map_err(|error| self.chunk_error(error, bytes))?;
+                    .map_err(|error| self.chunk_error(error, bytes, bytes.len()))?;
             }
             if assembler.is_whole() {
-                return Ok(assembler.finish(prompt_bytes));
+                return self.finish(assembler, bytes, prompt_bytes);
             }
             return Err(ModelError::Cut {
                 url: self.url.to_string(),
@@ -264,76 +332,24 @@ impl OpenAi {
         if text.trim().is_empty() {
             return Err(malformed("the answer is empty".into()));
         }
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| malformed(format!("it is not JSON: {error}")))?;
+        let value = read_chunk(text.trim_start_matches('\u{feff}'))
+            .map_err(|error| malformed(format!("it is not JSON: {error}")))?;
         let mut assembler = Assembler::default();
         assembler
             .push(&value, sink)
-            .map_err(|error| self.chunk_error(error, bytes))?;
-        Ok(assembler.finish(prompt_bytes))
+            .map_err(|error| self.chunk_error(error, bytes, bytes.len()))?;
+        self.finish(assembler, bytes, prompt_bytes)
     }
 
-    /// Turns every status but success into its error.
-    async fn accept(&self, response: reqwest::Response) -> Result<reqwest::Response, ModelError> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// Returns the reply; where the server gave no answer at all, the model is not to blame.
+    fn finish(&self, assembler: Assembler, head: &[u8], prompt_bytes: usize) -> Result<Reply, ModelError> {
+        if assembler.has_choice() {
+            return Ok(assembler.finish(prompt_bytes));
         }
-        let url = self.url.to_string();
-        if status.is_redirection() {
-            let to = response
-                .headers()
-                .get(LOCATION)
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or("nowhere");
-            return Err(ModelError::Redirected {
-                url,
-                to: one_line(to, 200),
-            });
-        }
-        let now = i64::try_from(
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
-        )
-        .unwrap_or(0);
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| parse_retry_after(value, now));
-        let kind = content_type(&response);
-        let text = read_capped(response, 16 * 1024, Duration::from_secs(10)).await;
-        let code = status.as_u16();
-        let message = if kind.contains("html") || looks_like_html(&text) {
-            if code < 500 && code != 401 && code != 403 && code != 408 && code != 429 {
-                return Err(ModelError::Html {
-                    url,
-                    title: html_title(&text),
-                });
-            }
-            html_title(&text)
-        } else {
-            serde_json::from_str::<serde_json::Value>(&text)
-                .map(|value| error_message(value.get("error").unwrap_or(&value)))
-                .unwrap_or_else(|_| one_line(&text, 300))
-        };
-        if code == 401 || code == 403 {
-            return Err(ModelError::Auth {
-                url,
-                status: code,
-                message,
-            });
-        }
-        if (code == 400 || code == 413 || code == 500) && is_overflow(&message) {
-            return Err(ModelError::ContextOverflow { url, message });
-        }
-        Err(ModelError::Status {
-            url,
-            status: code,
-            message,
-            retry_after,
+        Err(ModelError::Malformed {
+            url: self.url.to_string(),
+            reason: "it holds no reply".into(),
+            snippet: one_line(&String::from_utf8_lossy(head), 120),
         })
     }
 
@@ -344,7 +360,7 @@ impl OpenAi {
         }
     }
 
-    fn chunk_error(&self, error: ChunkError, head: &[u8]) -> ModelError {
+    fn chunk_error(&self, error: ChunkError, head: &[u8], received: usize) -> ModelError {
         let url = self.url.to_string();
         match error {
             ChunkError::Malformed(reason) => ModelError::Malformed {
@@ -353,67 +369,17 @@ impl OpenAi {
                 snippet: one_line(&String::from_utf8_lossy(head), 120),
             },
             ChunkError::TooManyCalls => ModelError::TooManyCalls { url, limit: CALLS },
-            ChunkError::Server { message, .. } if is_overflow(&message) => ModelError::ContextOverflow { url, message },
-            ChunkError::Server { status, message } => ModelError::Status {
+            ChunkError::Server(refusal) => {
+                let status = refusal.status.unwrap_or(500);
+                refusal.into_error(url, status, None)
+            }
+            ChunkError::GivenUp(word) => ModelError::Cut {
                 url,
-                status,
-                message,
-                retry_after: None,
+                received,
+                reason: format!("the server gave the reply up: {}", one_line(&word, 40)),
             },
         }
     }
-}
-
-fn content_type(response: &reqwest::Response) -> String {
-    response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-}
-
-fn begins_like_a_document(piece: &[u8]) -> bool {
-    matches!(piece.trim_ascii_start().first(), Some(b'{' | b'<'))
-}
-
-fn looks_like_html(text: &str) -> bool {
-    let start: String = text
-        .trim_start()
-        .chars()
-        .take(15)
-        .collect::<String>()
-        .to_ascii_lowercase();
-    start.starts_with("<!doctype html") || start.starts_with("<html")
-}
-
-fn html_title(text: &str) -> String {
-    let lower = text.to_ascii_lowercase();
-    let title = lower.find("<title>").and_then(|start| {
-        let end = lower[start..].find("</title>")?;
-        text.get(start + 7..start + end)
-    });
-    match title {
-        Some(title) => format!("titled {:?}", one_line(title, 80)),
-        None => format!("beginning {:?}", one_line(text, 80)),
-    }
-}
-
-fn is_overflow(message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
-    let about_context = message.contains("context") || message.contains("maximum") || message.contains("prompt");
-    about_context
-        && [
-            "exceed",
-            "too long",
-            "too large",
-            "maximum context",
-            "context length",
-            "context size",
-            "n_ctx",
-        ]
-        .iter()
-        .any(|words| message.contains(words))
 }
 
 impl Provider for OpenAi {
@@ -421,10 +387,13 @@ impl Provider for OpenAi {
         Box::pin(async move {
             let mut attempt = 0;
             loop {
-                let error = match self.attempt(request, sink).await {
+                let clocks = Clocks::start(&self.endpoint, request, Instant::now());
+                let mut turn = Turn { clocks, attempt, sink };
+                let error = match self.attempt(request, &mut turn).await {
                     Ok(reply) => return Ok(reply),
                     Err(error) => error,
                 };
+                attempt = turn.attempt;
                 if !error.retries() || attempt >= self.endpoint.max_retries {
                     return Err(error);
                 }

@@ -12,6 +12,8 @@ pub struct SseParser {
     data: Vec<u8>,
     has_data: bool,
     after_cr: bool,
+    /// Whether a line has ended: before that a byte order mark may stand.
+    past_first: bool,
     limit: usize,
 }
 
@@ -27,6 +29,7 @@ impl SseParser {
             data: Vec::new(),
             has_data: false,
             after_cr: false,
+            past_first: false,
             limit,
         }
     }
@@ -72,13 +75,18 @@ impl SseParser {
             return;
         }
         let line = std::mem::take(&mut self.line);
-        if let Some(value) = value_of(&line, b"data") {
+        let first = !std::mem::replace(&mut self.past_first, true);
+        let line = match line.strip_prefix("\u{feff}".as_bytes()) {
+            Some(line) if first => line,
+            _ => &line,
+        };
+        if let Some(value) = value_of(line, b"data") {
             if self.has_data {
                 self.data.push(b'\n');
             }
             self.data.extend_from_slice(value);
             self.has_data = true;
-        } else if let Some(value) = value_of(&line, b"error") {
+        } else if let Some(value) = value_of(line, b"error") {
             // An event that reports a failure carries nothing else worth reading.
             self.data = wrapped_error(value).into_bytes();
             self.has_data = true;
@@ -129,6 +137,13 @@ mod tests {
             assert_eq!(seen, expected, "cut into pieces of {size}");
             assert_eq!(parser.finish(), None);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_hides_nothing() {
+        let mut parser = SseParser::new(64);
+        let events = parser.feed("\u{feff}data: a\n\ndata: \u{feff}b\n\n\u{feff}data: c\n\n".as_bytes());
+        assert_eq!(events.unwrap(), ["a", "\u{feff}b"]);
     }
 
     #[test]

@@ -3,10 +3,16 @@
 use crate::coder::recover;
 use crate::tools::all_specs;
 
-/// Opens thoughts. Many chat templates write it themselves, so that the reply begins within the thoughts.
-const OPEN: &str = "<think>";
-/// Closes thoughts.
+/// Closes thoughts. Many chat templates open them themselves, so that the reply begins within the thoughts.
 const CLOSE: &str = "</think>";
+/// Marks of several templates between which thoughts stand, where a reply begins with them.
+const PAIRS: [(&str, &str); 5] = [
+    ("<think>", CLOSE),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+];
 /// Closing tags of one reply that are looked at.
 const CLOSINGS: usize = 16;
 
@@ -16,8 +22,11 @@ const CLOSINGS: usize = 16;
 /// file that speaks of the tag stays whole.
 pub fn part(content: &str) -> (String, String) {
     let start = content.trim_start();
-    let (thought, rest) = match start.strip_prefix(OPEN) {
-        Some(body) => body.split_once(CLOSE).unwrap_or((body, "")),
+    let mut opened = PAIRS
+        .iter()
+        .filter_map(|(open, close)| Some((start.strip_prefix(open)?, *close)));
+    let (thought, rest) = match opened.next() {
+        Some((body, close)) => body.split_once(close).unwrap_or((body, "")),
         None => match closing(start) {
             Some(at) => (&start[..at], &start[at + CLOSE.len()..]),
             None => return (String::new(), content.to_owned()),
@@ -104,6 +113,13 @@ mod tests {
         assert_eq!(parted("hm.</think>"), both("hm.", ""));
         assert_eq!(parted("<think>endless"), both("endless", ""));
         assert_eq!(parted("if a < b { \"</think>\" }"), None);
+        let draft = "[TOOL_CALLS]bash[ARGS]{\"command\": \"rm -r src\"}";
+        assert_eq!(
+            parted(&format!("[THINK]{draft}, no.[/THINK]yes")),
+            both(&format!("{draft}, no."), "yes")
+        );
+        assert_eq!(parted("<thinking>hm</thinking>\nyes"), both("hm", "yes"));
+        assert_eq!(parted("<thinking>endless</think>"), both("endless</think>", ""));
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl<'a> Staged<'a> {
         for (path, file) in &self.files {
             let after = file.after.as_ref().map(|file| file.bring(&file.text));
             if file.on_disk || after.is_some() {
-                let checked = self.root.check_pins(path, after.as_deref().map(str::as_bytes));
+                let checked = self.root.check(path, after.as_deref().map(str::as_bytes));
                 checked.map_err(|error| Box::new(error.into()))?;
             }
         }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{one_line, printable, truncate};
 use super::root::{Found, Root, components};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
-use super::walk::walk;
+use super::walk::{Kept, walk};
 use super::{Inner, ToolResult, integer, optional_text, text};
 
 const FILE_LIMIT: u64 = 4 * 1024 * 1024;
@@ -21,7 +21,7 @@ pub(super) const TIME_LIMIT: Duration = Duration::from_secs(20);
 pub(super) fn spec() -> ToolSpec {
     ToolSpec {
         name: "grep",
-        description: "Finds lines that match a regular expression in files of the work tree (files that .gitignore names are left out).",
+        description: "Finds lines that match a regular expression in files of the work tree (files that .gitignore names and that are not committed are left out).",
         params: vec![
             Param::required(
                 "pattern",
@@ -137,8 +137,12 @@ pub(super) fn files_below(root: &Root, path: &str, stop: &dyn Fn() -> bool) -> R
         prefix.push('/');
     }
     let mut files = Vec::new();
+    let kept = Kept {
+        tracked: root.tracked(),
+        below: &prefix,
+    };
     // A list that the limit cut short is as good as any list.
-    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = walk(folder, stop, |entry| {
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = walk(folder, kept, stop, |entry| {
         // A folder that may not be listed hides only itself.
         let Ok(entry) = entry else {
             return ControlFlow::Continue(());

@@ -1,6 +1,7 @@
 //! `read_file`: the lines of a file, numbered.
 
 use super::output::{SPILL_PREFIX, printable, truncate};
+use super::pointer::Pointer;
 use super::root::{Found, Root, RootError};
 use super::schema::{Arguments, Kind, Param, ToolSpec};
 use super::{Inner, ToolResult, integer, text};
@@ -64,7 +65,13 @@ pub(super) fn run(inner: &Inner, arguments: &Arguments) -> ToolResult {
     } else {
         ""
     };
-    ToolResult::done(show(path, &content, offset, limit, inner.caps.read_bytes, note))
+    let shown = show(path, &content, offset, limit, inner.caps.read_bytes, note);
+    ToolResult::done(match Pointer::of(&bytes) {
+        Some(Pointer { size }) => format!(
+            "{path} is a Git LFS pointer: it stands for a file of {size} bytes that is not here, and tells nothing of its content. The pointer itself:\n{shown}"
+        ),
+        None => shown,
+    })
 }
 
 fn show(path: &str, content: &str, offset: usize, limit: usize, cap: usize, note: &str) -> String {

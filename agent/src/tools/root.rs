@@ -3,16 +3,23 @@
 //! Every path is walked component by component from an open folder, and no component may be a symbolic link, so
 //! that a link planted or swapped at any moment leads nowhere.
 
+mod error;
 pub mod pins;
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gate::protected::Protected;
+use git::Tracked;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::output;
+use super::pointer::{self, Pointer};
+pub use error::RootError;
+use error::{io, refused};
 use pins::Pins;
 
 /// The work tree's folder, held open.
@@ -22,83 +29,7 @@ pub struct Root {
     path: PathBuf,
     protected: Protected,
     pins: Pins,
-}
-
-/// Tells why a file cannot be read or written; the words are for the model.
-#[derive(Debug, thiserror::Error)]
-pub enum RootError {
-    /// The path leads out, or to what is not for the model.
-    #[error("failed to use the path {path:?}: {reason}")]
-    Refused {
-        /// The path as given.
-        path: String,
-        /// Why it is refused.
-        reason: String,
-    },
-    /// The path is protected.
-    #[error(
-        "failed to write {path:?}: it is protected ({pattern}); a task may not change it. Leave it as it is, and if the task cannot be done without it, submit NO-GO and say so"
-    )]
-    Protected {
-        /// The path.
-        path: String,
-        /// The pattern that protects it.
-        pattern: String,
-    },
-    /// Parts of the file are pinned, and would change.
-    #[error(
-        "failed to write {path:?}: it would change {}, by which the gate's steps go; a task may not change that. Leave it as it is at the base, the rest of the file is free; if the task cannot be done without it, submit NO-GO and say so", parts.join(", ")
-    )]
-    Pinned {
-        /// The path.
-        path: String,
-        /// What would change, as `path (part)`.
-        parts: Vec<String>,
-    },
-    /// There is nothing there.
-    #[error("failed to find {path:?}: no such file in the work tree")]
-    Missing {
-        /// The path.
-        path: String,
-    },
-    /// It is larger than tools take.
-    #[error(
-        "failed to read {path:?}: it has {size} bytes, at most {limit} are read; use grep or bash (head, sed -n) on it"
-    )]
-    TooLarge {
-        /// The path.
-        path: String,
-        /// Its size.
-        size: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The machine failed.
-    #[error("failed to {action} {path:?}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The path.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl RootError {
-    /// Tells whether the machine is at fault, not the model.
-    pub fn is_infrastructure(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => !matches!(
-                source.kind(),
-                std::io::ErrorKind::PermissionDenied
-                    | std::io::ErrorKind::IsADirectory
-                    | std::io::ErrorKind::NotADirectory
-                    | std::io::ErrorKind::InvalidFilename
-            ),
-            _ => false,
-        }
-    }
+    tracked: Arc<Tracked>,
 }
 
 /// What a read brought.
@@ -113,7 +44,7 @@ pub enum Found {
 /// Cuts a path into its components, or says why it is no path of the work tree.
 pub fn components(path: &str) -> Result<Vec<&str>, RootError> {
     let refuse = |reason: &str| RootError::Refused {
-        path: super::output::one_line(path, 200),
+        path: output::one_line(path, 200),
         reason: reason.to_owned(),
     };
     if path.contains('\0') || path.len() > 4096 {
@@ -156,7 +87,19 @@ impl Root {
             path,
             protected,
             pins: Pins::default(),
+            tracked: Arc::default(),
         })
+    }
+
+    /// Shows files that are committed though a `.gitignore` names them.
+    pub fn tracking(mut self, tracked: Arc<Tracked>) -> Self {
+        self.tracked = tracked;
+        self
+    }
+
+    /// Returns the files that the work tree was checked out with.
+    pub fn tracked(&self) -> &Tracked {
+        &self.tracked
     }
 
     /// Returns where the work tree lies.
@@ -252,7 +195,7 @@ impl Root {
         if path.ends_with('/') {
             return Err(refused(path, "it ends in a slash; name a file"));
         }
-        self.check_pins(&parts.join("/"), Some(content))?;
+        self.check(&parts.join("/"), Some(content))?;
         let parent = self.walk(path, above, true)?;
         let parent = parent.as_ref().unwrap_or(&self.folder);
         let before = self.regular(path, parent, name)?;
@@ -293,8 +236,27 @@ impl Root {
         if self.regular(path, parent, name)?.is_none() {
             return Err(RootError::Missing { path: path.to_owned() });
         }
-        self.check_pins(&parts.join("/"), None)?;
+        self.check(&parts.join("/"), None)?;
         rustix::fs::unlinkat(parent, *name, AtFlags::empty()).map_err(|error| io("remove", path, error))
+    }
+
+    /// Refuses a content of the file at `path`, or its removal, that would change pinned parts of it, content that would
+    /// take the place of a pointer, and a new file of a name that nobody means.
+    pub fn check(&self, path: &str, after: Option<&[u8]>) -> Result<(), RootError> {
+        self.check_pins(path, after)?;
+        let Some(after) = after else { return Ok(()) };
+        match self.read(path, pointer::MOST) {
+            Ok(Found::File(now)) => match (Pointer::of(&now), Pointer::of(after)) {
+                (Some(Pointer { size }), None) => Err(RootError::Pointer {
+                    path: path.to_owned(),
+                    size,
+                }),
+                _ => Ok(()),
+            },
+            Err(RootError::Missing { .. }) => check_new(path),
+            // Whatever else is there is for the attempt to write to tell.
+            _ => Ok(()),
+        }
     }
 
     fn writable<'a>(&self, path: &'a str) -> Result<Vec<&'a str>, RootError> {
@@ -364,7 +326,7 @@ impl Root {
         let target = rustix::fs::readlinkat(parent, name, Vec::new())
             .map(|target| target.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let target = super::output::one_line(&target, 120);
+        let target = output::one_line(&target, 120);
         refused(
             path,
             &format!(
@@ -393,18 +355,27 @@ impl Root {
     }
 }
 
-fn refused(path: &str, reason: &str) -> RootError {
-    RootError::Refused {
-        path: path.to_owned(),
-        reason: reason.to_owned(),
+/// Refuses names of new files that no commit may hold, or that would not be seen for what they are. Old ones keep theirs.
+fn check_new(path: &str) -> Result<(), RootError> {
+    let shown = output::one_line(path, 200);
+    if path.contains('\\') {
+        return Err(refused(
+            &shown,
+            "it holds a backslash, which parts no folders here; write it with `/` between folders",
+        ));
     }
-}
-
-fn io(action: &'static str, path: &str, error: Errno) -> RootError {
-    RootError::Io {
-        action,
-        path: path.to_owned(),
-        source: error.into(),
+    if path.contains(['\n', '\t']) || output::printable(path) != path {
+        return Err(refused(
+            &shown,
+            "it holds control or invisible characters; write it without them",
+        ));
+    }
+    match path.split('/').find(|name| !git::is_fit_name((*name).into(), false)) {
+        Some(_) => Err(refused(
+            &shown,
+            "a name in it stands for `.git` on some systems, and no commit may hold it; choose another",
+        )),
+        None => Ok(()),
     }
 }
 

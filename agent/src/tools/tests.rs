@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod pins;
+mod pointers;
+mod tracked;
 
 use super::*;
 use futures::future::BoxFuture;
@@ -28,10 +30,10 @@ impl Shell for Echo {
 
 fn toolbox(folder: &Path, shell: bool) -> Toolbox {
     let shell = shell.then(|| Arc::new(Echo) as Arc<dyn Shell>);
-    keeping(folder, Pins::default(), shell)
+    keeping(folder, Pins::default(), Arc::default(), shell)
 }
 
-fn keeping(folder: &Path, pins: Pins, shell: Option<Arc<dyn Shell>>) -> Toolbox {
+fn keeping(folder: &Path, pins: Pins, tracked: Arc<Tracked>, shell: Option<Arc<dyn Shell>>) -> Toolbox {
     let tree = folder.join("tree");
     std::fs::create_dir_all(tree.join("src")).unwrap();
     std::fs::create_dir_all(tree.join(".git")).unwrap();
@@ -45,6 +47,7 @@ fn keeping(folder: &Path, pins: Pins, shell: Option<Arc<dyn Shell>>) -> Toolbox 
         pins,
         ToolboxSettings {
             work_tree: tree,
+            tracked,
             kept_outputs: folder.join("kept"),
             tools: all_specs().iter().map(|spec| spec.name.to_owned()).collect(),
             protected: vec![".foreman/**".into()],
@@ -398,6 +401,7 @@ fn an_unknown_tool_of_an_agent_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let settings = |tools: Vec<String>| ToolboxSettings {
         work_tree: folder.path().to_owned(),
+        tracked: Arc::default(),
         kept_outputs: folder.path().join("kept"),
         tools,
         protected: vec![],

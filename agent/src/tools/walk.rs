@@ -10,7 +10,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
-use git::{BString, ByteSlice, Ignores};
+use git::{BString, ByteSlice, Ignores, Tracked};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -19,7 +19,7 @@ const IGNORE_LIMIT: u64 = 1 << 20;
 /// Deepest folder that is listed, as in commits; every one on the way down is held open.
 const DEPTH: usize = 256;
 
-/// One thing in the work tree that is no folder and that no `.gitignore` names.
+/// One thing in the work tree that is no folder, and that is committed or that no `.gitignore` names.
 pub(crate) struct Entry<'a> {
     folder: &'a OwnedFd,
     name: &'a CStr,
@@ -50,30 +50,58 @@ struct Level {
     folder: OwnedFd,
     /// Length of the path of this folder, its slash included.
     prefix: usize,
+    /// Whether a `.gitignore` names it: then only what is committed of it is visited.
+    ignored: bool,
     items: std::vec::IntoIter<(CString, Stat)>,
 }
 
+/// Which files are visited though a `.gitignore` names them.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    /// The files that the work tree was checked out with.
+    pub(crate) tracked: &'a Tracked,
+    /// Where the walk begins in the work tree: empty for its top, else with a slash at its end.
+    pub(crate) below: &'a str,
+}
+
+impl Kept<'_> {
+    fn has(&self, path: &[u8], is_folder: bool) -> bool {
+        let mut whole = BString::from(self.below);
+        whole.extend_from_slice(path);
+        match is_folder {
+            true => self.tracked.has_folder(whole.as_bstr()),
+            false => self.tracked.has_file(whole.as_bstr()),
+        }
+    }
+}
+
 /// Visits what lies below an open folder, sorted by name within each folder, without `.git` and what `.gitignore`
-/// files from that folder on name. What cannot be listed is visited as an error. `stop` is asked before every name,
-/// ignored or not, and ends the walk; so does a visit that breaks.
+/// files from that folder on name and that is not to be `kept`. What cannot be listed is visited as an error. `stop` is
+/// asked before every name, ignored or not, and ends the walk; so does a visit that breaks.
 pub(crate) fn walk<B>(
     start: OwnedFd,
+    kept: Kept<'_>,
     stop: &dyn Fn() -> bool,
     mut visit: impl FnMut(std::io::Result<Entry<'_>>) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let mut ignores = Ignores::default();
     let mut path: Vec<u8> = Vec::new();
     let mut levels: Vec<Level> = Vec::new();
-    let mut next = Some(start);
+    let mut next = Some((start, false));
     loop {
-        if let Some(folder) = next.take() {
+        if let Some((folder, ignored)) = next.take() {
             match list(&folder, stop) {
                 Ok(items) => {
                     let prefix = path.len();
                     let name = path.strip_suffix(b"/").unwrap_or(&path);
                     ignores.enter(&BString::from(name), &ignore_file(&folder));
                     let items = items.into_iter();
-                    levels.push(Level { folder, prefix, items });
+                    levels.push(Level {
+                        folder,
+                        prefix,
+                        ignored,
+                        items,
+                    });
                 }
                 Err(error) => visit(Err(error))?,
             }
@@ -93,7 +121,11 @@ pub(crate) fn walk<B>(
         }
         path.extend_from_slice(name.to_bytes());
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if name.to_bytes().eq_ignore_ascii_case(b".git") || ignores.matches(path.as_bstr(), is_folder) {
+        if name.to_bytes().eq_ignore_ascii_case(b".git") {
+            continue;
+        }
+        let ignored = level.ignored || ignores.matches(path.as_bstr(), is_folder);
+        if ignored && !kept.has(&path, is_folder) {
             continue;
         }
         if !is_folder {
@@ -112,7 +144,7 @@ pub(crate) fn walk<B>(
             ))))?,
             Ok(folder) => {
                 path.push(b'/');
-                next = Some(folder);
+                next = Some((folder, ignored));
             }
             // It went away since.
             Err(Errno::NOENT) => {}
@@ -175,8 +207,13 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
+        names_with(folder, &Tracked::default(), "")
+    }
+
+    fn names_with(folder: &Path, tracked: &Tracked, below: &str) -> Vec<String> {
         let mut names = Vec::new();
-        let walked = walk(open(folder), &|| false, |entry| match entry {
+        let kept = Kept { tracked, below };
+        let walked = walk(open(folder), kept, &|| false, |entry| match entry {
             Ok(entry) => {
                 names.push(String::from_utf8(entry.path.to_vec()).unwrap());
                 ControlFlow::Continue(())
@@ -232,6 +269,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_committed_is_visited_though_an_ignore_file_names_it_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(
+            folder.path(),
+            &[
+                (".gitignore", "*.log\n/dist\n"),
+                ("a.log", ""),
+                ("b.log", ""),
+                ("dist/.gitignore", "!new.js\n"),
+                ("dist/deep/kept.js", ""),
+                ("dist/deep/new.js", ""),
+                ("dist/new.js", ""),
+                ("dist/other/new.js", ""),
+            ],
+        );
+        let committed = [".gitignore", "a.log", "dist/deep/kept.js", "dist/gone.js"];
+        let tracked = Tracked::new(committed.map(BString::from));
+        assert_eq!(
+            names_with(folder.path(), &tracked, ""),
+            [".gitignore", "a.log", "dist/deep/kept.js"],
+            "what lies in an ignored folder stays ignored, whatever a .gitignore in it says"
+        );
+        fill(folder.path(), &[("dist/deep/.gitignore", "*\n")]);
+        assert_eq!(
+            names_with(&folder.path().join("dist/deep"), &tracked, "dist/deep/"),
+            ["kept.js"],
+            "paths are those of the work tree, wherever the walk begins"
+        );
+    }
+
+    #[test]
     fn an_ignore_file_that_is_a_link_or_a_pipe_or_too_large_is_listed_and_never_read() {
         let folder = tempfile::tempdir().unwrap();
         fill(
@@ -269,7 +337,12 @@ mod tests {
         assert_eq!(names(folder.path()), ["up"]);
         let deep = (0..=DEPTH).fold(folder.path().to_owned(), |folder, _| folder.join("d"));
         std::fs::create_dir_all(deep).unwrap();
-        let walked = walk(open(folder.path()), &|| false, |entry| match entry {
+        let tracked = Tracked::default();
+        let kept = Kept {
+            tracked: &tracked,
+            below: "",
+        };
+        let walked = walk(open(folder.path()), kept, &|| false, |entry| match entry {
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error.to_string()),
         });
@@ -290,7 +363,12 @@ mod tests {
             asked.get() > 6 + 3
         };
         let mut seen = Vec::new();
-        let walked = walk(open(folder.path()), &stop, |entry| {
+        let tracked = Tracked::default();
+        let kept = Kept {
+            tracked: &tracked,
+            below: "",
+        };
+        let walked = walk(open(folder.path()), kept, &stop, |entry| {
             seen.push(entry.unwrap().path.to_vec());
             ControlFlow::<()>::Continue(())
         });

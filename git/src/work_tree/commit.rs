@@ -10,6 +10,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::{
     CommitLimits, Fitting, LEFT_OUT, LeftOut, Unfit, WorkTree,
+    fitting::is_fit_name,
     ignore::Ignores,
     walk::{Folder, Item},
 };
@@ -33,7 +34,7 @@ impl WorkTree {
     ///
     /// `.gitignore` files are honoured for files that `base` does not have; executable bits, removals and links are
     /// kept, links as links. Anything named `.git`, at any depth, and anything that is neither a file, a link nor a
-    /// folder is left out. Submodules stay as they were, whatever was put into their folders. A message that carries a claim is
+    /// folder is left out; so is what Git takes for `.git` on other systems. Submodules stay as they were, whatever was put into their folders. A message that carries a claim is
     /// sealed. The objects go to [`WorkTree::repository`]; no ref moves.
     pub fn commit_all(
         &self,
@@ -87,13 +88,7 @@ impl WorkTree {
     fn write_tree(&self, limits: &CommitLimits, stop: &dyn Fn() -> bool) -> Result<(Oid, Fitting)> {
         let repo = self.repository.gix();
         let fail = |e: gix::Error| self.repository.fail("read the index of", &e);
-        let index = gix::index::File::at(
-            self.admin.join("index"),
-            gix::hash::Kind::Sha1,
-            true,
-            Default::default(),
-        )
-        .map_err(fail)?;
+        let index = self.index()?;
         let mut known = HashMap::with_capacity(index.entries().len());
         let mut folders = HashSet::new();
         let timestamp = index.timestamp();
@@ -232,6 +227,10 @@ impl Walk<'_> {
         let tracked = known.is_some();
         let is_dir = item.kind == FileType::Directory;
         let ignored = ignored || self.ignores.matches(path.as_ref(), is_dir);
+        let committed = tracked || self.folders.contains(&path);
+        if !committed && !ignored && !is_fit_name(item.name.as_ref(), item.kind == FileType::Symlink) {
+            return Ok(self.leave_out(&path, Unfit::Name));
+        }
         match item.kind {
             FileType::Directory => {
                 if ignored && !self.folders.contains(&path) {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use gix::bstr::BString;
+use gix::bstr::{BStr, BString};
+use gix::validate::path::component;
 
 use crate::Oid;
 
@@ -92,10 +93,60 @@ pub enum Unfit {
         /// The limit.
         limit: usize,
     },
+    /// Its name is one that Git takes for its own folder on some systems, or that may not be a link.
+    #[error("its name stands for Git's own files on some systems, and Git servers refuse it")]
+    Name,
     /// Its mode forbids to read it.
     #[error("its mode forbids to read it")]
     Unreadable,
     /// The folder stands for a commit of another repository.
     #[error("it is a submodule, and what was put into its folder belongs to another repository")]
     Submodule,
+}
+
+/// Says whether a file or folder of this name, no path, may be committed: Git takes some names for its own folder on file
+/// systems other than this one, and follows no `.gitmodules` that is a link.
+pub fn is_fit_name(name: &BStr, is_link: bool) -> bool {
+    let options = component::Options {
+        protect_windows: false,
+        protect_hfs: true,
+        protect_ntfs: true,
+    };
+    let mode = is_link.then_some(component::Mode::Symlink);
+    gix::validate::path::component(name, mode, options).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_gits_own_on_other_systems_are_no_names_of_files() {
+        for name in [
+            ".git",
+            ".GIT",
+            "git~1",
+            "GIT~1",
+            ".git.",
+            ".git ",
+            ".g\u{200c}it",
+            ".git::$INDEX_ALLOCATION",
+        ] {
+            assert!(!is_fit_name(name.into(), false), "{name:?}");
+        }
+        for name in [
+            ".gitignore",
+            ".gitmodules",
+            ".github",
+            "git",
+            "git~2x",
+            "a\\b",
+            "con",
+            "x.git",
+            "\u{e9}",
+        ] {
+            assert!(is_fit_name(name.into(), false), "{name:?}");
+        }
+        assert!(!is_fit_name(".gitmodules".into(), true) && is_fit_name("a".into(), true));
+    }
 }

@@ -88,6 +88,43 @@ fn the_git_program_works_inside_a_fresh_work_tree_also_when_its_admin_folder_can
 }
 
 #[test]
+fn names_that_git_servers_refuse_are_left_out_and_said() {
+    let fixture = Fixture::new(&sample());
+    let tree = fixture.work_tree();
+    let at = |path: &str| tree.path().join(path);
+    fs::write(at("new.txt"), "kept").unwrap();
+    fs::write(at("deep/git~1"), "x").unwrap();
+    fs::create_dir(at(".g\u{200c}it")).unwrap();
+    fs::write(at(".g\u{200c}it/config"), "x").unwrap();
+    symlink("new.txt", at(".gitmodules")).unwrap();
+    let limits = CommitLimits::default();
+    let made = tree.commit_fitting(fixture.head, "work", &who(), &who(), &limits, &|| false);
+    let made = made.unwrap();
+    let left_out: Vec<String> = made.left_out.iter().map(|left_out| left_out.path.to_string()).collect();
+    assert_eq!(left_out, [".gitmodules", ".g\u{200c}it", "deep/git~1"]);
+    assert!(made.left_out.iter().all(|left_out| left_out.why == Unfit::Name));
+    let committed = paths(&tree, made.commit.unwrap());
+    assert!(
+        committed.contains(&"new.txt".to_owned()) && committed.len() == sample().len() + 1,
+        "{committed:?}"
+    );
+}
+
+#[test]
+fn what_was_checked_out_is_remembered_whatever_becomes_of_it() {
+    let fixture = Fixture::new(&sample());
+    let tree = fixture.work_tree();
+    fs::remove_file(tree.path().join("tracked.log")).unwrap();
+    fs::write(tree.path().join("new.log"), "").unwrap();
+    let opened = WorkTree::open(tree.path(), tree.admin()).unwrap();
+    for tree in [tree, opened] {
+        let tracked = tree.tracked().unwrap();
+        assert!(tracked.has_file("tracked.log".into()) && tracked.has_file("deep/er/file.txt".into()));
+        assert!(tracked.has_folder("deep".into()) && !tracked.has_file("new.log".into()));
+    }
+}
+
+#[test]
 fn an_unchanged_tree_makes_no_commit_and_a_touched_one_neither() {
     let fixture = Fixture::new(&sample());
     let tree = fixture.work_tree();

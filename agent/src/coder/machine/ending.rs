@@ -6,7 +6,11 @@ use super::{Action, Diff, Phase, State};
 use crate::budget::Exhausted;
 use crate::coder::{End, Ending, FailureReason, Role, Verdict};
 use crate::tools::output::one_line;
+use crate::tools::root::pins::Held;
 use crate::tools::submit_result::{self, Claim, SUMMARY_CHARS, Submission};
+
+/// Most things that must be put back and are named.
+const HELD: usize = 10;
 
 impl State {
     /// Takes what the model hands in. GO of a coder rests on the change, not on the words.
@@ -22,26 +26,22 @@ impl State {
 
     pub(super) fn on_diff(&mut self, id: String, submission: Submission, diff: Diff, actions: &mut Vec<Action>) {
         self.changed = diff.changed;
-        if !diff.protected.is_empty() {
-            let paths = one_line(
-                &diff.protected.iter().take(10).cloned().collect::<Vec<_>>().join(", "),
-                200,
-            );
+        if !diff.held.is_empty() {
+            let what: Vec<&str> = diff.held.iter().take(HELD).map(|held| held.what.as_str()).collect();
             if self.protected_refused {
                 self.end_with(
                     Ending::ProtectedPath,
-                    format!("the change touches protected paths: {paths}"),
+                    format!(
+                        "the change touches protected paths: {}",
+                        one_line(&what.join(", "), 200)
+                    ),
                     Some(submission),
                     actions,
                 );
                 return;
             }
             self.protected_refused = true;
-            let lesson = format!(
-                "the result was not taken: the change touches protected paths ({paths}). Put them back as they were (git show HEAD:PATH shows the original), then submit again; if the task needs them changed, submit NO-GO and say so."
-            );
-            self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
-            self.go_on(actions);
+            self.refuse(id, held_lesson(&diff.held), actions);
             return;
         }
         if self.changed.is_empty() {
@@ -65,9 +65,8 @@ impl State {
                 return;
             }
             self.empty_refused = true;
-            let lesson = "the result was not taken: GO needs a change, and no file differs from the start. Make the change; or, if nothing has to be changed, submit NO-GO with extra {\"outcome\": \"ALREADY-RESOLVED\"} and say where you saw it.";
-            self.observe(id, submit_result::NAME, "", "refused", lesson.into(), actions);
-            self.go_on(actions);
+            let lesson = "the result was not taken: GO needs a change, and no file differs from the start (new files that .gitignore names do not count). Make the change; or, if nothing has to be changed, submit NO-GO with extra {\"outcome\": \"ALREADY-RESOLVED\"} and say where you saw it.";
+            self.refuse(id, lesson.into(), actions);
             return;
         }
         // Told once: after that the rest counts, and what is left out is named beside it.
@@ -82,11 +81,25 @@ impl State {
                 "the result was not taken: files are too large to be committed and would be left out ({}). Remove them, or name them in .gitignore if they are build output, then submit again.",
                 one_line(&files.join(", "), 400)
             );
-            self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
-            self.go_on(actions);
+            self.refuse(id, lesson, actions);
+            return;
+        }
+        if !diff.overwritten.is_empty() && !std::mem::replace(&mut self.overwritten_refused, true) {
+            let files: Vec<&str> = diff.overwritten.iter().take(10).map(String::as_str).collect();
+            let lesson = format!(
+                "the result was not taken: Git LFS pointers were written over, and what stands there now would be committed in place of the files for which they stand ({}). Put the pointers back (git show HEAD:PATH > PATH), then submit again; if the task cannot be done without their content, submit NO-GO and say so.",
+                one_line(&files.join(", "), 400)
+            );
+            self.refuse(id, lesson, actions);
             return;
         }
         self.end_with(Ending::Submitted, submission.summary.clone(), Some(submission), actions);
+    }
+
+    /// Answers a submission that is not taken, and goes on.
+    fn refuse(&mut self, id: String, lesson: String, actions: &mut Vec<Action>) {
+        self.observe(id, submit_result::NAME, "", "refused", lesson, actions);
+        self.go_on(actions);
     }
 
     pub(super) fn exhausted(&mut self, which: Exhausted, actions: &mut Vec<Action>) {
@@ -157,6 +170,20 @@ impl State {
             extra,
         })));
     }
+}
+
+/// Says what must be put back, one line for each, and what to do then.
+fn held_lesson(held: &[Held]) -> String {
+    let lines = held.iter().take(HELD);
+    let lines = lines.map(|held| format!("- {}: {}", one_line(&held.what, 200), one_line(&held.remedy, 400)));
+    let more = match held.len().saturating_sub(HELD) {
+        0 => String::new(),
+        more => format!("\n- and {more} more"),
+    };
+    format!(
+        "the result was not taken: the change touches what must stay as it is.\n{}{more}\nThen submit again; if the task cannot be done without changing it, submit NO-GO and say so.",
+        lines.collect::<Vec<_>>().join("\n")
+    )
 }
 
 /// The table of endings: what each means in the published words.

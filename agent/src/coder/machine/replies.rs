@@ -1,6 +1,6 @@
 //! What a reply is taken for, and what is said where it brings nothing.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Action, FORMAT_ERRORS, Phase, Problem, State};
 use crate::coder::Ending;
@@ -26,10 +26,10 @@ impl State {
                 } else {
                     Vec::new()
                 };
-                let said = if native || reply.calls.is_empty() {
-                    reply.content
-                } else {
-                    spell_out(&reply.content, &reply.calls)
+                let said = match extract::call_in_thoughts(&reply) {
+                    Some(call) => call.to_owned(),
+                    None if native || reply.calls.is_empty() => reply.content,
+                    None => spell_out(&reply.content, &reply.calls),
                 };
                 self.conversation.reply(self.turn, said, calls);
                 if !native {
@@ -174,20 +174,33 @@ fn to_run(asked: &Asked) -> Option<Call> {
     }
 }
 
-/// Returns the calls as they are to stand in the conversation: each that is answered, with the id of its answer.
+/// Returns the calls as they are to stand in the conversation: each that is answered, with the id of its answer. Servers
+/// look at names and arguments again with every request, and some refuse all of it for one that is not plain.
 fn native_calls(calls: &[RawCall], asked: &[Asked]) -> Vec<RawCall> {
-    let id = |asked: &Asked| match asked {
-        Asked::Sound(call) => call.id.clone(),
-        Asked::Wrong { id, .. } => id.clone(),
+    let stands = |(call, asked): (&RawCall, &Asked)| match asked {
+        Asked::Sound(sound) => RawCall {
+            id: sound.id.clone(),
+            name: sound.tool.clone(),
+            arguments: match serde_json::from_str::<Map<String, Value>>(&call.arguments) {
+                Ok(_) => call.arguments.clone(),
+                // As they were read and carried out.
+                Err(_) => Value::Object(sound.arguments.clone()).to_string(),
+            },
+        },
+        Asked::Wrong { id, .. } => RawCall {
+            id: id.clone(),
+            name: plain_name(&call.name),
+            arguments: call.arguments.clone(),
+        },
     };
-    calls
-        .iter()
-        .zip(asked)
-        .map(|(call, asked)| RawCall {
-            id: id(asked),
-            ..call.clone()
-        })
-        .collect()
+    calls.iter().zip(asked).map(stands).collect()
+}
+
+/// Returns a name as every server takes one.
+fn plain_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = name.trim().chars().take(64).map(plain).collect();
+    if name.is_empty() { "unnamed".into() } else { name }
 }
 
 /// Writes native calls into the text, where the protocol has no place for them.

@@ -25,6 +25,18 @@ fn every_form_of_a_call_is_found() {
         "[TOOL_CALLS][{\"name\": \"read_file\", \"arguments\": {\"path\": \"a.rs\"}}]",
         "{\"tool_calls\": [{\"type\": \"function\", \"function\": {\"name\": \"read_file\", \"arguments\": \"{\\\"path\\\": \\\"a.rs\\\"}\"}}]}",
         "{\"thought\": \"x\", \"tool\": \"read_file\", \"path\": \"a.rs\"}",
+        "[TOOL_CALLS]read_file[ARGS]{\"path\": \"a.rs\"}",
+        "[TOOL_CALLS]read_file[CALL_ID]Xy1234567[ARGS]{\"path\": \"a.rs\"}",
+        "Now: [TOOL_CALLS] read_file {\"path\": \"a.rs\",}",
+        "<|python_tag|>{\"name\": \"read_file\", \"parameters\": {\"path\": \"a.rs\"}}",
+        "<|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"read_file\", \"parameters\": {\"path\": \"a.rs\"}}]<|END_ACTION|>",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.read_file:0<|tool_call_argument_begin|>{\"path\": \"a.rs\"}<|tool_call_end|>",
+        "<\u{ff5c}tool\u{2581}calls\u{2581}begin\u{ff5c}><\u{ff5c}tool\u{2581}call\u{2581}begin\u{ff5c}>function<\u{ff5c}tool\u{2581}sep\u{ff5c}>read_file\n```json\n{\"path\": \"a.rs\"}\n```<\u{ff5c}tool\u{2581}call\u{2581}end\u{ff5c}>",
+        "<|channel|>commentary to=functions.read_file <|constrain|>json<|message|>{\"path\": \"a.rs\"}<|call|>",
+        "<function_calls>\n<invoke name=\"read_file\">\n<parameter name=\"path\">a.rs</parameter>\n</invoke>\n</function_calls>",
+        "<invoke name='read_file'><parameter name='path' string='true'>a.rs</parameter></invoke>",
+        "<function=read_file>{\"path\": \"a.rs\"}</function>",
+        "<tool_call>\n<function=read_file>\n<parameter=path>\na.rs</function>\n</tool_call>",
     ];
     for form in forms {
         assert_eq!(calls(form), read(), "{form}");
@@ -57,6 +69,70 @@ fn bodies_come_out_as_they_stand_even_with_tags_and_json_inside() {
 }
 
 #[test]
+fn values_of_tagged_calls_come_out_as_they_stand_with_tags_and_calls_inside() {
+    let inner = "<function=bash>\n<parameter=command>ls</parameter> and\n<invoke name=\"x\">\n";
+    let text = format!(
+        "<function=write_file>\n<parameter=path>\na.md\n</parameter>\n<parameter=content>\n{inner}</parameter>\n</function>\n<function=bash>\n<parameter=command>\nls\n</parameter>\n</function>"
+    );
+    let expected = [
+        ("write_file".to_owned(), json!({"path": "a.md\n", "content": inner})),
+        ("bash".to_owned(), json!({"command": "ls\n"})),
+    ];
+    assert_eq!(calls(&text), expected);
+    let unclosed = "<function=bash>\n<parameter=command>\nls\n</function>\n<function=bash>\n<parameter=command>\npwd\n</parameter>\n</function>";
+    let expected = ["ls\n", "pwd\n"].map(|command| ("bash".to_owned(), json!({"command": command})));
+    assert_eq!(calls(unclosed), expected);
+}
+
+#[test]
+fn several_named_calls_are_found_and_what_lies_in_their_arguments_is_not() {
+    let text = "[TOOL_CALLS]bash[ARGS]{\"command\": \"echo '[TOOL_CALLS]glob[ARGS]{}'\"}[TOOL_CALLS]glob[ARGS]{\"pattern\": \"*\"}";
+    let expected = [
+        ("bash".to_owned(), json!({"command": "echo '[TOOL_CALLS]glob[ARGS]{}'"})),
+        ("glob".to_owned(), json!({"pattern": "*"})),
+    ];
+    assert_eq!(calls(text), expected);
+    assert_eq!(calls("[TOOL_CALLS]teleport[ARGS]{\"to\": \"x\"}"), vec![]);
+    assert!(looks_like_call("[TOOL_CALLS]teleport[ARGS]{\"to\": \"x\"}"));
+}
+
+#[test]
+fn names_are_known_with_what_templates_leave_on_them() {
+    let tools = crate::tools::all_specs();
+    for (written, meant) in [
+        ("read_file<|channel|>commentary", Some("read_file")),
+        ("functions.read_file:12", Some("read_file")),
+        ("default_api:ReadFile", Some("read_file")),
+        ("\"bash\"", Some("bash")),
+        ("12", None),
+        ("<|channel|>", None),
+    ] {
+        assert_eq!(normalise(written, &tools), meant, "{written}");
+    }
+}
+
+#[test]
+fn a_call_that_has_no_end_is_known_in_every_form() {
+    for text in [
+        "<call tool=\"bash\"><command>ls",
+        "<function=bash>\n<parameter=command>ls",
+        "<invoke name=\"bash\"><parameter name=\"command\">ls</parameter>",
+        "<tool_call>bash\n<arg_key>command</arg_key>\n<arg_value>ls",
+        "{\"tool\": \"bash\", \"arguments\": {",
+    ] {
+        assert!(is_unclosed(text), "{text}");
+    }
+    for text in [
+        "<function=bash>{}</function>",
+        "<tool_call>bash\n<arg_key>command</arg_key>\n<arg_value>ls</arg_value></tool_call>",
+        "<tool_call>{\"name\": \"bash\", \"arguments\": {\"command\": \"ls\"}}",
+        "plain words",
+    ] {
+        assert!(!is_unclosed(text), "{text}");
+    }
+}
+
+#[test]
 fn an_empty_body_and_a_missing_end_are_read() {
     assert_eq!(
         calls(
@@ -82,6 +158,18 @@ fn broken_json_is_mended() {
         Some(json!({"command": "printf 'a\nb' | grep \\d"}))
     );
     assert_eq!(read_json("{\"command\": \"ls"), None);
+    for (text, meant) in [
+        (r#"{"a": "C:\users\x"}"#, "C:\\users\\x"),
+        (
+            r#"{"a": "\usepackage, \u00e9 \ud83d\ude00"}"#,
+            "\\usepackage, \u{e9} \u{1f600}",
+        ),
+        (r#"{"a": "half \ud83d of one"}"#, "half \u{fffd} of one"),
+        (r#"{"a": "\ude00\ud83d\u00e9"}"#, "\u{fffd}\u{fffd}\u{e9}"),
+        (r#"{"a": "\u12"}"#, "\\u12"),
+    ] {
+        assert_eq!(read_json(text), Some(json!({"a": meant})), "{text}");
+    }
 }
 
 /// Each of these is read again and again to its end by a search that does not remember what it saw.
@@ -111,6 +199,19 @@ fn a_megabyte_of_marks_is_read_in_one_go() {
         fill("<function=bash>"),
         json("<function=bash><parameter=a>{"),
         json("<tool_call>a<arg_key>"),
+        fill("<parameter=a>"),
+        format!("<function=bash>{}", fill("<parameter=a>")),
+        format!("<function=bash>{}", fill("<parameter=a></parameter>x")),
+        format!("<function=bash>{}</parameter>", fill("<parameter=a>")),
+        format!("<function=bash><parameter=a>{}", fill("</parameter>  x")),
+        fill("<invoke name=\"bash\"><parameter name=\"a\">"),
+        fill("<function=bash><parameter=a>x</function>"),
+        format!("{}</parameter>", fill("<function=bash><parameter=a>x</function>")),
+        format!("{}</parameter>", fill("<function=bash>x")),
+        fill("[TOOL_CALLS]"),
+        fill("[TOOL_CALLS]bash{"),
+        fill("to=functions.bash "),
+        json("<|tool_call_begin|>bash{\"a\":"),
         json("```json\n{```"),
         fill("```"),
         format!("{{\"a\": \"{}", json("\\")),

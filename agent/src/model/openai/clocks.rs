@@ -24,7 +24,12 @@ pub(super) enum Over {
 /// The clocks of one reply.
 #[derive(Clone, Debug)]
 pub(super) struct Clocks {
+    started: Instant,
+    /// Limit of one turn.
+    limit: Duration,
     turn: Instant,
+    /// Whether the turn was made longer before the reply began.
+    longer: bool,
     silence: Duration,
     /// A silence after which nobody is taken to be writing any more.
     long: Duration,
@@ -41,7 +46,10 @@ impl Clocks {
     /// Starts the clocks of a request that is sent at `now`.
     pub(super) fn start(endpoint: &Endpoint, request: &Request, now: Instant) -> Self {
         Self {
+            started: now,
+            limit: endpoint.turn_timeout,
             turn: now + endpoint.turn_timeout,
+            longer: false,
             silence: silence(endpoint, request),
             long: (endpoint.turn_timeout / 2).max(SILENCE),
             closing: endpoint.closing_timeout,
@@ -57,6 +65,17 @@ impl Clocks {
         self.turn
     }
 
+    /// Returns how long the turn was in all, in seconds.
+    pub(super) fn seconds(&self) -> u64 {
+        (self.turn - self.started).as_secs()
+    }
+
+    /// Gives a reply that has not begun as long again.
+    pub(super) fn wait_longer(&mut self, now: Instant) {
+        self.turn = now + self.limit;
+        self.longer = true;
+    }
+
     /// Returns how long a reply that has begun may be silent.
     pub(super) fn silence(&self) -> Duration {
         self.silence
@@ -69,6 +88,11 @@ impl Clocks {
 
     /// Notes what has come by `now`.
     pub(super) fn see(&mut self, size: usize, whole: bool, now: Instant) {
+        if self.longer && self.size == 0 && size > 0 {
+            // What was waited for so long was not the writing.
+            self.turn = now + self.limit;
+            self.longer = false;
+        }
         if (size, whole) != (self.size, self.whole) {
             (self.size, self.whole) = (size, whole);
             self.settled = now;
@@ -138,6 +162,20 @@ mod tests {
             clocks.see(0, false, now + 5 * SECOND);
             assert_eq!(clocks.next(), (now + 600 * SECOND, Over::Turn), "after a sign of life");
         }
+    }
+
+    #[test]
+    fn a_reply_that_begins_late_has_a_whole_turn_from_then_on() {
+        let now = Instant::now();
+        let mut clocks = clocks(600, Protocol::Native, None, now);
+        clocks.wait_longer(now + 600 * SECOND);
+        assert_eq!(clocks.next(), (now + 1200 * SECOND, Over::Turn));
+        clocks.see(0, false, now + 900 * SECOND);
+        assert_eq!(clocks.next(), (now + 1200 * SECOND, Over::Turn), "after a sign of life");
+        clocks.see(1, false, now + 1100 * SECOND);
+        assert_eq!(clocks.next(), (now + 1700 * SECOND, Over::Turn));
+        clocks.see(2, false, now + 1200 * SECOND);
+        assert_eq!((clocks.turn(), clocks.seconds()), (now + 1700 * SECOND, 1700));
     }
 
     #[test]

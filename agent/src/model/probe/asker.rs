@@ -6,6 +6,7 @@ use url::Url;
 use super::{ProbeSettings, ServerKind, Window};
 use crate::model::ModelError;
 use crate::model::http::{below, read_capped, unreachable};
+use crate::model::refusal::Refusal;
 use crate::tools::output::one_line;
 
 pub(super) struct Asker<'a> {
@@ -55,20 +56,8 @@ impl Asker<'_> {
             .map_err(|error| unreachable(address.clone(), error))?;
         let status = response.status();
         let text = read_capped(response, 4 * 1024 * 1024, self.settings.patience).await;
-        if matches!(status.as_u16(), 401 | 403) {
-            return Err(ModelError::Auth {
-                url: address,
-                status: status.as_u16(),
-                message: one_line(&text, 200),
-            });
-        }
         if !status.is_success() {
-            return Err(ModelError::Status {
-                url: address,
-                status: status.as_u16(),
-                message: one_line(&text, 200),
-                retry_after: None,
-            });
+            return Err(Refusal::of_body(&text).into_error(address, status.as_u16(), None));
         }
         serde_json::from_str(&text).map_err(|error| ModelError::Malformed {
             url: address,

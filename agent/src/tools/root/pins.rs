@@ -103,6 +103,55 @@ impl OfBase {
     }
 }
 
+/// A changed path that may not stay as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What was changed: the path, or `path (part)` of each pinned part of a manifest.
+    pub what: String,
+    /// Why it must be left alone and how to put it back, as a sentence for the model without its end.
+    pub remedy: String,
+}
+
+impl Held {
+    fn by_rule(path: &str, rule: &str) -> Self {
+        let remedy = format!(
+            "it is protected by {rule:?}; put the whole file back (`git show HEAD:{path}` shows it), or remove it if it is new"
+        );
+        let what = path.to_owned();
+        Self { what, remedy }
+    }
+
+    /// `parts` are those that differ, as `path (part)`; `names` are all that are pinned; `base` is the commit that has the
+    /// file, if it does.
+    fn by_parts(path: &str, parts: &[String], names: &[&str], base: Option<Oid>) -> Self {
+        let what = parts.join(", ");
+        let Some(base) = base else {
+            let remedy = "the gate's steps would go by it, and the base has no such file; take that out of it again, the rest of it is free";
+            let remedy = remedy.to_owned();
+            return Self { what, remedy };
+        };
+        let base = base.to_string();
+        let shown = format!("`git show {}:{path}` shows it", &base[..12]);
+        let part = |part: &String| {
+            let part = part.strip_prefix(path)?.strip_prefix(" (")?.strip_suffix(')')?;
+            Some(part.to_owned())
+        };
+        let differ: Vec<String> = parts.iter().filter_map(part).collect();
+        let remedy = if differ.iter().all(|part| names.contains(&part.as_str())) {
+            format!(
+                "the gate's steps go by {0}: put {0} back as it is at the base ({shown}) and keep the rest of your change, which is free",
+                differ.join(" and ")
+            )
+        } else {
+            format!(
+                "it cannot be read any more, and the gate's steps go by {}: make it a valid file again, with that as it is at the base ({shown})",
+                names.join(" and ")
+            )
+        };
+        Self { what, remedy }
+    }
+}
+
 impl Root {
     /// Keeps parts of manifests from being written too.
     pub fn keeping(mut self, pins: Pins) -> Self {
@@ -110,14 +159,19 @@ impl Root {
         self
     }
 
-    /// Says why a changed path may not stay as it is on disk now, if so: the rule that protects it, or its pinned parts
-    /// that differ from the base.
-    pub fn refusal(&self, path: &str) -> Option<String> {
+    /// Says why a changed path may not stay as it is on disk now, if so: a rule protects it, or pinned parts of it differ
+    /// from the base.
+    pub fn refusal(&self, path: &str) -> Option<Held> {
         if let Some(rule) = self.protected.covers(path) {
-            return Some(rule.to_owned());
+            return Some(Held::by_rule(path, rule));
         }
         let parts = self.pinned_changes_of(path);
-        (!parts.is_empty()).then(|| parts.join(", "))
+        let of_base = self.pins.of_base.as_ref().filter(|_| !parts.is_empty())?;
+        let pinned = of_base.pinned.iter().filter(|pinned| pinned.covers(path));
+        let names: Vec<&str> = pinned.flat_map(|pinned| &pinned.parts).map(String::as_str).collect();
+        let in_base = !matches!(of_base.read(path), Ok(None));
+        let base = in_base.then_some(of_base.base);
+        Some(Held::by_parts(path, &parts, &names, base))
     }
 
     /// Returns the pinned parts of manifests that differ from the base on disk now, as `path (part)`.
@@ -127,7 +181,7 @@ impl Root {
     }
 
     /// Refuses a content of the file at `path`, or its removal, that would change pinned parts of it.
-    pub fn check_pins(&self, path: &str, after: Option<&[u8]>) -> Result<(), RootError> {
+    pub(super) fn check_pins(&self, path: &str, after: Option<&[u8]>) -> Result<(), RootError> {
         let parts = self.pins.changed(path, after);
         if parts.is_empty() {
             return Ok(());

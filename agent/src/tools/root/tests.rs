@@ -161,3 +161,30 @@ fn the_trees_own_absolute_path_is_understood() {
     assert!(matches!(root.read(&path, 99), Ok(Found::File(_))));
     assert!(matches!(root.read("/workspace/src/a.rs", 99), Ok(Found::File(_))));
 }
+
+#[test]
+fn new_files_get_no_names_that_mislead_and_old_ones_keep_theirs() {
+    let Place { _folder, root, .. } = place();
+    for (path, why) in [
+        ("src\\b.rs", "a backslash"),
+        ("src/a\nb.rs", "control or invisible"),
+        ("src/a\u{202e}sr.b", "control or invisible"),
+        ("src/a\u{1b}[2J", "control or invisible"),
+        ("src/.g\u{200c}it/config", "control or invisible"),
+        ("git~1/config", "stands for `.git`"),
+        ("src/.git./config", "stands for `.git`"),
+    ] {
+        let error = root.write(path, b"x").unwrap_err().to_string();
+        assert!(
+            error.contains(why) && !error.contains(['\u{1b}', '\n']),
+            "{path:?}: {error}"
+        );
+        if !path.contains('/') || path.starts_with("src/a") || path.starts_with("src\\") {
+            std::fs::write(root.path().join(path), "old").unwrap();
+            assert!(root.write(path, b"x").unwrap(), "{path:?} was there");
+        }
+    }
+    for path in ["src/\u{e9}t\u{e9} \u{65e5}.rs", ".github/x", "src/a b"] {
+        assert!(!root.write(path, b"x").unwrap(), "{path:?}");
+    }
+}

@@ -35,7 +35,7 @@ fn with_manifest(folder: &Path) -> Toolbox {
     ];
     let manifest = folder.join("tree/package.json");
     let shell = Arc::new(Rewriting(manifest.clone()));
-    let toolbox = keeping(folder, Pins::new(pinned, repository, base), Some(shell));
+    let toolbox = keeping(folder, Pins::new(pinned, repository, base), Arc::default(), Some(shell));
     std::fs::write(manifest, MANIFEST).unwrap();
     toolbox
 }
@@ -97,8 +97,41 @@ async fn a_command_that_changed_a_pinned_part_is_told_so_at_once() {
     let result = run(&toolbox, "bash", json!({"command": free.replace("node t", "exit 0")})).await;
     let told = "package.json (scripts.test) is not as it is at the base";
     assert!(result.content.contains(told), "{}", result.content);
-    assert_eq!(
-        toolbox.protected().covers("package.json").as_deref(),
-        Some("package.json (scripts.test)")
+    let held = toolbox.protected().covers("package.json").unwrap();
+    assert_eq!(held.what, "package.json (scripts.test)");
+}
+
+#[tokio::test]
+async fn a_part_that_must_be_put_back_is_named_with_where_its_old_form_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let toolbox = with_manifest(folder.path());
+    let path = folder.path().join("tree/package.json");
+    std::fs::write(&path, MANIFEST.replace("node t", "exit 0")).unwrap();
+    let held = toolbox.protected().covers("package.json").unwrap();
+    assert_eq!(held.what, "package.json (scripts.test)");
+    assert!(
+        held.remedy.contains("put scripts.test back as it is at the base") && held.remedy.contains("`git show "),
+        "{held:?}"
     );
+    std::fs::write(&path, "{").unwrap();
+    let held = toolbox.protected().covers("package.json").unwrap();
+    assert_eq!(held.what, "package.json (cannot be read)");
+    assert!(
+        held.remedy.contains("make it a valid file again") && held.remedy.contains("scripts.test"),
+        "{held:?}"
+    );
+    std::fs::write(
+        folder.path().join("tree/setup.cfg"),
+        "[tool:pytest]\naddopts = -k nothing\n",
+    )
+    .unwrap();
+    let held = toolbox.protected().covers("setup.cfg").unwrap();
+    assert_eq!(held.what, "setup.cfg (tool:pytest)");
+    assert!(
+        held.remedy.contains("the base has no such file") && !held.remedy.contains("git show"),
+        "{held:?}"
+    );
+    let held = toolbox.protected().covers(".foreman/gate.yaml").unwrap();
+    assert_eq!(held.what, ".foreman/gate.yaml");
+    assert!(held.remedy.contains("protected by \".foreman/**\""), "{held:?}");
 }
