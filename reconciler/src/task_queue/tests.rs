@@ -405,7 +405,7 @@ async fn what_a_queue_made_ends_with_it_as_long_as_pruning_is_asked_for() {
     stage
         .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
         .await;
-    assert_eq!(stage.owners(&a).await, [other.clone()], "what others say stays");
+    assert_eq!(stage.owners(&a).await, [other], "what others say stays");
     assert_eq!(stage.owners(&b).await, [] as [Value; 0]);
     stage.edit(json!({ "prune": true })).await;
     stage
