@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Backend;
+use crate::backend::Backend;
 use crate::output::Capture;
 
 /// Tells how the command's main process ended.
@@ -17,6 +17,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Splits a raw wait status into code or signal.
+    pub(crate) fn of_status(status: i32) -> Exit {
+        if libc::WIFSIGNALED(status) {
+            Exit::Signal(libc::WTERMSIG(status))
+        } else {
+            Exit::Code(libc::WEXITSTATUS(status))
+        }
+    }
+
     /// Returns the code as a shell would: the code itself, or 128 and the signal's number.
     pub fn code(self) -> i32 {
         match self {

@@ -85,6 +85,16 @@ fn input_bytes_are_read_to_their_end() {
 }
 
 #[test]
+fn input_bytes_cannot_be_written_over() {
+    let script = "(echo more >&0) 2>/dev/null && echo wrote; (: > /proc/self/fd/0) 2>/dev/null && echo emptied; \
+                  (echo more >> /proc/self/fd/0) 2>/dev/null && echo added; cat";
+    for sandbox in backends() {
+        let outcome = sandbox.run_blocking(shell(script).stdin("given\n"), Output::captured());
+        assert_eq!(outcome.stdout.text(), "given\n", "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_mount_through_a_planted_link_is_refused() {
     let sandbox = backends()
         .into_iter()
