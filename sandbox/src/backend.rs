@@ -30,8 +30,8 @@ impl Backend {
             Backend::Namespaces => None,
             Backend::Landlock => Some(
                 "weaker backend: no namespaces on this machine, so commands see names of host \
-                 processes and files, can change modes and times of files of the same user, and \
-                 have no Unix sockets",
+                 processes and files, can change modes, groups, times and attributes of files of the same \
+                 user, and have no Unix sockets",
             ),
             Backend::Unsafe => Some("no sandbox: commands run with everything this user may do"),
         }

@@ -27,8 +27,12 @@
 //! The backends differ. [`Backend::Namespaces`] gives the command a file system, process table,
 //! network stack and host name of its own, with Landlock and seccomp inside. [`Backend::Landlock`]
 //! serves machines where namespaces are forbidden and is weaker: the command sees the names (not the
-//! contents) of the host's processes and files, may change the mode and times of files that its user
-//! owns, has no Unix sockets, and a granted network proxy is told apart by port alone.
+//! contents) of the host's processes and files, may change the mode, group, times and extended attributes of files that
+//! its user owns, has no Unix sockets and no named shared memory, and a granted network proxy is told apart by port alone.
+//!
+//! Limits are kept by a control group where one can be made. Where none can, the supervisor counts what processes map and
+//! what lies in private memory files; what the kernel itself holds for a command (buffers of pipes and sockets, shared
+//! memory that was touched and let go) it cannot see. [`Enforced`] says by which means each limit was kept.
 
 mod backend;
 mod child;

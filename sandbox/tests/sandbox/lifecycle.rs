@@ -191,7 +191,9 @@ fn a_command_that_is_killed_before_its_supervisor_knows_it_ends_cancelled() {
     for sandbox in backends() {
         for _ in 0..10 {
             // So much takes longer to be handed over than it takes to ask for the end.
-            let command = shell("sleep 1000").stdin(vec![0; 8 << 20]);
+            let command = shell("sleep 1000")
+                .stdin(vec![0; 8 << 20])
+                .wall(Duration::from_secs(20));
             let child = sandbox.spawn(command, Output::captured()).unwrap();
             child.kill();
             let outcome = child.wait_blocking();
