@@ -31,6 +31,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
+    backend: Backend,
     killer: Killer,
     thread: Option<JoinHandle<()>>,
     ended: oneshot::Receiver<Outcome>,
@@ -109,10 +110,10 @@ impl Child {
     /// Waits for the end of the command and of its output. May be cancelled and called again.
     pub async fn wait(&mut self) -> Outcome {
         if self.outcome.is_none() {
-            let outcome = (&mut self.ended).await.unwrap_or_else(|_| lost());
+            let outcome = (&mut self.ended).await.unwrap_or_else(|_| lost(self.backend));
             self.outcome = Some(outcome);
         }
-        self.outcome.clone().unwrap_or_else(lost)
+        self.outcome.clone().unwrap_or_else(|| lost(self.backend))
     }
 
     /// Waits on this thread; not for use on an async executor's threads.
@@ -120,11 +121,11 @@ impl Child {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            return lost();
+            return lost(self.backend);
         }
         match self.outcome.take() {
             Some(outcome) => outcome,
-            None => self.ended.try_recv().unwrap_or_else(|_| lost()),
+            None => self.ended.try_recv().unwrap_or_else(|_| lost(self.backend)),
         }
     }
 }
@@ -135,8 +136,8 @@ impl Drop for Child {
     }
 }
 
-fn lost() -> Outcome {
-    Outcome::not_started(Backend::Unsafe, "the thread that watched the command is gone".into())
+fn lost(backend: Backend) -> Outcome {
+    Outcome::not_started(backend, "the thread that watched the command is gone".into())
 }
 
 /// What a start needs.
@@ -174,6 +175,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<Child, Error> {
             let _ = sender.send(Outcome::not_started(start.backend, why));
             return Ok(Child {
                 pid: 0,
+                backend: start.backend,
                 killer: Killer { control },
                 thread: None,
                 ended,
@@ -235,6 +237,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<Child, Error> {
         .map_err(prepare("a thread"))?;
     Ok(Child {
         pid,
+        backend: start.backend,
         killer: Killer { control },
         thread: Some(thread),
         ended,

@@ -243,7 +243,7 @@ impl Sandbox {
     pub async fn run(&self, command: Command, output: Output) -> Outcome {
         match self.spawn(command, output) {
             Ok(mut child) => child.wait().await,
-            Err(error) => Outcome::start_error(&error),
+            Err(error) => Outcome::start_error(self.backend, &error),
         }
     }
 
@@ -251,7 +251,7 @@ impl Sandbox {
     pub fn run_blocking(&self, command: Command, output: Output) -> Outcome {
         match self.spawn(command, output) {
             Ok(child) => child.wait_blocking(),
-            Err(error) => Outcome::start_error(&error),
+            Err(error) => Outcome::start_error(self.backend, &error),
         }
     }
 }

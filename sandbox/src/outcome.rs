@@ -132,7 +132,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the outcome of a command that never ran.
-    pub fn start_error(error: &dyn std::error::Error) -> Outcome {
+    pub(crate) fn start_error(backend: Backend, error: &dyn std::error::Error) -> Outcome {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -140,7 +140,7 @@ impl Outcome {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Outcome::not_started(Backend::Unsafe, text)
+        Outcome::not_started(backend, text)
     }
 
     pub(crate) fn not_started(backend: Backend, why: String) -> Outcome {

@@ -131,7 +131,7 @@ fn try_backend(helper: &Path, backend: Backend) -> (Availability, Option<String>
     });
     let outcome = match started {
         Ok(child) => child.wait_blocking(),
-        Err(error) => Outcome::start_error(&error),
+        Err(error) => Outcome::start_error(backend, &error),
     };
     match outcome.reason {
         Reason::Completed => (Availability::Works, Some(outcome.enforced.memory)),

@@ -41,14 +41,12 @@ fn run() -> std::io::Result<()> {
     let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
         return Err(std::io::ErrorKind::InvalidData.into());
     };
-    let streams = Streams {
-        stdin: streams::input(request.stdin.then_some(stdin.as_slice()))?,
-        stdout,
-        stderr,
-    };
-    drop(stdin);
     let disks = Disks::of(&request);
-    let report = match start(&mut request, &control, streams) {
+    let streams = streams::input(request.stdin.then_some(stdin.as_slice()))
+        .map_err(Failure::to("keep the standard input in memory"))
+        .map(|stdin| Streams { stdin, stdout, stderr });
+    drop(stdin);
+    let report = match streams.and_then(|streams| start(&mut request, &control, streams)) {
         Ok(running) => watch(running, &request, &control, disks),
         Err(failure) => report::not_started(request.backend, failure),
     };

@@ -1,7 +1,7 @@
 //! This test binary as another program: one that starts sandboxes and is killed, or runs inside one.
 #![allow(unsafe_code)]
 
-use sandbox::{Backend, Output, Sandbox};
+use sandbox::{Backend, Command, Output, Reason, Sandbox};
 
 use crate::part::PART;
 use crate::{backends, escapes, shell};
@@ -17,7 +17,8 @@ fn plays_its_part() {
     match name {
         "parent-namespaces" => parent(Backend::Namespaces, argument),
         "parent-landlock" => parent(Backend::Landlock, argument),
-        "nested" => nested(argument),
+        "nested" => nested(shell(argument)),
+        "nested-input" => nested(shell(argument).stdin("input")),
         "share" => hold_shared_memory(argument.parse().unwrap()),
         "attempt" => escapes::attempt::main(argument),
         other => panic!("unknown part {other}"),
@@ -31,16 +32,19 @@ fn parent(backend: Backend, script: &str) {
     panic!("the script ended: {outcome:?}");
 }
 
-/// Runs a script in the best sandbox that works inside this one.
-fn nested(script: &str) {
+/// Runs a command in the best sandbox that works inside this one.
+fn nested(command: Command) {
     let sandbox = Sandbox::detect().unwrap();
-    let outcome = sandbox.run_blocking(shell(script), Output::captured());
+    let outcome = sandbox.run_blocking(command, Output::captured());
     println!(
         "\nNESTED {} {} {}",
         sandbox.backend(),
         outcome.reason.name(),
         outcome.stdout.text()
     );
+    if let Reason::StartError(why) = outcome.reason {
+        println!("BECAUSE {why} of {}", outcome.enforced.backend);
+    }
 }
 
 /// Takes memory that it could share with others, until somebody kills this process.

@@ -258,3 +258,31 @@ fn signals_reach_the_own_processes_also_where_a_kernel_has_no_scope_for_them() {
         assert_eq!(outcome.exit, sandbox::Exit::Signal(9), "{outcome:?}");
     }
 }
+
+#[test]
+fn a_supervisor_that_cannot_keep_the_input_says_so() {
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    for sandbox in backends() {
+        let (args, (key, value)) = part("nested-input cat");
+        // Where nobody counts it, there is no memory that nobody maps, and so none for the inner command's input.
+        let command = sandbox::Command::new("/opt/self")
+            .args(args)
+            .env(key, value)
+            .toolchain(&sandbox::Toolchain::host())
+            .ro(&own, "/opt/self")
+            .memory(1 << 30);
+        let outcome = sandbox
+            .without_cgroups()
+            .run_blocking(command, Output::captured_together());
+        let text = outcome.stdout.text();
+        let because = text
+            .lines()
+            .find(|line| line.starts_with("BECAUSE "))
+            .unwrap_or_default();
+        assert!(
+            because.contains("failed to keep the standard input"),
+            "{text} {outcome:?}"
+        );
+        assert!(because.ends_with(" of landlock"), "{text}");
+    }
+}
