@@ -17,8 +17,9 @@ fn plays_its_part() {
     match name {
         "parent-namespaces" => parent(Backend::Namespaces, argument),
         "parent-landlock" => parent(Backend::Landlock, argument),
-        "nested" => nested(shell(argument)),
-        "nested-input" => nested(shell(argument).stdin("input")),
+        "nested" => nested(Sandbox::detect().unwrap(), shell(argument)),
+        "nested-input" => nested(Sandbox::detect().unwrap(), shell(argument).stdin("input")),
+        "nested-old" => nested(Sandbox::detect().unwrap().with_landlock_at_most(5), shell(argument)),
         "share" => hold_shared_memory(argument.parse().unwrap()),
         "attempt" => escapes::attempt::main(argument),
         other => panic!("unknown part {other}"),
@@ -32,9 +33,8 @@ fn parent(backend: Backend, script: &str) {
     panic!("the script ended: {outcome:?}");
 }
 
-/// Runs a command in the best sandbox that works inside this one.
-fn nested(command: Command) {
-    let sandbox = Sandbox::detect().unwrap();
+/// Runs a command in a sandbox inside this one.
+fn nested(sandbox: Sandbox, command: Command) {
     let outcome = sandbox.run_blocking(command, Output::captured());
     println!(
         "\nNESTED {} {} {}",

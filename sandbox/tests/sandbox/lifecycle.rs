@@ -286,3 +286,38 @@ fn a_supervisor_that_cannot_keep_the_input_says_so() {
         assert!(because.ends_with(" of landlock"), "{text}");
     }
 }
+
+#[test]
+fn a_sandbox_inside_one_that_is_asked_about_signals_keeps_them_to_itself() {
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    for sandbox in backends() {
+        let script = "sleep 1000 & kill $! 2>/dev/null && echo reached || echo kept";
+        let (args, (key, value)) = part(&format!("nested-old {script}"));
+        let command = sandbox::Command::new("/opt/self")
+            .args(args)
+            .env(key, value)
+            .toolchain(&sandbox::Toolchain::host())
+            .ro(&own, "/opt/self")
+            .wall(Duration::from_secs(20));
+        let backend = sandbox.backend();
+        let outcome = sandbox
+            .with_landlock_at_most(5)
+            .run_blocking(command, Output::captured());
+        let text = outcome.stdout.text();
+        let inner = text
+            .lines()
+            .find(|line| line.starts_with("NESTED "))
+            .unwrap_or_default();
+        // A process has one to ask: the outer init has it already, where it is asked at all.
+        let expected = if backend == Backend::Landlock {
+            "kept"
+        } else {
+            "reached"
+        };
+        assert_eq!(
+            inner,
+            format!("NESTED landlock Completed {expected}"),
+            "{text} {outcome:?}"
+        );
+    }
+}
