@@ -3,6 +3,14 @@
 use super::attempt::Attempt;
 use super::stage::Stage;
 
+/// Attempts that are no escape for what makes sandboxes of its own: it does so in namespaces that it has itself.
+pub const FOR_NESTING: [&str; 4] = [
+    "make a user namespace",
+    "mount",
+    "change the root",
+    "open a mounted tree",
+];
+
 /// The attempts: name, whether anybody succeeds without a sandbox, and what is done.
 pub fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
     let secret = stage.secret();
