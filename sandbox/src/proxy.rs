@@ -55,7 +55,7 @@ impl Proxy {
         Proxy::with_log(allow, |_| {})
     }
 
-    /// Makes a proxy that also calls a function with each request when it ends.
+    /// Makes a proxy that also calls a function with each request when it ends. The end of a command waits for it.
     pub fn with_log(allow: AllowList, log: impl Fn(&ProxyRecord) + Send + Sync + 'static) -> Proxy {
         let dialler = Dialler {
             allow,
