@@ -24,6 +24,8 @@ pub struct Limits {
 }
 
 /// Says how much of a file system a command leaves free: a command that takes space when less is left is ended.
+///
+/// Of the entries that a file system has for files, the same part is kept, but no more than 100 000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepFree {
     /// So many bytes,

@@ -19,6 +19,8 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const SLACK: u64 = 64 << 20;
 /// The same, of entries: files take one each, however small they are.
 const SLACK_ENTRIES: u64 = 50_000;
+/// The most entries that are kept. Where they are made of what is free, they are many as long as bytes are.
+const KEEP_ENTRIES: u64 = 100_000;
 
 /// The file systems of the host that a command may write to.
 #[derive(Default)]
@@ -115,7 +117,7 @@ impl Disk {
                 slack: SLACK,
             },
             entries: Room {
-                floor: part(system.f_files, keep.percent),
+                floor: part(system.f_files, keep.percent).min(KEEP_ENTRIES),
                 at_start: system.f_favail,
                 slack: SLACK_ENTRIES,
             },
