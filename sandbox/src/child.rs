@@ -5,19 +5,24 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::command::{Command, Network};
+use crate::backend::Backend;
+use crate::error::Error;
+use crate::helper::{HELPER_ARGUMENT, SUPERVISE};
 use crate::outcome::Outcome;
 use crate::output::{Output, Stream};
 use crate::proxy::{Proxy, ProxyServer};
-use crate::wire::{self, Report, Request};
-use crate::{Backend, Error, HELPER_ARGUMENT, Sandbox, resolve};
+use crate::resolve::Prepared;
+use crate::scratch::Scratch;
+use crate::wire::{self, Report};
 
 /// How long to wait for the end of the output when the supervisor has reported that all are dead.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -26,6 +31,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
+    backend: Backend,
     killer: Killer,
     thread: Option<JoinHandle<()>>,
     ended: oneshot::Receiver<Outcome>,
@@ -35,7 +41,45 @@ pub struct Child {
 /// Kills a running command from anywhere; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Killer {
-    control: Arc<UnixStream>,
+    control: Arc<Control>,
+}
+
+/// The caller's end of the socket to the supervisor.
+#[derive(Debug)]
+struct Control {
+    socket: UnixStream,
+    /// Whether somebody asked for the end, and whether the supervisor has its request whole. Whichever comes second
+    /// sends the word: in the midst of the request it would be taken for a part of it.
+    cancelled: AtomicBool,
+    requested: AtomicBool,
+}
+
+impl Control {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if self.requested.load(Ordering::SeqCst) {
+            self.send_cancel();
+        }
+    }
+
+    fn request(
+        &self,
+        prepared: &Prepared,
+        stdin: &[u8],
+        outputs: [std::os::fd::BorrowedFd<'_>; 2],
+    ) -> std::io::Result<()> {
+        wire::send_request(&self.socket, &prepared.request, stdin, outputs)?;
+        self.requested.store(true, Ordering::SeqCst);
+        if self.cancelled.load(Ordering::SeqCst) {
+            self.send_cancel();
+        }
+        Ok(())
+    }
+
+    fn send_cancel(&self) {
+        // The supervisor being gone is what is wanted.
+        let _ = wire::send(self.socket.as_fd(), &[wire::CANCEL], &[]);
+    }
 }
 
 impl Killer {
@@ -43,8 +87,7 @@ impl Killer {
     ///
     /// Does nothing when the command has ended already.
     pub fn kill(&self) {
-        // The supervisor being gone is what is wanted.
-        let _ = wire::send(self.control.as_fd(), &[wire::CANCEL], &[]);
+        self.control.cancel();
     }
 }
 
@@ -67,10 +110,10 @@ impl Child {
     /// Waits for the end of the command and of its output. May be cancelled and called again.
     pub async fn wait(&mut self) -> Outcome {
         if self.outcome.is_none() {
-            let outcome = (&mut self.ended).await.unwrap_or_else(|_| lost());
+            let outcome = (&mut self.ended).await.unwrap_or_else(|_| lost(self.backend));
             self.outcome = Some(outcome);
         }
-        self.outcome.clone().unwrap_or_else(lost)
+        self.outcome.clone().unwrap_or_else(|| lost(self.backend))
     }
 
     /// Waits on this thread; not for use on an async executor's threads.
@@ -78,11 +121,11 @@ impl Child {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            return lost();
+            return lost(self.backend);
         }
         match self.outcome.take() {
             Some(outcome) => outcome,
-            None => self.ended.try_recv().unwrap_or_else(|_| lost()),
+            None => self.ended.try_recv().unwrap_or_else(|_| lost(self.backend)),
         }
     }
 }
@@ -93,66 +136,46 @@ impl Drop for Child {
     }
 }
 
-fn lost() -> Outcome {
-    Outcome::not_started(Backend::Unsafe, "the thread that watched the command is gone".into())
+fn lost(backend: Backend) -> Outcome {
+    Outcome::not_started(backend, "the thread that watched the command is gone".into())
+}
+
+/// What a start needs.
+pub(crate) struct Start<'a> {
+    /// The program that becomes the supervisor.
+    pub(crate) helper: &'a Path,
+    pub(crate) backend: Backend,
+    /// What the supervisor is told, or why it cannot be.
+    pub(crate) prepared: Result<Prepared, String>,
+    pub(crate) stdin: Vec<u8>,
+    pub(crate) output: Output,
+    /// Serves the listener that comes out of a network namespace.
+    pub(crate) proxy: Option<Proxy>,
+    /// Serves already, on the host's loopback device.
+    pub(crate) server: Option<ProxyServer>,
 }
 
 /// Starts the supervisor and the thread that speaks to it.
-pub(crate) fn spawn(sandbox: &Sandbox, command: Command, output: Output) -> Result<Child, Error> {
-    let (proxy, listening) = match &command.network {
-        Network::None | Network::Host => (None, None),
-        Network::AllowList(proxy) => {
-            let listening = (sandbox.backend != Backend::Namespaces)
-                .then(|| proxy.serve_on_loopback())
-                .transpose()
-                .map_err(|source| Error::Prepare {
-                    what: "the proxy's port on loopback".into(),
-                    source,
-                })?;
-            (Some(proxy.clone()), listening)
-        }
-    };
-    let stdin = command.stdin.clone().unwrap_or_default();
-    let address = listening.as_ref().map(ProxyServer::address);
-    let request = resolve::request(sandbox.backend, command, address).map(|mut request| {
-        request.cgroups = sandbox.cgroups;
-        request
-    });
-    start(
-        &sandbox.helper,
-        sandbox.backend,
-        request,
-        stdin,
-        output,
-        proxy,
-        listening,
-    )
-}
-
-/// Starts a supervisor for a request that is made already.
-pub(crate) fn start(
-    helper: &std::path::Path,
-    backend: Backend,
-    request: Result<Request, String>,
-    stdin: Vec<u8>,
-    output: Output,
-    proxy: Option<Proxy>,
-    listening: Option<ProxyServer>,
-) -> Result<Child, Error> {
+pub(crate) fn start(start: Start<'_>) -> Result<Child, Error> {
     let prepare = |what: &str| {
         let what = what.to_owned();
         move |source| Error::Prepare { what, source }
     };
-    let (control, theirs) = UnixStream::pair().map_err(prepare("a socket pair"))?;
-    let control = Arc::new(control);
+    let (socket, theirs) = UnixStream::pair().map_err(prepare("a socket pair"))?;
+    let control = Arc::new(Control {
+        socket,
+        cancelled: AtomicBool::new(false),
+        requested: AtomicBool::new(false),
+    });
     let (sender, ended) = oneshot::channel();
-    let request = match request {
-        Ok(request) => request,
+    let mut prepared = match start.prepared {
+        Ok(prepared) => prepared,
         Err(why) => {
             // The receiver is held two lines below.
-            let _ = sender.send(Outcome::not_started(backend, why));
+            let _ = sender.send(Outcome::not_started(start.backend, why));
             return Ok(Child {
                 pid: 0,
+                backend: start.backend,
                 killer: Killer { control },
                 thread: None,
                 ended,
@@ -162,36 +185,35 @@ pub(crate) fn start(
     };
     let (out_reader, out_writer) = std::io::pipe().map_err(prepare("an output pipe"))?;
     let (err_reader, err_writer) = std::io::pipe().map_err(prepare("an output pipe"))?;
-    let process = std::process::Command::new(helper)
+    let process = std::process::Command::new(start.helper)
         .arg0("foreman-sandbox")
         .arg(HELPER_ARGUMENT)
-        .arg(crate::helper::SUPERVISE)
+        .arg(SUPERVISE)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .inspect_err(|_| remove_scratch(request.scratch.as_deref()))
         .map_err(|source| Error::Helper {
-            helper: helper.to_owned(),
+            helper: start.helper.to_owned(),
             source,
         })?;
     let pid = process.id();
-    let merged = output.merged;
-    let scratch = request.scratch.clone();
+    let merged = start.output.merged;
     let mut pump = Pump {
-        scratch,
+        scratch: prepared.scratch.take(),
         process,
         control: control.clone(),
         out: Some(File::from(OwnedFd::from(out_reader))),
         err: Some(File::from(OwnedFd::from(err_reader))),
-        stdout: Stream::new(output.stdout),
-        stderr: Stream::new(output.stderr),
-        proxy,
-        server: listening,
-        backend,
+        stdout: Stream::new(start.output.stdout),
+        stderr: Stream::new(start.output.stderr),
+        proxy: start.proxy,
+        server: start.server,
+        backend: start.backend,
     };
+    let stdin = start.stdin;
     let thread = std::thread::Builder::new()
         .name("sandbox".into())
         .spawn(move || {
@@ -204,8 +226,7 @@ pub(crate) fn start(
             };
             let report = err_writer.and_then(|err_writer| {
                 let outputs = [out_writer.as_fd(), err_writer.as_fd()];
-                let mut socket: UnixStream = control_clone(&pump.control)?;
-                wire::send_request(&mut socket, &request, &stdin, outputs)?;
+                pump.control.request(&prepared, &stdin, outputs)?;
                 drop((out_writer, err_writer));
                 pump.run()
             });
@@ -216,6 +237,7 @@ pub(crate) fn start(
         .map_err(prepare("a thread"))?;
     Ok(Child {
         pid,
+        backend: start.backend,
         killer: Killer { control },
         thread: Some(thread),
         ended,
@@ -223,23 +245,11 @@ pub(crate) fn start(
     })
 }
 
-fn control_clone(control: &Arc<UnixStream>) -> std::io::Result<UnixStream> {
-    control.try_clone()
-}
-
-/// Removes what a supervisor that is gone would have removed, as far as its processes are gone too.
-fn remove_scratch(scratch: Option<&std::path::Path>) {
-    if let Some(scratch) = scratch {
-        // What is left lies in the temporary folder, private and named for us.
-        let _ = std::fs::remove_dir_all(scratch);
-    }
-}
-
 /// Moves output and waits for the report.
 struct Pump {
-    scratch: Option<std::path::PathBuf>,
+    scratch: Option<Scratch>,
     process: std::process::Child,
-    control: Arc<UnixStream>,
+    control: Arc<Control>,
     out: Option<File>,
     err: Option<File>,
     stdout: Stream,
@@ -256,12 +266,12 @@ impl Pump {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let control = self.control.clone();
-            let ready = self.poll(Some(control.as_fd()), None)?;
+            let ready = self.poll(Some(control.socket.as_fd()), None)?;
             self.read_outputs(&ready, &mut buffer);
             if !ready[0] {
                 continue;
             }
-            let (count, fds) = wire::receive(control.as_fd(), &mut buffer)?;
+            let (count, fds) = wire::receive(control.socket.as_fd(), &mut buffer)?;
             if count == 0 {
                 return Ok(None);
             }
@@ -316,10 +326,12 @@ impl Pump {
 
     fn finish(mut self, report: std::io::Result<Option<Report>>) -> Outcome {
         self.server = None;
-        let _ = self.control.shutdown(std::net::Shutdown::Both);
+        let _ = self.control.socket.shutdown(std::net::Shutdown::Both);
         let ended = self.process.wait();
-        if !matches!(report, Ok(Some(_))) {
-            remove_scratch(self.scratch.as_deref());
+        match (&report, self.scratch.take()) {
+            (Ok(Some(_)), Some(scratch)) => scratch.leave(),
+            // The supervisor would have removed it.
+            (_, scratch) => drop(scratch),
         }
         let mut outcome = match report {
             Ok(Some(report)) => Outcome {

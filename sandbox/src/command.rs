@@ -1,11 +1,11 @@
-//! What to run, what it may see, what it may use.
+//! What to run, with what in sight, within which bounds.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::limits::Limits;
+use crate::mount::{Access, Mount};
 use crate::proxy::Proxy;
 use crate::toolchain::Toolchain;
 
@@ -37,69 +37,6 @@ pub struct Command {
     pub nesting: bool,
 }
 
-/// Tells whether a bound folder may be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Access {
-    /// Read and execute.
-    ReadOnly,
-    /// Read, execute and write.
-    ReadWrite,
-}
-
-/// Describes one entry of the sandbox's file system. All targets are absolute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mount {
-    /// Shows a file or folder of the host.
-    Bind {
-        /// The path on the host.
-        source: PathBuf,
-        /// The path inside the sandbox.
-        target: PathBuf,
-        /// Whether it may be written.
-        access: Access,
-    },
-    /// An empty writable folder that goes away with the command.
-    Tmpfs {
-        /// The path inside the sandbox.
-        target: PathBuf,
-        /// The most bytes that it holds. Not enforced by [`crate::Backend::Landlock`].
-        size_bytes: u64,
-    },
-    /// A symbolic link, in a root that is private; without effect where the host's root is seen.
-    Symlink {
-        /// Where the link lies.
-        link: PathBuf,
-        /// What it points to.
-        points_to: PathBuf,
-    },
-    /// A small read-only file with given text, in a root that is private; where the host's root is
-    /// seen, the host's file of that name is shown read-only instead.
-    Text {
-        /// The path inside the sandbox.
-        target: PathBuf,
-        /// What the file says.
-        text: String,
-    },
-    /// Hides a file or folder that a bind would show.
-    Mask {
-        /// The path inside the sandbox.
-        target: PathBuf,
-    },
-}
-
-impl Mount {
-    /// Returns the path inside the sandbox.
-    pub fn target(&self) -> &std::path::Path {
-        match self {
-            Mount::Bind { target, .. }
-            | Mount::Tmpfs { target, .. }
-            | Mount::Text { target, .. }
-            | Mount::Mask { target } => target,
-            Mount::Symlink { link, .. } => link,
-        }
-    }
-}
-
 /// Tells what network a command has.
 #[derive(Debug, Clone, Default)]
 pub enum Network {
@@ -110,48 +47,6 @@ pub enum Network {
     AllowList(Proxy),
     /// The host's own network. For Foreman's own programs that fetch; never for what they fetched.
     Host,
-}
-
-/// Bounds what a command may use. `None` means no bound.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// The most wall-clock time, from the start of the program.
-    pub wall: Option<Duration>,
-    /// The most memory of all processes together, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// The most processes and threads at one time.
-    pub pids: Option<u32>,
-    /// The most processors, in whole and fractions.
-    pub cpus: Option<f64>,
-    /// The largest file that may be written, in bytes.
-    pub file_size_bytes: Option<u64>,
-    /// The most open files of one process.
-    pub open_files: Option<u64>,
-    /// What stays free on the host's file systems that the command may write to.
-    pub keep_free: Option<KeepFree>,
-}
-
-/// Says how much of a file system a command leaves free: a command that takes space when less is left is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeepFree {
-    /// So many bytes,
-    pub bytes: u64,
-    /// or, where that is less, this part of the file system in per cent.
-    pub percent: u8,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            wall: None,
-            memory_bytes: None,
-            pids: Some(4096),
-            cpus: None,
-            file_size_bytes: None,
-            open_files: Some(65_536),
-            keep_free: None,
-        }
-    }
 }
 
 impl Command {

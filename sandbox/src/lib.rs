@@ -27,18 +27,28 @@
 //! The backends differ. [`Backend::Namespaces`] gives the command a file system, process table,
 //! network stack and host name of its own, with Landlock and seccomp inside. [`Backend::Landlock`]
 //! serves machines where namespaces are forbidden and is weaker: the command sees the names (not the
-//! contents) of the host's processes and files, may change the mode and times of files that its user
-//! owns, has no Unix sockets, and a granted network proxy is told apart by port alone.
+//! contents) of the host's processes and files, may change the mode, group, times and extended attributes of files that
+//! its user owns, has no Unix sockets and no named shared memory, and a granted network proxy is told apart by port alone.
+//!
+//! Limits are kept by a control group where one can be made. Where none can, the supervisor counts what processes map and
+//! what lies in private memory files; what the kernel itself holds for a command (buffers of pipes and sockets, shared
+//! memory that was touched and let go) it cannot see. [`Enforced`] says by which means each limit was kept.
 
+mod backend;
 mod child;
 mod command;
-pub mod escapes;
+mod error;
 mod helper;
+mod identity;
+mod limits;
+mod mount;
 mod outcome;
 mod output;
 mod probe;
 pub mod proxy;
+mod remove;
 mod resolve;
+mod scratch;
 mod substitute;
 mod sys;
 mod toolchain;
@@ -47,18 +57,22 @@ mod wire;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use child::Start;
+use proxy::ProxyServer;
+
+pub use backend::Backend;
 pub use child::{Child, Killer};
-pub use command::{Access, Command, KeepFree, Limits, Mount, Network};
+pub use command::{Command, Network};
+pub use error::Error;
+pub use helper::HELPER_ARGUMENT;
+pub use limits::{KeepFree, Limits};
+pub use mount::{Access, Mount};
 pub use outcome::{Enforced, Exit, Outcome, Reason};
 pub use output::{Capture, FileSink, OnBytes, Output, Sink};
 pub use probe::{Availability, Probe};
 pub use proxy::{AllowList, Proxy};
+pub use remove::remove_tree;
 pub use toolchain::Toolchain;
-
-use serde::{Deserialize, Serialize};
-
-/// Names the argument that turns an executable into the sandbox's supervisor.
-pub const HELPER_ARGUMENT: &str = "__foreman_sandbox";
 
 /// Turns this process into the sandbox's supervisor, and never returns, if it was started as one.
 ///
@@ -88,88 +102,6 @@ macro_rules! test_helper {
     };
 }
 
-/// Tells how a command is kept apart from the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backend {
-    /// User, mount, pid, network, IPC and UTS namespaces with a private root, Landlock and seccomp.
-    Namespaces,
-    /// Landlock and seccomp alone, for machines that forbid namespaces. The weaker backend.
-    Landlock,
-    /// Nothing but a supervisor: limits and clean-up, no confinement. Only when asked for by name.
-    Unsafe,
-}
-
-impl Backend {
-    /// Returns the name that people see, as in `foreman doctor`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Backend::Namespaces => "namespaces",
-            Backend::Landlock => "landlock",
-            Backend::Unsafe => "unsafe (no sandbox)",
-        }
-    }
-
-    /// Returns what this backend does not keep apart, or `None` for the full sandbox.
-    pub fn weakness(self) -> Option<&'static str> {
-        match self {
-            Backend::Namespaces => None,
-            Backend::Landlock => Some(
-                "weaker backend: no namespaces on this machine, so commands see names of host \
-                 processes and files, can change modes and times of files of the same user, and \
-                 have no Unix sockets",
-            ),
-            Backend::Unsafe => Some("no sandbox: commands run with everything this user may do"),
-        }
-    }
-}
-
-impl std::fmt::Display for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Says why a sandbox could not be set up or a command not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No backend works on this machine.
-    #[error(
-        "failed to find a working sandbox: namespaces: {namespaces}; landlock: {landlock}; allow user \
-         namespaces or a kernel with Landlock, or start with --unsafe-no-sandbox"
-    )]
-    NoBackend {
-        /// Why namespaces do not work.
-        namespaces: String,
-        /// Why Landlock does not work.
-        landlock: String,
-    },
-    /// The backend that was asked for does not work on this machine.
-    #[error("failed to use the sandbox backend {backend}: {why}")]
-    BackendUnavailable {
-        /// The backend that was asked for.
-        backend: Backend,
-        /// Why it does not work.
-        why: String,
-    },
-    /// The supervisor process could not be started.
-    #[error("failed to start the sandbox supervisor {helper:?}")]
-    Helper {
-        /// The executable that was to be the supervisor.
-        helper: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// A resource that a start needs could not be had.
-    #[error("failed to prepare a sandbox: {what}")]
-    Prepare {
-        /// What was being prepared.
-        what: String,
-        /// The cause.
-        source: std::io::Error,
-    },
-}
-
 /// Runs commands with one backend.
 ///
 /// Cheap to clone; one per process is enough.
@@ -179,6 +111,7 @@ pub struct Sandbox {
     helper: PathBuf,
     probe: Arc<Probe>,
     cgroups: bool,
+    landlock_at_most: u32,
 }
 
 impl Sandbox {
@@ -200,12 +133,7 @@ impl Sandbox {
             namespaces: probe.namespaces.explain(),
             landlock: probe.landlock.explain(),
         })?;
-        Ok(Sandbox {
-            backend,
-            helper,
-            probe,
-            cgroups: true,
-        })
+        Ok(Sandbox::of(backend, helper, probe))
     }
 
     /// Uses the backend that is named, or says why it does not work here.
@@ -217,12 +145,7 @@ impl Sandbox {
         if let Availability::Missing(why) = probe.availability(backend) {
             return Err(Error::BackendUnavailable { backend, why });
         }
-        Ok(Sandbox {
-            backend,
-            helper,
-            probe,
-            cgroups: true,
-        })
+        Ok(Sandbox::of(backend, helper, probe))
     }
 
     /// Uses no confinement at all: limits and clean-up only.
@@ -231,11 +154,16 @@ impl Sandbox {
     pub fn without_confinement() -> Sandbox {
         let helper = default_helper();
         let probe = probe::cached(&helper);
+        Sandbox::of(Backend::Unsafe, helper, probe)
+    }
+
+    fn of(backend: Backend, helper: PathBuf, probe: Arc<Probe>) -> Sandbox {
         Sandbox {
-            backend: Backend::Unsafe,
+            backend,
             helper,
             probe,
             cgroups: true,
+            landlock_at_most: u32::MAX,
         }
     }
 
@@ -255,6 +183,13 @@ impl Sandbox {
         self
     }
 
+    /// Uses no more of Landlock than a kernel with this ABI has, so that newer ones can stand for it.
+    #[must_use]
+    pub fn with_landlock_at_most(mut self, abi: u32) -> Sandbox {
+        self.landlock_at_most = abi;
+        self
+    }
+
     /// Returns the backend that commands run with.
     pub fn backend(&self) -> Backend {
         self.backend
@@ -269,8 +204,37 @@ impl Sandbox {
     ///
     /// What goes wrong after the supervisor's start (a missing program, a mount that does not exist)
     /// is an [`Outcome`] with [`Reason::StartError`].
-    pub fn spawn(&self, command: Command, output: Output) -> Result<Child, Error> {
-        child::spawn(self, command, output)
+    pub fn spawn(&self, mut command: Command, output: Output) -> Result<Child, Error> {
+        let (proxy, server) = match &command.network {
+            Network::None | Network::Host => (None, None),
+            Network::AllowList(proxy) => {
+                let server = (self.backend != Backend::Namespaces)
+                    .then(|| proxy.serve_on_loopback())
+                    .transpose()
+                    .map_err(|source| Error::Prepare {
+                        what: "the proxy's port on loopback".into(),
+                        source,
+                    })?;
+                (Some(proxy.clone()), server)
+            }
+        };
+        let stdin = command.stdin.take();
+        let address = server.as_ref().map(ProxyServer::address);
+        let prepared = resolve::prepare(self.backend, command, address).map(|mut prepared| {
+            prepared.request.stdin = stdin.is_some();
+            prepared.request.cgroups = self.cgroups;
+            prepared.request.landlock_at_most = self.landlock_at_most;
+            prepared
+        });
+        child::start(Start {
+            helper: &self.helper,
+            backend: self.backend,
+            prepared,
+            stdin: stdin.unwrap_or_default(),
+            output,
+            proxy,
+            server,
+        })
     }
 
     /// Runs a command to its end. The command is killed when the future is dropped.
@@ -279,7 +243,7 @@ impl Sandbox {
     pub async fn run(&self, command: Command, output: Output) -> Outcome {
         match self.spawn(command, output) {
             Ok(mut child) => child.wait().await,
-            Err(error) => Outcome::start_error(&error),
+            Err(error) => Outcome::start_error(self.backend, &error),
         }
     }
 
@@ -287,7 +251,7 @@ impl Sandbox {
     pub fn run_blocking(&self, command: Command, output: Output) -> Outcome {
         match self.spawn(command, output) {
             Ok(child) => child.wait_blocking(),
-            Err(error) => Outcome::start_error(&error),
+            Err(error) => Outcome::start_error(self.backend, &error),
         }
     }
 }

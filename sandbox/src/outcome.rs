@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Backend;
+use crate::backend::Backend;
 use crate::output::Capture;
 
 /// Tells how the command's main process ended.
@@ -17,6 +17,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Splits a raw wait status into code or signal.
+    pub(crate) fn of_status(status: i32) -> Exit {
+        if libc::WIFSIGNALED(status) {
+            Exit::Signal(libc::WTERMSIG(status))
+        } else {
+            Exit::Code(libc::WEXITSTATUS(status))
+        }
+    }
+
     /// Returns the code as a shell would: the code itself, or 128 and the signal's number.
     pub fn code(self) -> i32 {
         match self {
@@ -123,7 +132,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the outcome of a command that never ran.
-    pub fn start_error(error: &dyn std::error::Error) -> Outcome {
+    pub(crate) fn start_error(backend: Backend, error: &dyn std::error::Error) -> Outcome {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -131,7 +140,7 @@ impl Outcome {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Outcome::not_started(Backend::Unsafe, text)
+        Outcome::not_started(backend, text)
     }
 
     pub(crate) fn not_started(backend: Backend, why: String) -> Outcome {

@@ -6,10 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
+use crate::child::{self, Start};
 use crate::command::Command;
 use crate::outcome::{Outcome, Reason};
 use crate::output::Output;
-use crate::{Backend, child, resolve};
+use crate::resolve;
 
 /// Tells whether something works, and why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,14 +116,22 @@ fn try_backend(helper: &Path, backend: Backend) -> (Availability, Option<String>
     let command = Command::new("trial")
         .memory(64 << 20)
         .wall(std::time::Duration::from_secs(10));
-    let request = resolve::request(backend, command, None).map(|mut request| {
-        request.program = None;
-        request
+    let prepared = resolve::prepare(backend, command, None).map(|mut prepared| {
+        prepared.request.program = None;
+        prepared
     });
-    let started = child::start(helper, backend, request, Vec::new(), Output::discard(), None, None);
+    let started = child::start(Start {
+        helper,
+        backend,
+        prepared,
+        stdin: Vec::new(),
+        output: Output::discard(),
+        proxy: None,
+        server: None,
+    });
     let outcome = match started {
         Ok(child) => child.wait_blocking(),
-        Err(error) => Outcome::start_error(&error),
+        Err(error) => Outcome::start_error(backend, &error),
     };
     match outcome.reason {
         Reason::Completed => (Availability::Works, Some(outcome.enforced.memory)),

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Backend;
-use crate::command::{Access, Command, Mount, Network};
+mod grants;
+
+use grants::grants;
+
+use crate::backend::Backend;
+use crate::command::{Command, Network};
+use crate::mount::{Access, DEVICES, Mount};
 use crate::proxy::ProxyAddress;
+use crate::scratch::Scratch;
 use crate::substitute::Substitution;
 use crate::wire::{Net, PROXY_PORT, Request};
 
@@ -15,11 +20,15 @@ const TMP_BYTES: u64 = 1 << 30;
 /// The size of `/dev/shm`.
 const SHM_BYTES: u64 = 256 << 20;
 
-/// The host's devices that any command may use.
-pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// A request, and what lives as long as its command.
+pub(crate) struct Prepared {
+    pub(crate) request: Request,
+    /// The folders that stand for private ones.
+    pub(crate) scratch: Option<Scratch>,
+}
 
 /// Makes the supervisor's request; the error is a sentence for people.
-pub(crate) fn request(backend: Backend, command: Command, proxy: Option<ProxyAddress>) -> Result<Request, String> {
+pub(crate) fn prepare(backend: Backend, command: Command, proxy: Option<ProxyAddress>) -> Result<Prepared, String> {
     let net = match (&command.network, &proxy, backend) {
         (Network::None, ..) => Net::None,
         (Network::Host, ..) => Net::Host,
@@ -50,25 +59,25 @@ pub(crate) fn request(backend: Backend, command: Command, proxy: Option<ProxyAdd
         limits: command.limits,
         nesting: command.nesting,
         cgroups: true,
+        stdin: false,
         root_of_machine: true,
         unmapped_memory: true,
-        stdin: command.stdin.is_some(),
+        any_processor: true,
+        landlock_at_most: u32::MAX,
         scratch: None,
     };
     if backend == Backend::Namespaces {
         request.mounts = mounts;
         request.env = env.into_iter().collect();
-        return Ok(request);
+        return Ok(Prepared { request, scratch: None });
     }
-
-    let scratch = new_scratch().map_err(|error| format!("failed to make a scratch folder: {error}"))?;
-    request.scratch = Some(scratch.clone());
-    let result = on_host_paths(&mut request, mounts, env, &scratch);
-    if result.is_err() {
-        // Nothing was put into it yet but empty folders; the error is what matters.
-        let _ = std::fs::remove_dir_all(&scratch);
-    }
-    result.map(|()| request)
+    let scratch = Scratch::make().map_err(|error| format!("failed to make a scratch folder: {error}"))?;
+    request.scratch = Some(scratch.path().to_owned());
+    on_host_paths(&mut request, mounts, env, scratch.path())?;
+    Ok(Prepared {
+        request,
+        scratch: Some(scratch),
+    })
 }
 
 /// Fills the request for a backend that shows the host's own root.
@@ -95,8 +104,8 @@ fn on_host_paths(
                 binds.push((folder, Access::ReadWrite));
             }
             Mount::Text { target, .. } => {
-                if target.exists() {
-                    binds.push((target, Access::ReadOnly));
+                if let Ok(real) = target.canonicalize() {
+                    binds.push((real, Access::ReadOnly));
                 }
             }
             Mount::Mask { target } => masks.push(target),
@@ -124,69 +133,6 @@ fn on_host_paths(
         .map(|(name, value)| (name, substitution.apply(&value)))
         .collect();
     request.cwd = substitution.apply_path(&request.cwd);
-    Ok(())
-}
-
-/// Turns binds and masks into rules of a kind that can only allow.
-///
-/// A folder with something hidden inside is granted as its children without the hidden one. Of a
-/// writable folder that cannot be done, since a new file in it would have no rule; nor can a part of
-/// it be read-only. Both are refused.
-fn grants(binds: &[(PathBuf, Access)], masks: &[PathBuf]) -> Result<Vec<(PathBuf, Access)>, String> {
-    let writable: Vec<&PathBuf> = binds
-        .iter()
-        .filter(|(_, access)| *access == Access::ReadWrite)
-        .map(|(path, _)| path)
-        .collect();
-    for (path, access) in binds {
-        let inside = writable
-            .iter()
-            .find(|folder| path != **folder && path.starts_with(folder));
-        if let (Access::ReadOnly, Some(folder)) = (access, inside) {
-            return Err(format!(
-                "the backend landlock cannot keep {} read-only inside the writable {}",
-                path.display(),
-                folder.display()
-            ));
-        }
-    }
-    let mut result = Vec::new();
-    for (path, access) in binds {
-        let hidden: Vec<&PathBuf> = masks
-            .iter()
-            .filter(|mask| mask.starts_with(path) && mask.symlink_metadata().is_ok())
-            .collect();
-        match (hidden.first(), access) {
-            (None, _) => result.push((path.clone(), *access)),
-            (Some(mask), Access::ReadWrite) => {
-                return Err(format!(
-                    "the backend landlock cannot hide {} inside the writable {}",
-                    mask.display(),
-                    path.display()
-                ));
-            }
-            (Some(_), Access::ReadOnly) => grant_around(path, &hidden, &mut result)?,
-        }
-    }
-    Ok(result)
-}
-
-fn grant_around(folder: &Path, hidden: &[&PathBuf], result: &mut Vec<(PathBuf, Access)>) -> Result<(), String> {
-    if hidden.iter().any(|mask| mask.as_path() == folder) {
-        return Ok(());
-    }
-    if !hidden.iter().any(|mask| mask.starts_with(folder)) {
-        result.push((folder.to_owned(), Access::ReadOnly));
-        return Ok(());
-    }
-    let failed = |error| format!("failed to list {}: {error}", folder.display());
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        // A link's target needs a rule of its own; following it here could undo a mask.
-        if !entry.file_type().map_err(failed)?.is_symlink() {
-            grant_around(&entry.path(), hidden, result)?;
-        }
-    }
     Ok(())
 }
 
@@ -296,39 +242,22 @@ fn add_proxy_variables(env: &mut BTreeMap<String, String>, address: Option<&Prox
     env.entry("NODE_USE_ENV_PROXY".into()).or_insert_with(|| "1".into());
 }
 
-/// Makes a folder that only this user can enter.
-fn new_scratch() -> std::io::Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let base = std::env::temp_dir().canonicalize()?;
-    loop {
-        let moment = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |time| time.as_nanos());
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = base.join(format!("foreman-sandbox-{}-{number}-{moment:x}", std::process::id()));
-        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn granted(backend: Backend, command: Command) -> Result<Request, String> {
-        let request = request(backend, command, None);
-        if let Ok(Request {
-            scratch: Some(scratch), ..
-        }) = &request
-        {
-            std::fs::remove_dir_all(scratch).unwrap();
-        }
-        request
+        prepare(backend, command, None).map(|prepared| prepared.request)
+    }
+
+    #[test]
+    fn the_scratch_folder_goes_with_what_was_prepared() {
+        let prepared = prepare(Backend::Landlock, Command::new("x"), None).unwrap();
+        let folder = prepared.request.scratch.clone().unwrap();
+        assert!(folder.is_dir());
+        drop(prepared);
+        assert!(!folder.exists());
     }
 
     #[test]

@@ -15,8 +15,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Backend;
-use crate::command::{Access, Limits, Mount};
+use crate::backend::Backend;
+use crate::limits::Limits;
+use crate::mount::{Access, Mount};
 use crate::outcome::{Enforced, Exit, Reason};
 
 /// Asks the supervisor to kill the command.
@@ -52,6 +53,10 @@ pub(crate) struct Request {
     pub root_of_machine: bool,
     /// Whether the command may have memory that no process maps; filled in by the supervisor, which cannot count it.
     pub unmapped_memory: bool,
+    /// Whether the command may choose its processors; filled in by the supervisor, which cannot hold them otherwise.
+    pub any_processor: bool,
+    /// The most of Landlock that is used: no more than a kernel with this ABI has.
+    pub landlock_at_most: u32,
     /// A folder of the host that the supervisor removes at the end.
     pub scratch: Option<PathBuf>,
 }
@@ -124,7 +129,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(u
 
 /// Sends the request, the output pipes and the standard input.
 pub(crate) fn send_request(
-    socket: &mut std::os::unix::net::UnixStream,
+    socket: &std::os::unix::net::UnixStream,
     request: &Request,
     stdin: &[u8],
     outputs: [BorrowedFd<'_>; 2],

@@ -15,6 +15,8 @@ mod lifecycle;
 mod limits;
 #[path = "sandbox/network.rs"]
 mod network;
+#[path = "sandbox/part.rs"]
+mod part;
 
 sandbox::test_helper!();
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::command::Limits;
+use crate::limits::Limits;
 use crate::sys;
 
 /// The groups of one command: one for version 2, up to three for version 1.
@@ -183,7 +183,12 @@ impl Cgroup {
                 continue;
             }
             let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-            for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+            // A process that cannot be seen from here is 0, which would mean our own group.
+            for pid in procs
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .filter(|pid| *pid > 0)
+            {
                 sys::kill(pid, libc::SIGKILL);
             }
         }

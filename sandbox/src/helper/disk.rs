@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, StatVfs};
 
-use crate::command::{Access, KeepFree, Mount};
+use crate::limits::KeepFree;
+use crate::mount::{Access, Mount};
 use crate::wire::Request;
 
 /// How often file systems are asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// What a command may take where less is free than shall stay free: a nearly full machine still works.
 const SLACK: u64 = 64 << 20;
+/// The same, of entries: files take one each, however small they are.
+const SLACK_ENTRIES: u64 = 50_000;
+/// The most entries that are kept. Where they are made of what is free, they are many as long as bytes are.
+const KEEP_ENTRIES: u64 = 100_000;
 
 /// The file systems of the host that a command may write to.
 #[derive(Default)]
@@ -31,8 +36,19 @@ struct Disk {
     /// The folder's name for the command.
     name: PathBuf,
     device: u64,
+    bytes: Room,
+    /// Where a file system has no fixed number of entries, there is nothing of it to keep.
+    entries: Room,
+}
+
+/// What there is of one kind on a file system.
+struct Room {
+    /// What is to stay free,
     floor: u64,
+    /// what was free before the command ran,
     at_start: u64,
+    /// and what may be taken all the same.
+    slack: u64,
 }
 
 impl Disks {
@@ -65,16 +81,20 @@ impl Disks {
         }
         self.asked = Some(Instant::now());
         self.disks.iter().find_map(|disk| {
-            let now = free(&rustix::fs::fstatvfs(&disk.folder).ok()?);
-            takes_too_much(disk.floor, disk.at_start, now).then(|| {
-                format!(
-                    "killed because the disk is nearly full: {} MiB are left on the file system of {}, and {} MiB are to \
-                     stay free; remove what is not needed, and write less",
-                    now >> 20,
-                    disk.name.display(),
-                    disk.floor >> 20
-                )
-            })
+            let now = rustix::fs::fstatvfs(&disk.folder).ok()?;
+            let (bytes, entries) = (free(&now), now.f_favail);
+            let what = if disk.bytes.is_spent(bytes) {
+                let (left, floor) = (bytes >> 20, disk.bytes.floor >> 20);
+                format!("{left} MiB are left on the file system of {}, and {floor} MiB", disk.name.display())
+            } else if disk.entries.is_spent(entries) {
+                let floor = disk.entries.floor;
+                format!("{entries} more files fit on the file system of {}, and {floor}", disk.name.display())
+            } else {
+                return None;
+            };
+            Some(format!(
+                "killed because the disk is nearly full: {what} are to stay free; remove what is not needed, and write less"
+            ))
         })
     }
 }
@@ -91,8 +111,16 @@ impl Disk {
         Some(Disk {
             name: name.to_owned(),
             device: rustix::fs::fstat(&folder).ok()?.st_dev,
-            floor: floor(keep, size),
-            at_start: free(&system),
+            bytes: Room {
+                floor: floor(keep, size),
+                at_start: free(&system),
+                slack: SLACK,
+            },
+            entries: Room {
+                floor: part(system.f_files, keep.percent).min(KEEP_ENTRIES),
+                at_start: system.f_favail,
+                slack: SLACK_ENTRIES,
+            },
             folder,
         })
     }
@@ -118,13 +146,19 @@ fn free(system: &StatVfs) -> u64 {
 }
 
 fn floor(keep: KeepFree, size: u64) -> u64 {
-    let part = u128::from(size) * u128::from(keep.percent.min(100)) / 100;
-    keep.bytes.min(u64::try_from(part).unwrap_or(u64::MAX))
+    keep.bytes.min(part(size, keep.percent))
 }
 
-/// Says whether a command that found `at_start` bytes free is to end when `now` bytes are.
-fn takes_too_much(floor: u64, at_start: u64, now: u64) -> bool {
-    now < floor && at_start.saturating_sub(now) > SLACK.min(at_start / 8)
+fn part(size: u64, percent: u8) -> u64 {
+    let part = u128::from(size) * u128::from(percent.min(100)) / 100;
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+impl Room {
+    /// Says whether a command is to end when so much is free.
+    fn is_spent(&self, now: u64) -> bool {
+        now < self.floor && self.at_start.saturating_sub(now) > self.slack.min(self.at_start / 8)
+    }
 }
 
 #[cfg(test)]
@@ -146,8 +180,43 @@ mod tests {
             // Somebody else made room meanwhile.
             (2048 * MIB, 1000 * MIB, 1900 * MIB, false),
         ] {
-            assert_eq!(takes_too_much(floor, at_start, now), ends, "{at_start} {now}");
+            let slack = SLACK;
+            let room = Room { floor, at_start, slack };
+            assert_eq!(room.is_spent(now), ends, "{at_start} {now}");
         }
+    }
+
+    #[test]
+    fn a_disk_without_bytes_or_entries_to_spare_is_told_by_name() {
+        let here = std::path::Path::new("/");
+        let keep = KeepFree {
+            bytes: u64::MAX,
+            percent: 100,
+        };
+        let disk = || Disk::open(here, Path::new("/workspace"), keep);
+        let said = |disk: Option<Disk>| {
+            let disks = disk.into_iter().collect();
+            Disks { disks, asked: None }.exhausted()
+        };
+        assert_eq!(said(disk()), None, "nothing was taken yet");
+        // As though there had been more before the command came.
+        let full = disk().map(|disk| Disk {
+            bytes: Room {
+                at_start: u64::MAX,
+                ..disk.bytes
+            },
+            ..disk
+        });
+        assert!(said(full).is_some_and(|said| said.contains("MiB are left on the file system of /workspace")));
+        let crowded = disk().map(|disk| Disk {
+            entries: Room {
+                at_start: u64::MAX,
+                floor: u64::MAX,
+                ..disk.entries
+            },
+            ..disk
+        });
+        assert!(said(crowded).is_some_and(|said| said.contains("more files fit on the file system of /workspace")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What `/proc` knows about the processes below one: who they are, what they use, and their end.
+//! The processes below one, as `/proc` knows them, and their end.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use crate::sys::{self, Waited};
 struct Entry {
     pid: i32,
     parent: i32,
+    group: i32,
     zombie: bool,
 }
 
@@ -33,8 +34,36 @@ fn read_entry(pid: i32) -> Option<Entry> {
     Some(Entry {
         pid,
         parent: words.next()?.parse().ok()?,
+        group: words.next()?.parse().ok()?,
         zombie,
     })
+}
+
+/// Tells whether a process, or a thread by its own number, lies below another.
+pub(super) fn is_below(root: i32, pid: i32) -> bool {
+    is_below_by(root, pid, |pid| Some(read_entry(pid)?.parent))
+}
+
+fn is_below_by(root: i32, pid: i32, parent_of: impl Fn(i32) -> Option<i32>) -> bool {
+    let mut seen = HashSet::new();
+    let mut next = pid;
+    // Numbers are used again, so that what is read one by one may go in a circle.
+    while seen.insert(next) {
+        match parent_of(next) {
+            Some(parent) if parent == root => return true,
+            Some(parent) if parent > 0 => next = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Tells whether a process group has members, all of them below a process.
+pub(super) fn is_group_below(root: i32, group: i32) -> bool {
+    let table = table();
+    let below: HashSet<i32> = below(root, &table).iter().map(|entry| entry.pid).collect();
+    let mut members = table.iter().filter(|entry| entry.group == group).peekable();
+    members.peek().is_some() && members.all(|entry| below.contains(&entry.pid))
 }
 
 /// Returns a process, first, and those below it, by the kernel's own lists of children where it keeps
@@ -76,101 +105,6 @@ fn below(root: i32, table: &[Entry]) -> Vec<&Entry> {
         }
     }
     found
-}
-
-/// Returns the most memory that processes can be using together, in bytes: quick, and too much where
-/// forked processes still share pages.
-pub(super) fn memory_at_most(pids: &[i32]) -> u64 {
-    let page = sys::page_size();
-    let (mut own, mut shared) = (0, 0);
-    for pid in pids {
-        let (resident, mapped) = resident(*pid);
-        own += resident.saturating_sub(mapped);
-        shared = mapped.max(shared);
-    }
-    (own + shared) * page
-}
-
-/// Returns the least memory that processes can be using together, in bytes: of those that may still
-/// share pages since a fork, the largest alone.
-///
-/// They are known by the place of their stack, which every exec draws anew; where two draw the same the
-/// answer is only smaller.
-pub(super) fn memory_at_least(pids: &[i32]) -> u64 {
-    let mut groups: HashMap<u64, u64> = HashMap::new();
-    for pid in pids {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let (resident, mapped) = resident(*pid);
-        let largest = groups.entry(stack_place(&stat).unwrap_or(0)).or_default();
-        *largest = (*largest).max(resident.saturating_sub(mapped));
-    }
-    groups.values().sum::<u64>() * sys::page_size()
-}
-
-fn stack_place(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    // The 28th field; the first after the name is the third.
-    std::str::from_utf8(stat.get(end + 2..)?)
-        .ok()?
-        .split(' ')
-        .nth(25)?
-        .parse()
-        .ok()
-}
-
-/// Returns the memory that processes use together with `files` bytes of private memory files, each shared page counted
-/// once.
-///
-/// The kernel takes long to say so while processes change their memory, so all are stopped meanwhile;
-/// those that are to live are to be let go on by [`go_on`].
-pub(super) fn memory_exactly(pids: &[i32], files: u64) -> u64 {
-    for pid in pids {
-        sys::kill(*pid, libc::SIGSTOP);
-    }
-    let parts = pids.iter().map(|pid| proportional(*pid));
-    let (own, shared) = parts.fold((0, 0), |(own, shared), part| (own + part.0, shared + part.1));
-    together(own, shared, files)
-}
-
-/// Adds up memory of processes, their share of memory files, and all memory files that are known: what is mapped of those
-/// is in both, and counts once.
-fn together(own: u64, shared: u64, files: u64) -> u64 {
-    own.saturating_add(shared.max(files))
-}
-
-/// Lets stopped processes go on.
-pub(super) fn go_on(pids: &[i32]) {
-    for pid in pids {
-        sys::kill(*pid, libc::SIGCONT);
-    }
-}
-
-/// Returns a process's resident pages, and how many of them are of files or shared memory.
-fn resident(pid: i32) -> (u64, u64) {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let mut words = statm.split(' ').skip(1).map(|word| word.parse().unwrap_or(0));
-    (words.next().unwrap_or(0), words.next().unwrap_or(0))
-}
-
-/// Returns a process's share of memory, in bytes: of its own, and of memory files.
-fn proportional(pid: i32) -> (u64, u64) {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    shares(&rollup).unwrap_or_else(|| {
-        let (all, mapped) = resident(pid);
-        (all.saturating_sub(mapped) * sys::page_size(), mapped * sys::page_size())
-    })
-}
-
-fn shares(rollup: &str) -> Option<(u64, u64)> {
-    let field = |name: &str| {
-        let mut values = rollup.lines().filter_map(|line| line.strip_prefix(name));
-        let kibibytes = values.next()?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?;
-        Some(kibibytes * 1024)
-    };
-    let all = field("Pss:")?;
-    // A kernel that does not tell them apart: better too little than the same page twice.
-    let files = field("Pss_Shmem:").unwrap_or(all);
-    Some((all.saturating_sub(files), files))
 }
 
 /// Returns how many threads processes have together.
@@ -244,13 +178,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_mapped_of_a_memory_file_counts_once() {
-        let rollup = "Pss:     1000 kB\nPss_Anon:  300 kB\nPss_File:  100 kB\nPss_Shmem:   600 kB\n";
-        let (own, files) = shares(rollup).unwrap_or_default();
-        assert_eq!((own, files), (400 * 1024, 600 * 1024));
-        assert_eq!(together(own, files, 600 * 1024), 1000 * 1024);
-        assert_eq!(together(own, files, 900 * 1024), 1300 * 1024, "300 KiB are not mapped");
-        assert_eq!(shares("Pss:  10 kB\n"), Some((0, 10 * 1024)));
-        assert_eq!(shares(""), None);
+    fn a_process_is_below_its_parents_and_nobody_else() {
+        let parents = HashMap::from([(10, 1), (20, 10), (30, 20), (40, 1), (50, 0), (60, 70), (70, 60)]);
+        let parent_of = |pid: i32| parents.get(&pid).copied();
+        for (pid, expected) in [
+            (20, true),
+            (30, true),
+            (10, false),
+            (40, false),
+            (50, false),
+            (60, false),
+            (99, false),
+        ] {
+            assert_eq!(is_below_by(10, pid, parent_of), expected, "{pid}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_below_when_all_its_members_are() {
+        use std::os::unix::process::CommandExt;
+        let child = std::process::Command::new("sleep").arg("1000").process_group(0).spawn();
+        let mut child = child.expect("sleep is everywhere");
+        let pid = i32::try_from(child.id()).expect("a process id");
+        let inside = is_group_below(sys::own_pid(), pid);
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(inside);
+        // Its leader, at least, is not below itself.
+        assert!(!is_group_below(pid, pid));
+        assert!(!is_group_below(1, i32::MAX));
     }
 }

@@ -4,21 +4,15 @@
 //! that are passed in registers; calls whose arguments lie in memory are denied as a whole
 //! (`clone3`, whose callers fall back to `clone`).
 
-use libc::{c_long, sock_filter};
+mod calls;
+mod program;
 
-use crate::Backend;
+use calls::{ALWAYS, ARCH_ONLY, FCHMODAT2, MOUNTING, NAMED_MEMORY, OPEN_TREE_ATTR};
+use libc::sock_filter;
+use program::Filter;
+
+use crate::backend::Backend;
 use crate::wire::Net;
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xC000_003E;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xC000_00B7;
-
-/// The first number of the x32 calls, which name the same calls a second time.
-const X32: u32 = 0x4000_0000;
-
-const ALLOW: u32 = 0x7fff_0000;
-const DENY: u32 = 0x0005_0000;
 
 const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -28,93 +22,28 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
 
-/// Denied in every sandbox.
-const ALWAYS: &[c_long] = &[
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_kcmp,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_setns,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_reboot,
-    libc::SYS_kexec_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_bpf,
-    libc::SYS_userfaultfd,
-    libc::SYS_perf_event_open,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_nfsservctl,
-    libc::SYS_syslog,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_vhangup,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_fanotify_init,
-    libc::SYS_quotactl_fd,
-];
-
-/// Denied unless the command makes sandboxes of its own.
-const MOUNTING: &[c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_unshare,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-];
-
-#[cfg(target_arch = "x86_64")]
-const ARCH_ONLY: &[c_long] = &[
-    libc::SYS_iopl,
-    libc::SYS_ioperm,
-    libc::SYS_kexec_file_load,
-    libc::SYS_lookup_dcookie,
-    libc::SYS_uselib,
-    libc::SYS_ustat,
-    libc::SYS_sysfs,
-    libc::SYS__sysctl,
-];
-#[cfg(target_arch = "aarch64")]
-const ARCH_ONLY: &[c_long] = &[libc::SYS_kexec_file_load, libc::SYS_lookup_dcookie];
-
-/// `open_tree_attr` and later calls of the mounting family, by numbers that libc does not name yet.
-const OPEN_TREE_ATTR: c_long = 467;
-
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541C;
+/// Makes a file that was opened for reading unchangeable for ever.
+const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
-/// `fchmodat2`, which libc names on newer targets only.
-const FCHMODAT2: c_long = 452;
 /// Flags of an open that make its mode count; without them that register may hold anything.
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
-/// Largest piece of System V memory where it cannot be counted; servers of databases take some dozens of bytes.
-const SHARED_PIECE: u32 = 1 << 20;
+/// Largest piece of System V memory where it cannot be counted, and most semaphores of one set; servers of databases take
+/// some dozens of bytes and less than a score. There are thousands of either.
+const SHARED_PIECE: u32 = 4096;
+const SEMAPHORES: u32 = 32;
 /// Modes of an allocation that give space back.
 const GIVES_BACK: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_COLLAPSE_RANGE) as u32;
+
+/// Asks who is told of what a socket or terminal has to say, and so who gets a signal.
+const FIOSETOWN: u32 = 0x8901;
+const SIOCSPGRP: u32 = 0x8902;
+const F_SETOWN_EX: u32 = 15;
+/// One process, of `linux/resource.h` and `linux/ioprio.h`.
+const PRIO_PROCESS: u32 = 0;
+const IOPRIO_WHO_PROCESS: u32 = 1;
 
 /// What a filter depends on.
 #[derive(Clone, Copy)]
@@ -128,7 +57,31 @@ pub(super) struct Rules {
     /// Whether there may be memory that no process maps. Where it cannot be counted, there is none to have, as on a
     /// kernel without it, and of the System V kind only small pieces, as with a low `kernel.shmmax`.
     pub(super) unmapped_memory: bool,
+    /// Whether the processors may be chosen freely: not where staying on some is what keeps the limit.
+    pub(super) any_processor: bool,
     pub(super) landlock_abi: u32,
+    /// Who judges signals where Landlock does not.
+    pub(super) signals: Signals,
+}
+
+/// Who judges signals where Landlock does not (before Linux 6.12).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signals {
+    /// Whoever holds the filter's descriptor.
+    Asked,
+    /// Nobody: a process can signal its own group alone, by the number that means it.
+    ToSelf,
+}
+
+impl Rules {
+    /// Tells whether the filter leaves calls to somebody else.
+    pub(super) fn asks(&self) -> bool {
+        self.judges_signals() && self.signals == Signals::Asked
+    }
+
+    fn judges_signals(&self) -> bool {
+        self.backend == Backend::Landlock && self.landlock_abi < 6
+    }
 }
 
 /// Makes the filter for a command.
@@ -139,7 +92,9 @@ pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
         nesting,
         preallocates,
         unmapped_memory,
+        any_processor,
         landlock_abi,
+        signals: _,
     } = *rules;
     let mut filter = Filter::begin();
     for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
@@ -152,14 +107,14 @@ pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
         filter.deny(libc::SYS_truncate, libc::EPERM);
     }
     judge_opens(&mut filter, truncates);
+    if backend == Backend::Landlock {
+        on_host_processes(&mut filter);
+    }
     // What makes sandboxes of its own needs it for their input.
     if !unmapped_memory && !nesting {
-        filter.deny(libc::SYS_memfd_create, libc::ENOSYS);
-        filter.deny(libc::SYS_memfd_secret, libc::ENOSYS);
-        filter.when(libc::SYS_shmget, |body| {
-            body.deny_if_above(1, SHARED_PIECE, libc::EINVAL)
-        });
+        only_mapped_memory(&mut filter);
     }
+    stay_on_processors(&mut filter, backend, any_processor);
     if !preallocates {
         filter.when(libc::SYS_fallocate, |body| {
             body.when_any_bit(1, GIVES_BACK, |body| body.allow_all());
@@ -178,14 +133,19 @@ pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
     filter.when(libc::SYS_ioctl, |body| {
         body.deny_if_equal(1, TIOCSTI, libc::EPERM);
         body.deny_if_equal(1, TIOCLINUX, libc::EPERM);
+        body.deny_if_equal(1, FS_IOC_ENABLE_VERITY, libc::EPERM);
+        if rules.judges_signals() {
+            body.deny_if_equal(1, FIOSETOWN, libc::EPERM);
+            body.deny_if_equal(1, SIOCSPGRP, libc::EPERM);
+        }
     });
     match backend {
         Backend::Namespaces => own_network(&mut filter),
         Backend::Landlock | Backend::Unsafe if net == Net::Host => own_network(&mut filter),
         Backend::Landlock | Backend::Unsafe => host_network(&mut filter, net),
     }
-    if backend == Backend::Landlock && landlock_abi < 6 {
-        no_signals_by_number(&mut filter);
+    if rules.judges_signals() {
+        judge_signals(&mut filter, rules.asks());
     }
     filter.finish()
 }
@@ -283,163 +243,81 @@ fn host_network(filter: &mut Filter, net: Net) {
     filter.deny(libc::SYS_listen, libc::EPERM);
 }
 
-/// Without Landlock's scope for signals (before Linux 6.12): signals go to the own process or its
-/// group only, by numbers that name no process.
-fn no_signals_by_number(filter: &mut Filter) {
+/// Where the host's processes have numbers here: nothing is set for any process but the own one, and nothing is shared
+/// with others by a name. Landlock knows neither.
+fn on_host_processes(filter: &mut Filter) {
+    for number in [
+        libc::SYS_prlimit64,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+    ] {
+        filter.when(number, |body| body.deny_unless_equal(0, 0, u32::MAX, libc::EPERM));
+    }
+    for (number, one_process) in [
+        (libc::SYS_setpriority, PRIO_PROCESS),
+        (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS),
+    ] {
+        filter.when(number, |body| {
+            body.deny_unless_equal(0, one_process, u32::MAX, libc::EPERM);
+            body.deny_unless_equal(1, 0, u32::MAX, libc::EPERM);
+        });
+    }
+    for number in NAMED_MEMORY.iter().copied() {
+        filter.deny(number, libc::ENOSYS);
+    }
+}
+
+/// Denies memory that no process maps, as far as it comes in more than small pieces.
+fn only_mapped_memory(filter: &mut Filter) {
+    for number in [libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_msgget] {
+        filter.deny(number, libc::ENOSYS);
+    }
+    filter.when(libc::SYS_shmget, |body| {
+        body.deny_if_above(1, SHARED_PIECE, libc::EINVAL)
+    });
+    filter.when(libc::SYS_semget, |body| body.deny_if_above(1, SEMAPHORES, libc::EINVAL));
+}
+
+fn stay_on_processors(filter: &mut Filter, backend: Backend, any_processor: bool) {
+    if !any_processor {
+        filter.deny(libc::SYS_sched_setaffinity, libc::EPERM);
+    } else if backend == Backend::Landlock {
+        filter.when(libc::SYS_sched_setaffinity, |body| {
+            body.deny_unless_equal(0, 0, u32::MAX, libc::EPERM)
+        });
+    }
+}
+
+/// Without Landlock's scope for signals (before Linux 6.12): signals go to the own group, by the number that means it,
+/// and where somebody is asked to the sandbox's other processes.
+fn judge_signals(filter: &mut Filter, asks: bool) {
     for number in [
         libc::SYS_tkill,
+        libc::SYS_tgkill,
         libc::SYS_rt_sigqueueinfo,
-        libc::SYS_pidfd_send_signal,
         libc::SYS_rt_tgsigqueueinfo,
     ] {
-        filter.deny(number, libc::EPERM);
+        if asks {
+            filter.when(number, |body| body.ask());
+        } else {
+            filter.deny(number, libc::EPERM);
+        }
     }
     filter.when(libc::SYS_kill, |body| {
         body.allow_if_equal(0, 0, u32::MAX);
-        body.deny_all(libc::EPERM);
-    });
-}
-
-const fn stmt(code: u32, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    }
-}
-
-const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
-}
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-
-/// A filter in the making.
-struct Filter {
-    program: Vec<sock_filter>,
-}
-
-/// The judgement of one call's arguments. What it does not decide is allowed.
-struct Body {
-    program: Vec<sock_filter>,
-}
-
-impl Filter {
-    fn begin() -> Filter {
-        let program = vec![
-            stmt(LOAD, ARCHITECTURE),
-            jump(EQUAL, ARCH, 1, 0),
-            stmt(RETURN, DENY | libc::ENOSYS as u32),
-            stmt(LOAD, NUMBER),
-            jump(AT_LEAST, X32, 0, 1),
-            stmt(RETURN, DENY | libc::ENOSYS as u32),
-        ];
-        Filter { program }
-    }
-
-    fn deny(&mut self, number: c_long, errno: i32) {
-        self.program.push(jump(EQUAL, number as u32, 0, 1));
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    fn when(&mut self, number: c_long, judge: impl FnOnce(&mut Body)) {
-        let mut body = Body { program: Vec::new() };
-        judge(&mut body);
-        body.program.push(stmt(RETURN, ALLOW));
-        // Bodies are a dozen instructions; a jump reaches 255.
-        let length = body.program.len() as u8;
-        self.program.push(jump(EQUAL, number as u32, 0, length));
-        self.program.append(&mut body.program);
-    }
-
-    fn finish(mut self) -> Vec<sock_filter> {
-        self.program.push(stmt(RETURN, ALLOW));
-        self.program
-    }
-}
-
-impl Body {
-    /// Loads the lower half of an argument; the kernel looks at no more of those judged here.
-    fn load(&mut self, argument: u32, mask: u32) {
-        self.program.push(stmt(LOAD, 16 + 8 * argument));
-        if mask != u32::MAX {
-            self.program.push(stmt(AND, mask));
+        if asks {
+            body.ask();
+        } else {
+            body.deny_all(libc::EPERM);
         }
-    }
-
-    fn deny_if_any_bit(&mut self, argument: u32, bits: u32, errno: i32) {
-        self.load(argument, u32::MAX);
-        self.program.push(jump(ANY_BIT, bits, 0, 1));
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    fn deny_if_equal(&mut self, argument: u32, value: u32, errno: i32) {
-        self.load(argument, u32::MAX);
-        self.program.push(jump(EQUAL, value, 0, 1));
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    /// Judges all 64 bits.
-    fn deny_if_above(&mut self, argument: u32, value: u32, errno: i32) {
-        self.program.push(stmt(LOAD, 16 + 8 * argument + 4));
-        self.program.push(jump(EQUAL, 0, 0, 2));
-        self.load(argument, u32::MAX);
-        self.program.push(jump(AT_LEAST, value.saturating_add(1), 0, 1));
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    fn deny_unless_equal(&mut self, argument: u32, value: u32, mask: u32, errno: i32) {
-        self.load(argument, mask);
-        self.program.push(jump(EQUAL, value, 1, 0));
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    fn allow_if_equal(&mut self, argument: u32, value: u32, mask: u32) {
-        self.load(argument, mask);
-        self.program.push(jump(EQUAL, value, 0, 1));
-        self.program.push(stmt(RETURN, ALLOW));
-    }
-
-    fn allow_all(&mut self) {
-        self.program.push(stmt(RETURN, ALLOW));
-    }
-
-    fn deny_all(&mut self, errno: i32) {
-        self.program.push(stmt(RETURN, DENY | errno as u32));
-    }
-
-    /// Judges further when an argument has one of some bits.
-    fn when_any_bit(&mut self, argument: u32, bits: u32, judge: impl FnOnce(&mut Body)) {
-        let mut body = Body { program: Vec::new() };
-        judge(&mut body);
-        self.load(argument, u32::MAX);
-        self.program.push(jump(ANY_BIT, bits, 0, body.program.len() as u8));
-        self.program.append(&mut body.program);
-    }
-
-    /// Judges further when an argument has a value.
-    fn when_equal(&mut self, argument: u32, value: u32, judge: impl FnOnce(&mut Body)) {
-        let mut body = Body { program: Vec::new() };
-        judge(&mut body);
-        self.load(argument, u32::MAX);
-        self.program.push(jump(EQUAL, value, 0, body.program.len() as u8));
-        self.program.append(&mut body.program);
-    }
+    });
+    filter.deny(libc::SYS_pidfd_send_signal, libc::EPERM);
+    // Who is told by a signal that a descriptor is ready.
+    filter.when(libc::SYS_fcntl, |body| {
+        body.deny_if_equal(1, libc::F_SETOWN as u32, libc::EPERM);
+        body.deny_if_equal(1, F_SETOWN_EX, libc::EPERM);
+    });
 }
 
 #[cfg(test)]

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::Backend;
-use crate::command::Mount;
+use crate::backend::Backend;
+use crate::mount::Mount;
 use crate::wire::Request;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// About what a file takes beside its bytes.
+const ENTRY: u64 = 1024;
 
 /// The private memory file systems of one sandbox.
 pub(super) struct Tmpfs {
@@ -50,10 +53,11 @@ impl Tmpfs {
             .iter()
             .filter_map(|folder| rustix::fs::fstatvfs(folder).ok())
             .map(|system| {
-                system
-                    .f_blocks
-                    .saturating_sub(system.f_bfree)
+                let pages = system.f_blocks.saturating_sub(system.f_bfree);
+                let entries = system.f_files.saturating_sub(system.f_ffree);
+                pages
                     .saturating_mul(system.f_frsize)
+                    .saturating_add(entries.saturating_mul(ENTRY))
             })
             .sum()
     }

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use super::authority::{is_plain, split_port};
+
 /// Names the hosts that may be reached: `host`, `host:port`, `*.suffix` or `*.suffix:port`.
 ///
 /// Without a port, 80 and 443 are meant.
@@ -41,7 +43,7 @@ impl AllowList {
 
     /// Tells whether a target is allowed: `None` when not, `Some(true)` when an entry names exactly
     /// this host and port.
-    pub(crate) fn permits(&self, host: &str, port: u16) -> Option<bool> {
+    pub(super) fn permits(&self, host: &str, port: u16) -> Option<bool> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let hits: Vec<&Entry> = self.entries.iter().filter(|entry| entry.matches(&host, port)).collect();
         if hits.is_empty() {
@@ -71,7 +73,7 @@ impl FromStr for Entry {
             entry: text.to_owned(),
             found,
         };
-        let (host, port) = super::address::split_port(text.trim()).ok_or_else(|| wrong("a port that is no number"))?;
+        let (host, port) = split_port(text.trim()).ok_or_else(|| wrong("a port that is no number"))?;
         let (host, below) = match host.strip_prefix("*.") {
             Some(host) => (host, true),
             None => (host, false),
@@ -82,8 +84,7 @@ impl FromStr for Entry {
         if below && !host.contains('.') {
             return Err(wrong("a whole top-level domain"));
         }
-        let plain = |character: char| character.is_ascii_alphanumeric() || "-._:".contains(character);
-        if !host.chars().all(plain) {
+        if !is_plain(host) {
             return Err(wrong("characters that no host name has"));
         }
         Ok(Entry {

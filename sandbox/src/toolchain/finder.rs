@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::command::{Access, Mount};
+use crate::mount::{Access, Mount};
 
 /// Folders in a home that hold a tool manager's tools, to be bound whole.
 const MANAGERS: [&str; 19] = [

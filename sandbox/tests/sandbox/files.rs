@@ -85,6 +85,16 @@ fn input_bytes_are_read_to_their_end() {
 }
 
 #[test]
+fn input_bytes_cannot_be_written_over() {
+    let script = "(echo more >&0) 2>/dev/null && echo wrote; (: > /proc/self/fd/0) 2>/dev/null && echo emptied; \
+                  (echo more >> /proc/self/fd/0) 2>/dev/null && echo added; cat";
+    for sandbox in backends() {
+        let outcome = sandbox.run_blocking(shell(script).stdin("given\n"), Output::captured());
+        assert_eq!(outcome.stdout.text(), "given\n", "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_mount_through_a_planted_link_is_refused() {
     let sandbox = backends()
         .into_iter()
@@ -141,5 +151,46 @@ fn files_move_and_are_linked_between_writable_folders_of_one_bind() {
         let command = shell(script).rw(tree.path(), "/workspace").cwd("/workspace");
         let outcome = sandbox.run_blocking(command, Output::captured());
         assert_eq!(outcome.stdout.text(), "h\n", "{:?} {outcome:?}", sandbox.backend());
+    }
+}
+
+#[test]
+fn what_makes_namespaces_of_its_own_uncovers_and_writes_nothing() {
+    for sandbox in backends() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data.path().join("folder")).unwrap();
+        std::fs::write(data.path().join("folder/key"), "hidden").unwrap();
+        std::fs::write(data.path().join("token"), "hidden").unwrap();
+        let inner = "mount -t tmpfs tmpfs /tmp/x && echo mounted && umount /tmp/x; \
+                     for place in /data/token /data/folder /data /proc/sys /; do \
+                       umount $place; umount -l $place; \
+                       mount -o remount,bind,rw $place; mount --bind $place /tmp/x; mount --rbind $place /tmp/y; \
+                     done; \
+                     cat /data/token /data/folder/key /tmp/?/data/token /tmp/?/token /tmp/?/folder/key; \
+                     echo new > /data/new; echo new > /tmp/x/new; echo new > /tmp/y/data/new; \
+                     echo '|/tmp/x' > /proc/sys/kernel/core_pattern && echo set the core pattern; \
+                     mount -t proc proc /tmp/x && echo '|/tmp/x' > /tmp/x/sys/kernel/core_pattern && echo set it";
+        let script = format!(
+            "mkdir /tmp/x /tmp/y; unshare --user --map-root-user --mount sh -c '{}' 2>/dev/null; \
+             cat /data/token /data/folder/key; echo end",
+            inner.replace('\'', "'\\''")
+        );
+        let command = shell(&script)
+            .ro(data.path(), "/data")
+            .mask("/data/token")
+            .mask("/data/folder")
+            .nesting(true)
+            .wall(std::time::Duration::from_secs(20));
+        let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        // That it can mount at all shows that the rest was tried. A Landlock domain forbids it.
+        let expected = match sandbox.backend() {
+            sandbox::Backend::Namespaces => "mounted\nend\n",
+            _ => "end\n",
+        };
+        assert_eq!(outcome.stdout.text(), expected, "{} {outcome:?}", sandbox.backend());
+        assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 2);
+        let after = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+        assert_eq!(before, after);
     }
 }

@@ -1,17 +1,10 @@
 //! This test binary as another program: one that starts sandboxes and is killed, or runs inside one.
+#![allow(unsafe_code)]
 
-use sandbox::{Backend, Output, Sandbox};
+use sandbox::{Backend, Command, Output, Reason, Sandbox};
 
-use crate::{backends, shell};
-
-/// Names the part that this process plays.
-const PART: &str = "FOREMAN_FIXTURE";
-
-/// Returns the command line (after the program) and environment of a part.
-pub fn part(name: &str) -> ([&'static str; 3], (&'static str, String)) {
-    let args = ["--exact", "fixture::plays_its_part", "--nocapture"];
-    (args, (PART, name.to_owned()))
-}
+use crate::part::PART;
+use crate::{backends, escapes, shell};
 
 #[test]
 fn plays_its_part() {
@@ -24,7 +17,11 @@ fn plays_its_part() {
     match name {
         "parent-namespaces" => parent(Backend::Namespaces, argument),
         "parent-landlock" => parent(Backend::Landlock, argument),
-        "nested" => nested(argument),
+        "nested" => nested(Sandbox::detect().unwrap(), shell(argument)),
+        "nested-input" => nested(Sandbox::detect().unwrap(), shell(argument).stdin("input")),
+        "nested-old" => nested(Sandbox::detect().unwrap().with_landlock_at_most(5), shell(argument)),
+        "share" => hold_shared_memory(argument.parse().unwrap()),
+        "attempt" => escapes::attempt::main(argument),
         other => panic!("unknown part {other}"),
     }
 }
@@ -36,14 +33,29 @@ fn parent(backend: Backend, script: &str) {
     panic!("the script ended: {outcome:?}");
 }
 
-/// Runs a script in the best sandbox that works inside this one.
-fn nested(script: &str) {
-    let sandbox = Sandbox::detect().unwrap();
-    let outcome = sandbox.run_blocking(shell(script), Output::captured());
+/// Runs a command in a sandbox inside this one.
+fn nested(sandbox: Sandbox, command: Command) {
+    let outcome = sandbox.run_blocking(command, Output::captured());
     println!(
         "\nNESTED {} {} {}",
         sandbox.backend(),
         outcome.reason.name(),
         outcome.stdout.text()
     );
+    if let Reason::StartError(why) = outcome.reason {
+        println!("BECAUSE {why} of {}", outcome.enforced.backend);
+    }
+}
+
+/// Takes memory that it could share with others, until somebody kills this process.
+fn hold_shared_memory(bytes: usize) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the memory is new, as long as is said, and nobody else's.
+    let memory = unsafe {
+        let place = mmap_anonymous(std::ptr::null_mut(), bytes, access, MapFlags::SHARED).unwrap();
+        std::slice::from_raw_parts_mut(place.cast::<u8>(), bytes)
+    };
+    memory.fill(1);
+    std::thread::sleep(std::time::Duration::from_secs(60));
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use sandbox::{Backend, Output, Reason};
 
-use crate::{backends, fixture, shell};
+use crate::part::part;
+use crate::{backends, shell};
 
 /// Makes a number of seconds that no other process sleeps for, by which its sleepers are known.
 fn marker() -> String {
@@ -78,7 +79,7 @@ fn a_killed_parent_leaves_nothing_alive() {
             "parent-landlock"
         };
         let script = format!("{}; sleep {marker}", daemon(&marker));
-        let (args, (key, value)) = fixture::part(&format!("{name} {script}"));
+        let (args, (key, value)) = part(&format!("{name} {script}"));
         let mut parent = std::process::Command::new("/proc/self/exe")
             .args(args)
             .env(key, value)
@@ -159,7 +160,7 @@ fn a_sandbox_inside_a_sandbox_works() {
     let own = std::fs::read_link("/proc/self/exe").unwrap();
     for sandbox in backends() {
         for nesting in [false, true] {
-            let (args, (key, value)) = fixture::part("nested echo from inside; cat /workspace/secret");
+            let (args, (key, value)) = part("nested echo from inside; cat /workspace/secret");
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("secret"), "of the outer sandbox").unwrap();
             let command = sandbox::Command::new("/opt/self")
@@ -182,5 +183,141 @@ fn a_sandbox_inside_a_sandbox_works() {
             assert!(inner.contains("Error from inside"), "{inner}");
             assert!(!text.contains("of the outer sandbox"), "{text}");
         }
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_before_its_supervisor_knows_it_ends_cancelled() {
+    for sandbox in backends() {
+        for _ in 0..10 {
+            // So much takes longer to be handed over than it takes to ask for the end.
+            let command = shell("sleep 1000")
+                .stdin(vec![0; 8 << 20])
+                .wall(Duration::from_secs(20));
+            let child = sandbox.spawn(command, Output::captured()).unwrap();
+            child.kill();
+            let outcome = child.wait_blocking();
+            assert_eq!(outcome.reason, Reason::Cancelled, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn private_folders_go_whatever_was_made_in_them() {
+    for sandbox in backends() {
+        // Deeper than a stack or a table of descriptors, closed, and with names that no line holds.
+        let script = "cd /tmp; pwd; mkdir -p closed/inner \"$(printf 'two\\nlines')\"; touch closed/inner/x; \
+                      ln -s / closed/root; chmod 0 closed/inner closed; \
+                      perl -e 'for (1..3000) { mkdir \"d\" and chdir \"d\" or die }'; cd /tmp; chmod 0 .";
+        let outcome = sandbox.run_blocking(shell(script), Output::captured());
+        assert_eq!(outcome.reason, Reason::Completed, "{outcome:?}");
+        let folder = std::path::PathBuf::from(outcome.stdout.text().trim());
+        // In a private root it goes with the root.
+        assert!(
+            sandbox.backend() == Backend::Namespaces || !folder.exists(),
+            "{}",
+            folder.display()
+        );
+    }
+}
+
+#[test]
+fn what_forks_while_it_is_killed_is_gone() {
+    for sandbox in backends()
+        .into_iter()
+        .flat_map(|one| [one.clone(), one.without_cgroups()])
+    {
+        let marker = marker();
+        let script = format!("bomb() {{ setsid sleep {marker} & bomb & bomb & }}; bomb; wait; sleep 1000");
+        let limits = sandbox::Limits {
+            pids: Some(200),
+            wall: Some(Duration::from_secs(3)),
+            ..sandbox::Limits::default()
+        };
+        let outcome = sandbox.run_blocking(shell(&script).limits(limits), Output::discard());
+        assert_eq!(sleepers(&marker), [0; 0], "{} {outcome:?}", sandbox.backend());
+        assert_ne!(outcome.reason, Reason::Completed, "{outcome:?}");
+    }
+}
+
+#[test]
+fn signals_reach_the_own_processes_also_where_a_kernel_has_no_scope_for_them() {
+    for sandbox in backends() {
+        let sandbox = sandbox.with_landlock_at_most(5);
+        let script = "sleep 1000 & kill $!; wait $!; echo $?; \
+                      setsid sh -c 'sleep 1000 & sleep 1000' & pid=$!; \
+                      while ! kill -9 -$pid 2>/dev/null; do :; done; wait $pid; echo $?; \
+                      perl -e 'use POSIX; POSIX::raise(SIGUSR1)'; echo $?; kill -9 $$";
+        let outcome = sandbox.run_blocking(shell(script).wall(Duration::from_secs(20)), Output::captured());
+        assert_eq!(
+            outcome.stdout.text(),
+            "143\n137\n138\n",
+            "{} {outcome:?}",
+            sandbox.backend()
+        );
+        assert_eq!(outcome.exit, sandbox::Exit::Signal(9), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_supervisor_that_cannot_keep_the_input_says_so() {
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    for sandbox in backends() {
+        let (args, (key, value)) = part("nested-input cat");
+        // Where nobody counts it, there is no memory that nobody maps, and so none for the inner command's input.
+        let command = sandbox::Command::new("/opt/self")
+            .args(args)
+            .env(key, value)
+            .toolchain(&sandbox::Toolchain::host())
+            .ro(&own, "/opt/self")
+            .memory(1 << 30);
+        let outcome = sandbox
+            .without_cgroups()
+            .run_blocking(command, Output::captured_together());
+        let text = outcome.stdout.text();
+        let because = text
+            .lines()
+            .find(|line| line.starts_with("BECAUSE "))
+            .unwrap_or_default();
+        assert!(
+            because.contains("failed to keep the standard input"),
+            "{text} {outcome:?}"
+        );
+        assert!(because.ends_with(" of landlock"), "{text}");
+    }
+}
+
+#[test]
+fn a_sandbox_inside_one_that_is_asked_about_signals_keeps_them_to_itself() {
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    for sandbox in backends() {
+        let script = "sleep 1000 & kill $! 2>/dev/null && echo reached || echo kept";
+        let (args, (key, value)) = part(&format!("nested-old {script}"));
+        let command = sandbox::Command::new("/opt/self")
+            .args(args)
+            .env(key, value)
+            .toolchain(&sandbox::Toolchain::host())
+            .ro(&own, "/opt/self")
+            .wall(Duration::from_secs(20));
+        let backend = sandbox.backend();
+        let outcome = sandbox
+            .with_landlock_at_most(5)
+            .run_blocking(command, Output::captured());
+        let text = outcome.stdout.text();
+        let inner = text
+            .lines()
+            .find(|line| line.starts_with("NESTED "))
+            .unwrap_or_default();
+        // A process has one to ask: the outer init has it already, where it is asked at all.
+        let expected = if backend == Backend::Landlock {
+            "kept"
+        } else {
+            "reached"
+        };
+        assert_eq!(
+            inner,
+            format!("NESTED landlock Completed {expected}"),
+            "{text} {outcome:?}"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sandbox::{Backend, Capture, Exit, FileSink, KeepFree, Limits, Output, Reason, Sandbox, Sink};
 
+use crate::part::part;
 use crate::{backends, shell};
 
 const MIB: u64 = 1 << 20;
@@ -83,6 +84,23 @@ fn memory_in_files_that_nobody_maps_counts_too() {
 }
 
 #[test]
+fn memory_that_could_be_shared_counts_for_each_who_has_it() {
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    let (args, (key, value)) = part(&format!("share {}", LIMIT * 45 / 100));
+    let script = format!(
+        "for n in 1 2 3; do /opt/self {} >/dev/null & done; wait",
+        args.join(" ")
+    );
+    for sandbox in all_ways() {
+        let command = shell(&script)
+            .env(key, value.clone())
+            .ro(&own, "/opt/self")
+            .memory(LIMIT);
+        check_killed(&sandbox, &sandbox.run_blocking(command, Output::captured()));
+    }
+}
+
+#[test]
 fn memory_below_the_limit_is_left_alone() {
     for sandbox in all_ways() {
         let script = format!("head -c {} /dev/zero | tail -n 1 | wc -c", LIMIT / 2);
@@ -131,6 +149,45 @@ fn more_processes_than_allowed_are_not_made_or_end_the_command() {
             "{way:?} {outcome:?}"
         );
         assert!(outcome.wall < Duration::from_secs(10), "{way:?} {:?}", outcome.wall);
+    }
+}
+
+#[test]
+fn processors_are_kept_from_who_wants_others() {
+    for sandbox in all_ways() {
+        let limits = Limits {
+            cpus: Some(1.0),
+            wall: Some(Duration::from_secs(20)),
+            ..Limits::default()
+        };
+        let outcome = sandbox.run_blocking(
+            shell("nproc; taskset -p ff $$ >&2; nproc").limits(limits),
+            Output::captured(),
+        );
+        let counts = outcome.stdout.text();
+        let way = (sandbox.backend(), outcome.enforced.cpus.as_str());
+        if way.1 == "affinity" {
+            assert_eq!(counts, "1\n1\n", "{way:?} {outcome:?}");
+        } else {
+            assert!(counts.starts_with("1\n"), "{way:?} {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_private_folder_holds_no_more_files_than_pages() {
+    for sandbox in backends() {
+        // Where there is no private root, files lie on a disk.
+        if sandbox.backend() == Backend::Landlock {
+            continue;
+        }
+        let command = shell("stat -f -c %c /tmp").tmpfs("/tmp", 64 * MIB);
+        let outcome = sandbox.run_blocking(command, Output::captured());
+        assert_eq!(
+            outcome.stdout.text().trim(),
+            (64 * MIB / 4096).to_string(),
+            "{outcome:?}"
+        );
     }
 }
 

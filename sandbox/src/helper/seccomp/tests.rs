@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use super::program::{ALLOW, AND, ANY_BIT, ARCH, ASK, AT_LEAST, EQUAL, LOAD, RETURN};
 use super::*;
+use libc::c_long;
 
 /// Runs a filter as the kernel would.
 fn judge(program: &[sock_filter], number: c_long, args: &[u64]) -> u32 {
@@ -42,7 +44,9 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         nesting: false,
         preallocates: true,
         unmapped_memory: true,
+        any_processor: true,
         landlock_abi: 7,
+        signals: Signals::Asked,
     };
     let own = filter(&rules);
     let watched = filter(&Rules {
@@ -71,6 +75,15 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         landlock_abi: 5,
         ..alone
     });
+    let inner = filter(&Rules {
+        landlock_abi: 5,
+        signals: Signals::ToSelf,
+        ..alone
+    });
+    let bound = filter(&Rules {
+        any_processor: false,
+        ..rules
+    });
     let oldest = filter(&Rules {
         landlock_abi: 2,
         ..alone
@@ -92,6 +105,7 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         (&own, libc::SYS_ioctl, [0, 0x5401, 0], true),
         (&own, libc::SYS_ioctl, [0, u64::from(TIOCSTI), 0], false),
         (&own, libc::SYS_ioctl, [0, u64::from(TIOCSTI) | 1 << 32, 0], false),
+        (&own, libc::SYS_ioctl, [3, u64::from(FS_IOC_ENABLE_VERITY), 0], false),
         (&own, libc::SYS_socket, [inet, dgram, 0], true),
         (&own, libc::SYS_socket, [unix, stream | cloexec, 0], true),
         (&own, libc::SYS_socket, [netlink, 3, 0], true),
@@ -110,8 +124,35 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         (&proxy, libc::SYS_sendmsg, [0, 0, u64::from(MSG_FASTOPEN)], false),
         (&proxy, libc::SYS_sendmsg, [0, 0, 0x4000], true),
         (&none, libc::SYS_kill, [1, 9, 0], true),
-        (&old, libc::SYS_kill, [1, 9, 0], false),
+        (&inner, libc::SYS_kill, [1, 9, 0], false),
+        (&inner, libc::SYS_kill, [0, 9, 0], true),
+        (&inner, libc::SYS_tgkill, [1, 1, 9], false),
         (&old, libc::SYS_kill, [0, 9, 0], true),
+        (&old, libc::SYS_pidfd_send_signal, [3, 9, 0], false),
+        (&old, libc::SYS_fcntl, [3, libc::F_GETFL as u64, 0], true),
+        (&old, libc::SYS_fcntl, [3, libc::F_SETOWN as u64, 1], false),
+        (&old, libc::SYS_fcntl, [3, u64::from(F_SETOWN_EX), 0], false),
+        (&none, libc::SYS_fcntl, [3, libc::F_SETOWN as u64, 1], true),
+        (&old, libc::SYS_ioctl, [3, u64::from(FIOSETOWN), 0], false),
+        (&old, libc::SYS_ioctl, [3, u64::from(SIOCSPGRP), 0], false),
+        (&none, libc::SYS_prlimit64, [0, 7, 0], true),
+        (&none, libc::SYS_prlimit64, [7, 7, 0], false),
+        (&own, libc::SYS_prlimit64, [7, 7, 0], true),
+        (&none, libc::SYS_setpriority, [0, 0, 5], true),
+        (&none, libc::SYS_setpriority, [0, 7, 5], false),
+        (&none, libc::SYS_setpriority, [libc::PRIO_USER as u64, 0, 5], false),
+        (&none, libc::SYS_ioprio_set, [1, 0, 0], true),
+        (&none, libc::SYS_ioprio_set, [1, 7, 0], false),
+        (&none, libc::SYS_ioprio_set, [3, 0, 0], false),
+        (&none, libc::SYS_sched_setscheduler, [7, 0, 0], false),
+        (&none, libc::SYS_sched_setaffinity, [0, 8, 0], true),
+        (&none, libc::SYS_sched_setaffinity, [7, 8, 0], false),
+        (&own, libc::SYS_sched_setaffinity, [7, 8, 0], true),
+        (&bound, libc::SYS_sched_setaffinity, [0, 8, 0], false),
+        (&none, libc::SYS_shmat, [1, 0, 0], false),
+        (&none, libc::SYS_msgrcv, [1, 0, 0], false),
+        (&none, libc::SYS_mq_open, [0, 0, 0], false),
+        (&own, libc::SYS_shmat, [1, 0, 0], true),
         (&own, libc::SYS_read + 0x4000_0000, [0; 3], false),
         (&own, libc::SYS_fchmod, [3, 0o755, 0], true),
         (&own, libc::SYS_fchmod, [3, 0o4755, 0], false),
@@ -122,8 +163,11 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         (&own, libc::SYS_memfd_create, [0; 3], true),
         (&counted, libc::SYS_memfd_create, [0; 3], false),
         (&own, libc::SYS_shmget, [0, 1 << 30, 0], true),
-        (&counted, libc::SYS_shmget, [0, 1 << 20, 0], true),
-        (&counted, libc::SYS_shmget, [0, (1 << 20) + 1, 0], false),
+        (&counted, libc::SYS_shmget, [0, 4096, 0], true),
+        (&counted, libc::SYS_shmget, [0, 4097, 0], false),
+        (&counted, libc::SYS_semget, [0, 20, 0], true),
+        (&counted, libc::SYS_semget, [0, 1000, 0], false),
+        (&counted, libc::SYS_msgget, [0, 0, 0], false),
         (&counted, libc::SYS_shmget, [0, 1 << 32, 0], false),
         (&own, libc::SYS_fallocate, [3, 0, 0], true),
         (&watched, libc::SYS_fallocate, [3, 0, 0], false),
@@ -157,4 +201,49 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         let verdict = judge(&none, libc::SYS_openat, &[3, 0, flags, mode]);
         assert_eq!(verdict == ALLOW, allowed, "openat with {flags:#o} and {mode:#o}");
     }
+}
+
+#[test]
+fn signals_are_asked_about_where_landlock_does_not_judge_them() {
+    let rules = Rules {
+        backend: Backend::Landlock,
+        net: Net::None,
+        nesting: false,
+        preallocates: true,
+        unmapped_memory: true,
+        any_processor: true,
+        landlock_abi: 5,
+        signals: Signals::Asked,
+    };
+    let asking = filter(&rules);
+    for number in [
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_tgkill,
+        libc::SYS_rt_sigqueueinfo,
+    ] {
+        assert_eq!(judge(&asking, number, &[7, 7, 9]), ASK, "{number}");
+    }
+    assert!(rules.asks());
+    assert!(
+        !Rules {
+            landlock_abi: 6,
+            ..rules
+        }
+        .asks()
+    );
+    assert!(
+        !Rules {
+            signals: Signals::ToSelf,
+            ..rules
+        }
+        .asks()
+    );
+    assert!(
+        !Rules {
+            backend: Backend::Namespaces,
+            ..rules
+        }
+        .asks()
+    );
 }

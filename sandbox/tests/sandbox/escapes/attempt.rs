@@ -1,25 +1,25 @@
-//! One attempt to escape, made by the running executable inside a sandbox.
+//! One attempt to escape, made by this test binary inside a sandbox.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::Outcome;
-use crate::{helper, sys};
+use sandbox::Outcome;
 
-/// What a secret file and a victim's environment hold.
-pub(super) const SECRET: &str = "foreman-secret-7f3b";
+use super::raw::{Message, SECRET, raw, read_shared_memory, signal_as_owner};
+use crate::part::part;
 
 /// Begins the line that an attempt ends with.
 const MARK: &str = "FOREMAN-ATTEMPT ";
 
 /// What is attempted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Attempt {
+pub enum Attempt {
     /// No attempt: stay until standard input ends.
     Wait,
     Read(String),
@@ -49,16 +49,37 @@ pub(super) enum Attempt {
         number: i64,
         args: [i64; 5],
     },
+    /// A system call that reaches out when it succeeds.
+    CallOn {
+        number: i64,
+        args: [i64; 5],
+    },
+    ReadReopened(String),
+    Run(String),
+    Exchange(String),
+    LinkTo(String),
+    MakePipe(String),
+    MakeFolder(String),
+    Remove(String),
+    SendDatagram(String),
+    ReadSharedMemory(i32),
+    TakeMessage(i32),
+    OpenQueue,
+    QueueSignal(i32),
+    SignalAsOwner(i32),
+    Limit(i32),
+    MoveToProcessors(i32),
+    TakeParentDescriptor,
 }
 
 impl Attempt {
-    /// Returns the argument that makes the executable do it.
+    /// Returns the part that this test binary plays to make it.
     ///
     /// In hexadecimal, so that a path in it is not rewritten to one inside the sandbox.
-    pub(super) fn argument(&self) -> String {
-        let json = serde_json::to_vec(self).unwrap_or_default();
+    pub fn part(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap();
         let hex: String = json.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}{hex}", helper::ATTEMPT)
+        format!("attempt {hex}")
     }
 
     fn parse(hex: &str) -> Option<Attempt> {
@@ -70,7 +91,7 @@ impl Attempt {
 }
 
 /// Makes an attempt, says how it ended, and ends the process.
-pub(crate) fn attempt_main(hex: &str) -> ! {
+pub fn main(hex: &str) -> ! {
     let text = match Attempt::parse(hex) {
         None => "broken argument".to_owned(),
         Some(attempt) => match make(&attempt) {
@@ -84,7 +105,7 @@ pub(crate) fn attempt_main(hex: &str) -> ! {
 }
 
 /// Reads an attempt's output. What gave no clear answer has escaped: the table must be sure.
-pub(super) fn verdict(outcome: &Outcome) -> (bool, String) {
+pub fn verdict(outcome: &Outcome) -> (bool, String) {
     let text = outcome.stdout.text();
     let said = text.lines().find_map(|line| line.strip_prefix(MARK));
     match said.and_then(|said| said.split_once(' ')) {
@@ -142,7 +163,7 @@ fn make(attempt: &Attempt) -> io::Result<String> {
             )
         }
         Attempt::RenameTo(path) => {
-            std::fs::write("own", "own").map_err(|error| held(format!("work tree: {error}")))?;
+            own_file()?;
             std::fs::rename("own", path).map(|()| "renamed".into())
         }
         Attempt::OpenForWriting(path) => std::fs::OpenOptions::new()
@@ -157,7 +178,7 @@ fn make(attempt: &Attempt) -> io::Result<String> {
         Attempt::ConnectUnix(path) => UnixStream::connect(path).map(|_| "connected".into()),
         Attempt::Signal(pid) => call(libc::SYS_kill, [(*pid).into(), libc::SIGCONT.into(), 0, 0, 0]),
         Attempt::SignalByPidfd(pid) => {
-            let fd = sys::raw(libc::SYS_pidfd_open, [(*pid).into(), 0, 0, 0, 0])?;
+            let fd = raw(libc::SYS_pidfd_open, [(*pid).into(), 0, 0, 0, 0])?;
             call(libc::SYS_pidfd_send_signal, [fd, libc::SIGCONT.into(), 0, 0, 0])
         }
         Attempt::Trace(pid) => trace(*pid),
@@ -196,11 +217,111 @@ fn make(attempt: &Attempt) -> io::Result<String> {
             Ok("made a disk".into())
         }
         Attempt::RunFromMemory(secret) => run_from_memory(secret),
-        Attempt::Call { number, args } => match sys::raw(*number, *args) {
+        Attempt::Call { number, args } => match raw(*number, *args) {
             Err(error) if denied(&error) => Err(error),
             other => Ok(format!("answered {other:?}")),
         },
+        Attempt::CallOn { number, args } => call(*number, *args),
+        Attempt::ReadReopened(path) => {
+            let path = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_PATH)
+                .open(path)?;
+            read(&format!("/proc/self/fd/{}", path.as_raw_fd()))
+        }
+        Attempt::Run(path) => std::process::Command::new(path)
+            .output()
+            .map(|output| format!("it ended with {}", output.status)),
+        Attempt::Exchange(path) => {
+            own_file()?;
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(rustix::fs::CWD, "own", rustix::fs::CWD, path, flags)?;
+            Ok("exchanged".into())
+        }
+        Attempt::LinkTo(path) => {
+            own_file()?;
+            std::fs::hard_link("own", path).map(|()| "linked".into())
+        }
+        Attempt::MakePipe(path) => {
+            use rustix::fs::{CWD, FileType, Mode, mknodat};
+            mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+            Ok("made it".into())
+        }
+        Attempt::MakeFolder(path) => std::fs::create_dir(path).map(|()| "made it".into()),
+        Attempt::Remove(path) => std::fs::remove_file(path).map(|()| "removed it".into()),
+        Attempt::SendDatagram(path) => {
+            // One of a pair, since making one alone may be denied.
+            let (socket, _other) = UnixDatagram::pair()?;
+            socket.send_to(b"hello", path).map(|_| "sent it".into())
+        }
+        Attempt::ReadSharedMemory(id) => read_shared_memory(*id),
+        Attempt::TakeMessage(id) => {
+            let mut message = Message::default();
+            const NO_WAIT: i64 = libc::IPC_NOWAIT as i64;
+            call(
+                libc::SYS_msgrcv,
+                [(*id).into(), &raw mut message as i64, 64, 0, NO_WAIT],
+            )
+        }
+        Attempt::OpenQueue => {
+            let name = c"foreman-escapes";
+            let flags = libc::O_RDWR | libc::O_CREAT;
+            let answer = call(libc::SYS_mq_open, [name.as_ptr() as i64, flags.into(), 0o600, 0, 0]);
+            let _ = raw(libc::SYS_mq_unlink, [name.as_ptr() as i64, 0, 0, 0, 0]);
+            // In a private namespace it is nobody else's.
+            match answer {
+                Ok(_) if std::process::id() < 100 => Err(held("a queue of its own")),
+                answer => answer,
+            }
+        }
+        Attempt::QueueSignal(pid) => {
+            // `si_signo`, `si_errno`, `si_code`: as from sigqueue.
+            let mut info = [0i32; 32];
+            (info[0], info[2]) = (libc::SIGCONT, -1);
+            let signal = libc::SIGCONT.into();
+            call(
+                libc::SYS_rt_sigqueueinfo,
+                [(*pid).into(), signal, info.as_ptr() as i64, 0, 0],
+            )
+        }
+        Attempt::SignalAsOwner(pid) => signal_as_owner(*pid),
+        Attempt::Limit(pid) => {
+            // What it is anyway, or lower: nobody here leaves a core.
+            let none = [0u64; 2];
+            let resource = i64::from(libc::RLIMIT_CORE);
+            call(
+                libc::SYS_prlimit64,
+                [(*pid).into(), resource, none.as_ptr() as i64, 0, 0],
+            )
+        }
+        Attempt::MoveToProcessors(pid) => {
+            let mut processors = [0u64; 16];
+            let size = size_of_val(&processors) as i64;
+            // Those of its own: where they are set, they could be others.
+            raw(
+                libc::SYS_sched_getaffinity,
+                [0, size, processors.as_mut_ptr() as i64, 0, 0],
+            )?;
+            let processors = processors.as_ptr() as i64;
+            call(libc::SYS_sched_setaffinity, [(*pid).into(), size, processors, 0, 0])
+        }
+        Attempt::TakeParentDescriptor => {
+            let folder = format!("/proc/{}/fd", std::os::unix::process::parent_id());
+            // Their numbers tell nothing.
+            let mut last = held("none");
+            for entry in std::fs::read_dir(folder)? {
+                match std::fs::File::open(entry?.path()) {
+                    Ok(found) => return Ok(format!("took {found:?}")),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
     }
+}
+
+fn own_file() -> io::Result<()> {
+    std::fs::write("own", "own").map_err(|error| held(format!("work tree: {error}")))
 }
 
 /// Tells whether an error is one of a policy, not of bad arguments.
@@ -211,8 +332,8 @@ fn denied(error: &io::Error) -> bool {
     )
 }
 
-fn call(number: libc::c_long, args: [libc::c_long; 5]) -> io::Result<String> {
-    sys::raw(number, args).map(|answer| format!("answered {answer}"))
+fn call(number: libc::c_long, args: [i64; 5]) -> io::Result<String> {
+    raw(number, args).map(|answer| format!("answered {answer}"))
 }
 
 fn trace(pid: i32) -> io::Result<String> {
@@ -237,13 +358,9 @@ fn run_from_memory(secret: &str) -> io::Result<String> {
     let memory = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut memory = std::fs::File::from(memory);
     io::copy(&mut std::fs::File::open("/proc/self/exe")?, &mut memory)?;
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&memory));
-    let output = std::process::Command::new(path)
-        .args([
-            crate::HELPER_ARGUMENT.to_owned(),
-            Attempt::Read(secret.to_owned()).argument(),
-        ])
-        .output()?;
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    let (args, (key, value)) = part(&Attempt::Read(secret.to_owned()).part());
+    let output = std::process::Command::new(path).args(args).env(key, value).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().find_map(|line| line.strip_prefix(MARK)) {
         Some(said) if said.starts_with("held") => Err(held(said)),

@@ -1,130 +1,36 @@
-//! The table of escapes: attempts that every backend must hold, made for real from inside.
-//!
-//! [`run`] sets up what is worth reaching on the host (a secret in a home, servers, another process),
-//! runs one command for each attempt and tells for each whether it was held. The same attempts without
-//! confinement ([`crate::Backend::Unsafe`]) show that they can succeed at all.
+//! What is attempted.
 
-mod attempt;
-mod stage;
+use super::attempt::Attempt;
+use super::stage::Stage;
 
-use attempt::Attempt;
-pub(crate) use attempt::attempt_main;
-use stage::Stage;
-
-use crate::output::Output;
-use crate::{Backend, Command, Error, Sandbox, Toolchain};
-
-/// How one attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The attempt, in a few words.
-    pub name: &'static str,
-    /// Whether it got out.
-    pub escaped: bool,
-    /// Whether it gets out when nothing is confined, for any user on any machine.
-    pub succeeds_unconfined: bool,
-    /// What the attempt saw.
-    pub detail: String,
-}
-
-/// How all attempts ended in one backend.
-#[derive(Debug, Clone)]
-pub struct Findings {
-    /// The backend.
-    pub backend: Backend,
-    /// One entry for each attempt.
-    pub findings: Vec<Finding>,
-}
-
-impl Findings {
-    /// Returns the attempts that got out.
-    pub fn escaped(&self) -> Vec<&Finding> {
-        self.findings.iter().filter(|finding| finding.escaped).collect()
-    }
-
-    /// Returns the attempts that were held although nothing was confined: they would prove nothing.
-    pub fn powerless(&self) -> Vec<&Finding> {
-        self.findings
-            .iter()
-            .filter(|finding| finding.succeeds_unconfined && !finding.escaped)
-            .collect()
-    }
-}
-
-impl std::fmt::Display for Findings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let escaped = self.escaped().len();
-        writeln!(
-            f,
-            "sandbox {}: {} cases, {escaped} escaped",
-            self.backend,
-            self.findings.len()
-        )?;
-        for finding in &self.findings {
-            let verdict = if finding.escaped { "ESCAPED" } else { "held" };
-            writeln!(f, "  {verdict:7} {}: {}", finding.name, finding.detail)?;
-        }
-        Ok(())
-    }
-}
-
-/// Makes every attempt in a sandbox.
-///
-/// The running executable makes the attempts, so it calls [`crate::reexec_main_if_requested`] first
-/// thing in `main` (a test binary: [`crate::test_helper`]).
-pub fn run(sandbox: &Sandbox) -> Result<Findings, Error> {
-    let prepare = |source| Error::Prepare {
-        what: "the stage for the table of escapes".into(),
-        source,
-    };
-    let stage = Stage::set().map_err(prepare)?;
-    let own = std::fs::read_link("/proc/self/exe").map_err(prepare)?;
-    let tools = Toolchain::host();
-    let mut findings = Vec::new();
-    for (name, succeeds_unconfined, attempt) in table(&stage) {
-        let command = Command::new("/opt/attempt")
-            .args([crate::HELPER_ARGUMENT.to_owned(), attempt.argument()])
-            .toolchain(&tools)
-            .ro(&own, "/opt/attempt")
-            .rw(stage.work_tree(), "/workspace")
-            .cwd("/workspace")
-            .wall(std::time::Duration::from_secs(20));
-        let outcome = sandbox.run_blocking(command, Output::captured());
-        let (escaped, detail) = attempt::verdict(&outcome);
-        findings.push(Finding {
-            name,
-            escaped,
-            succeeds_unconfined,
-            detail,
-        });
-    }
-    Ok(Findings {
-        backend: sandbox.backend(),
-        findings,
-    })
-}
+/// Attempts that are no escape for what makes sandboxes of its own: it does so in namespaces that it has itself.
+pub const FOR_NESTING: [&str; 4] = [
+    "make a user namespace",
+    "mount",
+    "change the root",
+    "open a mounted tree",
+];
 
 /// The attempts: name, whether anybody succeeds without a sandbox, and what is done.
-fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
+pub fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
     let secret = stage.secret();
     let victim = stage.victim();
     let behind = |pid: i32| format!("/proc/{pid}/root{}", secret.display());
     let call = |number: libc::c_long, args: [i64; 5]| Attempt::Call { number, args };
+    let on = |number: libc::c_long, args: [i64; 5]| Attempt::CallOn { number, args };
+    let text = |path: &std::path::Path| path.display().to_string();
+    let (shared, queue) = stage.shared_memory_and_queue();
     vec![
-        (
-            "read a secret in the home",
-            true,
-            Attempt::Read(secret.display().to_string()),
-        ),
+        ("read a secret in the home", true, Attempt::Read(text(&secret))),
         (
             "read a secret through a link in the work tree",
             true,
-            Attempt::ReadThroughLink(secret.display().to_string()),
+            Attempt::ReadThroughLink(text(&secret)),
         ),
         (
             "read a secret through a hard link",
             true,
-            Attempt::ReadThroughHardLink(secret.display().to_string()),
+            Attempt::ReadThroughHardLink(text(&secret)),
         ),
         (
             "read a secret behind /proc/<pid>/root",
@@ -132,30 +38,26 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
             Attempt::Read(behind(victim)),
         ),
         ("read a secret behind /proc/1/root", false, Attempt::Read(behind(1))),
-        (
-            "write outside",
-            true,
-            Attempt::Write(stage.outside().display().to_string()),
-        ),
+        ("write outside", true, Attempt::Write(text(&stage.outside()))),
         (
             "truncate a file outside",
             true,
-            Attempt::Truncate(stage.victim_file().display().to_string()),
+            Attempt::Truncate(text(&stage.victim_file())),
         ),
         (
             "truncate a file outside by its path",
             true,
-            Attempt::TruncateByPath(stage.victim_file().display().to_string()),
+            Attempt::TruncateByPath(text(&stage.victim_file())),
         ),
         (
             "truncate a file outside without opening it for writing",
             true,
-            Attempt::TruncateUnopened(stage.victim_file().display().to_string()),
+            Attempt::TruncateUnopened(text(&stage.victim_file())),
         ),
         (
             "rename a file out of the work tree",
             true,
-            Attempt::RenameTo(stage.outside().with_extension("renamed").display().to_string()),
+            Attempt::RenameTo(text(&stage.outside().with_extension("renamed"))),
         ),
         (
             "open the machine's core pattern for writing",
@@ -186,7 +88,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         (
             "reach a Unix socket by its path",
             true,
-            Attempt::ConnectUnix(stage.unix_path().display().to_string()),
+            Attempt::ConnectUnix(text(&stage.unix_path())),
         ),
         (
             "signal the process that runs the sandbox",
@@ -224,7 +126,7 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
         (
             "read a secret by a program from memory",
             true,
-            Attempt::RunFromMemory(secret.display().to_string()),
+            Attempt::RunFromMemory(text(&secret)),
         ),
         (
             "make a user namespace",
@@ -299,5 +201,108 @@ fn table(stage: &Stage) -> Vec<(&'static str, bool, Attempt)> {
                 [libc::AF_ALG.into(), libc::SOCK_SEQPACKET.into(), 0, 0, 0],
             ),
         ),
+        (
+            "read a secret by reopening a path",
+            true,
+            Attempt::ReadReopened(text(&secret)),
+        ),
+        ("run a program outside", true, Attempt::Run(text(&stage.program()))),
+        (
+            "change places with a file outside",
+            true,
+            Attempt::Exchange(text(&stage.disposable("exchanged"))),
+        ),
+        (
+            "link a file out of the work tree",
+            true,
+            Attempt::LinkTo(text(&stage.outside().with_extension("linked"))),
+        ),
+        (
+            "make a pipe outside",
+            true,
+            Attempt::MakePipe(text(&stage.outside().with_extension("pipe"))),
+        ),
+        (
+            "make a folder outside",
+            true,
+            Attempt::MakeFolder(text(&stage.outside().with_extension("folder"))),
+        ),
+        (
+            "remove a file outside",
+            true,
+            Attempt::Remove(text(&stage.disposable("removed"))),
+        ),
+        (
+            "send to a Unix datagram socket by its path",
+            true,
+            Attempt::SendDatagram(text(&stage.datagram_path())),
+        ),
+        ("read the host's shared memory", true, Attempt::ReadSharedMemory(shared)),
+        (
+            "take a message from the host's queue",
+            true,
+            Attempt::TakeMessage(queue),
+        ),
+        ("open a queue by its name", false, Attempt::OpenQueue),
+        (
+            "signal a thread of another process",
+            true,
+            on(
+                libc::SYS_tgkill,
+                [victim.into(), victim.into(), libc::SIGCONT.into(), 0, 0],
+            ),
+        ),
+        (
+            "signal a thread by its number alone",
+            true,
+            on(libc::SYS_tkill, [victim.into(), libc::SIGCONT.into(), 0, 0, 0]),
+        ),
+        ("queue a signal for another process", true, Attempt::QueueSignal(victim)),
+        (
+            "signal the group of another process",
+            true,
+            on(libc::SYS_kill, [-i64::from(stage.own_group()), 0, 0, 0, 0]),
+        ),
+        (
+            "have the kernel signal another process",
+            true,
+            Attempt::SignalAsOwner(stage.bystander()),
+        ),
+        ("limit another process", true, Attempt::Limit(victim)),
+        (
+            "limit the process that runs the sandbox",
+            true,
+            Attempt::Limit(stage.own_pid()),
+        ),
+        (
+            "slow another process down",
+            true,
+            on(libc::SYS_setpriority, [0, victim.into(), 10, 0, 0]),
+        ),
+        (
+            "move another process to other processors",
+            true,
+            Attempt::MoveToProcessors(victim),
+        ),
+        (
+            "slow another process's disks down",
+            true,
+            on(libc::SYS_ioprio_set, [1, victim.into(), 3 << 13, 0, 0]),
+        ),
+        (
+            "have another process killed first",
+            true,
+            Attempt::OpenForWriting(format!("/proc/{victim}/oom_score_adj")),
+        ),
+        ("take a descriptor of init's", false, Attempt::TakeParentDescriptor),
+        ("open the terminal", false, Attempt::OpenForWriting("/dev/tty".into())),
+        (
+            "leave its control group",
+            false,
+            Attempt::OpenForWriting("/sys/fs/cgroup/cgroup.procs".into()),
+        ),
+        ("restart the machine", false, call(libc::SYS_reboot, [0; 5])),
+        ("swap", false, call(libc::SYS_swapoff, [0; 5])),
+        ("open a mounted tree", true, call(libc::SYS_open_tree, [-1, 0, 0, 0, 0])),
     ]
 }
