@@ -15,6 +15,10 @@ fn object<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Object> {
     value.get_mut(key).and_then(Value::as_object_mut)
 }
 
+fn object_of<'a>(map: &'a mut Object, key: &str) -> Option<&'a mut Object> {
+    map.get_mut(key).and_then(Value::as_object_mut)
+}
+
 fn each<'a>(map: &'a mut Object, key: &str) -> impl Iterator<Item = &'a mut Object> {
     map.get_mut(key)
         .and_then(Value::as_array_mut)
@@ -81,6 +85,9 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
 }
 
 fn secret(root: &mut Object) {
+    if root.get("type").is_some_and(|kind| kind == "") {
+        root.shift_remove("type");
+    }
     set(root, "type", json!("Opaque"));
     let Some(Value::Object(plain)) = root.shift_remove("stringData") else {
         return;
@@ -148,6 +155,13 @@ fn job(root: &mut Object) {
         "TerminatingOrFailed"
     };
     set(spec, "podReplacementPolicy", json!(replacement));
+    if let Some(policy) = object_of(spec, "podFailurePolicy") {
+        for rule in each(policy, "rules") {
+            for condition in each(rule, "onPodConditions") {
+                set(condition, "status", json!("True"));
+            }
+        }
+    }
     if let Some(template) = made(spec, "template") {
         set(template, "metadata", json!({}));
         if let Some(spec) = made(template, "spec") {
@@ -164,6 +178,12 @@ fn pod_spec(spec: &mut Object) {
     set(spec, "terminationGracePeriodSeconds", json!(30));
     for volume in each(spec, "volumes") {
         self::volume(volume);
+    }
+    for secret in each(spec, "imagePullSecrets") {
+        // A name that is empty is not written.
+        if secret.get("name").is_some_and(|name| name == "") {
+            secret.shift_remove("name");
+        }
     }
     for key in ["initContainers", "containers", "ephemeralContainers"] {
         for container in each(spec, key) {

@@ -249,8 +249,8 @@ fn a_pod_gets_less_time_and_more_tolerations_only() {
         default("v1", "Pod", &mut object);
         object
     };
-    let one = json!([{"key": "a", "operator": "Exists"}]);
-    let more = json!([{"key": "b"}, {"key": "a", "operator": "Exists", "tolerationSeconds": 5}]);
+    let one = json!([{"key": "a", "operator": "Exists", "effect": "NoExecute"}]);
+    let more = json!([{"key": "b"}, {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]);
     let old = with(json!(100), one.clone());
     let told = |new: &Value| messages(&validate("v1", "Pod", new, Some(&old)));
     assert!(told(&with(json!(50), more)).is_empty());
