@@ -116,14 +116,20 @@ pub fn resources(server: &Server, group: &str, version: &str) -> Result<Response
             }),
             kind,
         ));
-        for (name, verbs) in subresources(kind, served) {
-            list.push(json!({
-                "name": format!("{}/{name}", kind.plural),
+        for below in subresources(kind, served) {
+            let mut entry = json!({
+                "name": format!("{}/{}", kind.plural, below.name),
                 "singularName": "",
                 "namespaced": kind.namespaced,
                 "kind": kind.kind,
-                "verbs": verbs,
-            }));
+                "verbs": below.verbs,
+            });
+            if let Some((group, version, kind)) = below.speaks {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+                entry["kind"] = kind.into();
+            }
+            list.push(entry);
         }
     }
     if !found {
@@ -156,15 +162,35 @@ fn verbs(kind: &Kind) -> &'static [&'static str] {
     }
 }
 
-fn subresources(kind: &Kind, served: &Served) -> Vec<(&'static str, &'static [&'static str])> {
-    let mut list: Vec<(&str, &'static [&'static str])> = Vec::new();
+/// A subresource as discovery tells of it.
+struct Subresource {
+    name: &'static str,
+    verbs: &'static [&'static str],
+    /// Group, version and kind of what is sent to it, where that is another than the object's.
+    speaks: Option<(&'static str, &'static str, &'static str)>,
+}
+
+fn subresources(kind: &Kind, served: &Served) -> Vec<Subresource> {
+    let plain = |name, verbs| Subresource {
+        name,
+        verbs,
+        speaks: None,
+    };
+    let mut list = Vec::new();
     match kind.prefix.as_str() {
-        "core/namespaces/" => list.push(("finalize", &["update"])),
-        "core/pods/" => list.push(("log", &["get"])),
+        "core/namespaces/" => list.push(plain("finalize", &["update"])),
+        "core/pods/" => {
+            list.push(Subresource {
+                name: "eviction",
+                verbs: &["create"],
+                speaks: Some(("policy", "v1", "Eviction")),
+            });
+            list.push(plain("log", &["get"]));
+        }
         _ => {}
     }
     if served.status {
-        list.push(("status", &STATUS_VERBS));
+        list.push(plain("status", &STATUS_VERBS));
     }
     list
 }
@@ -213,7 +239,16 @@ fn aggregated_resources(group: &str, version: &str, kinds: &[Arc<Kind>]) -> Vec<
             let response = json!({"group": group, "version": version, "kind": kind.kind});
             let subresources: Vec<Value> = subresources(kind, served)
                 .into_iter()
-                .map(|(name, verbs)| json!({"subresource": name, "responseKind": response, "verbs": verbs}))
+                .map(|below| {
+                    let speaks = below
+                        .speaks
+                        .map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}));
+                    json!({
+                        "subresource": below.name,
+                        "responseKind": speaks.unwrap_or_else(|| response.clone()),
+                        "verbs": below.verbs,
+                    })
+                })
                 .collect();
             let mut entry = json!({
                 "resource": kind.plural,
