@@ -55,6 +55,9 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
             }
         }
         "Job" => job(root),
+        "Lease" => {
+            made(root, "spec");
+        }
         "PersistentVolumeClaim" => {
             if let Some(spec) = made(root, "spec") {
                 set(spec, "volumeMode", json!("Filesystem"));
@@ -170,7 +173,28 @@ fn job(root: &mut Object) {
     }
 }
 
+/// Drops texts that are empty, where the kind does not write them and a default counts for them.
+fn drop_empty(map: &mut Object, keys: &[&str]) {
+    for key in keys {
+        if map.get(*key).is_some_and(|text| text == "") {
+            map.shift_remove(*key);
+        }
+    }
+}
+
 fn pod_spec(spec: &mut Object) {
+    let unwritten = [
+        "dnsPolicy",
+        "hostname",
+        "nodeName",
+        "priorityClassName",
+        "restartPolicy",
+        "schedulerName",
+        "serviceAccount",
+        "serviceAccountName",
+        "subdomain",
+    ];
+    drop_empty(spec, &unwritten);
     set(spec, "dnsPolicy", json!("ClusterFirst"));
     set(spec, "restartPolicy", json!("Always"));
     set(spec, "schedulerName", json!("default-scheduler"));
@@ -180,20 +204,36 @@ fn pod_spec(spec: &mut Object) {
         self::volume(volume);
     }
     for secret in each(spec, "imagePullSecrets") {
-        // A name that is empty is not written.
-        if secret.get("name").is_some_and(|name| name == "") {
-            secret.shift_remove("name");
-        }
+        drop_empty(secret, &["name"]);
     }
     for key in ["initContainers", "containers", "ephemeralContainers"] {
         for container in each(spec, key) {
             self::container(container);
         }
     }
+    for toleration in each(spec, "tolerations") {
+        drop_empty(toleration, &["key", "operator", "value", "effect"]);
+    }
+    if spec.get("hostNetwork").is_some_and(|shared| *shared == true) {
+        for key in ["initContainers", "containers"] {
+            for container in each(spec, key) {
+                host_ports(container);
+            }
+        }
+    }
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         set(spec, "serviceAccount", account);
     } else if let Some(account) = spec.get("serviceAccount").cloned() {
         set(spec, "serviceAccountName", account);
+    }
+}
+
+/// Where a Pod shares the network of its host, its ports are the host's.
+fn host_ports(container: &mut Object) {
+    for port in each(container, "ports") {
+        if let Some(number) = port.get("containerPort").cloned() {
+            set(port, "hostPort", number);
+        }
     }
 }
 
@@ -215,6 +255,13 @@ fn volume(volume: &mut Object) {
             }
         }
     }
+    let template = object_of(volume, "ephemeral").and_then(|ephemeral| object_of(ephemeral, "volumeClaimTemplate"));
+    if let Some(template) = template {
+        set(template, "metadata", json!({}));
+        if let Some(spec) = made(template, "spec") {
+            set(spec, "volumeMode", json!("Filesystem"));
+        }
+    }
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         set(path, "type", json!(""));
     }
@@ -225,6 +272,14 @@ fn field_references(source: &mut Object) {
         if let Some(field) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
             set(field, "apiVersion", json!("v1"));
         }
+        divisor(item);
+    }
+}
+
+/// What is said of a resource is said in whole units, where no other are named.
+fn divisor(source: &mut Object) {
+    if let Some(resource) = object_of(source, "resourceFieldRef") {
+        set(resource, "divisor", json!("0"));
     }
 }
 
@@ -309,6 +364,14 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn container(container: &mut Object) {
+    let unwritten = [
+        "image",
+        "imagePullPolicy",
+        "terminationMessagePath",
+        "terminationMessagePolicy",
+        "workingDir",
+    ];
+    drop_empty(container, &unwritten);
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     set(container, "imagePullPolicy", json!(policy));
@@ -316,9 +379,17 @@ fn container(container: &mut Object) {
     set(container, "terminationMessagePolicy", json!("File"));
     made(container, "resources");
     for port in each(container, "ports") {
+        drop_empty(port, &["name", "hostIP", "protocol"]);
         set(port, "protocol", json!("TCP"));
     }
+    for mount in each(container, "volumeMounts") {
+        drop_empty(mount, &["subPath", "subPathExpr"]);
+    }
     for env in each(container, "env") {
+        drop_empty(env, &["value"]);
+        if let Some(from) = object_of(env, "valueFrom") {
+            divisor(from);
+        }
         if let Some(field) = env.get_mut("valueFrom").and_then(|v| object(v, "fieldRef")) {
             set(field, "apiVersion", json!("v1"));
         }

@@ -33,6 +33,12 @@ pub(super) fn job(job: &Value) -> Vec<String> {
 /// Warns of a PersistentVolumeClaim.
 pub(super) fn claim(claim: &Value) -> Vec<String> {
     let mut said = Vec::new();
+    let renamed = "volume.beta.kubernetes.io/storage-class";
+    if claim["metadata"]["annotations"].get(renamed).is_some() {
+        said.push(format!(
+            "metadata.annotations[{renamed}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
+        ));
+    }
     whole_bytes(&claim["spec"]["resources"], "storage", "spec.resources", &mut said);
     said
 }

@@ -19,6 +19,14 @@ pub(in crate::admission::builtin) fn pod(new: &Value, old: Option<&Value>) -> Ve
     let mut errors = Vec::new();
     pod_spec(&new["spec"], "spec", &mut errors);
     let Some(old) = old else { return errors };
+    let count = |object: &Value, key: &str| list(&object["spec"], key).len();
+    for key in ["containers", "initContainers"] {
+        if count(new, key) != count(old, key) {
+            let words = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(format!("spec.{key}"), words));
+            return errors;
+        }
+    }
     let open = |object: &Value| {
         let mut spec = object["spec"].clone();
         if let Some(map) = spec.as_object_mut() {

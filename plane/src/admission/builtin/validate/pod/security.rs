@@ -39,10 +39,20 @@ pub(super) fn pod(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
         let (name, at) = (text(sysctl, "name"), format!("{at}.sysctls[{i}].name"));
         if name.is_empty() {
-            errors.push(FieldError::required(at, ""));
+            errors.push(FieldError::required(at.clone(), ""));
         } else if name.len() > 253 || !SYSCTL.is_match(name) {
             let words = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-            errors.push(FieldError::invalid(at, name, words));
+            errors.push(FieldError::invalid(at.clone(), name, words));
+        }
+        let of_processes = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        for (shared, mine) in [
+            ("hostIPC", of_processes.iter().any(|start| name.starts_with(start))),
+            ("hostNetwork", name.starts_with("net.")),
+        ] {
+            if mine && spec[shared] == true {
+                let words = format!("may not be specified when '{shared}' is true");
+                errors.push(FieldError::invalid(at.clone(), name, words));
+            }
         }
     }
     seccomp(context, &at, errors);
