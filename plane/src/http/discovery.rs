@@ -58,7 +58,7 @@ pub fn groups(server: &Server, accept: &str) -> Result<Response, ApiError> {
     negotiate::json(accept)?;
     let groups: Vec<Value> = kinds
         .groups()
-        .filter(|(group, _)| !group.is_empty())
+        .filter(|(group, kinds)| !group.is_empty() && is_served(kinds))
         .map(|(group, kinds)| describe_group(group, kinds))
         .collect();
     Ok(json_response(
@@ -69,7 +69,8 @@ pub fn groups(server: &Server, accept: &str) -> Result<Response, ApiError> {
 /// Answers `/apis/GROUP`.
 pub fn group(server: &Server, group: &str) -> Result<Response, ApiError> {
     let kinds = server.catalog.kinds();
-    let known = kinds.group(group).ok_or_else(ApiError::unknown_path)?;
+    let known = kinds.group(group).filter(|kinds| is_served(kinds));
+    let known = known.ok_or_else(ApiError::unknown_path)?;
     let mut answer = describe_group(group, known);
     answer["kind"] = "APIGroup".into();
     answer["apiVersion"] = "v1".into();
@@ -84,6 +85,11 @@ pub fn unknown(kinds: &Kinds, group: &str) -> ApiError {
     } else {
         ApiError::unknown_path()
     }
+}
+
+/// Tells whether any version of a group is served: definitions may have ceased to serve all of theirs.
+fn is_served(kinds: &[Arc<Kind>]) -> bool {
+    !versions_of(kinds).is_empty()
 }
 
 fn describe_group(group: &str, kinds: &[Arc<Kind>]) -> Value {
@@ -198,7 +204,7 @@ fn subresources(kind: &Kind, served: &Served) -> Vec<Subresource> {
 fn aggregated(kinds: &Kinds, version: &str, wanted: impl Fn(&str) -> bool) -> Response {
     let items: Vec<Value> = kinds
         .groups()
-        .filter(|(group, _)| wanted(group))
+        .filter(|(group, kinds)| wanted(group) && is_served(kinds))
         .map(|(group, kinds)| {
             let versions: Vec<Value> = versions_of(kinds)
                 .into_iter()

@@ -83,7 +83,8 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let (group, names) = (text(spec, "group"), &spec["names"]);
     let plural = text(names, "plural");
     let name = text(&new["metadata"], "name");
-    if !plural.is_empty() && !group.is_empty() && name != format!("{plural}.{group}") {
+    // A definition keeps its name, and with it its plural.
+    if old.is_none() && !plural.is_empty() && !group.is_empty() && name != format!("{plural}.{group}") {
         errors.push(FieldError::invalid(
             "metadata.name",
             name,
