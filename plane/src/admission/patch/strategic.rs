@@ -9,7 +9,7 @@ use serde_json::Value;
 use self::directive::{DELETE_FROM, DIRECTIVE, ORDER, directives, retain_keys, without_directives, without_nulls};
 use self::entry::{Object, bad, expect_list, internal, key_of, one_kind};
 use self::order::{arranged, check_order};
-use super::PatchError;
+use super::error::PatchError;
 use crate::admission::gofmt;
 use crate::admission::types::{Strategy, Type, TypeInfo};
 

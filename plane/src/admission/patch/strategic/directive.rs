@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::entry::{Object, bad, internal, key_of};
 use crate::admission::gofmt;
-use crate::admission::patch::PatchError;
+use crate::admission::patch::error::PatchError;
 
 pub(super) const DIRECTIVE: &str = "$patch";
 pub(super) const RETAIN_KEYS: &str = "$retainKeys";

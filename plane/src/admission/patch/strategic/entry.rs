@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::admission::gofmt;
-use crate::admission::patch::PatchError;
+use crate::admission::patch::error::PatchError;
 
 pub(super) type Object = Map<String, Value>;
 

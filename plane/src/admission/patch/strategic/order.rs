@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::directive::{DIRECTIVE, ORDER};
 use super::entry::{internal, key_of, same_entry};
 use crate::admission::gofmt;
-use crate::admission::patch::PatchError;
+use crate::admission::patch::error::PatchError;
 
 /// The order must name the patch's entries, in the patch's order.
 pub(super) fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
