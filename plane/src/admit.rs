@@ -149,19 +149,12 @@ pub fn create(
 ) -> Result<Value, ApiError> {
     let kind = view.kind;
     place(&mut object, kind, namespace)?;
-    if !meta_str(&object, "resourceVersion").is_empty() {
-        return Err(ApiError::cannot_apply(
-            "resourceVersion should not be set on objects to be created",
-        ));
-    }
     let metadata = meta_mut(&mut object);
-    for gone in [
-        "resourceVersion",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ] {
+    for gone in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         metadata.remove(gone);
+    }
+    if metadata.get("resourceVersion").is_some_and(|version| version == "") {
+        metadata.remove("resourceVersion");
     }
     metadata.insert("uid".into(), stamp.uid.as_str().into());
     metadata.insert("creationTimestamp".into(), time(stamp.now).into());
@@ -182,6 +175,9 @@ pub fn create(
         None => {}
     }
     check(view, &object, None, Part::Main, warnings)?;
+    if kind.builtin().is_some() {
+        warnings.extend(builtin::warnings(&view.api_version(), &kind.kind, &object));
+    }
     Ok(object)
 }
 
@@ -271,6 +267,11 @@ fn odd_finalizers(new: &Value, old: Option<&Value>) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Notes who made an object that is answered and not stored.
+pub fn note_maker(view: View<'_>, object: &mut Value, stamp: &Stamp, manager: &Manager) {
+    track(view, None, object, Part::Main, stamp, manager);
 }
 
 fn track(view: View<'_>, before: Option<&Value>, after: &mut Value, part: Part, stamp: &Stamp, manager: &Manager) {

@@ -2,6 +2,7 @@
 
 mod body;
 mod discovery;
+mod evict;
 mod logs;
 mod negotiate;
 mod openapi;
@@ -19,14 +20,16 @@ mod write;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt as _;
+use axum::{BoxError, Router};
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::admission::names::NameRule;
 use crate::kinds::Kind;
 use crate::server::Server;
 use crate::server::write::Target;
@@ -80,7 +83,12 @@ async fn route(server: Arc<Server>, request: Request) -> Result<Response, ApiErr
     let (parts, body) = request.into_parts();
     let get = parts.method == Method::GET || parts.method == Method::HEAD;
     let route = path::parse(parts.uri.path())?;
-    if !get && !matches!(route, Route::Resource(_)) {
+    let allowed = match route {
+        Route::Resource(_) | Route::Health(_) | Route::Apis => true,
+        Route::Version => parts.method == Method::GET,
+        _ => get,
+    };
+    if !allowed {
         return Err(ApiError::method_not_allowed());
     }
     let accept = parts.headers.get(header::ACCEPT);
@@ -156,6 +164,15 @@ fn find(server: Arc<Server>, path: ResourcePath, query: &str, headers: HeaderMap
         .position(|served| served.name == path.version)
         .ok_or_else(unknown)?;
     let scoped = path.namespace.is_some();
+    if let Some(name) = &path.name {
+        let wrong = NameRule::Segment.check(name);
+        if !wrong.is_empty() {
+            let wrong = wrong.join(";");
+            return Err(ApiError::bad_request(format!(
+                "Name parameter invalid: {name:?}: {wrong}"
+            )));
+        }
+    }
     // A namespaced object is reached through its namespace only, any other never.
     if (kind.namespaced && path.name.is_some() && !scoped) || (!kind.namespaced && scoped) {
         return Err(unknown());
@@ -211,6 +228,13 @@ async fn dispatch(call: Call, method: Method, body: Body) -> Result<Response, Ap
                 return Err(ApiError::method_not_allowed());
             }
             return logs::log(call).await;
+        }
+        Some("eviction") if call.kind().prefix == "core/pods/" => {
+            call.count("create");
+            if method != Method::POST {
+                return Err(ApiError::method_not_allowed());
+            }
+            return evict::evict(call, body).await;
         }
         Some("finalize") if call.kind().prefix == "core/namespaces/" => {
             call.count("update");
@@ -288,6 +312,26 @@ fn json_response(value: &Value) -> Response {
     bytes_response(StatusCode::OK, value.to_string().into())
 }
 
+/// Answers with a stream; one that panics ends with an error and takes nothing else along.
+fn streamed<S, E>(media: &'static str, stream: S) -> Response
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+    E: Into<BoxError>,
+{
+    let guarded = AssertUnwindSafe(stream).catch_unwind().map(|item| match item {
+        Ok(item) => item.map_err(Into::into),
+        Err(_) => {
+            tracing::error!("an answer made the server panic while it was streamed");
+            Err(BoxError::from("the server panicked while it answered"))
+        }
+    });
+    let mut response = Body::from_stream(guarded).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
 fn typed_response(media: &'static str, bytes: Vec<u8>) -> Response {
     let mut response = bytes_response(StatusCode::OK, bytes.into());
     response
@@ -296,10 +340,30 @@ fn typed_response(media: &'static str, bytes: Vec<u8>) -> Response {
     response
 }
 
-fn bytes_response(code: StatusCode, bytes: bytes::Bytes) -> Response {
+fn bytes_response(code: StatusCode, bytes: Bytes) -> Response {
     let mut response = (code, Body::from(bytes)).into_response();
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_with_an_error() {
+        let stream = futures::stream::iter(0..2).map(|item| match item {
+            0 => Ok::<_, Infallible>(Bytes::from_static(b"first")),
+            _ => panic!("the second"),
+        });
+        let mut body = streamed("text/plain", stream).into_body().into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "first");
+        assert!(body.next().await.unwrap().is_err());
+        assert!(body.next().await.is_none());
+    }
 }

@@ -2,9 +2,12 @@
 
 pub mod container;
 pub mod environment;
+mod event;
 pub mod job;
 pub mod logs;
 pub mod pod;
+mod process;
+mod sources;
 pub mod status;
 pub mod volumes;
 
@@ -132,7 +135,7 @@ async fn lose_earlier_pods(desk: &Desk) -> Result<(), kube::Error> {
         let patch = json!({ "metadata": { "uid": pod.uid() }, "status": lost });
         own.patch_status(&pod.name_any(), &params(), &Patch::Merge(patch))
             .await?;
-        pod::write_event(desk, &pod, "Warning", "NodeLost", text).await;
+        event::write(desk, &pod, "Warning", "NodeLost", text).await;
         if pod.metadata.deletion_timestamp.is_some() {
             let now = DeleteParams {
                 grace_period_seconds: Some(0),
@@ -314,6 +317,13 @@ async fn forget(desk: &Desk, pod: &Pod) {
     }
 }
 
+/// Tells whether a Pod without a node waits for this one: not if another scheduler binds it, nor while it is gated.
+fn is_to_be_bound(pod: &Pod) -> bool {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let scheduler = spec.scheduler_name.unwrap_or_default();
+    matches!(scheduler.as_str(), "" | "default-scheduler") && spec.scheduling_gates.unwrap_or_default().is_empty()
+}
+
 /// Binds a Pod to this node; says whether it is ours.
 async fn bind(desk: &Desk, pod: &Pod) -> bool {
     match pod
@@ -323,15 +333,7 @@ async fn bind(desk: &Desk, pod: &Pod) -> bool {
         .filter(|name| !name.is_empty())
     {
         Some(name) => name == desk.config.node,
-        // Another scheduler binds it.
-        None if pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.scheduler_name.as_deref())
-            .is_some_and(|name| name != "default-scheduler") =>
-        {
-            false
-        }
+        None if !is_to_be_bound(pod) => false,
         None => {
             let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
             let patch = json!({ "metadata": { "uid": pod.uid() }, "spec": { "nodeName": desk.config.node } });
@@ -417,5 +419,26 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
             Some(Timestamp::now() + jiff::SignedDuration::from_millis(500))
         }
         None => wake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_pod_of_another_scheduler_or_behind_a_gate_is_left_alone() {
+        let pod = |spec: serde_json::Value| -> Pod { serde_json::from_value(json!({ "spec": spec })).unwrap() };
+        assert!(is_to_be_bound(&pod(json!({"containers": []}))));
+        assert!(is_to_be_bound(&pod(
+            json!({"containers": [], "schedulerName": "default-scheduler"})
+        )));
+        assert!(!is_to_be_bound(&pod(
+            json!({"containers": [], "schedulerName": "other"})
+        )));
+        assert!(!is_to_be_bound(&pod(
+            json!({"containers": [], "schedulingGates": [{"name": "g"}]})
+        )));
     }
 }

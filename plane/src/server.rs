@@ -1,6 +1,7 @@
 //! The API itself, without its transport: the store, the kinds, and what writes do.
 
 pub mod delete;
+mod evict;
 mod size;
 pub mod write;
 

@@ -97,7 +97,7 @@ pub enum Expect {
     Version(Version),
 }
 
-/// One change that is asked for.
+/// One change that is asked for. Of several changes of one key in one commit, each expects what there was before all.
 #[derive(Debug, Clone)]
 pub enum Write {
     /// Stores a value.

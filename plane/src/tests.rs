@@ -6,6 +6,7 @@ mod custom;
 mod durability;
 mod edges;
 mod forms;
+mod going;
 mod hostile;
 mod kube_client;
 mod older;

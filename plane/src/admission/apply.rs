@@ -6,30 +6,24 @@
 //! refuses to change what somebody else owns unless it is forced. Any other
 //! write takes over what it changes.
 
+mod conflict;
 mod fieldset;
 mod fit;
+mod last_applied;
 mod managed;
+mod record;
 mod walk;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use self::fieldset::{FieldSet, path_text};
+pub use self::conflict::{Conflict, conflict_message, conflict_status};
+use self::conflict::{Taken, conflicts_of};
+use self::fieldset::FieldSet;
+use self::last_applied::{last_applied_fields, refresh_last_applied};
 use self::managed::{Manager, Managers, Owned};
+use self::record::{empty_object, resets_managers, set_managed, unchanged, without_managed, write_managers};
 use self::walk::Difference;
-use super::gofmt;
 use super::types::TypeInfo;
-
-/// Annotation in which client-side apply keeps its configuration.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// One field that somebody else manages.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
-    /// The other side, as kube-apiserver describes it: `"kubectl" using v1`.
-    pub manager: String,
-    /// The field: `.data.key`.
-    pub path: String,
-}
 
 /// Why an apply was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,38 +37,6 @@ pub enum ApplyError {
     /// 500, as kube-apiserver answers a configuration that does not fit the type.
     #[error("{0}")]
     Internal(String),
-}
-
-/// Words the message of an apply conflict.
-pub fn conflict_message(conflicts: &[Conflict]) -> String {
-    if let [one] = conflicts {
-        return format!(
-            "Apply failed with 1 conflict: conflict with {}: {}",
-            one.manager, one.path
-        );
-    }
-    let mut lines = Vec::new();
-    let mut last = None;
-    for conflict in conflicts {
-        if last != Some(&conflict.manager) {
-            lines.push(format!("conflicts with {}:", conflict.manager));
-            last = Some(&conflict.manager);
-        }
-        lines.push(format!("- {}", conflict.path));
-    }
-    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
-}
-
-/// Builds the 409 `Status` object that answers an apply conflict.
-pub fn conflict_status(conflicts: &[Conflict]) -> Value {
-    let causes: Vec<Value> = conflicts
-        .iter()
-        .map(|c| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {}", c.manager), "field": c.path}))
-        .collect();
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": conflict_message(conflicts), "reason": "Conflict", "details": {"causes": causes}, "code": 409,
-    })
 }
 
 /// Who writes, how and when.
@@ -244,27 +206,6 @@ fn difference(old: &Value, new: &Value, types: &TypeInfo, writer: &Writer<'_>) -
     }
 }
 
-/// Fields of one manager that an apply would take.
-#[derive(Clone, Debug)]
-struct Taken {
-    manager: Manager,
-    set: FieldSet,
-}
-
-fn conflicts_of(taken: &[Taken]) -> Vec<Conflict> {
-    let mut conflicts = Vec::new();
-    for one in taken {
-        one.set.each(&mut |path| {
-            conflicts.push(Conflict {
-                manager: one.manager.describe(),
-                path: path_text(path),
-            })
-        });
-    }
-    conflicts.sort();
-    conflicts
-}
-
 /// Merges a configuration and settles ownership; `Err` names what others own.
 fn merged(
     before: &Value,
@@ -357,10 +298,6 @@ fn drop_nulls(value: &Value, applied: &Value) -> Value {
     Value::Object(kept.collect::<Map<_, _>>())
 }
 
-fn empty_object() -> Value {
-    Value::Object(Map::new())
-}
-
 fn describe(object: &Value) -> String {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let api_version = text(&object["apiVersion"]);
@@ -376,126 +313,6 @@ fn describe(object: &Value) -> String {
         text(&metadata["name"]),
         text(&object["kind"])
     )
-}
-
-fn without_managed(object: &Value) -> Value {
-    let mut out = object.clone();
-    if let Some(metadata) = out.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("managedFields");
-    }
-    out
-}
-
-fn set_managed(object: &mut Value, managed: Option<Value>) {
-    let Some(root) = object.as_object_mut() else {
-        return;
-    };
-    let metadata = root.entry("metadata").or_insert_with(empty_object);
-    if let Some(metadata) = metadata.as_object_mut() {
-        match managed {
-            Some(managed) => {
-                metadata.insert("managedFields".to_owned(), managed);
-            }
-            None => {
-                metadata.shift_remove("managedFields");
-            }
-        }
-    }
-}
-
-fn write_managers(object: &mut Value, managers: &Managers) {
-    if managers.0.is_empty() && object.get("metadata").is_none() {
-        return;
-    }
-    set_managed(object, managers.encode());
-}
-
-/// An empty list, or a list of one empty entry, asks to forget all managers.
-fn resets_managers(object: &Value) -> bool {
-    match &object["metadata"]["managedFields"] {
-        Value::Array(list) => match list.as_slice() {
-            [] => true,
-            [Value::Object(one)] => one.is_empty(),
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-/// Says whether two objects differ in nothing but the times of their managers.
-fn unchanged(a: &Value, b: &Value) -> bool {
-    let timeless = |object: &Value| -> Value {
-        let list = object["metadata"]["managedFields"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        list.into_iter()
-            .map(|mut entry| {
-                if let Some(entry) = entry.as_object_mut() {
-                    entry.shift_remove("time");
-                }
-                gofmt::json(&entry)
-            })
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect()
-    };
-    walk::same(&without_managed(a), &without_managed(b)) && timeless(a) == timeless(b)
-}
-
-/// Returns the fields that client-side apply wrote and that still stand as it wrote them.
-fn last_applied_fields(live: &Value, types: &TypeInfo) -> LastApplied {
-    let text = live["metadata"]["annotations"][LAST_APPLIED]
-        .as_str()
-        .unwrap_or_default();
-    let Ok(last) = serde_json::from_str::<Value>(text) else {
-        return LastApplied(FieldSet::default());
-    };
-    if last["apiVersion"] != live["apiVersion"] || fit::check(&types.root, &last).is_err() {
-        return LastApplied(FieldSet::default());
-    }
-    let change = walk::compare(&types.root, &last, live);
-    let set = walk::field_set(&types.root, &last);
-    LastApplied(
-        set.difference(&change.modified)
-            .difference(&change.added)
-            .difference(&change.removed),
-    )
-}
-
-struct LastApplied(FieldSet);
-
-impl LastApplied {
-    fn covers(&self, set: &FieldSet) -> bool {
-        set.difference(&self.0).is_empty()
-    }
-}
-
-/// Keeps the annotation of client-side apply in step, where there is one.
-fn refresh_last_applied(object: &mut Value, applied: &Value) {
-    let Some(annotation) = object
-        .pointer_mut("/metadata/annotations")
-        .and_then(|a| a.get_mut(LAST_APPLIED))
-    else {
-        return;
-    };
-    if annotation.as_str().is_none_or(str::is_empty) {
-        return;
-    }
-    let mut applied = applied.clone();
-    if let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) {
-        let emptied = metadata
-            .get_mut("annotations")
-            .and_then(Value::as_object_mut)
-            .is_some_and(|a| {
-                a.shift_remove(LAST_APPLIED);
-                a.is_empty()
-            });
-        if emptied {
-            metadata.shift_remove("annotations");
-        }
-    }
-    *annotation = Value::String(format!("{}\n", gofmt::json(&applied)));
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod definitions;
 mod gotime;
 mod quantity;
 mod validate;
+mod warn;
 
 use serde_json::Value;
 
@@ -36,6 +37,25 @@ pub fn check_types(api_version: &str, kind: &str, object: &Value) -> Result<(), 
     })
 }
 
+/// Checks the JSON types of an object's metadata, whatever its kind.
+///
+/// # Errors
+/// What kube-apiserver's decoder says.
+pub fn check_metadata(metadata: &Value) -> Result<(), String> {
+    decode::check(definitions::OBJECT_META, metadata)
+}
+
+/// Returns what the maker of an object should know of it, though it is allowed.
+pub fn warnings(api_version: &str, kind: &str, new: &Value) -> Vec<String> {
+    match (api_version, kind) {
+        ("v1", "Pod") => warn::pod(new),
+        ("batch/v1", "Job") => warn::job(new),
+        ("v1", "PersistentVolumeClaim") => warn::claim(new),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => warn::definition(new),
+        _ => Vec::new(),
+    }
+}
+
 /// Fills in what decoding and defaulting fill in, and drops what they drop (nulls, empty maps
 /// and lists that are not written). Decided by the object alone: nothing of it needs an identity,
 /// a clock or other objects.
@@ -54,8 +74,8 @@ pub fn validate(api_version: &str, kind: &str, new: &Value, old: Option<&Value>)
         ("v1", "ConfigMap") => validate::config_map(new, old),
         ("v1", "Secret") => validate::secret(new, old),
         ("v1", "Pod") => validate::pod::pod(new, old),
-        ("batch/v1", "Job") => validate::job(new, old),
-        ("v1", "PersistentVolumeClaim") => validate::claim(new, old),
+        ("batch/v1", "Job") => validate::job::job(new, old),
+        ("v1", "PersistentVolumeClaim") => validate::claim::claim(new, old),
         ("coordination.k8s.io/v1", "Lease") => validate::lease(new),
         ("v1", "Event") => validate::event::core(new, old),
         ("events.k8s.io/v1", "Event") => validate::event::new(new, old),

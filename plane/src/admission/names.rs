@@ -145,6 +145,50 @@ pub fn label_value(value: &str) -> Vec<String> {
     wrong
 }
 
+/// Checks the name of a port; returns what is wrong.
+pub fn port_name(value: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut say = |is_wrong: bool, words: &str| {
+        if is_wrong {
+            wrong.push(words.to_owned());
+        }
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    say(value.len() > 15, "must be no more than 15 characters");
+    say(
+        !value.chars().all(plain),
+        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+    );
+    say(
+        !value.chars().any(|c| c.is_ascii_lowercase()),
+        "must contain at least one letter (a-z)",
+    );
+    say(value.contains("--"), "must not contain consecutive hyphens");
+    say(
+        value.starts_with('-') || value.ends_with('-'),
+        "must not begin or end with a hyphen",
+    );
+    wrong
+}
+
+/// Checks a domain in which names are looked up; returns what is wrong.
+pub fn search_domain(value: &str) -> Vec<String> {
+    const PATTERN: &str = r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    static DOMAIN: LazyLock<Regex> = LazyLock::new(|| whole(PATTERN));
+    let mut wrong = Vec::new();
+    if value.len() > 253 {
+        wrong.push(too_long(253));
+    }
+    if !DOMAIN.is_match(value) {
+        wrong.push(mismatch(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            PATTERN,
+            &["example.com"],
+        ));
+    }
+    wrong
+}
+
 /// Checks a key of a ConfigMap or Secret; returns what is wrong.
 pub fn config_key(value: &str) -> Vec<String> {
     const PATTERN: &str = "[-._a-zA-Z0-9]+";

@@ -10,6 +10,8 @@ mod parse;
 mod pattern;
 mod places;
 pub(in crate::admission) mod prune;
+mod rule;
+mod rules;
 mod value;
 
 use serde_json::Value;
@@ -146,7 +148,7 @@ impl Structural {
                     "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
                 ));
             } else {
-                errors.extend(cel::validate(&self.root, new, old, &mut warnings));
+                errors.extend(rules::validate(&self.root, new, old, &mut warnings));
             }
         }
         (errors, warnings)

@@ -223,7 +223,7 @@ fn blank(api_version: &str, kind: &str) -> Value {
             "metadata": {}, "involvedObject": {}, "source": {}, "eventTime": null, "firstTimestamp": null,
             "lastTimestamp": null, "reportingComponent": "", "reportingInstance": "",
         }),
-        "Lease" => json!({"metadata": {}, "spec": {}}),
+        "Lease" | "SelfSubjectAccessReview" => json!({"metadata": {}, "spec": {}}),
         "CustomResourceDefinition" => {
             json!({"metadata": {}, "spec": {"names": {}, "versions": null}, "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": null, "storedVersions": null}})
         }

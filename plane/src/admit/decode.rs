@@ -147,7 +147,18 @@ fn normalise_metadata(object: &mut Value) -> Result<(), String> {
         None | Some(Value::Null) => json!({}),
         Some(metadata) => metadata.take(),
     };
+    builtin::check_metadata(&metadata)?;
     let typed: ObjectMeta = serde_json::from_value(metadata).map_err(|error| format!("metadata: {error}"))?;
-    object["metadata"] = serde_json::to_value(typed).map_err(|error| error.to_string())?;
+    let mut metadata = serde_json::to_value(typed).map_err(|error| error.to_string())?;
+    if let Some(map) = metadata.as_object_mut() {
+        // What is empty is not written; no managers at all is what a writer may ask for.
+        for key in ["annotations", "finalizers", "labels", "ownerReferences"] {
+            let empty = |value: &Value| *value == json!([]) || *value == json!({});
+            if map.get(key).is_some_and(empty) {
+                map.remove(key);
+            }
+        }
+    }
+    object["metadata"] = metadata;
     Ok(())
 }

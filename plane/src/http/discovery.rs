@@ -58,7 +58,7 @@ pub fn groups(server: &Server, accept: &str) -> Result<Response, ApiError> {
     negotiate::json(accept)?;
     let groups: Vec<Value> = kinds
         .groups()
-        .filter(|(group, _)| !group.is_empty())
+        .filter(|(group, kinds)| !group.is_empty() && is_served(kinds))
         .map(|(group, kinds)| describe_group(group, kinds))
         .collect();
     Ok(json_response(
@@ -69,7 +69,8 @@ pub fn groups(server: &Server, accept: &str) -> Result<Response, ApiError> {
 /// Answers `/apis/GROUP`.
 pub fn group(server: &Server, group: &str) -> Result<Response, ApiError> {
     let kinds = server.catalog.kinds();
-    let known = kinds.group(group).ok_or_else(ApiError::unknown_path)?;
+    let known = kinds.group(group).filter(|kinds| is_served(kinds));
+    let known = known.ok_or_else(ApiError::unknown_path)?;
     let mut answer = describe_group(group, known);
     answer["kind"] = "APIGroup".into();
     answer["apiVersion"] = "v1".into();
@@ -84,6 +85,11 @@ pub fn unknown(kinds: &Kinds, group: &str) -> ApiError {
     } else {
         ApiError::unknown_path()
     }
+}
+
+/// Tells whether any version of a group is served: definitions may have ceased to serve all of theirs.
+fn is_served(kinds: &[Arc<Kind>]) -> bool {
+    !versions_of(kinds).is_empty()
 }
 
 fn describe_group(group: &str, kinds: &[Arc<Kind>]) -> Value {
@@ -116,14 +122,20 @@ pub fn resources(server: &Server, group: &str, version: &str) -> Result<Response
             }),
             kind,
         ));
-        for (name, verbs) in subresources(kind, served) {
-            list.push(json!({
-                "name": format!("{}/{name}", kind.plural),
+        for below in subresources(kind, served) {
+            let mut entry = json!({
+                "name": format!("{}/{}", kind.plural, below.name),
                 "singularName": "",
                 "namespaced": kind.namespaced,
                 "kind": kind.kind,
-                "verbs": verbs,
-            }));
+                "verbs": below.verbs,
+            });
+            if let Some((group, version, kind)) = below.speaks {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+                entry["kind"] = kind.into();
+            }
+            list.push(entry);
         }
     }
     if !found {
@@ -156,15 +168,35 @@ fn verbs(kind: &Kind) -> &'static [&'static str] {
     }
 }
 
-fn subresources(kind: &Kind, served: &Served) -> Vec<(&'static str, &'static [&'static str])> {
-    let mut list: Vec<(&str, &'static [&'static str])> = Vec::new();
+/// A subresource as discovery tells of it.
+struct Subresource {
+    name: &'static str,
+    verbs: &'static [&'static str],
+    /// Group, version and kind of what is sent to it, where that is another than the object's.
+    speaks: Option<(&'static str, &'static str, &'static str)>,
+}
+
+fn subresources(kind: &Kind, served: &Served) -> Vec<Subresource> {
+    let plain = |name, verbs| Subresource {
+        name,
+        verbs,
+        speaks: None,
+    };
+    let mut list = Vec::new();
     match kind.prefix.as_str() {
-        "core/namespaces/" => list.push(("finalize", &["update"])),
-        "core/pods/" => list.push(("log", &["get"])),
+        "core/namespaces/" => list.push(plain("finalize", &["update"])),
+        "core/pods/" => {
+            list.push(Subresource {
+                name: "eviction",
+                verbs: &["create"],
+                speaks: Some(("policy", "v1", "Eviction")),
+            });
+            list.push(plain("log", &["get"]));
+        }
         _ => {}
     }
     if served.status {
-        list.push(("status", &STATUS_VERBS));
+        list.push(plain("status", &STATUS_VERBS));
     }
     list
 }
@@ -172,7 +204,7 @@ fn subresources(kind: &Kind, served: &Served) -> Vec<(&'static str, &'static [&'
 fn aggregated(kinds: &Kinds, version: &str, wanted: impl Fn(&str) -> bool) -> Response {
     let items: Vec<Value> = kinds
         .groups()
-        .filter(|(group, _)| wanted(group))
+        .filter(|(group, kinds)| wanted(group) && is_served(kinds))
         .map(|(group, kinds)| {
             let versions: Vec<Value> = versions_of(kinds)
                 .into_iter()
@@ -213,7 +245,16 @@ fn aggregated_resources(group: &str, version: &str, kinds: &[Arc<Kind>]) -> Vec<
             let response = json!({"group": group, "version": version, "kind": kind.kind});
             let subresources: Vec<Value> = subresources(kind, served)
                 .into_iter()
-                .map(|(name, verbs)| json!({"subresource": name, "responseKind": response, "verbs": verbs}))
+                .map(|below| {
+                    let speaks = below
+                        .speaks
+                        .map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}));
+                    json!({
+                        "subresource": below.name,
+                        "responseKind": speaks.unwrap_or_else(|| response.clone()),
+                        "verbs": below.verbs,
+                    })
+                })
                 .collect();
             let mut entry = json!({
                 "resource": kind.plural,

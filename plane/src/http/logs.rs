@@ -1,11 +1,9 @@
 //! The `log` subresource of Pods.
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, header};
+use axum::response::Response;
 use serde_json::Value;
 
-use super::Call;
+use super::{Call, streamed};
 use crate::admission::error::FieldError;
 use crate::object::{meta_str, read};
 use crate::pod_logs::{LogError, LogRequest};
@@ -50,11 +48,7 @@ pub async fn log(call: Call) -> Result<Response, ApiError> {
         LogError::NotFound(message) => ApiError::bad_request(message),
         LogError::Io(_) => ApiError::internal(error.to_string()),
     })?;
-    let mut response = Body::from_stream(stream).into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    Ok(response)
+    Ok(streamed("text/plain", stream))
 }
 
 /// Reads how much of a log is asked for: lines, seconds, bytes.

@@ -184,6 +184,9 @@ async fn apply_patch(
         if !meta_str(&applied, "resourceVersion").is_empty() {
             return Err(ApiError::conflict(view.kind.named(), &name));
         }
+        if meta_str(&applied, "name").is_empty() {
+            return Err(nameless(&name));
+        }
         let mut warnings = Vec::new();
         let object = merge(None, &mut warnings)?;
         match call.server.create(target, object, &options, warnings).await {
@@ -226,9 +229,6 @@ fn check_apply(call: &Call, patch: Value, name: &str) -> Result<Value, ApiError>
         )));
     }
     let namespace = meta_str(&patch, "namespace").to_owned();
-    if found.is_empty() {
-        return Err(nameless(name));
-    }
     if view.kind.namespaced && !namespace.is_empty() && namespace != call.target.namespace {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",

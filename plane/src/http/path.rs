@@ -48,10 +48,16 @@ pub struct ResourcePath {
 
 /// Reads a path.
 pub fn parse(path: &str) -> Result<Route, ApiError> {
-    let decoded: Vec<String> = path
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .map(decode)
+    let inner = path.strip_prefix('/').unwrap_or(path);
+    // A slash at the end is as none, but for what is no part of the API's tree.
+    let whole = ["healthz", "livez", "readyz", "openapi"];
+    let inner = match inner.strip_suffix('/') {
+        Some(cut) if !whole.iter().any(|first| cut.starts_with(first)) => cut,
+        _ => inner,
+    };
+    let parts = inner.split('/').filter(|_| !inner.is_empty());
+    let decoded: Vec<String> = parts
+        .map(|part| decode(part).filter(|part| !part.is_empty()))
         .collect::<Option<_>>()
         .ok_or_else(ApiError::unknown_path)?;
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
@@ -85,6 +91,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Route, ApiError
     let rest = match rest {
         // A namespace itself, and its own subresources.
         ["namespaces"] | ["namespaces", _] | ["namespaces", _, "status" | "finalize"] if group.is_empty() => rest,
+        ["namespaces", "." | "..", _, ..] => return Err(ApiError::unknown_path()),
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => {
             path.namespace = text(namespace);
             rest
@@ -121,7 +128,7 @@ fn decode(part: &str) -> Option<String> {
         }
     }
     let text = String::from_utf8(bytes).ok()?;
-    (!text.contains(['/', '\0']) && text != "." && text != "..").then_some(text)
+    (!text.contains(['/', '\0'])).then_some(text)
 }
 
 #[cfg(test)]
@@ -170,7 +177,17 @@ mod tests {
 
     #[test]
     fn a_slash_cannot_be_smuggled_into_a_name() {
-        for bad in ["/api/v1/pods/a%2fb", "/api/v1/pods/%zz", "/api/v1/pods/%00", "/nothing"] {
+        for bad in [
+            "/api/v1/pods/a%2fb",
+            "/api/v1/pods/%zz",
+            "/api/v1/pods/%00",
+            "/nothing",
+            "//api/v1/pods",
+            "/api/v1//pods",
+            "/healthz/",
+            "/api/v1/namespaces/../pods",
+            "/api/v1/namespaces/%2e%2e/pods/a",
+        ] {
             assert_eq!(parse(bad).unwrap_err().code, 404, "{bad}");
         }
     }

@@ -1,5 +1,7 @@
 //! Query parameters.
 
+use std::num::IntErrorKind;
+
 use crate::admission::schema::format::wrong_duration;
 use crate::status::{ApiError, unsupported};
 
@@ -10,7 +12,9 @@ pub struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads a query string.
     pub fn parse(text: &str) -> Query {
-        Query(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+        let readable = text.split('&').filter(|pair| is_readable(pair));
+        let pairs = readable.flat_map(|pair| url::form_urlencoded::parse(pair.as_bytes()).into_owned());
+        Query(pairs.collect())
     }
 
     /// Returns a parameter that is given and not empty.
@@ -45,8 +49,13 @@ impl Query {
     pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         self.get(name)
             .map(|text| {
-                text.parse()
-                    .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+                text.parse().map_err(|error: std::num::ParseIntError| {
+                    let why = match error.kind() {
+                        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                        _ => "invalid syntax",
+                    };
+                    ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+                })
             })
             .transpose()
     }
@@ -100,6 +109,16 @@ impl Query {
     }
 }
 
+/// Tells whether a pair can be read: one with a semicolon or a percent sign that begins no character is passed over, as
+/// Go's parser does.
+fn is_readable(pair: &str) -> bool {
+    let encoded = |rest: &str| {
+        rest.get(..2)
+            .is_some_and(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    !pair.contains(';') && pair.split('%').skip(1).all(encoded)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -114,6 +133,13 @@ mod tests {
         assert_eq!(query.number("limit").unwrap(), Some(5));
         assert_eq!(query.integer("timeoutSeconds").unwrap(), Some(-1));
         assert_eq!(query.number("timeoutSeconds").unwrap(), None);
+        let passed_over = Query::parse("a=%zz&b=x;y&c=%4&d=%41");
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|name| passed_over.get(name)),
+            [None, None, None, Some("A")]
+        );
+        let large = Query::parse("limit=99999999999999999999").integer("limit").unwrap_err();
+        assert!(large.message.ends_with("value out of range"), "{}", large.message);
         assert_eq!(query.number("labelSelector").unwrap_err().code, 400);
         assert!(Query::parse("dryRun=All").dry_run("CreateOptions").unwrap());
         assert!(Query::parse("dryRun=Some").dry_run("CreateOptions").is_err());

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::negotiate::{self, Form};
-use super::{Call, bytes_response};
+use super::{Call, bytes_response, streamed};
 use crate::admission::error::FieldError;
 use crate::admission::selector::{FieldSelector, LabelSelector};
 use crate::admission::table::IncludeObject;
@@ -177,9 +176,11 @@ impl Continue {
     }
 }
 
-struct Page {
+/// The objects of a collection that a request means, or the first of them.
+pub struct Page {
     version: Version,
-    entries: Vec<Arc<Entry>>,
+    /// The objects.
+    pub entries: Vec<Arc<Entry>>,
     next: Option<String>,
     remaining: Option<usize>,
 }
@@ -188,86 +189,101 @@ struct Page {
 pub fn list(call: &Call) -> Result<Response, ApiError> {
     let form = negotiate::form(call.accept())?;
     call.query.integer("timeoutSeconds")?;
-    let selection = Selection::of(call)?;
-    let page = page(call, &selection)?;
-    let view = call.target.view();
-    let mut metadata = Map::new();
-    metadata.insert("resourceVersion".into(), page.version.to_string().into());
-    if let Some(next) = &page.next {
-        metadata.insert("continue".into(), next.as_str().into());
-    } else if call.kind().builtin().is_none() && form != Form::Partial {
-        // Lists of custom kinds always have the field.
-        metadata.insert("continue".into(), "".into());
+    Page::of(call)?.show(call, form)
+}
+
+impl Page {
+    /// Picks the objects that a request means.
+    pub fn of(call: &Call) -> Result<Page, ApiError> {
+        page(call, &Selection::of(call)?)
     }
-    if let Some(remaining) = page.remaining {
-        metadata.insert("remainingItemCount".into(), remaining.into());
-    }
-    let metadata = Value::Object(metadata);
-    let mut response = match form {
-        Form::Table => {
-            let objects: Result<Vec<Value>, Unreadable> = page.entries.iter().map(|entry| view.read(entry)).collect();
-            let objects = objects?;
-            let objects: Vec<&Value> = objects.iter().collect();
-            let table = view.served.columns.render(
-                &objects,
-                &metadata,
-                include_object(call)?,
-                true,
-                &time(Timestamp::now()),
-            );
-            super::json_response(&table)
+
+    fn metadata(&self, call: &Call, form: Form) -> Value {
+        let mut metadata = Map::new();
+        metadata.insert("resourceVersion".into(), self.version.to_string().into());
+        if let Some(next) = &self.next {
+            metadata.insert("continue".into(), next.as_str().into());
+        } else if call.kind().builtin().is_none() && form != Form::Partial {
+            // Lists of custom kinds always have the field.
+            metadata.insert("continue".into(), "".into());
         }
-        Form::Object => {
-            let api_version = view.kind.api_version(view.served);
-            let head = list_head(&view.kind.list_kind, &api_version, &metadata);
-            let items = page.entries;
-            if view.is_stored_form() {
-                // The items of a built-in list do not repeat what they are.
-                let told = match view.kind.builtin() {
-                    Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
-                    None => String::new(),
-                };
+        if let Some(remaining) = self.remaining {
+            metadata.insert("remainingItemCount".into(), remaining.into());
+        }
+        Value::Object(metadata)
+    }
+
+    /// Answers with the objects in a form.
+    pub fn show(self, call: &Call, form: Form) -> Result<Response, ApiError> {
+        let metadata = self.metadata(call, form);
+        let view = call.target.view();
+        let mut response = match form {
+            Form::Table => self.table(call, &metadata)?,
+            Form::Object => self.objects(call, &metadata)?,
+            Form::Partial => {
+                let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
                 let target = call.target.clone();
-                stream_list(head, items, move |out, entry| {
-                    let bytes = target.view().bytes(entry)?;
-                    match bytes.strip_prefix(told.as_bytes()) {
-                        Some(rest) if !told.is_empty() => {
-                            out.extend_from_slice(b"{");
-                            out.extend_from_slice(rest);
-                        }
-                        _ => out.extend_from_slice(&bytes),
-                    }
-                    Ok(())
-                })?
-            } else {
-                let target = call.target.clone();
-                stream_list(head, items, move |out, entry| {
-                    let view = target.view();
-                    let mut object = view.read(entry)?;
-                    if view.kind.builtin().is_some() {
-                        without_type(&mut object);
-                    }
-                    out.extend_from_slice(object.to_string().as_bytes());
+                stream_list(head, self.entries, move |out, entry| {
+                    let object = target.view().read(entry)?;
+                    out.extend_from_slice(partial(&object).to_string().as_bytes());
                     Ok(())
                 })?
             }
-        }
-        Form::Partial => {
-            let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
-            let target = call.target.clone();
-            stream_list(head, page.entries, move |out, entry| {
-                let object = target.view().read(entry)?;
-                out.extend_from_slice(partial(&object).to_string().as_bytes());
+        };
+        deprecate(view, &mut response);
+        Ok(response)
+    }
+
+    fn table(&self, call: &Call, metadata: &Value) -> Result<Response, ApiError> {
+        let view = call.target.view();
+        let objects: Result<Vec<Value>, Unreadable> = self.entries.iter().map(|entry| view.read(entry)).collect();
+        let objects = objects?;
+        let objects: Vec<&Value> = objects.iter().collect();
+        let include = include_object(call)?;
+        let columns = &view.served.columns;
+        let table = columns.render(&objects, metadata, include, true, &time(Timestamp::now()));
+        Ok(super::json_response(&table))
+    }
+
+    fn objects(self, call: &Call, metadata: &Value) -> Result<Response, ApiError> {
+        let view = call.target.view();
+        let api_version = view.kind.api_version(view.served);
+        let head = list_head(&view.kind.list_kind, &api_version, metadata);
+        let target = call.target.clone();
+        let streamed = if view.is_stored_form() {
+            // The items of a built-in list do not repeat what they are.
+            let told = match view.kind.builtin() {
+                Some(_) => format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{}\",", view.kind.kind),
+                None => String::new(),
+            };
+            stream_list(head, self.entries, move |out, entry| {
+                let bytes = target.view().bytes(entry)?;
+                match bytes.strip_prefix(told.as_bytes()) {
+                    Some(rest) if !told.is_empty() => {
+                        out.extend_from_slice(b"{");
+                        out.extend_from_slice(rest);
+                    }
+                    _ => out.extend_from_slice(&bytes),
+                }
                 Ok(())
-            })?
-        }
-    };
-    deprecate(view, &mut response);
-    Ok(response)
+            })
+        } else {
+            stream_list(head, self.entries, move |out, entry| {
+                let view = target.view();
+                let mut object = view.read(entry)?;
+                if view.kind.builtin().is_some() {
+                    without_type(&mut object);
+                }
+                out.extend_from_slice(object.to_string().as_bytes());
+                Ok(())
+            })
+        };
+        Ok(streamed?)
+    }
 }
 
 /// Takes off an object what a list of built-in objects says of them all.
-pub fn without_type(object: &mut Value) {
+fn without_type(object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("apiVersion");
         map.remove("kind");
@@ -319,12 +335,7 @@ fn stream_list(
         return Ok(bytes_response(StatusCode::OK, first));
     }
     let pieces = std::iter::once(Ok(first)).chain(std::iter::from_fn(move || chunk().transpose()));
-    let stream = futures::stream::iter(pieces);
-    let mut response = Body::from_stream(stream).into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    Ok(streamed("application/json", futures::stream::iter(pieces)))
 }
 
 /// Picks the objects of one page.
@@ -435,11 +446,4 @@ fn wrong_options(call: &Call) -> Vec<FieldError> {
         wrong.push(FieldError::forbidden("sendInitialEvents", words));
     }
     wrong
-}
-
-/// Lists the names of the objects that a request means, for a deletion of all of them.
-pub fn meant(call: &Call) -> Result<(Vec<Arc<Entry>>, Version), ApiError> {
-    let selection = Selection::of(call)?;
-    let page = page(call, &selection)?;
-    Ok((page.entries, page.version))
 }

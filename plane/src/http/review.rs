@@ -3,9 +3,8 @@
 use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::write::field_validation;
 use super::{Call, body, bytes_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit;
@@ -13,29 +12,24 @@ use crate::status::{ApiError, Named};
 
 /// Answers a review.
 pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
-    let validation = field_validation(&call.query, "CreateOptions")?;
+    let options = call.write_options("CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
     let mut answer = admit::decode(
         call.target.view(),
         sent.object,
         &sent.repeated,
-        validation,
+        options.validation,
         &mut warnings,
     )?;
-    let given = |field: &str| !answer["spec"][field].is_null();
-    if call.kind().kind == "SelfSubjectAccessReview" && given("resourceAttributes") == given("nonResourceAttributes") {
-        let wrong = FieldError::invalid(
-            "spec.resourceAttributes",
-            answer["spec"]["resourceAttributes"].clone(),
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        );
-        let named = Named {
-            group: "authorization.k8s.io",
-            plural: "",
-            kind: "",
-        };
-        return Err(ApiError::invalid(named, "", &[wrong]));
+    let empty = answer["metadata"].as_object().is_none_or(Map::is_empty);
+    admit::note_maker(call.target.view(), &mut answer, &call.server.stamp(), &options.manager);
+    match call.kind().kind.as_str() {
+        "SelfSubjectAccessReview" => check_access(&answer, empty)?,
+        "SelfSubjectRulesReview" if answer["spec"]["namespace"].as_str().unwrap_or("").is_empty() => {
+            return Err(ApiError::bad_request("no namespace on request"));
+        }
+        _ => {}
     }
     answer["status"] = match call.kind().kind.as_str() {
         "SelfSubjectRulesReview" => json!({
@@ -51,4 +45,42 @@ pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
     };
     let response = bytes_response(StatusCode::CREATED, answer.to_string().into());
     Ok(warn(response, &warnings))
+}
+
+/// Refuses a review that asks for nothing, for two things, or bears a name.
+fn check_access(review: &Value, nameless: bool) -> Result<(), ApiError> {
+    let (resource, other) = (
+        &review["spec"]["resourceAttributes"],
+        &review["spec"]["nonResourceAttributes"],
+    );
+    let mut wrong = Vec::new();
+    match (resource.is_null(), other.is_null()) {
+        (true, true) => wrong.push(FieldError::invalid(
+            "spec.resourceAttributes",
+            Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
+        (false, false) => wrong.push(FieldError::invalid(
+            "spec.nonResourceAttributes",
+            json!({"Path": other["path"], "Verb": other["verb"]}),
+            "cannot be specified in combination with resourceAttributes",
+        )),
+        _ => {}
+    }
+    if !nameless {
+        wrong.push(FieldError::invalid(
+            "metadata",
+            review["metadata"].clone(),
+            "must be empty",
+        ));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let named = Named {
+        group: "authorization.k8s.io",
+        plural: "",
+        kind: "",
+    };
+    Err(ApiError::invalid(named, "", &wrong))
 }

@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, header};
 use jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -15,9 +13,9 @@ use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Call;
 use super::negotiate::{self, Form};
 use super::read::{Selection, deprecate, include_object, partial};
+use super::{Call, streamed};
 use crate::admission::error::FieldError;
 use crate::admission::table::IncludeObject;
 use crate::admit::View;
@@ -103,10 +101,7 @@ pub fn watch(call: Call) -> Result<Response, ApiError> {
         let bytes = watch.next().await?;
         Some((Ok::<_, std::convert::Infallible>(bytes), watch))
     });
-    let mut response = Body::from_stream(stream).into_response();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = streamed("application/json", stream);
     deprecate(target.view(), &mut response);
     Ok(response)
 }

@@ -5,8 +5,9 @@ use axum::response::Response;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::negotiate;
 use super::query::Query;
-use super::read::{deprecate, meant, respond, without_type};
+use super::read::{Page, deprecate, respond};
 use super::{Call, body, json_response, warn};
 use crate::admission::error::FieldError;
 use crate::admit::{self, FieldValidation, Manager, Part};
@@ -18,7 +19,7 @@ use crate::status::{ApiError, Named, unsupported};
 
 /// Reads what is to be done about unknown fields; `options` names the kind of the
 /// request's options in errors.
-pub fn field_validation(query: &Query, options: &str) -> Result<FieldValidation, ApiError> {
+fn field_validation(query: &Query, options: &str) -> Result<FieldValidation, ApiError> {
     match query.get("fieldValidation") {
         None | Some("Warn") => Ok(FieldValidation::Warn),
         Some("Ignore") => Ok(FieldValidation::Ignore),
@@ -70,6 +71,15 @@ impl Call {
         Ok(if name.is_empty() { "unknown".into() } else { name })
     }
 
+    /// Refuses a write to a collection of all namespaces.
+    fn need_namespace(&self) -> Result<(), ApiError> {
+        match self.kind().builtin() {
+            _ if !self.kind().namespaced || self.namespace.is_some() => Ok(()),
+            Some(_) => Err(ApiError::method_not_allowed()),
+            None => Err(ApiError::unknown_path()),
+        }
+    }
+
     /// The part of the object that the path names.
     pub fn part(&self) -> Part {
         match self.subresource {
@@ -92,9 +102,7 @@ impl Call {
 
 /// Answers a create.
 pub async fn create(call: Call, sent: Body) -> Result<Response, ApiError> {
-    if call.kind().namespaced && call.namespace.is_none() {
-        return Err(ApiError::method_not_allowed());
-    }
+    call.need_namespace()?;
     let options = call.write_options("CreateOptions")?;
     let sent = body::object(&call.headers, sent).await?;
     let mut warnings = Vec::new();
@@ -180,7 +188,7 @@ pub async fn finalize(call: Call, sent: Body) -> Result<Response, ApiError> {
 }
 
 /// Reads the options of a deletion as they were sent.
-fn delete_options(sent: &Value) -> Result<DeleteOptions, ApiError> {
+pub fn delete_options(sent: &Value) -> Result<DeleteOptions, ApiError> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let propagation = text(&sent["propagationPolicy"]);
     let orphan = sent["orphanDependents"].as_bool();
@@ -275,43 +283,22 @@ pub async fn delete(call: Call, sent: Body) -> Result<Response, ApiError> {
     Ok(warn(response, &warnings))
 }
 
-/// Answers a deletion of all objects that are meant.
+/// Answers a deletion of all objects that are meant; they are shown as they were found.
 pub async fn delete_collection(call: Call, sent: Body) -> Result<Response, ApiError> {
-    if call.kind().namespaced && call.namespace.is_none() {
-        return Err(ApiError::method_not_allowed());
-    }
+    call.need_namespace()?;
+    let form = negotiate::form(call.accept())?;
     let options = read_options(&call, sent).await?;
-    let (entries, version) = meant(&call)?;
-    let view = call.target.view();
-    let mut items = Vec::new();
-    for entry in entries {
+    let mut page = Page::of(&call)?;
+    let mut deleted = Vec::new();
+    for entry in page.entries {
         let (_, name) = split_key(&entry.key);
         match call.server.delete(&call.target, name, &options).await {
-            // They are shown as they were found.
-            Ok(Deleted::Gone(_) | Deleted::Waiting(_)) => {
-                let mut item = view.read(&entry)?;
-                if view.kind.builtin().is_some() {
-                    without_type(&mut item);
-                }
-                items.push(item);
-            }
+            Ok(Deleted::Gone(_) | Deleted::Waiting(_)) => deleted.push(entry),
             // Somebody else was faster.
             Err(error) if error.code == 404 => {}
             Err(error) => return Err(error),
         }
     }
-    let mut metadata = json!({"resourceVersion": version.to_string()});
-    if view.kind.builtin().is_none() {
-        // Lists of custom kinds always have the field.
-        metadata["continue"] = "".into();
-    }
-    let list = json!({
-        "kind": view.kind.list_kind,
-        "apiVersion": view.kind.api_version(view.served),
-        "metadata": metadata,
-        "items": items,
-    });
-    let mut response = json_response(&list);
-    deprecate(view, &mut response);
-    Ok(response)
+    page.entries = deleted;
+    page.show(&call, form)
 }

@@ -146,6 +146,7 @@ pub static BUILTINS: [Builtin; 13] = [
         short_names: &["pvc"],
         status: true,
         create: claim::create,
+        update: claim::update,
         ..PLAIN
     },
     Builtin {

@@ -208,8 +208,14 @@ pub fn validate(new: &Value, _: Option<&Value>) -> Vec<FieldError> {
         ));
     }
     let strategy = spec["conversion"]["strategy"].as_str().unwrap_or("None");
+    // Here webhooks cannot be called; what is no strategy anywhere is refused in kube-apiserver's words.
+    let known: &[&str] = if strategy == "Webhook" {
+        &["None"]
+    } else {
+        &["None", "Webhook"]
+    };
     if strategy != "None" {
-        problems.push(unsupported("spec.conversion.strategy", strategy, &["None"]));
+        problems.push(unsupported("spec.conversion.strategy", strategy, known));
     }
     problems
 }

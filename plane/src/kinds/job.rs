@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::stamp::Stamp;
 use crate::admission::error::FieldError;
-use crate::object::meta_str;
+use crate::object::{map_mut, meta_str};
 
 /// The label by which a Job's Pods are found.
 pub const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
@@ -43,9 +43,10 @@ pub fn create(job: &mut Value, stamp: &Stamp) {
     {
         own.insert("labels".into(), labels);
     }
-    if job["spec"]["selector"].is_null() {
-        job["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: stamp.uid}});
-    }
+    let labels = map_mut(&mut job["spec"]["selector"], "matchLabels");
+    labels
+        .entry(CONTROLLER_UID)
+        .or_insert_with(|| stamp.uid.as_str().into());
 }
 
 /// Checks that a new Job's selector finds its Pods and no others.
@@ -71,8 +72,8 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if spec["manualSelector"] != Value::Bool(true) {
-        let own = wanted.and_then(|map| map.get(CONTROLLER_UID));
-        if own.is_none() || own != labels.get(CONTROLLER_UID) {
+        let generated = json!({"matchLabels": {CONTROLLER_UID: labels[CONTROLLER_UID]}});
+        if spec["selector"] != generated {
             problems.push(FieldError::invalid(
                 "spec.selector",
                 spec["selector"].clone(),

@@ -1,6 +1,6 @@
 //! One Pod from its start to its end: volumes, containers as processes, status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,23 +8,19 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, ObjectReference, Pod, PodStatus, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Resource, ResourceExt};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::container::{Own, Wanted, WantedNetwork, is_own, wanted};
+use super::container::{Own, is_own, wanted};
 use super::environment::Sources;
 use super::logs::{self, LogWriter};
 use super::status::{self, Ended, Seen, Stage};
 use super::volumes::{self, Roots};
-use super::{Desk, FIELD_MANAGER};
-
-/// Where Foreman's own program lies inside a container of its own image.
-const OWN_PROGRAMS: &str = "/foreman/bin";
+use super::{Desk, FIELD_MANAGER, event, process, sources};
 
 /// What every start of a container shares.
 struct Ground {
@@ -126,7 +122,7 @@ impl Carrier {
     }
 
     async fn ground(&self, folder: &std::path::Path) -> Result<Ground, String> {
-        let sources = self.sources().await?;
+        let sources = sources::sources(&self.desk, &self.pod).await?;
         let roots = Roots {
             pod: folder.to_owned(),
             claims: self.desk.config.folder.join("volumes"),
@@ -147,28 +143,6 @@ impl Carrier {
             volumes,
             folder: folder.to_owned(),
         })
-    }
-
-    async fn sources(&self) -> Result<Sources, String> {
-        let (config_names, secret_names) = references(&self.pod);
-        let namespace = self.pod.namespace().unwrap_or_default();
-        let mut sources = Sources {
-            node: self.desk.config.node.clone(),
-            ..Sources::default()
-        };
-        let configs: Api<ConfigMap> = Api::namespaced(self.desk.client.clone(), &namespace);
-        for name in config_names {
-            if let Some(found) = configs.get_opt(&name).await.map_err(|error| error.to_string())? {
-                sources.config_maps.insert(name, found);
-            }
-        }
-        let secrets: Api<Secret> = Api::namespaced(self.desk.client.clone(), &namespace);
-        for name in secret_names {
-            if let Some(found) = secrets.get_opt(&name).await.map_err(|error| error.to_string())? {
-                sources.secrets.insert(name, found);
-            }
-        }
-        Ok(sources)
     }
 
     async fn start(
@@ -270,7 +244,7 @@ impl Carrier {
             }
         };
         self.tell(container).await;
-        let command = match self.command(&asked) {
+        let command = match process::command(&self.desk.config, &self.pod.name_any(), &asked) {
             Ok(command) => command,
             Err(why) => {
                 self.event("Warning", "Failed", &why).await;
@@ -315,18 +289,9 @@ impl Carrier {
         stop: &CancellationToken,
     ) -> Ended {
         tracing::debug!(pod = self.pod.name_any(), container = container.name, enforced = ?outcome.enforced, peak = outcome.peak_memory_bytes, "container ended");
-        let (code, reason) = match &outcome.reason {
-            sandbox::Reason::Completed => (0, "Completed"),
-            sandbox::Reason::Error => (outcome.exit.code().max(1), "Error"),
-            sandbox::Reason::OOMKilled => (137, "OOMKilled"),
-            sandbox::Reason::TimedOut => (137, "DeadlineExceeded"),
-            sandbox::Reason::Cancelled if stop.is_cancelled() && !self.cancel.is_cancelled() => {
-                (137, "DeadlineExceeded")
-            }
-            sandbox::Reason::Cancelled => (137, "Error"),
-            sandbox::Reason::StartError(_) => (128, "StartError"),
-        };
-        let mut message = read_message(termination);
+        let overrun = stop.is_cancelled() && !self.cancel.is_cancelled();
+        let (code, reason) = process::ending(&outcome, overrun);
+        let mut message = process::message(termination);
         if let sandbox::Reason::StartError(why) = &outcome.reason {
             message = why.clone();
         } else if message.is_empty()
@@ -343,53 +308,6 @@ impl Carrier {
             started,
             finished: Timestamp::now(),
         }
-    }
-
-    fn command(&self, asked: &Wanted) -> Result<sandbox::Command, String> {
-        let config = &self.desk.config;
-        let mut command = sandbox::Command::new(&asked.program)
-            .args(asked.args.iter().cloned())
-            .envs(asked.env.iter().map(|(name, value)| (name.clone(), value.clone())))
-            .cwd(&asked.cwd)
-            .nesting(true);
-        if asked.own_image {
-            let name = PathBuf::from(&asked.program);
-            let name = name
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or("foreman")
-                .to_owned();
-            // Not below a folder that the toolchain shows read-only.
-            let target = format!("{OWN_PROGRAMS}/{name}");
-            // The first argument names the program, for a sandbox that shows the executable under its own name.
-            command.args.insert(0, name);
-            command.program.clone_from(&target);
-            command = command.toolchain(&config.toolchain).ro(&config.executable, target);
-        } else {
-            command = command.toolchain(&config.toolchain);
-        }
-        for (source, target, writable) in &asked.mounts {
-            command = if *writable {
-                command.rw(source, target)
-            } else {
-                command.ro(source, target)
-            };
-        }
-        let network = match &asked.network {
-            WantedNetwork::None => sandbox::Network::None,
-            WantedNetwork::Fetch => sandbox::Network::Host,
-            WantedNetwork::AllowList(hosts) => {
-                let allow = sandbox::proxy::AllowList::parse(hosts).map_err(|error| error.to_string())?;
-                let pod = self.pod.name_any();
-                sandbox::Network::AllowList(sandbox::proxy::Proxy::with_log(allow, move |record| {
-                    tracing::info!(pod, host = record.host, port = record.port, allowed = record.allowed, why = ?record.why, "proxy");
-                }))
-            }
-        };
-        command = command.network(network);
-        command.limits.memory_bytes = asked.memory;
-        command.limits.cpus = asked.cpus;
-        Ok(command)
     }
 
     async fn tell(&self, container: &Container) {
@@ -466,77 +384,6 @@ impl Carrier {
     }
 
     async fn event(&self, kind: &str, reason: &str, text: &str) {
-        write_event(&self.desk, &self.pod, kind, reason, text).await;
+        event::write(&self.desk, &self.pod, kind, reason, text).await;
     }
-}
-
-/// Writes an Event about a Pod.
-pub async fn write_event(desk: &Desk, pod: &Pod, kind: &str, reason: &str, text: &str) {
-    let namespace = pod.namespace().unwrap_or_default();
-    let now = Time(Timestamp::now());
-    let suffix: u64 = rand::random();
-    let event = Event {
-        // A dot may not end a generated name's prefix.
-        metadata: ObjectMeta {
-            name: Some(format!("{}.{suffix:016x}", pod.name_any())),
-            namespace: Some(namespace.clone()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            kind: Some("Pod".into()),
-            api_version: Some("v1".into()),
-            ..pod.object_ref(&())
-        },
-        reason: Some(reason.into()),
-        message: Some(text.chars().take(1000).collect()),
-        type_: Some(kind.into()),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        source: Some(k8s_openapi::api::core::v1::EventSource {
-            component: Some(FIELD_MANAGER.into()),
-            host: Some(desk.config.node.clone()),
-        }),
-        ..Event::default()
-    };
-    let events: Api<Event> = Api::namespaced(desk.client.clone(), &namespace);
-    if let Err(error) = events.create(&PostParams::default(), &event).await {
-        tracing::debug!(%error, "failed to write an event");
-    }
-}
-
-fn read_message(path: &std::path::Path) -> String {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(status::MESSAGE_BYTES as u64).read_to_end(&mut bytes));
-    if read.is_err() {
-        return String::new();
-    }
-    status::message(&bytes)
-}
-
-/// Returns the names of the ConfigMaps and Secrets that a Pod refers to.
-fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut configs, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    let spec = pod.spec.clone().unwrap_or_default();
-    for volume in spec.volumes.iter().flatten() {
-        configs.extend(volume.config_map.iter().map(|source| source.name.clone()));
-        secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
-    }
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        for from in container.env_from.iter().flatten() {
-            configs.extend(from.config_map_ref.iter().map(|reference| reference.name.clone()));
-            secrets.extend(from.secret_ref.iter().map(|reference| reference.name.clone()));
-        }
-        for source in container
-            .env
-            .iter()
-            .flatten()
-            .filter_map(|variable| variable.value_from.as_ref())
-        {
-            configs.extend(source.config_map_key_ref.iter().map(|reference| reference.name.clone()));
-            secrets.extend(source.secret_key_ref.iter().map(|reference| reference.name.clone()));
-        }
-    }
-    (configs, secrets)
 }

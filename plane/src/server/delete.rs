@@ -57,7 +57,8 @@ pub enum Deleted {
 
 /// What is to be written for a deletion.
 enum Step {
-    Remove,
+    /// The object goes, after it was shown as this once more.
+    Remove(Option<Value>),
     Mark(Value),
     Nothing,
 }
@@ -73,36 +74,42 @@ impl Server {
             let step = plan(kind, &object, options, &self.stamp());
             if options.dry_run {
                 return Ok(match step {
-                    Step::Remove => Deleted::Gone(last_sight(kind, &object, entry, &self.stamp())),
+                    Step::Remove(None) => Deleted::Gone(entry),
+                    Step::Remove(Some(last)) => Deleted::Gone(tried(&entry, &kind.kept(last))),
                     Step::Mark(new) => Deleted::Waiting(tried(&entry, &kind.kept(new))),
                     Step::Nothing => Deleted::Waiting(entry),
                 });
             }
-            let key = Arc::clone(&entry.key);
-            let write = match step {
-                Step::Nothing => return Ok(Deleted::Waiting(entry)),
-                Step::Remove => Write::Delete {
-                    key,
-                    expect: entry.version,
-                },
-                Step::Mark(new) => Write::Put {
-                    key,
-                    document: to_document(&kind.kept(new)),
-                    expect: Expect::Version(entry.version),
-                },
+            let put = |new: Value| Write::Put {
+                key: Arc::clone(&entry.key),
+                document: to_document(&kind.kept(new)),
+                expect: Expect::Version(entry.version),
             };
-            match self.store.commit(vec![write]).await {
+            let writes = match step {
+                Step::Nothing => return Ok(Deleted::Waiting(entry)),
+                Step::Mark(new) => vec![put(new)],
+                Step::Remove(last) => last.map(put).into_iter().chain([remove(&entry)]).collect(),
+            };
+            match self.store.commit(writes).await {
                 Ok(changes) => {
-                    let last = changes.first().and_then(|change| change.after.clone());
-                    return Ok(match last {
-                        Some(marked) => Deleted::Waiting(marked),
-                        None => Deleted::Gone(last_sight(kind, &object, entry, &self.stamp())),
+                    let removed = changes.last().is_some_and(|change| change.after.is_none());
+                    let marked = changes.iter().find_map(|change| change.after.clone());
+                    return Ok(match (removed, marked) {
+                        (true, last) => Deleted::Gone(last.unwrap_or(entry)),
+                        (false, marked) => Deleted::Waiting(marked.unwrap_or(entry)),
                     });
                 }
                 Err(CommitError::Precondition { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+fn remove(entry: &Entry) -> Write {
+    Write::Delete {
+        key: Arc::clone(&entry.key),
+        expect: entry.version,
     }
 }
 
@@ -168,7 +175,7 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
     }
     let grace = grace_of(kind, object, options);
     if after.is_empty() && grace == 0 && !has_content_finalizers(kind, object) {
-        return Step::Remove;
+        return Step::Remove(last_sight(kind, object, stamp));
     }
     let mut new = object.clone();
     let metadata = meta_mut(&mut new);
@@ -203,10 +210,11 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, stamp: &Stamp) -> 
     if new == *object { Step::Nothing } else { Step::Mark(new) }
 }
 
-/// Returns an object that is gone as the one who deleted it is shown it: of a Pod, that it was given no time.
-fn last_sight(kind: &Kind, object: &Value, entry: Arc<Entry>, stamp: &Stamp) -> Arc<Entry> {
-    if kind.prefix != "core/pods/" {
-        return entry;
+/// Returns a Pod that goes as it is shown once more: that it is given no time. Nothing if it is shown so already, or if
+/// the object is no Pod.
+fn last_sight(kind: &Kind, object: &Value, stamp: &Stamp) -> Option<Value> {
+    if kind.prefix != "core/pods/" || object["metadata"]["deletionGracePeriodSeconds"] == 0 {
+        return None;
     }
     let mut object = object.clone();
     let generation = object["metadata"]["generation"].as_i64();
@@ -218,7 +226,7 @@ fn last_sight(kind: &Kind, object: &Value, entry: Arc<Entry>, stamp: &Stamp) -> 
             metadata.insert("generation".into(), (generation + 1).into());
         }
     }
-    tried(&entry, &object)
+    Some(object)
 }
 
 fn tried(entry: &Entry, object: &Value) -> Arc<Entry> {

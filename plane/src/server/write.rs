@@ -111,6 +111,12 @@ impl Server {
         let kind = &target.kind;
         let view = target.view();
         self.definition_guard(kind, meta_str(&object, "name"), true)?;
+        // It is the store that minds, which a dry run does not reach.
+        if !options.dry_run && !meta_str(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::cannot_apply(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
         let generated = meta_str(&object, "name").is_empty() && !meta_str(&object, "generateName").is_empty();
         let mut names = 0;
         for _ in 0..TRIES {

@@ -61,7 +61,7 @@ async fn a_list_of_writes_takes_effect_whole_or_not_at_all() {
     let refused = store
         .commit(vec![
             put("b", "1", Expect::Absent),
-            put("b", "2", Expect::Version(2)),
+            put("b", "2", Expect::Absent),
             put("a", "2", Expect::Version(9)),
         ])
         .await;
@@ -86,6 +86,37 @@ async fn a_list_of_writes_takes_effect_whole_or_not_at_all() {
         .await
         .unwrap();
     assert_eq!(store.version(), 2);
+}
+
+#[tokio::test]
+async fn one_commit_may_write_a_value_and_remove_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.commit(vec![put("a", "1", Expect::Absent)]).await.unwrap();
+    let key: Arc<str> = Arc::from("a");
+    let changes = store
+        .commit(vec![
+            put("a", "2", Expect::Version(1)),
+            Write::Delete { key, expect: 1 },
+        ])
+        .await
+        .unwrap();
+    let shown: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            (
+                change.version,
+                change.before.as_deref().map(text),
+                change.after.as_deref().map(text),
+            )
+        })
+        .collect();
+    let said = |words: &str| Some(words.to_owned());
+    assert_eq!(shown, [(2, said("[1,1]"), said("[2,2]")), (3, said("[2,2]"), None)]);
+    assert!(store.get("a").is_none());
+    store.close().await;
+    let again = open(folder.path());
+    assert_eq!((again.version(), again.get("a").is_none()), (3, true));
 }
 
 #[tokio::test]

@@ -96,15 +96,18 @@ fn answer(reply: Reply, result: Result<Vec<Arc<Change>>, CommitError>) {
 }
 
 impl Group {
-    /// Adds the changes of one request, or none of them if a precondition fails.
+    /// Adds the changes of one request, or none of them if a precondition fails; preconditions are about what there was
+    /// before the request.
     fn admit(&mut self, memory: &Memory, writes: &[Write]) -> Result<(), CommitError> {
         let start = self.changes.len();
         for write in writes {
             let key = write.key();
-            let found = match self.pending.get(key) {
+            let stands = match self.pending.get(key) {
                 Some(entry) => entry.clone(),
                 None => memory.get(key),
             };
+            let own = self.changes[start..].iter().find(|change| change.key == *key);
+            let found = own.map_or_else(|| stands.clone(), |first| first.before.clone());
             let holds = match (write, &found) {
                 (
                     Write::Put {
@@ -145,7 +148,7 @@ impl Group {
             self.changes.push(Arc::new(Change {
                 version,
                 key: Arc::clone(key),
-                before: found,
+                before: stands,
                 after,
             }));
         }

@@ -464,3 +464,18 @@ async fn objects_that_no_version_serves_go_with_their_definition_and_their_names
         );
     }
 }
+
+#[tokio::test]
+async fn a_group_of_which_no_version_is_served_is_told_nowhere() {
+    let f = Fixture::with_things().await;
+    assert_eq!(f.get("/apis/example.com").await.code, 200);
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.example.com";
+    let mut versions = f.get(definition).await.body["spec"]["versions"].clone();
+    versions[0]["served"] = false.into();
+    let changed = f.merge(definition, json!({"spec": {"versions": versions}})).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    assert_eq!(f.get("/apis/example.com").await.code, 404);
+    assert!(!f.get("/apis").await.text.contains("example.com"));
+    let both = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    assert!(!f.accept("/apis", both).await.text.contains("example.com"));
+}

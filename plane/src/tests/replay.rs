@@ -15,10 +15,6 @@ const RECORDED: &str = "kube-apiserver-1.34.4";
 /// Exchanges of which only the code is compared, and why.
 const DIFFERENT: &[(&str, &str)] = &[
     (
-        "a pattern that does not compile",
-        "the words are those of Go's regular expressions",
-    ),
-    (
         "two versions stored",
         "the message holds the server's internal form of the versions",
     ),
@@ -138,7 +134,7 @@ async fn the_plane_answers_as_the_recorded_server_did() {
         }
     }
     println!("{compared} answers compared with {RECORDED}");
-    assert!(compared > 200, "only {compared} answers were compared");
+    assert!(compared > 400, "only {compared} answers were compared");
     assert!(
         wrong.is_empty(),
         "{} of {compared} differ:\n{}",

@@ -1,4 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use serde_json::json;
+
+use super::last_applied::LAST_APPLIED;
 use super::*;
 use proptest::prelude::*;
 

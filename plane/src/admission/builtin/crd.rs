@@ -83,7 +83,8 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let (group, names) = (text(spec, "group"), &spec["names"]);
     let plural = text(names, "plural");
     let name = text(&new["metadata"], "name");
-    if !plural.is_empty() && !group.is_empty() && name != format!("{plural}.{group}") {
+    // A definition keeps its name, and with it its plural.
+    if old.is_none() && !plural.is_empty() && !group.is_empty() && name != format!("{plural}.{group}") {
         errors.push(FieldError::invalid(
             "metadata.name",
             name,
@@ -122,6 +123,11 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     check_names(names, &mut errors);
     check_versions(spec, &mut errors);
+    check_scale(spec, &mut errors);
+    if new["status"]["storedVersions"].as_array().is_some_and(Vec::is_empty) {
+        let words = "must have at least one stored version";
+        errors.push(FieldError::invalid("status.storedVersions", Value::Null, words));
+    }
     if let Some(old) = old {
         for (path, at) in [("spec.group", "/spec/group"), ("spec.scope", "/spec/scope")] {
             if new.pointer(at) != old.pointer(at) {
@@ -277,6 +283,28 @@ fn check_versions(spec: &Value, errors: &mut Vec<FieldError>) {
             Value::from(list.to_vec()),
             "must have exactly one version marked as storage version",
         ));
+    }
+}
+
+/// Checks the paths of the scale subresource, which is not served.
+fn check_scale(spec: &Value, errors: &mut Vec<FieldError>) {
+    let list = versions(spec);
+    let below = |v: &Value| v.get("subresources").cloned();
+    let hoisted = list.windows(2).all(|pair| below(&pair[0]) == below(&pair[1]));
+    for (i, version) in list.iter().enumerate() {
+        let at = if hoisted {
+            "spec".to_owned()
+        } else {
+            format!("spec.versions[{i}]")
+        };
+        for key in ["specReplicasPath", "statusReplicasPath", "labelSelectorPath"] {
+            let path = text(&version["subresources"]["scale"], key);
+            if !path.is_empty() && !path.starts_with('.') {
+                let words = "must be a simple json path starting with .";
+                let at = format!("{at}.subresources.scale.{key}");
+                push_new(errors, FieldError::invalid(at, path, words));
+            }
+        }
     }
 }
 

@@ -15,6 +15,10 @@ fn object<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Object> {
     value.get_mut(key).and_then(Value::as_object_mut)
 }
 
+fn object_of<'a>(map: &'a mut Object, key: &str) -> Option<&'a mut Object> {
+    map.get_mut(key).and_then(Value::as_object_mut)
+}
+
 fn each<'a>(map: &'a mut Object, key: &str) -> impl Iterator<Item = &'a mut Object> {
     map.get_mut(key)
         .and_then(Value::as_array_mut)
@@ -51,6 +55,9 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
             }
         }
         "Job" => job(root),
+        "Lease" => {
+            made(root, "spec");
+        }
         "PersistentVolumeClaim" => {
             if let Some(spec) = made(root, "spec") {
                 set(spec, "volumeMode", json!("Filesystem"));
@@ -81,6 +88,9 @@ pub(super) fn fill(api_version: &str, kind: &str, value: &mut Value) {
 }
 
 fn secret(root: &mut Object) {
+    if root.get("type").is_some_and(|kind| kind == "") {
+        root.shift_remove("type");
+    }
     set(root, "type", json!("Opaque"));
     let Some(Value::Object(plain)) = root.shift_remove("stringData") else {
         return;
@@ -148,6 +158,13 @@ fn job(root: &mut Object) {
         "TerminatingOrFailed"
     };
     set(spec, "podReplacementPolicy", json!(replacement));
+    if let Some(policy) = object_of(spec, "podFailurePolicy") {
+        for rule in each(policy, "rules") {
+            for condition in each(rule, "onPodConditions") {
+                set(condition, "status", json!("True"));
+            }
+        }
+    }
     if let Some(template) = made(spec, "template") {
         set(template, "metadata", json!({}));
         if let Some(spec) = made(template, "spec") {
@@ -156,7 +173,28 @@ fn job(root: &mut Object) {
     }
 }
 
+/// Drops texts that are empty, where the kind does not write them and a default counts for them.
+fn drop_empty(map: &mut Object, keys: &[&str]) {
+    for key in keys {
+        if map.get(*key).is_some_and(|text| text == "") {
+            map.shift_remove(*key);
+        }
+    }
+}
+
 fn pod_spec(spec: &mut Object) {
+    let unwritten = [
+        "dnsPolicy",
+        "hostname",
+        "nodeName",
+        "priorityClassName",
+        "restartPolicy",
+        "schedulerName",
+        "serviceAccount",
+        "serviceAccountName",
+        "subdomain",
+    ];
+    drop_empty(spec, &unwritten);
     set(spec, "dnsPolicy", json!("ClusterFirst"));
     set(spec, "restartPolicy", json!("Always"));
     set(spec, "schedulerName", json!("default-scheduler"));
@@ -165,15 +203,37 @@ fn pod_spec(spec: &mut Object) {
     for volume in each(spec, "volumes") {
         self::volume(volume);
     }
+    for secret in each(spec, "imagePullSecrets") {
+        drop_empty(secret, &["name"]);
+    }
     for key in ["initContainers", "containers", "ephemeralContainers"] {
         for container in each(spec, key) {
             self::container(container);
+        }
+    }
+    for toleration in each(spec, "tolerations") {
+        drop_empty(toleration, &["key", "operator", "value", "effect"]);
+    }
+    if spec.get("hostNetwork").is_some_and(|shared| *shared == true) {
+        for key in ["initContainers", "containers"] {
+            for container in each(spec, key) {
+                host_ports(container);
+            }
         }
     }
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         set(spec, "serviceAccount", account);
     } else if let Some(account) = spec.get("serviceAccount").cloned() {
         set(spec, "serviceAccountName", account);
+    }
+}
+
+/// Where a Pod shares the network of its host, its ports are the host's.
+fn host_ports(container: &mut Object) {
+    for port in each(container, "ports") {
+        if let Some(number) = port.get("containerPort").cloned() {
+            set(port, "hostPort", number);
+        }
     }
 }
 
@@ -195,6 +255,13 @@ fn volume(volume: &mut Object) {
             }
         }
     }
+    let template = object_of(volume, "ephemeral").and_then(|ephemeral| object_of(ephemeral, "volumeClaimTemplate"));
+    if let Some(template) = template {
+        set(template, "metadata", json!({}));
+        if let Some(spec) = made(template, "spec") {
+            set(spec, "volumeMode", json!("Filesystem"));
+        }
+    }
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         set(path, "type", json!(""));
     }
@@ -205,6 +272,14 @@ fn field_references(source: &mut Object) {
         if let Some(field) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
             set(field, "apiVersion", json!("v1"));
         }
+        divisor(item);
+    }
+}
+
+/// What is said of a resource is said in whole units, where no other are named.
+fn divisor(source: &mut Object) {
+    if let Some(resource) = object_of(source, "resourceFieldRef") {
+        set(resource, "divisor", json!("0"));
     }
 }
 
@@ -289,6 +364,14 @@ fn is_latest(image: &str) -> bool {
 }
 
 fn container(container: &mut Object) {
+    let unwritten = [
+        "image",
+        "imagePullPolicy",
+        "terminationMessagePath",
+        "terminationMessagePolicy",
+        "workingDir",
+    ];
+    drop_empty(container, &unwritten);
     let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = if is_latest(image) { "Always" } else { "IfNotPresent" };
     set(container, "imagePullPolicy", json!(policy));
@@ -296,9 +379,17 @@ fn container(container: &mut Object) {
     set(container, "terminationMessagePolicy", json!("File"));
     made(container, "resources");
     for port in each(container, "ports") {
+        drop_empty(port, &["name", "hostIP", "protocol"]);
         set(port, "protocol", json!("TCP"));
     }
+    for mount in each(container, "volumeMounts") {
+        drop_empty(mount, &["subPath", "subPathExpr"]);
+    }
     for env in each(container, "env") {
+        drop_empty(env, &["value"]);
+        if let Some(from) = object_of(env, "valueFrom") {
+            divisor(from);
+        }
         if let Some(field) = env.get_mut("valueFrom").and_then(|v| object(v, "fieldRef")) {
             set(field, "apiVersion", json!("v1"));
         }

@@ -249,8 +249,8 @@ fn a_pod_gets_less_time_and_more_tolerations_only() {
         default("v1", "Pod", &mut object);
         object
     };
-    let one = json!([{"key": "a", "operator": "Exists"}]);
-    let more = json!([{"key": "b"}, {"key": "a", "operator": "Exists", "tolerationSeconds": 5}]);
+    let one = json!([{"key": "a", "operator": "Exists", "effect": "NoExecute"}]);
+    let more = json!([{"key": "b"}, {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]);
     let old = with(json!(100), one.clone());
     let told = |new: &Value| messages(&validate("v1", "Pod", new, Some(&old)));
     assert!(told(&with(json!(50), more)).is_empty());
@@ -297,4 +297,40 @@ proptest! {
             validate(api_version, kind, &wrapped, Some(&wrapped));
         }
     }
+}
+
+#[test]
+fn a_pod_is_filled_in_where_its_host_and_empty_texts_leave_it_open() {
+    let mut object = pod(json!({
+        "hostNetwork": true,
+        "schedulerName": "",
+        "containers": [{
+            "name": "a", "image": "i", "workingDir": "", "ports": [{"containerPort": 80, "name": ""}],
+            "env": [{"name": "e", "value": ""}, {"name": "f", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}],
+        }],
+    }));
+    default("v1", "Pod", &mut object);
+    let (spec, container) = (&object["spec"], &object["spec"]["containers"][0]);
+    assert_eq!(spec["schedulerName"], "default-scheduler");
+    assert_eq!(container.get("workingDir"), None);
+    assert_eq!(
+        container["ports"],
+        json!([{"containerPort": 80, "protocol": "TCP", "hostPort": 80}])
+    );
+    assert_eq!(container["env"][0], json!({"name": "e"}));
+    assert_eq!(container["env"][1]["valueFrom"]["resourceFieldRef"]["divisor"], "0");
+}
+
+#[test]
+fn containers_neither_come_nor_go() {
+    let with = |names: &[&str]| {
+        let containers: Vec<Value> = names.iter().map(|name| json!({"name": name, "image": "i"})).collect();
+        let mut object = pod(json!({ "containers": containers }));
+        default("v1", "Pod", &mut object);
+        object
+    };
+    assert_eq!(
+        messages(&validate("v1", "Pod", &with(&["a"]), Some(&with(&["a", "b"])))),
+        ["spec.containers: Forbidden: pod updates may not add or remove containers"]
+    );
 }

@@ -1,19 +1,17 @@
 //! Strategic merge patches: lists of maps merge by a key, and directives say what else to do.
 
-use std::cmp::Ordering;
+mod directive;
+mod entry;
+mod order;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::PatchError;
+use self::directive::{DELETE_FROM, DIRECTIVE, ORDER, directives, retain_keys, without_directives, without_nulls};
+use self::entry::{Object, bad, expect_list, internal, key_of, one_kind};
+use self::order::{arranged, check_order};
+use super::error::PatchError;
 use crate::admission::gofmt;
 use crate::admission::types::{Strategy, Type, TypeInfo};
-
-const DIRECTIVE: &str = "$patch";
-const RETAIN_KEYS: &str = "$retainKeys";
-const DELETE_FROM: &str = "$deleteFromPrimitiveList";
-const ORDER: &str = "$setElementOrder";
-
-type Object = Map<String, Value>;
 
 /// Applies a strategic merge patch.
 ///
@@ -25,33 +23,6 @@ pub fn strategic_merge_patch(types: &TypeInfo, target: &Value, patch: &Value) ->
     };
     let original = target.as_object().cloned().unwrap_or_default();
     merge_map(original, patch.clone(), types.root()).map(Value::Object)
-}
-
-fn internal<T>(words: impl Into<String>) -> Result<T, PatchError> {
-    Err(PatchError::Internal(words.into()))
-}
-
-fn bad(what: &str) -> PatchError {
-    PatchError::BadRequest(format!("invalid patch format of {what}"))
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "%!s(<nil>)",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_i64() => "int64",
-        Value::Number(_) => "float64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
-
-fn no_merge_key(map: &Object, key: &str) -> PatchError {
-    PatchError::Internal(format!(
-        "map: {} does not contain declared merge key: {key}",
-        gofmt::plain(&Value::Object(map.clone()))
-    ))
 }
 
 fn merge_map(mut original: Object, mut patch: Object, of: &Type) -> Result<Object, PatchError> {
@@ -106,54 +77,6 @@ fn merge_map(mut original: Object, mut patch: Object, of: &Type) -> Result<Objec
     Ok(original)
 }
 
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .filter(|(_, v)| !v.is_null())
-                .map(|(k, v)| (k, without_nulls(v)))
-                .collect(),
-        ),
-        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
-}
-
-/// Drops what carries a directive.
-fn without_directives(value: Value) -> Option<Value> {
-    match value {
-        Value::Object(map) => {
-            if map.contains_key(DIRECTIVE) {
-                return None;
-            }
-            Some(Value::Object(
-                map.into_iter()
-                    .filter_map(|(k, v)| Some((k, without_directives(v)?)))
-                    .collect(),
-            ))
-        }
-        Value::Array(list) => Some(Value::Array(list.into_iter().filter_map(without_directives).collect())),
-        other => Some(other),
-    }
-}
-
-fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
-    let Some(keys) = patch.shift_remove(RETAIN_KEYS) else {
-        return Ok(());
-    };
-    let Value::Array(keys) = keys else {
-        return Err(bad("retainKeys"));
-    };
-    let kept = |name: &str| keys.iter().any(|k| k == name);
-    for (name, value) in patch.iter() {
-        if !value.is_null() && !name.starts_with(DELETE_FROM) && !name.starts_with(ORDER) && !kept(name) {
-            return Err(bad("retainKeys"));
-        }
-    }
-    original.retain(|name, _| kept(name));
-    Ok(())
-}
-
 fn strategy(of: &Type) -> &Strategy {
     match of {
         Type::List(list) => &list.strategy,
@@ -165,17 +88,6 @@ fn merge_key(of: &Type) -> Option<&str> {
     match strategy(of) {
         Strategy::Key(key) => Some(key),
         _ => None,
-    }
-}
-
-fn expect_list(value: Option<Value>) -> Result<Option<Vec<Value>>, PatchError> {
-    match value {
-        None => Ok(None),
-        Some(Value::Array(list)) => Ok(Some(list)),
-        Some(other) => internal(format!(
-            "expected a []interface {{}}, but received a {}",
-            go_type(&other)
-        )),
     }
 }
 
@@ -205,102 +117,6 @@ fn order_lists(original: &mut Object, patch: &mut Object, of: &Type) -> Result<(
         patch.shift_remove(field);
     }
     Ok(())
-}
-
-fn key_of<'a>(item: &'a Value, key: &str) -> Result<&'a Value, PatchError> {
-    match item {
-        Value::Object(map) => map.get(key).ok_or_else(|| no_merge_key(map, key)),
-        other => internal(format!(
-            "expected a map[string]interface {{}}, but received a {}",
-            go_type(other)
-        )),
-    }
-}
-
-fn same_entry(a: &Value, b: &Value, key: Option<&str>) -> Result<bool, PatchError> {
-    match key {
-        None => Ok(a == b),
-        Some(key) => Ok(key_of(a, key)? == key_of(b, key)?),
-    }
-}
-
-/// The order must name the patch's entries, in the patch's order.
-fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
-    if change.is_empty() || order.is_empty() {
-        return Ok(());
-    }
-    let kept: Vec<&Value> = change.iter().filter(|v| v.get(DIRECTIVE).is_none()).collect();
-    let mut at = 0;
-    for entry in order {
-        if at < kept.len() && same_entry(kept[at], entry, key)? {
-            at += 1;
-        }
-    }
-    if at < kept.len() {
-        return internal(format!(
-            "The order in patch list:\n{}\n doesn't match {ORDER} list:\n{}\n",
-            gofmt::plain(&Value::from(change.to_vec())),
-            gofmt::plain(&Value::from(order.to_vec()))
-        ));
-    }
-    Ok(())
-}
-
-fn place(list: &[Value], item: &Value, key: Option<&str>) -> Option<usize> {
-    list.iter().position(|other| match key {
-        None => other == item,
-        Some(key) => other.get(key).is_some() && other.get(key) == item.get(key),
-    })
-}
-
-/// Sorts entries by `order`, and those that it does not name by where they stood in `before`.
-fn arranged(
-    merged: Vec<Value>,
-    order: &[Value],
-    before: &[Value],
-    key: Option<&str>,
-) -> Result<Vec<Value>, PatchError> {
-    if let Some(key) = key {
-        for item in merged.iter().chain(order).chain(before) {
-            key_of(item, key)?;
-        }
-    }
-    let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|v| place(order, v, key).is_some());
-    let by = |list: &[Value], a: &Value, b: &Value| match (place(list, a, key), place(list, b, key)) {
-        (Some(a), Some(b)) => a.cmp(&b),
-        (None, Some(_)) => Ordering::Greater,
-        (Some(_), None) => Ordering::Less,
-        (None, None) => Ordering::Equal,
-    };
-    named.sort_by(|a, b| by(order, a, b));
-    rest.sort_by(|a, b| by(before, a, b));
-    let mut out = Vec::with_capacity(named.len() + rest.len());
-    let mut named = named.into_iter().peekable();
-    let mut rest = rest.into_iter().peekable();
-    while let (Some(other), Some(one)) = (rest.peek(), named.peek()) {
-        let first = matches!((place(before, other, key), place(before, one, key)), (Some(o), Some(n)) if o < n);
-        out.extend(if first { rest.next() } else { named.next() });
-    }
-    out.extend(rest);
-    out.extend(named);
-    Ok(out)
-}
-
-fn one_kind(lists: [&[Value]; 2]) -> Result<bool, PatchError> {
-    let mut kind: Option<&str> = None;
-    for item in lists.into_iter().flatten() {
-        if item.is_array() {
-            return Err(PatchError::Unprocessable("lists of lists are not supported".to_owned()));
-        }
-        let found = go_type(item);
-        if kind.is_some_and(|k| k != found) {
-            let shown: Vec<String> = lists.iter().map(|l| gofmt::plain(&Value::from(l.to_vec()))).collect();
-            return internal(format!("list element types are not identical: [{}]", shown.join(" ")));
-        }
-        kind = Some(found);
-    }
-    Ok(kind == Some("map[string]interface {}"))
 }
 
 fn merge_list(original: Vec<Value>, patch: Vec<Value>, of: &Type, delete: bool) -> Result<Vec<Value>, PatchError> {
@@ -343,34 +159,6 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, of: &Type, delete: bool) 
         }
     }
     arranged(merged, &patch, &original, Some(key))
-}
-
-/// Carries out `$patch` in entries of a list.
-fn directives(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
-    let mut rest = Vec::new();
-    let mut replace = false;
-    for item in patch {
-        let Some(directive) = item.get(DIRECTIVE).cloned() else {
-            rest.push(item);
-            continue;
-        };
-        match directive.as_str() {
-            Some("delete") => {
-                let value = key_of(&item, key)?;
-                original.retain(|v| v.get(key) != Some(value));
-            }
-            Some("replace") => replace = true,
-            Some("merge") => return internal("merging lists cannot yet be specified in the patch"),
-            _ => {
-                return internal(format!(
-                    "unknown patch type: {} in map: {}",
-                    gofmt::plain(&directive),
-                    gofmt::plain(&item)
-                ));
-            }
-        }
-    }
-    Ok(if replace { (rest, Vec::new()) } else { (original, rest) })
 }
 
 #[cfg(test)]

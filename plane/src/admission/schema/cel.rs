@@ -1,370 +1,356 @@
-//! CEL rules: `x-kubernetes-validations`.
+//! Expressions of CEL that cannot run for ever.
+//!
+//! An expression is rewritten when it is read: macros that the parser does not know are replaced by loops, what may be
+//! missing is looked up by functions of our own, and every loop asks before each turn whether it may go on.
 
-pub(super) mod bounded;
+mod build;
+mod functions;
+mod limit;
+mod macros;
+mod matches;
 
-use kube_cel::cel::{ExecutionError, Value as Cel};
-use serde_json::Value;
+use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, operators};
+use kube_cel::cel::objects::ResolveResult;
+use kube_cel::cel::parser::Parser;
+use kube_cel::cel::{Context, Value as Cel};
 
-use self::bounded::{Bounded, Spent};
-use super::celvalue::{aligned, convert, optional, with_scope};
-use super::correlate;
-use super::node::Node;
-use crate::admission::error::{ErrorKind, FieldError};
+use build::{At, rebuilt};
+pub(super) use functions::{TYPES, optional, with_scope};
+pub(super) use limit::{Spent, begin_object};
+pub(super) use matches::PATTERN;
 
-/// One rule, compiled.
+/// Longest text of an expression, in bytes.
+const MAX_TEXT: usize = 64 * 1024;
+/// Most signs of an expression, of which each may nest it deeper.
+const MAX_SIGNS: usize = 2000;
+/// Signs up to which the parser needs no stack of its own.
+const FEW_SIGNS: usize = 64;
+/// Stack of a thread that reads an expression; it is taken as it is needed.
+const STACK: usize = 128 << 20;
+/// Deepest nesting of an expression.
+const MAX_DEPTH: usize = 96;
+
+/// An expression that was read and whose loops are bounded.
 #[derive(Debug)]
-pub struct Rule {
-    pub(super) text: String,
-    pub(super) program: Bounded,
-    message: String,
-    message_program: Option<Bounded>,
-    reason: String,
-    field_path: String,
-    pub(super) optional_old: bool,
-    pub(super) transition: bool,
+pub(super) struct Expression {
+    read: IdedExpr,
+    run: IdedExpr,
 }
 
-impl Rule {
-    /// Compiles a rule; `path` is where it stands in the CRD.
-    pub(super) fn compile(rule: &Value, path: &str) -> Result<Rule, Box<FieldError>> {
-        let get = |key: &str| rule.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let text = get("rule");
-        if text.trim().is_empty() {
-            return Err(Box::new(FieldError::required(
-                format!("{path}.rule"),
-                "rule is not specified",
-            )));
+impl Expression {
+    /// Reads an expression.
+    pub(super) fn compile(source: &str) -> Result<Expression, String> {
+        if source.len() > MAX_TEXT {
+            return Err(format!(
+                "the expression has {} bytes, of which at most {MAX_TEXT} are allowed",
+                source.len()
+            ));
         }
-        let compile = |source: &str, key: &str| {
-            Bounded::compile(source).map_err(|error| {
-                let words = format!("compilation failed: {error}");
-                Box::new(FieldError::invalid(format!("{path}.{key}"), rule.clone(), words))
-            })
-        };
-        let program = compile(&text, "rule")?;
-        let message_expression = get("messageExpression");
-        let message_program = match message_expression.trim() {
-            "" => None,
-            source => Some(compile(source, "messageExpression")?),
-        };
-        let reason = get("reason");
-        let reasons = [
-            "FieldValueDuplicate",
-            "FieldValueForbidden",
-            "FieldValueInvalid",
-            "FieldValueRequired",
-        ];
-        if !reason.is_empty() && !reasons.contains(&reason.as_str()) {
-            return Err(Box::new(FieldError::not_supported(
-                format!("{path}.reason"),
-                reason,
-                &reasons.map(str::to_owned),
-            )));
+        let signs = source.bytes().filter(|byte| b"!-+*/%?&|<>=.([{".contains(byte)).count();
+        match signs {
+            0..=FEW_SIGNS => Expression::parse(source),
+            _ if signs > MAX_SIGNS => Err(format!(
+                "the expression has {signs} operators, of which at most {MAX_SIGNS} are allowed"
+            )),
+            _ => std::thread::scope(|scope| {
+                std::thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, || Expression::parse(source))
+                    .map_err(|error| format!("failed to start a thread: {error}"))?
+                    .join()
+                    .unwrap_or_else(|_| Err("the expression cannot be read".to_owned()))
+            }),
         }
-        let message = get("message");
-        if message.trim().contains('\n') {
-            return Err(Box::new(FieldError::invalid(
-                format!("{path}.message"),
-                message,
-                "must not contain line breaks",
-            )));
+    }
+
+    fn parse(source: &str) -> Result<Expression, String> {
+        let parser = Parser::default().enable_optional_syntax(true);
+        let read = parser
+            .parse(source)
+            .map_err(|error| error.to_string().trim().to_owned())?;
+        check_depth(&read, 0)?;
+        let read = macros::expanded(&read)?;
+        let run = bound(&read)?;
+        Ok(Expression { read, run })
+    }
+
+    /// Returns the expression as it was written, its macros replaced.
+    pub(super) fn read(&self) -> &IdedExpr {
+        &self.read
+    }
+
+    /// Tells whether a variable is used.
+    pub(super) fn uses(&self, variable: &str) -> bool {
+        self.read.references().has_variable(variable)
+    }
+
+    /// Evaluates the expression as the next rule of an object; what was spent, if anything was, outweighs the
+    /// result.
+    pub(super) fn execute(&self, scope: &Context<'_>) -> Result<ResolveResult, Spent> {
+        if !limit::begin_rule() {
+            return Err(Spent::Object);
         }
-        if message.is_empty() && message_program.is_none() && text.contains('\n') {
-            return Err(Box::new(FieldError::required(
-                format!("{path}.message"),
-                "message must be specified if rule contains line breaks",
-            )));
+        let result = Cel::resolve(&self.run, scope);
+        match limit::spent() {
+            Some(spent) => Err(spent),
+            None => Ok(result),
         }
-        let transition = program.uses("oldSelf");
-        Ok(Rule {
-            field_path: normal_path(&get("fieldPath")),
-            optional_old: rule.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or_default(),
-            text,
-            program,
-            message,
-            message_program,
-            reason,
-            transition,
+    }
+}
+
+/// Refuses an expression that is nested too deeply.
+fn check_depth(at: &IdedExpr, depth: usize) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("the expression is nested more than {MAX_DEPTH} levels deep"));
+    }
+    rebuilt(at, &mut |below| {
+        check_depth(below, depth + 1)?;
+        Ok(IdedExpr::default())
+    })
+    .map(|_| ())
+}
+
+/// Copies an expression with every loop bounded, and as the evaluator can run it.
+fn bound(read: &IdedExpr) -> Result<IdedExpr, String> {
+    let optional = is_optional(read);
+    let expr = rebuilt(read, &mut bound)?;
+    let at = At(expr.id);
+    Ok(match expr.expr {
+        Expr::Call(CallExpr {
+            func_name,
+            target: None,
+            args,
+        }) => match func_name.as_str() {
+            operators::OPT_SELECT => at.call(functions::SELECT, args),
+            operators::OPT_INDEX => at.call(functions::ELEMENT, args),
+            _ => at.call(&func_name, args),
+        },
+        Expr::Select(select) if optional || select.test && is_optional_field(read) => {
+            let found = at.call(functions::SELECT, vec![*select.operand, at.text(&select.field)]);
+            if select.test {
+                at.method(found, "hasValue", Vec::new())
+            } else {
+                found
+            }
+        }
+        Expr::Comprehension(looped) => looped_within(at, *looped),
+        other => at.expr(other),
+    })
+}
+
+/// Tells whether an expression reads what may be missing: everything after the first `.?` or `[?`.
+fn is_optional(expr: &IdedExpr) -> bool {
+    match &expr.expr {
+        Expr::Call(call) if call.target.is_none() => match call.func_name.as_str() {
+            operators::OPT_SELECT | operators::OPT_INDEX => true,
+            operators::INDEX => call.args.first().is_some_and(is_optional),
+            _ => false,
+        },
+        Expr::Select(select) => !select.test && is_optional(&select.operand),
+        _ => false,
+    }
+}
+
+/// Tells whether `has` asks for a field of what may be missing.
+fn is_optional_field(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Select(select) if is_optional(&select.operand))
+}
+
+/// Rewrites a loop: it asks before each turn, two variables are one that holds a pair, and a turn of `all` or `exists`
+/// that fails is forgiven if another decides.
+fn looped_within(at: At, mut looped: ComprehensionExpr) -> IdedExpr {
+    const PAIR: &str = "@pair";
+    let turns = decided_by(&looped).map(|by| match by {
+        false => (functions::ALL_OPEN, functions::TURN_OF_ALL),
+        true => (functions::EXISTS_OPEN, functions::TURN_OF_EXISTS),
+    });
+    if let Some((open, turn)) = turns {
+        let result = || at.ident(functions::RESULT);
+        if let Expr::Call(step) = &mut looped.loop_step.expr {
+            step.func_name = turn.to_owned();
+        }
+        looped.loop_cond = at.call(open, vec![result()]);
+        looped.result = at.call(functions::SETTLED, vec![result()]);
+    }
+    if let Some(second) = looped.iter_var2.take() {
+        let first = std::mem::replace(&mut looped.iter_var, PAIR.to_owned());
+        let of = |place: i64| at.call(operators::INDEX, vec![at.ident(PAIR), at.integer(place)]);
+        looped.iter_range = at.call(functions::PAIRS, vec![looped.iter_range]);
+        looped.loop_step = at.bind(&first, of(0), at.bind(&second, of(1), looped.loop_step));
+    }
+    // It asks first: an error of the answer is not absorbed, as it would be by `&&`.
+    let ask = at.call(limit::ASK, Vec::new());
+    looped.loop_cond = at.call(operators::CONDITIONAL, vec![ask, looped.loop_cond, at.boolean(false)]);
+    at.expr(Expr::Comprehension(Box::new(looped)))
+}
+
+/// Returns what one turn can decide a loop to be, if one can: that of `all` false, that of `exists` true.
+fn decided_by(looped: &ComprehensionExpr) -> Option<bool> {
+    let Expr::Call(step) = &looped.loop_step.expr else {
+        return None;
+    };
+    let gathers =
+        matches!(step.args.first().map(|arg| &arg.expr), Some(Expr::Ident(name)) if name == functions::RESULT);
+    match (step.func_name.as_str(), &looped.accu_init.expr) {
+        (operators::LOGICAL_AND, Expr::Literal(LiteralValue::Boolean(start))) if gathers && *start.inner() => {
+            Some(false)
+        }
+        (operators::LOGICAL_OR, Expr::Literal(LiteralValue::Boolean(start))) if gathers && !*start.inner() => {
+            Some(true)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use serde_json::{Value, json};
+
+    use super::super::Structural;
+    use super::*;
+
+    fn run(source: &str, items: usize) -> Result<ResolveResult, Spent> {
+        let program = Expression::compile(source).unwrap();
+        begin_object();
+        with_scope(|base| {
+            let mut scope = base.new_inner_scope();
+            let list: Vec<Cel> = (0..items).map(|i| Cel::Int(i as i64)).collect();
+            scope.add_variable_from_value("self", Cel::List(list.into()));
+            program.execute(&scope)
         })
     }
 
-    fn words(&self) -> &str {
-        if self.message.is_empty() {
-            self.text.trim()
-        } else {
-            self.message.trim()
+    #[test]
+    fn loops_within_the_limit_run_to_their_end() {
+        let distinct = "self.all(x, self.exists_one(y, x == y))";
+        assert_eq!(run(distinct, 100), Ok(Ok(Cel::Bool(true))));
+        assert_eq!(run("self.map(x, x + 1).exists(x, x == 7)", 50), Ok(Ok(Cel::Bool(true))));
+        assert_eq!(run("size(self.filter(x, x > 2)) == 1", 4), Ok(Ok(Cel::Bool(true))));
+    }
+
+    #[test]
+    fn loops_of_two_variables_run_over_lists_and_maps() {
+        for source in [
+            "self.all(i, v, i == v)",
+            "self.exists(i, v, i == 2 && v == 2)",
+            "self.existsOne(i, v, i + v == 2)",
+            "self.exists_one(i, v, i + v == 2)",
+            "self.transformList(i, v, i * v) == [0, 1, 4]",
+            "self.transformList(i, v, v > 1, i) == [2]",
+            "self.transformMap(i, v, v > 0, v * 2) == {1: 2, 2: 4}",
+            "{'a': 1, 'b': 2}.transformMapEntry(k, v, {v: k}) == {1: 'a', 2: 'b'}",
+            "{'a': 1}.all(k, v, k == 'a' && v == 1)",
+            "self.all(i, v, self.all(j, w, i != j || v == w))",
+        ] {
+            assert_eq!(run(source, 3), Ok(Ok(Cel::Bool(true))), "{source}");
+        }
+        assert!(matches!(
+            run("{'a': 1, 'b': 1}.transformMapEntry(k, v, {v: k}) == {}", 1),
+            Ok(Err(_))
+        ));
+        for wrong in ["self.all(i, i, true)", "self.all(i.x, v, true)"] {
+            assert!(Expression::compile(wrong).is_err(), "{wrong}");
         }
     }
 
-    fn default_message(&self) -> String {
-        if self.message.is_empty() {
-            format!("failed rule: {}", self.words())
-        } else {
-            self.words().to_owned()
+    #[test]
+    fn what_may_be_missing_is_looked_up() {
+        for source in [
+            "self[?1].orValue(9) == 1",
+            "self[?7].orValue(9) == 9",
+            "{'a': {'b': 1}}.?a.?b.orValue(0) == 1",
+            "{'a': {'b': 1}}.?x.b.hasValue() == false",
+            "!has({'a': {'b': 1}}.?a.c)",
+            "has({'a': {'b': 1}}.?a.b)",
+            "{'a': 1}[?'a'].optMap(x, x + 1).value() == 2",
+            "!{'a': 1}[?'b'].optMap(x, x + 1).hasValue()",
+            "{'a': {'b': 1}}.?a.optFlatMap(x, x.?b).value() == 1",
+            "[?self[?0], ?self[?7]].size() == 1",
+        ] {
+            assert_eq!(run(source, 3), Ok(Ok(Cel::Bool(true))), "{source}");
         }
     }
-}
 
-/// Writes `.a['b.c']` as messages show it: `a[b.c]`, or `a.b` where no brackets are needed.
-fn normal_path(path: &str) -> String {
-    let mut out = String::new();
-    let mut rest = path;
-    while !rest.is_empty() {
-        if let Some(inner) = rest.strip_prefix("['") {
-            let (key, after) = inner.split_once("']").unwrap_or((inner, ""));
-            out.push('.');
-            out.push_str(key);
-            rest = after;
-        } else {
-            let end = rest.find("['").unwrap_or(rest.len());
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-        }
-    }
-    out.trim_start_matches('.').to_owned()
-}
-
-fn join(path: &str, child: &str) -> String {
-    match (path, child) {
-        ("", child) => child.to_owned(),
-        (path, "") => path.to_owned(),
-        (path, child) => format!("{path}.{child}"),
-    }
-}
-
-/// What rules found.
-#[derive(Default)]
-struct Found {
-    errors: Vec<FieldError>,
-    /// Failures in what did not change.
-    forgiven: Vec<FieldError>,
-    /// Set once too much was spent: no rule is run any more.
-    stopped: bool,
-}
-
-/// A value and the old one it correlates with.
-#[derive(Clone, Copy)]
-struct Pair<'a> {
-    node: &'a Node,
-    new: &'a Value,
-    old: &'a Value,
-}
-
-impl Pair<'_> {
-    fn unchanged(&self) -> bool {
-        correlate::equal(Some(self.node), self.new, self.old)
-    }
-}
-
-/// What decides whether an error is forgiven because nothing changed.
-#[derive(Clone, Copy, Default)]
-struct Ratchet<'a> {
-    current: Option<Pair<'a>>,
-    parent: Option<Pair<'a>>,
-}
-
-impl<'a> Ratchet<'a> {
-    fn forgives(&self) -> bool {
-        self.current.or(self.parent).is_some_and(|p| p.unchanged())
+    #[test]
+    fn a_turn_that_fails_is_forgiven_where_another_decides() {
+        assert_eq!(run("self.exists(x, 10 / x == 5)", 3), Ok(Ok(Cel::Bool(true))));
+        assert_eq!(run("self.all(x, 10 / x == 5)", 3), Ok(Ok(Cel::Bool(false))));
+        assert_eq!(run("self.exists(i, x, 10 / x == i + 3)", 3), Ok(Ok(Cel::Bool(true))));
+        assert!(matches!(run("self.exists(x, 10 / x == 7)", 3), Ok(Err(_))));
+        assert!(matches!(run("self.all(x, 10 / x > 0)", 3), Ok(Err(_))));
+        assert!(matches!(run("self.exists_one(x, 10 / x == 5)", 3), Ok(Err(_))));
     }
 
-    fn below(self, pair: Option<Pair<'a>>) -> Self {
-        if self.current.is_none() {
-            self
-        } else {
-            Self {
-                current: pair,
-                parent: self.current,
-            }
+    #[test]
+    fn patterns_of_rules_are_those_of_go() {
+        assert_eq!(run(r"'\u0663'.matches('^\\d$')", 0), Ok(Ok(Cel::Bool(false))));
+        assert_eq!(
+            run("'a1b2'.findAll('[0-9]', 1) == ['1'] && 'ab'.find('b') == 'b'", 0),
+            Ok(Ok(Cel::Bool(true)))
+        );
+        assert!(matches!(run("'a'.matches('a++')", 0), Ok(Err(_))));
+    }
+
+    #[test]
+    fn loops_within_loops_are_stopped_and_no_operator_hides_it() {
+        let nested = "self.all(a, self.all(b, self.all(c, self.all(d, a + b + c + d >= 0))))";
+        for source in [
+            nested.to_owned(),
+            format!("true || !({nested})"),
+            format!("({nested}) || true"),
+        ] {
+            let spent = run(&source, 400);
+            assert!(
+                matches!(spent, Err(Spent::Rule | Spent::Object)) || source.starts_with("true ||"),
+                "{source}: {spent:?}"
+            );
         }
     }
-}
 
-/// Runs every rule of `root` on `new`, and on its transition from `old`.
-pub(super) fn validate(root: &Node, new: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<FieldError> {
-    let mut found = Found::default();
-    let current = old.map(|old| Pair { node: root, new, old });
-    let ratchet = Ratchet { current, parent: None };
-    bounded::begin_object();
-    walk(root, new, old, ratchet, "", true, &mut found);
-    warnings.extend(found.forgiven.iter().map(ToString::to_string));
-    found.errors
-}
-
-fn walk<'a>(
-    node: &'a Node,
-    new: &'a Value,
-    old: Option<&'a Value>,
-    ratchet: Ratchet<'a>,
-    path: &str,
-    resource: bool,
-    found: &mut Found,
-) {
-    if new.is_null() || !node.has_rules() || found.stopped {
-        return;
-    }
-    let old = old.filter(|o| !o.is_null());
-    if !node.rules.is_empty() {
-        evaluate(node, new, old, ratchet, path, resource, found);
-    }
-    match new {
-        Value::Array(items) => {
-            let Some(below) = node.items.as_deref() else {
-                return;
-            };
-            for (i, item) in items.iter().enumerate() {
-                let before = correlate::entry(node, old, item);
-                let ratchet_before = ratchet.current.and_then(|p| correlate::entry(node, Some(p.old), item));
-                let pair = ratchet_before.map(|old| Pair {
-                    node: below,
-                    new: item,
-                    old,
-                });
-                walk(
-                    below,
-                    item,
-                    before,
-                    ratchet.below(pair),
-                    &format!("{path}[{i}]"),
-                    below.embedded,
-                    found,
-                );
-            }
-        }
-        Value::Object(map) => {
-            for (key, item) in map {
-                let Some(below) = node.child(key) else {
-                    continue;
-                };
-                let before = correlate::key(old, key);
-                let at = if node.properties.contains_key(key) {
-                    join(path, key)
-                } else {
-                    format!("{path}[{key}]")
-                };
-                let root_type =
-                    ratchet.parent.is_none() && path.is_empty() && matches!(key.as_str(), "apiVersion" | "kind");
-                let below_ratchet = if root_type {
-                    Ratchet::default()
-                } else {
-                    let pair = ratchet.current.and_then(|p| correlate::key(Some(p.old), key));
-                    ratchet.below(pair.map(|old| Pair {
-                        node: below,
-                        new: item,
-                        old,
-                    }))
-                };
-                walk(below, item, before, below_ratchet, &at, below.embedded, found);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn evaluate(
-    node: &Node,
-    new: &Value,
-    old: Option<&Value>,
-    ratchet: Ratchet<'_>,
-    path: &str,
-    resource: bool,
-    found: &mut Found,
-) {
-    let this = convert(new, Some(node), resource);
-    let needs_old = node.rules.iter().any(|r| r.transition);
-    let before = old
-        .filter(|_| needs_old)
-        .map(|o| convert(&aligned(node, new, o), Some(node), resource));
-    with_scope(|base| {
-        for rule in &node.rules {
-            if rule.transition && before.is_none() && !rule.optional_old {
-                continue;
-            }
-            let mut scope = base.new_inner_scope();
-            scope.add_variable_from_value("self", this.clone());
-            if rule.optional_old {
-                scope.add_variable_from_value("oldSelf", optional(before.clone()));
-            } else if let Some(before) = &before {
-                scope.add_variable_from_value("oldSelf", before.clone());
-            }
-            let shown = Value::from(node.kind.as_str());
-            let result = match rule.program.execute(&scope) {
-                Ok(result) => result,
-                Err(spent) => {
-                    found.stopped = true;
-                    found
-                        .errors
-                        .push(FieldError::invalid(path, shown, spent_words(spent, rule.words())));
-                    return;
-                }
-            };
-            match result {
-                Ok(Cel::Bool(true)) => {}
-                Ok(Cel::Bool(false)) => {
-                    let message = match rule.message_program.as_ref().map(|p| p.execute(&scope)) {
-                        Some(Ok(Ok(Cel::String(text)))) if !text.trim().is_empty() && !text.contains('\n') => {
-                            text.trim().to_owned()
-                        }
-                        _ => rule.default_message(),
-                    };
-                    let kind = match rule.reason.as_str() {
-                        "FieldValueForbidden" => ErrorKind::Forbidden,
-                        "FieldValueRequired" => ErrorKind::Required,
-                        "FieldValueDuplicate" => ErrorKind::Duplicate,
-                        _ => ErrorKind::Invalid,
-                    };
-                    let detail = if kind == ErrorKind::Duplicate {
-                        String::new()
-                    } else {
-                        message
-                    };
-                    let error = FieldError::new(join(path, &rule.field_path), kind, Some(shown), detail);
-                    let forgiven = !rule.transition && ratchet.forgives();
-                    if forgiven {
-                        &mut found.forgiven
-                    } else {
-                        &mut found.errors
-                    }
-                    .push(error);
-                }
-                Ok(other) => found.errors.push(FieldError::invalid(
-                    path,
-                    shown,
-                    format!("rule must evaluate to bool, not {}: {}", other.type_of(), rule.words()),
-                )),
-                Err(error) => found
-                    .errors
-                    .push(FieldError::invalid(path, shown, failure(&error, rule.words()))),
-            }
-        }
-    });
-}
-
-fn spent_words(spent: Spent, words: &str) -> String {
-    match spent {
-        Spent::Rule => {
-            format!("no further validation rules will be run due to call cost exceeds limit for rule: {words}")
-        }
-        Spent::Object => {
-            "validation failed due to running out of cost budget, no further validation rules will be run".to_owned()
+    #[test]
+    fn what_cannot_be_evaluated_is_refused_when_it_is_read() {
+        let many = "[".repeat(5000) + &"]".repeat(5000);
+        let chain = "1 + ".repeat(1_900) + "1 > 0";
+        let dots = format!("self{}", ".a".repeat(1_900));
+        let negations = "!".repeat(60_000) + "true";
+        let long = format!("'{}' == ''", "x".repeat(MAX_TEXT));
+        for source in [
+            &many,
+            &chain,
+            &dots,
+            &negations,
+            &long,
+            "Thing{a: 1}.a == 1",
+            "self.all(",
+            "",
+        ] {
+            assert!(
+                Expression::compile(source).is_err(),
+                "{}",
+                &source[..source.len().min(40)]
+            );
         }
     }
-}
 
-fn failure(error: &ExecutionError, words: &str) -> String {
-    match error {
-        ExecutionError::NoSuchOverload => {
-            format!(
-                "'no such overload': call arguments did not match a supported operator, function or macro signature for rule: {words}"
-            )
-        }
-        ExecutionError::NoSuchKey(key) => format!("no such key: {key} evaluating rule: {words}"),
-        ExecutionError::IndexOutOfBounds(Cel::Int(i)) => {
-            format!("index out of bounds: {i} evaluating rule: {words}")
-        }
-        ExecutionError::DivisionByZero(_) => format!("division by zero evaluating rule: {words}"),
-        ExecutionError::RemainderByZero(_) => format!("modulus by zero evaluating rule: {words}"),
-        ExecutionError::Overflow(..) => format!("integer overflow evaluating rule: {words}"),
-        other => format!("{other} evaluating rule: {words}"),
+    #[test]
+    fn a_rule_that_costs_too_much_is_told_and_ends_the_validation() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"list": {"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": [
+                {"rule": "self.all(a, self.all(b, self.all(c, a + b + c >= 0)))"},
+                {"rule": "false", "message": "never reached"},
+            ]}},
+        });
+        let schema = Structural::from_openapi(&schema).unwrap();
+        let list: Vec<Value> = (0..1000).map(Value::from).collect();
+        let errors = schema.validate(&json!({"list": list}), None);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let text = errors[0].to_string();
+        assert!(
+            text.starts_with("list: Invalid value:")
+                && (text.contains("call cost exceeds limit for rule") || text.contains("running out of cost budget")),
+            "{text}"
+        );
     }
 }

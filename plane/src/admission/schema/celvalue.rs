@@ -5,67 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use kube_cel::KubeCelExt;
-use kube_cel::cel::objects::{Key, Map, OptionalValue};
-use kube_cel::cel::{Context, ExecutionError, Program, Value as Cel};
+use kube_cel::cel::objects::{Key, Map};
+use kube_cel::cel::{Program, Value as Cel};
 use serde_json::Value;
 
-use super::cel::bounded;
+use super::cel::with_scope;
 use super::format;
 use super::node::{Additional, ListType, Node};
 
 thread_local! {
-    /// The functions of Kubernetes' CEL, registered once per thread.
-    static BASE: Context<'static> = {
-        let mut base = Context::default().with_all();
-        bounded::register(&mut base);
-        name_types(&mut base);
-        base
-    };
     static TIMESTAMP: RefCell<Option<Program>> = RefCell::new(Program::compile("timestamp(text)").ok());
     static DURATION: RefCell<Option<Program>> = RefCell::new(Program::compile("duration(text)").ok());
-}
-
-/// Types that rules name as they name variables.
-pub(super) const TYPES: [&str; 9] = [
-    "int",
-    "uint",
-    "double",
-    "bool",
-    "string",
-    "bytes",
-    "list",
-    "map",
-    "null_type",
-];
-
-/// Lets rules ask for a value's type: a type is its name.
-fn name_types(context: &mut Context<'_>) {
-    for name in TYPES {
-        context.add_variable_from_value(name, name.to_owned());
-    }
-    context.add_function("dyn", |value: Cel| -> Result<Cel, ExecutionError> { Ok(value) });
-    context.add_function("type", |value: Cel| -> String { type_name(&value).to_owned() });
-}
-
-fn type_name(value: &Cel) -> &'static str {
-    match value {
-        Cel::Int(_) => "int",
-        Cel::UInt(_) => "uint",
-        Cel::Float(_) => "double",
-        Cel::Bool(_) => "bool",
-        Cel::String(_) => "string",
-        Cel::Bytes(_) => "bytes",
-        Cel::List(_) => "list",
-        Cel::Map(_) => "map",
-        Cel::Null => "null_type",
-        _ => "",
-    }
-}
-
-/// Runs `f` with a scope that holds Kubernetes' CEL functions.
-pub(super) fn with_scope<T>(f: impl FnOnce(&Context<'_>) -> T) -> T {
-    BASE.with(|base| f(base))
 }
 
 const RESERVED: [&str; 21] = [
@@ -110,11 +60,6 @@ pub(super) fn escape(name: &str) -> Option<String> {
             .replace('-', "__dash__")
             .replace('/', "__slash__"),
     )
-}
-
-/// Wraps an optional value, as `oldSelf` is seen with `optionalOldSelf`.
-pub(super) fn optional(value: Option<Cel>) -> Cel {
-    Cel::Opaque(Arc::new(value.map_or_else(OptionalValue::none, OptionalValue::of)))
 }
 
 fn map(entries: HashMap<Key, Cel>) -> Cel {

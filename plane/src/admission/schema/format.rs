@@ -40,6 +40,20 @@ pub fn is_known(format: &str) -> bool {
     !format.is_empty() && (KNOWN.contains(&plain(format).as_str()) || KNOWN.contains(&format))
 }
 
+/// Tells whether a format is one that Kubernetes names, checked or not.
+pub fn is_named(format: &str) -> bool {
+    let unchecked = [
+        "int32",
+        "int64",
+        "float",
+        "double",
+        "password",
+        "k8s-short-name",
+        "k8s-long-name",
+    ];
+    is_known(format) || unchecked.contains(&format)
+}
+
 fn plain(format: &str) -> String {
     format.replace('-', "")
 }

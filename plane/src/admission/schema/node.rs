@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::Value;
 
-use super::cel::Rule;
+use super::rule::Rule;
 
 /// Deepest nesting of a schema that is read.
 pub(super) const MAX_DEPTH: usize = 128;

@@ -157,6 +157,13 @@ pub(super) fn whole_numbers(value: &mut Value) {
                 *value = (float as i64).into();
             }
         }
+        // What is larger than Go's integers is a float to it, which is written with as many digits as it has.
+        Value::Number(n) if n.as_i64().is_none() => {
+            let written = n.as_f64().map(|float| format!("{float}"));
+            if let Some(rounded) = written.and_then(|text| text.parse::<u64>().ok()) {
+                *value = rounded.into();
+            }
+        }
         Value::Array(items) => items.iter_mut().for_each(whole_numbers),
         Value::Object(map) => map.values_mut().for_each(whole_numbers),
         _ => {}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::text;
+use super::field::text;
 use crate::admission::error::FieldError;
 use crate::admission::names;
 

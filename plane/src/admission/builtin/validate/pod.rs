@@ -1,12 +1,17 @@
 //! Validation of Pods and their templates.
 
+mod container;
+mod placement;
+mod probe;
+mod security;
+mod volume;
+
 use std::collections::HashSet;
 
-use schemas::quantity::Quantity;
 use serde_json::Value;
 
-use super::{list, non_negative, text};
-use crate::admission::error::{ErrorKind, FieldError};
+use super::field::{between, list, named, non_negative, one_of, text};
+use crate::admission::error::FieldError;
 use crate::admission::names;
 
 /// Validates a Pod; of its specification an update may change little.
@@ -14,6 +19,14 @@ pub(in crate::admission::builtin) fn pod(new: &Value, old: Option<&Value>) -> Ve
     let mut errors = Vec::new();
     pod_spec(&new["spec"], "spec", &mut errors);
     let Some(old) = old else { return errors };
+    let count = |object: &Value, key: &str| list(&object["spec"], key).len();
+    for key in ["containers", "initContainers"] {
+        if count(new, key) != count(old, key) {
+            let words = "pod updates may not add or remove containers";
+            errors.push(FieldError::forbidden(format!("spec.{key}"), words));
+            return errors;
+        }
+    }
     let open = |object: &Value| {
         let mut spec = object["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
@@ -71,7 +84,7 @@ fn untimed(toleration: &Value) -> Value {
 }
 
 pub(super) fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let volumes = volumes(spec, path, errors);
+    let volumes = volume::volumes(spec, path, errors);
     let mut seen = HashSet::new();
     if list(spec, "containers").is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
@@ -79,7 +92,8 @@ pub(super) fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for (key, is_init) in [("containers", false), ("initContainers", true)] {
         for (i, container) in list(spec, key).iter().enumerate() {
             let at = format!("{path}.{key}[{i}]");
-            self::container(container, &at, &volumes, errors);
+            container::container(container, &at, &volumes, errors);
+            probe::probes(container, &at, is_init, errors);
             let name = text(container, "name");
             if !name.is_empty() && !seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{at}.name"), name));
@@ -105,239 +119,90 @@ pub(super) fn pod_spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         one_of(spec, key, supported, path, errors);
     }
     non_negative(spec, "terminationGracePeriodSeconds", path, errors);
-    if let Some(seconds) = spec
-        .get("activeDeadlineSeconds")
-        .and_then(Value::as_i64)
-        .filter(|s| !(1..=i64::from(i32::MAX)).contains(s))
-    {
-        errors.push(FieldError::invalid(
-            format!("{path}.activeDeadlineSeconds"),
-            seconds,
-            "must be between 1 and 2147483647, inclusive",
-        ));
-    }
+    between(spec, "activeDeadlineSeconds", (1, i64::from(i32::MAX)), path, errors);
+    container::host_ports(spec, path, errors);
+    placement::placement(spec, path, errors);
+    security::pod(spec, path, errors);
+    dns(spec, path, errors);
     for (key, check) in [
         ("nodeName", names::dns1123_subdomain as fn(&str) -> Vec<String>),
         ("serviceAccountName", names::dns1123_subdomain),
         ("hostname", names::dns1123_label),
+        ("subdomain", names::dns1123_label),
+        ("runtimeClassName", names::dns1123_subdomain),
     ] {
         let value = text(spec, key);
         if !value.is_empty() {
-            for message in check(value) {
-                errors.push(FieldError::invalid(format!("{path}.{key}"), value, message));
-            }
+            named(value, check(value), &format!("{path}.{key}"), errors);
         }
+    }
+    let system = text(&spec["os"], "name");
+    if !matches!(system, "" | "linux" | "windows") {
+        let supported = ["linux", "windows"].map(str::to_owned);
+        errors.push(FieldError::not_supported(format!("{path}.os"), system, &supported));
+    }
+    for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
+        let kind = text(gate, "conditionType");
+        named(
+            kind,
+            names::qualified_name(kind),
+            &format!("{path}.readinessGates[{i}].conditionType"),
+            errors,
+        );
     }
 }
 
-fn one_of(value: &Value, key: &str, supported: &[&str], path: &str, errors: &mut Vec<FieldError>) {
-    let found = text(value, key);
-    if found.is_empty() {
-        errors.push(FieldError::required(format!("{path}.{key}"), ""));
-    } else if !supported.contains(&found) {
-        let supported: Vec<String> = supported.iter().map(|s| (*s).to_owned()).collect();
-        errors.push(FieldError::not_supported(format!("{path}.{key}"), found, &supported));
-    }
-}
-
-/// Checks the volumes and returns their names.
-fn volumes(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> HashSet<String> {
-    let mut names = HashSet::new();
-    for (i, volume) in list(spec, "volumes").iter().enumerate() {
-        let at = format!("{path}.volumes[{i}]");
-        let name = text(volume, "name");
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else {
-            for message in names::dns1123_label(name) {
-                errors.push(FieldError::invalid(format!("{at}.name"), name, message));
-            }
-            if !names.insert(name.to_owned()) {
-                errors.push(FieldError::duplicate(format!("{at}.name"), name));
-            }
-        }
-        let sources: Vec<&String> = volume
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(k, _)| k)
-            .filter(|k| *k != "name")
-            .collect();
-        if sources.is_empty() {
-            errors.push(FieldError::required(at.clone(), "must specify a volume type"));
-        }
-        for extra in sources.iter().skip(1) {
-            errors.push(FieldError::forbidden(
-                format!("{at}.{extra}"),
-                "may not specify more than 1 volume type",
-            ));
-        }
-        let needs = [
-            ("hostPath", "path"),
-            ("secret", "secretName"),
-            ("configMap", "name"),
-            ("persistentVolumeClaim", "claimName"),
-        ];
-        for (source, key) in needs {
-            if volume.get(source).is_some_and(|s| text(s, key).is_empty()) {
-                errors.push(FieldError::required(format!("{at}.{source}.{key}"), ""));
-            }
-        }
-        if volume
-            .get("hostPath")
-            .is_some_and(|h| text(h, "path").split('/').any(|p| p == ".."))
-        {
-            errors.push(FieldError::invalid(
-                format!("{at}.hostPath.path"),
-                text(&volume["hostPath"], "path"),
-                "must not contain '..'",
-            ));
-        }
-    }
-    names
-}
-
-fn plain(quantity: &Value) -> String {
-    quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned)
-}
-
-fn amount(quantity: &Value) -> Option<Quantity> {
-    match quantity {
-        Value::Null => None,
-        given => schemas::quantity::parse(&plain(given)).ok(),
-    }
-}
-
-fn container(container: &Value, path: &str, volumes: &HashSet<String>, errors: &mut Vec<FieldError>) {
-    let name = text(container, "name");
-    if name.is_empty() {
-        errors.push(FieldError::required(format!("{path}.name"), ""));
-    } else {
-        for message in names::dns1123_label(name) {
-            errors.push(FieldError::invalid(format!("{path}.name"), name, message));
-        }
-    }
-    let image = text(container, "image");
-    if image.is_empty() {
-        errors.push(FieldError::required(format!("{path}.image"), ""));
-    } else if image.trim() != image {
-        errors.push(FieldError::invalid(
-            format!("{path}.image"),
-            image,
-            "must not have leading or trailing whitespace",
-        ));
-    }
-    one_of(
-        container,
-        "imagePullPolicy",
-        &["Always", "IfNotPresent", "Never"],
-        path,
-        errors,
-    );
-    one_of(
-        container,
-        "terminationMessagePolicy",
-        &["FallbackToLogsOnError", "File"],
-        path,
-        errors,
-    );
-    let resources = &container["resources"];
-    for (name, limit) in super::entries(resources, "limits") {
-        let asked = &resources["requests"][&name];
-        let (Some(most), Some(least)) = (amount(&limit), amount(asked)) else {
-            continue;
+/// Checks where a Pod looks names up.
+fn dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let (config, at) = (&spec["dnsConfig"], format!("{path}.dnsConfig"));
+    if text(spec, "dnsPolicy") == "None" && list(config, "nameservers").is_empty() {
+        let words = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        let required = match config {
+            Value::Null => FieldError::required(at.clone(), "must provide `dnsConfig` when `dnsPolicy` is None"),
+            _ => FieldError::required(format!("{at}.nameservers"), words),
         };
-        if least > most {
-            errors.push(FieldError::invalid(
-                format!("{path}.resources.requests"),
-                plain(asked),
-                format!("must be less than or equal to {name} limit of {}", plain(&limit)),
-            ));
-        }
+        errors.push(required);
     }
-    for (i, port) in list(container, "ports").iter().enumerate() {
-        let at = format!("{path}.ports[{i}]");
-        match port.get("containerPort").and_then(Value::as_i64).unwrap_or_default() {
-            0 => errors.push(FieldError::required(format!("{at}.containerPort"), "")),
-            number if !(1..=65535).contains(&number) => {
-                errors.push(FieldError::invalid(
-                    format!("{at}.containerPort"),
-                    number,
-                    "must be between 1 and 65535, inclusive",
-                ));
-            }
-            _ => {}
-        }
-        one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &at, errors);
+    let servers = list(config, "nameservers");
+    if servers.len() > 3 {
+        let shown = config["nameservers"].clone();
+        let words = "must not have more than 3 nameservers";
+        errors.push(FieldError::invalid(format!("{at}.nameservers"), shown, words));
     }
-    for (i, env) in list(container, "env").iter().enumerate() {
-        let at = format!("{path}.env[{i}]");
-        let name = text(env, "name");
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else if name.chars().any(|c| c == '=' || !(' '..='~').contains(&c)) {
-            errors.push(FieldError::invalid(
-                format!("{at}.name"),
+    for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
+        let at = format!("{path}.hostAliases[{i}]");
+        address(text(alias, "ip"), &format!("{at}.ip"), errors);
+        for (j, name) in list(alias, "hostnames").iter().filter_map(Value::as_str).enumerate() {
+            named(
                 name,
-                "a valid environment variable name must consist only of printable ASCII characters other than '='",
-            ));
-        }
-        if let Some(from) = env.get("valueFrom").and_then(Value::as_object) {
-            if from.is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("{at}.valueFrom"),
-                    "",
-                    "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-                ));
-            } else if from.len() > 1 {
-                errors.push(FieldError::invalid(
-                    format!("{at}.valueFrom"),
-                    "",
-                    "may not have more than one field specified at a time",
-                ));
-            }
-            if !text(env, "value").is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("{at}.valueFrom"),
-                    "",
-                    "may not be specified when `value` is not empty",
-                ));
-            }
+                names::dns1123_subdomain(name),
+                &format!("{at}.hostnames[{j}]"),
+                errors,
+            );
         }
     }
-    let mut paths = HashSet::new();
-    for (i, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let at = format!("{path}.volumeMounts[{i}]");
-        let (name, target) = (text(mount, "name"), text(mount, "mountPath"));
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else if !volumes.contains(name) {
-            errors.push(FieldError::new(
-                format!("{at}.name"),
-                ErrorKind::NotFound,
-                Some(name.into()),
-                "",
-            ));
+    for (i, server) in servers.iter().filter_map(Value::as_str).enumerate() {
+        address(server, &format!("{at}.nameservers[{i}]"), errors);
+    }
+    for (i, search) in list(config, "searches").iter().filter_map(Value::as_str).enumerate() {
+        let name = search.strip_suffix('.').unwrap_or(search);
+        named(
+            search,
+            names::search_domain(name),
+            &format!("{at}.searches[{i}]"),
+            errors,
+        );
+    }
+    for (i, option) in list(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.push(FieldError::required(format!("{at}.options[{i}]"), "must not be empty"));
         }
-        if target.is_empty() {
-            errors.push(FieldError::required(format!("{at}.mountPath"), ""));
-        } else if !paths.insert(target) {
-            errors.push(FieldError::invalid(format!("{at}.mountPath"), target, "must be unique"));
-        }
-        let sub = text(mount, "subPath");
-        if sub.starts_with('/') {
-            errors.push(FieldError::invalid(
-                format!("{at}.subPath"),
-                sub,
-                "must be a relative path",
-            ));
-        }
-        if sub.split('/').any(|p| p == "..") {
-            errors.push(FieldError::invalid(
-                format!("{at}.subPath"),
-                sub,
-                "must not contain '..'",
-            ));
-        }
+    }
+}
+
+fn address(found: &str, path: &str, errors: &mut Vec<FieldError>) {
+    if found.parse::<std::net::IpAddr>().is_err() {
+        let words = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        errors.push(FieldError::invalid(path, found, words));
     }
 }
