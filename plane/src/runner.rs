@@ -145,7 +145,7 @@ async fn lose_earlier_pods(desk: &Desk) -> Result<(), kube::Error> {
         }
     }
     let folder = desk.config.folder.join("pods");
-    let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+    let _ = tokio::task::spawn_blocking(move || sandbox::remove_tree(&folder)).await;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use schemas::quantity;
 
 use super::environment::{self, Sources, expand};
-use super::volumes::{Placed, below};
+use super::volumes::{Placed, sub_path};
 
 /// Annotation prefix by which a container asks for a network; the container's name follows.
 ///
@@ -141,14 +141,7 @@ pub fn wanted(
             ));
         };
         let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
-            Some(path) => {
-                let source = below(&placed.path, path)?;
-                if placed.writable && !source.exists() {
-                    std::fs::create_dir_all(&source)
-                        .map_err(|error| format!("failed to make {}: {error}", source.display()))?;
-                }
-                source
-            }
+            Some(path) => sub_path(placed, path)?,
             None => placed.path.clone(),
         };
         mounts.push((

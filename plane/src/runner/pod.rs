@@ -41,7 +41,7 @@ pub async fn run(desk: Arc<Desk>, pod: Pod, cancel: CancellationToken) {
     };
     let over = carrier.carry(&folder).await;
     // First, since on a full disk it may be what leaves no room for the status.
-    let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+    let _ = tokio::task::spawn_blocking(move || sandbox::remove_tree(&folder)).await;
     carrier
         .write(over.as_ref().map(|(reason, message)| (*reason, message.as_str())))
         .await;

@@ -199,7 +199,7 @@ fn files(
 }
 
 /// Joins a relative path that stays below `root`.
-pub fn below(root: &Path, relative: &str) -> Result<PathBuf, String> {
+fn below(root: &Path, relative: &str) -> Result<PathBuf, String> {
     let path = Path::new(relative);
     if path
         .components()
@@ -211,11 +211,67 @@ pub fn below(root: &Path, relative: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Finds what a `subPath` names in a volume, and makes it where the volume may be written to.
+///
+/// A container that ran before may have left links there: none of them is followed, since it would lead to what the
+/// container that comes next may see of the host.
+pub fn sub_path(volume: &Placed, relative: &str) -> Result<PathBuf, String> {
+    let named = below(&volume.path, relative)?;
+    let mut path = volume.path.clone();
+    for part in Path::new(relative).components() {
+        path.push(part);
+        let told = |error: std::io::Error| format!("failed to make {}: {error}", path.display());
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => {
+                return Err(format!(
+                    "subPath {relative:?} leads over the link {}; it must name what lies in the volume itself",
+                    path.display()
+                ));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && volume.writable => {
+                std::fs::create_dir(&path).map_err(told)?;
+            }
+            // What is missing is told when it is mounted.
+            Err(_) => break,
+        }
+    }
+    Ok(named)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use k8s_openapi::api::core::v1::{ConfigMap, ConfigMapVolumeSource, HostPathVolumeSource, PodSpec};
+
+    #[test]
+    fn a_sub_path_is_made_and_follows_no_link_that_a_container_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outside, inside) = (folder.path().join("outside"), folder.path().join("volume"));
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::create_dir(&inside).unwrap();
+        let volume = |writable| Placed {
+            path: inside.clone(),
+            writable,
+            of_host: false,
+        };
+        assert_eq!(sub_path(&volume(true), "a/./b"), Ok(inside.join("a/b")));
+        assert!(inside.join("a/b").is_dir());
+        assert_eq!(sub_path(&volume(false), "none"), Ok(inside.join("none")));
+        assert!(!inside.join("none").exists());
+        std::os::unix::fs::symlink(&outside, inside.join("a/out")).unwrap();
+        for (path, writable) in [("a/out", true), ("a/out", false), ("a/out/new", true)] {
+            let refused = sub_path(&volume(writable), path).unwrap_err();
+            assert!(refused.contains("a/out; it must name"), "{refused}");
+        }
+        assert!(!outside.join("new").exists());
+        assert!(
+            sub_path(&volume(true), "../x")
+                .unwrap_err()
+                .contains("must not contain")
+        );
+    }
 
     fn pod(volume: Volume) -> Pod {
         Pod {
