@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::admit::Part;
-use crate::kinds::{Kind, builtin, claim, crd, split_key};
+use crate::kinds::{Kind, builtin, claim, crd, crd_names, split_key};
 use crate::object::{Meta, Owner, finalizers, meta_mut, meta_of, meta_str, read};
 use crate::server::Server;
 use crate::server::delete::{DeleteOptions, Propagation};
@@ -195,7 +195,7 @@ async fn give_names(server: &Server) -> bool {
     let mut done = true;
     for entry in entries
         .iter()
-        .filter(|entry| read(entry).is_ok_and(|crd| crd::waits_for_names(&crd)))
+        .filter(|entry| read(entry).is_ok_and(|crd| crd_names::waits_for_names(&crd)))
     {
         let Ok((target, name)) = target(server, &entry.key) else {
             continue;

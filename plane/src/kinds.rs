@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod claim;
 pub mod crd;
+pub mod crd_names;
 pub mod event;
 pub mod job;
 mod keeping;

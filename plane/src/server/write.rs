@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Server;
 use crate::admission::names::generate_name;
 use crate::admit::{self, FieldValidation, Manager, Part, View};
-use crate::kinds::{Kind, crd};
+use crate::kinds::{Kind, crd, crd_names};
 use crate::object::{Unreadable, meta_mut, meta_of, meta_str, read, same, to_document};
 use crate::status::ApiError;
 use crate::storage::{CommitError, Entry, Expect, Write};
@@ -151,7 +151,7 @@ impl Server {
                 Ok(mut made) => {
                     if is_crd(kind) && !options.dry_run {
                         let taken = self.other_names(&made)?;
-                        crd::settle(&mut made, &taken, &stamp);
+                        crd_names::settle(&mut made, &taken, &stamp);
                     }
                     view.to_stored(made)
                 }
@@ -205,10 +205,10 @@ impl Server {
     }
 
     /// Returns the names that other definitions of a definition's group were given.
-    fn other_names(&self, new: &Value) -> Result<crd::Taken, ApiError> {
+    fn other_names(&self, new: &Value) -> Result<crd_names::Taken, ApiError> {
         let others = self.store.list(crd::PREFIX, None, None)?;
         let others: Result<Vec<Value>, Unreadable> = others.entries.iter().map(|entry| read(entry)).collect();
-        Ok(crd::Taken::of(new, others?.into_iter()))
+        Ok(crd_names::Taken::of(new, others?.into_iter()))
     }
 
     /// Says that a name is taken, and whether its object is going.
@@ -253,7 +253,7 @@ impl Server {
                 Ok(mut new) => {
                     if is_crd(kind) {
                         let taken = self.other_names(&new)?;
-                        crd::settle(&mut new, &taken, &self.stamp());
+                        crd_names::settle(&mut new, &taken, &self.stamp());
                     }
                     new
                 }
