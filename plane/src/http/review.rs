@@ -22,7 +22,7 @@ pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
         options.validation,
         &mut warnings,
     )?;
-    let empty = answer["metadata"].as_object().is_none_or(Map::is_empty);
+    let empty = answer["metadata"].as_object().is_none_or(says_nothing);
     admit::note_maker(call.target.view(), &mut answer, &call.server.stamp(), &options.manager);
     match call.kind().kind.as_str() {
         "SelfSubjectAccessReview" => check_access(&answer, empty)?,
@@ -45,6 +45,20 @@ pub async fn review(call: Call, sent: Body) -> Result<Response, ApiError> {
     };
     let response = bytes_response(StatusCode::CREATED, answer.to_string().into());
     Ok(warn(response, &warnings))
+}
+
+/// Says whether metadata holds nothing that is set: protobuf says of a number that it is 0.
+fn says_nothing(metadata: &Map<String, Value>) -> bool {
+    let is_unset = |value: &Value| match value {
+        Value::Null => true,
+        Value::Bool(set) => !set,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    };
+    let mut fields = metadata.iter();
+    fields.all(|(name, value)| name == "managedFields" || is_unset(value))
 }
 
 /// Refuses a review that asks for nothing, for two things, or bears a name.
@@ -83,4 +97,27 @@ fn check_access(review: &Value, nameless: bool) -> Result<(), ApiError> {
         kind: "",
     };
     Err(ApiError::invalid(named, "", &wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn metadata_is_empty_where_nothing_of_it_is_set() {
+        let table = [
+            (json!({}), true),
+            (
+                json!({ "generation": 0, "name": "", "labels": {}, "creationTimestamp": null }),
+                true,
+            ),
+            (json!({ "managedFields": [{ "manager": "kubectl" }] }), true),
+            (json!({ "name": "a" }), false),
+            (json!({ "generation": 1 }), false),
+        ];
+        for (metadata, empty) in table {
+            assert_eq!(says_nothing(metadata.as_object().unwrap()), empty, "{metadata}");
+        }
+    }
 }
