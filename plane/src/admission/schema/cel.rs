@@ -37,6 +37,18 @@ pub(super) struct Expression {
     run: IdedExpr,
 }
 
+/// Counts the one operator that is a word; a number may touch it.
+fn ins(source: &str) -> usize {
+    let bytes = source.as_bytes();
+    let in_name = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+    let found = source.match_indices("in").filter(|(at, _)| {
+        let before = at.checked_sub(1).and_then(|at| bytes.get(at));
+        let after = bytes.get(at + 2);
+        !before.is_some_and(in_name) && !after.is_some_and(|byte| in_name(byte) || byte.is_ascii_digit())
+    });
+    found.count()
+}
+
 impl Expression {
     /// Reads an expression.
     pub(super) fn compile(source: &str) -> Result<Expression, String> {
@@ -46,7 +58,7 @@ impl Expression {
                 source.len()
             ));
         }
-        let signs = source.bytes().filter(|byte| b"!-+*/%?&|<>=.([{".contains(byte)).count();
+        let signs = source.bytes().filter(|byte| b"!-+*/%?&|<>=.([{".contains(byte)).count() + ins(source);
         match signs {
             0..=FEW_SIGNS => Expression::parse(source),
             _ if signs > MAX_SIGNS => Err(format!(
@@ -219,6 +231,16 @@ mod tests {
             scope.add_variable_from_value("self", Cel::List(list.into()));
             program.execute(&scope)
         })
+    }
+
+    #[test]
+    fn the_operator_that_is_a_word_counts_as_one() {
+        assert_eq!(ins("1 in [1] && a in b || 1in 1"), 3);
+        assert_eq!(ins("min(inner, origin) == in_use"), 0);
+        // As deep as a signed one, and read no further.
+        let deep = format!("1{}", " in 1".repeat(10_000));
+        let refused = Expression::compile(&deep).unwrap_err();
+        assert!(refused.contains("operators, of which at most"), "{refused}");
     }
 
     #[test]
