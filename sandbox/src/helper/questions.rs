@@ -76,7 +76,9 @@ fn stays_inside(question: &Question) -> bool {
     // The kernel, too, reads no more than the lower half.
     let target = question.arguments[0] as i32;
     match libc::c_long::from(question.number) {
-        libc::SYS_kill if target < -1 => processes::is_group_below(init, -target),
+        libc::SYS_kill if target < -1 => target
+            .checked_neg()
+            .is_some_and(|group| processes::is_group_below(init, group)),
         libc::SYS_kill
         | libc::SYS_tkill
         | libc::SYS_tgkill
