@@ -1,6 +1,6 @@
 //! What to run, with what in sight, within which bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Command {
     pub cwd: PathBuf,
     /// What of the host's file system is visible, and where.
     pub mounts: Vec<Mount>,
+    /// Sources of mounts in which no link is followed: where one is met, the command does not start.
+    pub exact: BTreeSet<PathBuf>,
     /// What network the command has.
     pub network: Network,
     /// What the command may use.
@@ -58,6 +60,7 @@ impl Command {
             env: BTreeMap::new(),
             cwd: PathBuf::from("/"),
             mounts: Vec::new(),
+            exact: BTreeSet::new(),
             network: Network::None,
             limits: Limits::default(),
             stdin: None,

@@ -1,6 +1,6 @@
 //! From a command to what the supervisor is told: real paths, defaults, substitution, grants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 mod grants;
@@ -44,7 +44,7 @@ pub(crate) fn prepare(backend: Backend, command: Command, proxy: Option<ProxyAdd
         mounts.extend(name_resolution());
     }
     mounts.extend(command.mounts);
-    let mounts = real_paths(latest_by_target(mounts)?)?;
+    let mounts = real_paths(latest_by_target(mounts)?, &command.exact)?;
     check_no_nul(&command.program, &command.args, &env)?;
 
     let mut request = Request {
@@ -187,10 +187,12 @@ fn latest_by_target(mounts: Vec<Mount>) -> Result<Vec<Mount>, String> {
 }
 
 /// Resolves the links in every source, so that what is bound is what was there at this moment.
-fn real_paths(mounts: Vec<Mount>) -> Result<Vec<Mount>, String> {
+fn real_paths(mounts: Vec<Mount>, exact: &BTreeSet<PathBuf>) -> Result<Vec<Mount>, String> {
     mounts
         .into_iter()
         .map(|mount| match mount {
+            // Whoever names these has looked at them; what opens them refuses links.
+            Mount::Bind { ref source, .. } if exact.contains(source) => Ok(mount),
             Mount::Bind { source, target, access } => {
                 let real = source
                     .canonicalize()

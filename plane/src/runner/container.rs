@@ -1,6 +1,6 @@
 //! One container as one sandboxed command: a pure builder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -39,6 +39,8 @@ pub struct Wanted {
     pub cwd: PathBuf,
     /// Folders and files to show: source, target, writable.
     pub mounts: Vec<(PathBuf, PathBuf, bool)>,
+    /// Those sources that a `subPath` names: containers of the Pod could put links there at any time.
+    pub sub_paths: BTreeSet<PathBuf>,
     /// Network.
     pub network: WantedNetwork,
     /// Memory in bytes.
@@ -133,6 +135,7 @@ pub fn wanted(
         words.insert(0, program_of(image));
     }
     let mut mounts = Vec::new();
+    let mut sub_paths = BTreeSet::new();
     for mount in container.volume_mounts.iter().flatten() {
         let Some(placed) = volumes.get(&mount.name) else {
             return Err(format!(
@@ -141,7 +144,11 @@ pub fn wanted(
             ));
         };
         let source = match mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
-            Some(path) => sub_path(placed, path)?,
+            Some(path) => {
+                let source = sub_path(placed, path)?;
+                sub_paths.insert(source.clone());
+                source
+            }
             None => placed.path.clone(),
         };
         mounts.push((
@@ -185,6 +192,7 @@ pub fn wanted(
         env,
         cwd,
         mounts,
+        sub_paths,
         network,
         memory,
         cpus,
@@ -352,10 +360,12 @@ mod tests {
             value: Some("/h".into()),
             value_from: None,
         }]);
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().canonicalize().unwrap();
         let volumes = [(
             "v".to_owned(),
             Placed {
-                path: "/data/v".into(),
+                path: folder.clone(),
                 writable: false,
                 of_host: false,
             },
@@ -374,7 +384,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(wanted.args[1], "echo /h");
-        assert_eq!(wanted.mounts[0], ("/data/v/a".into(), "/w".into(), false));
+        assert_eq!(wanted.mounts[0], (folder.join("a"), "/w".into(), false));
+        assert_eq!(wanted.sub_paths, [folder.join("a")].into());
         assert_eq!((wanted.memory, wanted.cpus), (Some(1 << 30), Some(0.5)));
     }
 }

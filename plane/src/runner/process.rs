@@ -40,6 +40,7 @@ pub fn command(config: &RunnerConfig, pod: &str, asked: &Wanted) -> Result<sandb
             command.ro(source, target)
         };
     }
+    command.exact.clone_from(&asked.sub_paths);
     let network = match &asked.network {
         WantedNetwork::None => sandbox::Network::None,
         WantedNetwork::Fetch => sandbox::Network::Host,

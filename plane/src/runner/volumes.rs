@@ -216,11 +216,13 @@ fn below(root: &Path, relative: &str) -> Result<PathBuf, String> {
 /// A container that ran before may have left links there: none of them is followed, since it would lead to what the
 /// container that comes next may see of the host.
 pub fn sub_path(volume: &Placed, relative: &str) -> Result<PathBuf, String> {
-    let named = below(&volume.path, relative)?;
-    let mut path = volume.path.clone();
-    for part in Path::new(relative).components() {
+    below(&volume.path, relative)?;
+    let root = volume.path.canonicalize();
+    // The volume itself may lie behind links of the host's.
+    let mut path = root.map_err(|error| format!("failed to find {}: {error}", volume.path.display()))?;
+    let parts = Path::new(relative).components();
+    for part in parts.filter(|part| matches!(part, Component::Normal(_))) {
         path.push(part);
-        let told = |error: std::io::Error| format!("failed to make {}: {error}", path.display());
         match std::fs::symlink_metadata(&path) {
             Ok(found) if found.is_symlink() => {
                 return Err(format!(
@@ -228,15 +230,14 @@ pub fn sub_path(volume: &Placed, relative: &str) -> Result<PathBuf, String> {
                     path.display()
                 ));
             }
-            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && volume.writable => {
-                std::fs::create_dir(&path).map_err(told)?;
+                std::fs::create_dir(&path).map_err(|error| format!("failed to make {}: {error}", path.display()))?;
             }
             // What is missing is told when it is mounted.
-            Err(_) => break,
+            _ => {}
         }
     }
-    Ok(named)
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -248,7 +249,8 @@ mod tests {
     #[test]
     fn a_sub_path_is_made_and_follows_no_link_that_a_container_left() {
         let folder = tempfile::tempdir().unwrap();
-        let (outside, inside) = (folder.path().join("outside"), folder.path().join("volume"));
+        let real = folder.path().canonicalize().unwrap();
+        let (outside, inside) = (real.join("outside"), real.join("volume"));
         std::fs::create_dir(&outside).unwrap();
         std::fs::create_dir(&inside).unwrap();
         let volume = |writable| Placed {

@@ -121,6 +121,26 @@ fn a_mount_through_a_planted_link_is_refused() {
 }
 
 #[test]
+fn a_link_in_a_source_that_is_to_be_exact_keeps_the_command_from_starting() {
+    let (tree, aim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tree = tree.path().canonicalize().unwrap();
+    let (folder, link) = (tree.join("folder"), tree.join("link"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("file"), "inside\n").unwrap();
+    std::os::unix::fs::symlink(aim.path(), &link).unwrap();
+    for sandbox in backends() {
+        let run = |source: &std::path::Path| {
+            let mut command = shell("ls /workspace").rw(source, "/workspace");
+            command.exact.insert(source.to_owned());
+            sandbox.run_blocking(command, Output::captured())
+        };
+        assert_eq!(run(&folder).stdout.text(), "file\n");
+        let refused = run(&link);
+        assert!(matches!(&refused.reason, Reason::StartError(_)), "{refused:?}");
+    }
+}
+
+#[test]
 fn a_cargo_project_builds_and_tests_offline() {
     for sandbox in backends() {
         let tree = tempfile::tempdir().unwrap();
