@@ -1,11 +1,10 @@
 //! The writes of a plan, several at once.
 
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use schemas::inert::one_line;
 use serde_json::{Value, json};
 
-use super::plan::{Plan, Write};
+use super::plan::{Owners, Plan, Write};
 use super::{Context, Error};
 use crate::cache::Key;
 use crate::events::{self, Warning};
@@ -103,8 +102,12 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-fn owned_by(owners: &[OwnerReference]) -> Value {
-    json!({ "metadata": { "ownerReferences": owners } })
+fn owned_by(owners: &Owners) -> Value {
+    let mut patch = json!({ "metadata": { "ownerReferences": owners.all } });
+    if let Some(version) = &owners.version {
+        patch["metadata"]["resourceVersion"] = json!(version);
+    }
+    patch
 }
 
 async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outcome, writer::Error> {

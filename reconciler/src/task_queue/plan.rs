@@ -21,9 +21,18 @@ pub enum Write {
     /// Creates a bare AgenticTask.
     Task(Key, Box<str>),
     /// Ties an object to its queue, or unties it, by the owners that it then has.
-    Own(&'static str, Key, Vec<OwnerReference>),
+    Own(&'static str, Key, Owners),
     /// Deletes an object that no file makes any more, or that an edit replaces.
     Delete(&'static str, Key, String),
+}
+
+/// The owners that an object is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owners {
+    /// All of them: those that others named, too.
+    pub all: Vec<OwnerReference>,
+    /// Version of the object of which that is known.
+    pub version: Option<String>,
 }
 
 /// What is to be done.
@@ -50,7 +59,7 @@ pub struct Plan {
 /// What is known of an object of a name.
 struct Existing {
     uid: String,
-    owners: Vec<OwnerReference>,
+    owners: Owners,
     mine: bool,
     path: Option<String>,
     run_key: Option<String>,
@@ -114,6 +123,13 @@ pub fn plan(known: &Known<'_>, cached: &Cached<TaskQueue>, queue: &TaskQueue, va
             None => {}
         }
         if keeps_all {
+            for made in known.inventory.of_path(uid, path) {
+                let object = Key::new(key.namespace.clone(), made.name.clone());
+                let existing = find(known, made.kind, &object, uid);
+                let owners = existing.and_then(|existing| owners(&existing.owners, cached, queue.spec.prune));
+                plan.writes
+                    .extend(owners.map(|owners| Write::Own(made.kind, object, owners)));
+            }
             continue;
         }
         for made in known.inventory.of_path(uid, path) {
@@ -154,7 +170,10 @@ fn find(known: &Known<'_>, kind: &str, key: &Key, queue_uid: &str) -> Option<Exi
         let labelled = object.label(labels::QUEUE).is_some();
         Existing {
             uid: object.uid().to_owned(),
-            owners: object.meta().owner_references.clone().unwrap_or_default(),
+            owners: Owners {
+                all: object.meta().owner_references.clone().unwrap_or_default(),
+                version: object.meta().resource_version.clone(),
+            },
             mine: path.is_some() && labelled,
             path,
             run_key,
@@ -221,13 +240,16 @@ fn owner(queue: &Cached<TaskQueue>) -> OwnerReference {
 
 /// Returns the owners that an object is to have beside what others say, where they are not those that it has: with
 /// `prune`, it ends with its queue.
-fn owners(has: &[OwnerReference], queue: &Cached<TaskQueue>, prune: bool) -> Option<Vec<OwnerReference>> {
+fn owners(has: &Owners, queue: &Cached<TaskQueue>, prune: bool) -> Option<Owners> {
     let is_queue = |owner: &&OwnerReference| owner.uid == queue.uid();
-    if has.iter().any(|owner| is_queue(&owner)) == prune {
+    if has.all.iter().any(|owner| is_queue(&owner)) == prune {
         return None;
     }
-    let others = has.iter().filter(|owner| !is_queue(owner)).cloned();
-    Some(others.chain(prune.then(|| owner(queue))).collect())
+    let others = has.all.iter().filter(|owner| !is_queue(owner)).cloned();
+    Some(Owners {
+        all: others.chain(prune.then(|| owner(queue))).collect(),
+        version: has.version.clone(),
+    })
 }
 
 /// Plans the write of one object, or finds that none is needed.
@@ -287,6 +309,14 @@ fn place(
     if let Some(existing) = &existing {
         body["metadata"]["uid"] = json!(existing.uid);
     }
+    // An apply takes back only what it said itself.
+    if !spec.spec.prune
+        && let Some(existing) = &existing
+    {
+        let owners = owners(&existing.owners, queue, false);
+        plan.writes
+            .extend(owners.map(|owners| Write::Own(object.kind(), key.clone(), owners)));
+    }
     plan.writes.push(match object {
         TaskObject::Workload(_) => {
             body["spec"]["run"] = json!(run);
@@ -332,7 +362,10 @@ mod tests {
             let found = workload(&["guessed"], 2, status.clone());
             let existing = Existing {
                 uid: "u".into(),
-                owners: Vec::new(),
+                owners: Owners {
+                    all: Vec::new(),
+                    version: None,
+                },
                 mine: true,
                 path: None,
                 run_key: None,

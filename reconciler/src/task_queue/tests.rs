@@ -401,6 +401,10 @@ async fn what_a_queue_made_ends_with_it_as_long_as_pruning_is_asked_for() {
     let tied = stage.api::<Workload>().patch(&a, &PatchParams::default(), &patch).await;
     stage.ctx.workloads.observe(tied.unwrap());
 
+    // What a broken file made before is no exception.
+    let tip = stage.commit(&[FileEdit::write("tasks/b.md", "---\nnonsense: [\n---\n")]);
+    stage.acts_on(tip).await;
+
     stage.edit(json!({ "prune": false })).await;
     stage
         .turns_until("a status about the edit", |status| status["observedGeneration"] == 2)
@@ -413,6 +417,16 @@ async fn what_a_queue_made_ends_with_it_as_long_as_pruning_is_asked_for() {
         .await;
     assert_eq!(stage.owners(&a).await.len(), 2);
     assert_eq!(stage.owners(&b).await[0]["kind"], "TaskQueue");
+
+    // An edit of the file and of the queue, seen together.
+    stage.edit(json!({ "prune": false, "suspend": true })).await;
+    stage
+        .turns_until("a status about the edit", |status| status["observedGeneration"] == 4)
+        .await;
+    let tip = stage.commit(&[FileEdit::write("tasks/a.md", "do a otherwise\n")]);
+    stage.edit(json!({ "suspend": false })).await;
+    stage.acts_on(tip).await;
+    assert_eq!(stage.owners(&a).await.len(), 1, "the queue is no owner any more");
     stage.close().await;
 }
 
