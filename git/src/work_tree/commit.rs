@@ -227,8 +227,11 @@ impl Walk<'_> {
         let tracked = known.is_some();
         let is_dir = item.kind == FileType::Directory;
         let ignored = ignored || self.ignores.matches(path.as_ref(), is_dir);
-        let committed = tracked || self.folders.contains(&path);
-        if !committed && !ignored && !is_fit_name(item.name.as_ref(), item.kind == FileType::Symlink) {
+        let is_link = item.kind == FileType::Symlink;
+        // A name that is fit for a file may be none for a link.
+        let becomes_link = is_link && known.is_some_and(|known| !known.mode.is_link());
+        let committed = tracked && !becomes_link || self.folders.contains(&path);
+        if !committed && (tracked || !ignored) && !is_fit_name(item.name.as_ref(), is_link) {
             return Ok(self.leave_out(&path, Unfit::Name));
         }
         match item.kind {

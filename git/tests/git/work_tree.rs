@@ -103,6 +103,18 @@ fn names_that_git_servers_refuse_are_left_out_and_said() {
     let left_out: Vec<String> = made.left_out.iter().map(|left_out| left_out.path.to_string()).collect();
     assert_eq!(left_out, [".gitmodules", ".g\u{200c}it", "deep/git~1"]);
     assert!(made.left_out.iter().all(|left_out| left_out.why == Unfit::Name));
+    // What was a file may become a link, but for one that no server takes as such.
+    let mut files = sample();
+    files.push(FileEdit::write(".gitmodules", "[submodule]\n"));
+    let fixture = Fixture::new(&files);
+    let linked = fixture.work_tree();
+    fs::remove_file(linked.path().join(".gitmodules")).unwrap();
+    symlink("README.md", linked.path().join(".gitmodules")).unwrap();
+    let other = linked.commit_fitting(fixture.head, "work", &who(), &who(), &limits, &|| false);
+    let other = other.unwrap();
+    assert_eq!(other.left_out[0].path, ".gitmodules");
+    assert_eq!(other.left_out[0].why, Unfit::Name);
+
     let committed = paths(&tree, made.commit.unwrap());
     assert!(
         committed.contains(&"new.txt".to_owned()) && committed.len() == sample().len() + 1,
