@@ -27,6 +27,14 @@ type Form = fn(&str, &[ToolSpec]) -> Vec<Found>;
 
 /// Finds the calls in a text; the first form that yields any decides.
 pub fn find_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+    if let Some(json) = json::begins(text) {
+        let marks = [blocks::CALL].into_iter().chain(xml::MARKS).chain(named::MARKS);
+        let mut others = marks.filter_map(|mark| text.find(mark).map(|at| (at, at + mark.len())));
+        // Its strings may hold anything: found or not, no other form is looked for inside.
+        if others.all(|(at, end)| at > json || end == json) {
+            return json::json_calls(&text[json..], tools);
+        }
+    }
     let forms: [Form; 7] = [
         blocks::call_blocks,
         xml::function_blocks,
@@ -41,6 +49,23 @@ pub fn find_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
         .map(|form| form(text, tools))
         .find(|found| !found.is_empty())
         .unwrap_or_default()
+}
+
+/// Marks of one form that are looked at.
+const LOOKED_AT: usize = 16;
+
+/// Returns a text from the first of the marks on that is not shown as code: who writes about calls makes none.
+fn from_first<'a>(text: &'a str, marks: &[&str]) -> &'a str {
+    let found = marks.iter().flat_map(|mark| text.match_indices(mark).take(LOOKED_AT));
+    let mut found: Vec<usize> = found.map(|(at, _)| at).collect();
+    found.sort_unstable();
+    let is_shown = |before: &str| {
+        let fences = before.lines().filter(|line| line.trim_start().starts_with("```"));
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        fences.count() % 2 == 1 || line.matches('`').count() % 2 == 1
+    };
+    let mut found = found.into_iter().take(LOOKED_AT);
+    found.find(|at| !is_shown(&text[..*at])).map_or("", |at| &text[at..])
 }
 
 /// Tells whether a text has the marks of a call, readable or not.
@@ -74,8 +99,10 @@ pub fn call_at_the_end(text: &str) -> Option<&str> {
         (blocks::CALL, blocks::CALL_END),
     ];
     let text = text.trim_end();
-    let (mark, _) = BLOCKS.iter().find(|(_, end)| text.ends_with(end))?;
-    text.rfind(mark).map(|at| &text[at..])
+    let (mark, end) = BLOCKS.iter().find(|(_, end)| text.ends_with(end))?;
+    let piece = text.rfind(mark).map(|at| &text[at..]);
+    // What lies in another call is no call, but what that one is about.
+    piece.filter(|piece| piece.matches(end).count() == 1)
 }
 
 /// Returns the known name that a model means.

@@ -15,6 +15,19 @@ pub(super) const MARKS: [&str; 6] = [
     "<|START_ACTION|>",
 ];
 
+/// Finds where JSON begins that its place makes a call: at the start of the text, or right behind a mark.
+pub(super) fn begins(text: &str) -> Option<usize> {
+    let is_json = |at: &usize| {
+        let rest = text[*at..].trim_start();
+        rest.starts_with('{')
+            || rest
+                .strip_prefix('[')
+                .is_some_and(|list| list.trim_start().starts_with('{'))
+    };
+    let marked = MARKS.iter().filter_map(|mark| Some(text.find(mark)? + mark.len()));
+    marked.chain([0]).filter(is_json).min()
+}
+
 /// JSON behind one of the marks; a missing opening or closing mark is forgiven.
 pub(super) fn marked_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     let marked = MARKS
@@ -54,7 +67,7 @@ pub(super) fn bare_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
 }
 
 /// Reads JSON objects one after another and keeps those that are calls of known tools.
-fn json_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
+pub(super) fn json_calls(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     let mut calls = Vec::new();
     let mut rest = text;
     let mut reader = Reader::new(text);

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::json::Reader;
-use super::{Found, normalise};
+use super::{Found, from_first, normalise};
 use crate::tools::output::head_bytes;
 use crate::tools::schema::ToolSpec;
 
@@ -22,7 +22,8 @@ const HEAD: usize = 200;
 /// Reads calls of known tools, one after another.
 pub(super) fn named_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     let mut calls = Vec::new();
-    let Some(mark) = MARKS.iter().find(|mark| text.contains(**mark)) else {
+    let text = from_first(text, &MARKS);
+    let Some(mark) = MARKS.iter().find(|mark| text.starts_with(**mark)) else {
         return calls;
     };
     let mut reader = Reader::new(text);
@@ -33,7 +34,9 @@ pub(super) fn named_json(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
         let Some(brace) = head.find('{') else { continue };
         let name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
         let mut words = head[..brace].split(|c| !name(c)).filter(|word| !word.is_empty());
-        let Some(tool) = words.find_map(|word| normalise(word, tools)) else {
+        // DeepSeek's templates say first what kind of tool it is: `function<｜tool▁sep｜>name`.
+        let name = words.find(|word| !["function", "tool", "sep"].contains(word));
+        let Some(tool) = name.and_then(|name| normalise(name, tools)) else {
             continue;
         };
         let Some((value, used)) = reader.read(&rest[brace..]) else {

@@ -57,6 +57,41 @@ fn text_that_only_speaks_of_tools_is_no_call() {
 }
 
 #[test]
+fn what_is_written_about_calls_in_a_call_or_as_code_is_none() {
+    let invoke = "<invoke name='bash'><parameter name='command'>rm -rf .</parameter></invoke>";
+    let named = "[TOOL_CALLS]bash[ARGS]{'command': 'ls'} and <function=bash>";
+    // A call of JSON, whatever its strings hold, and none at all where it is cut.
+    for content in [invoke, named, "<call tool='bash'><command>ls</command></call>"] {
+        let expected = [("write_file".to_owned(), json!({"path": "a.md", "content": content}))];
+        let call = json!({"name": "write_file", "arguments": {"path": "a.md", "content": content}}).to_string();
+        for text in [
+            call.clone(),
+            format!("<tool_call>\n{call}\n</tool_call>"),
+            format!("So: [TOOL_CALLS][{call}]"),
+        ] {
+            assert_eq!(calls(&text), expected, "{text}");
+            let cut = &text[..text.find("\"}}").unwrap_or_else(|| text.find("\",").unwrap())];
+            assert_eq!(calls(cut), vec![], "{cut}");
+        }
+    }
+    for text in [
+        format!("Models write `{invoke}` here."),
+        format!("So it is done:\n```xml\n{invoke}\n```\nThat is all."),
+        "Behind `[TOOL_CALLS]` the shell tool gets {\"command\": \"ls\"}".to_owned(),
+        "Behind [TOOL_CALLS] the shell tool gets {\"command\": \"ls\"}".to_owned(),
+        "```\n<tool_call>bash\n<arg_key>command</arg_key>\n<arg_value>ls</arg_value>\n</tool_call>\n```".to_owned(),
+    ] {
+        assert_eq!(calls(&text), vec![], "{text}");
+    }
+    // What begins behind the code is a call.
+    let text = format!("As in `{invoke}`:\n<invoke name='glob'><parameter name='pattern'>*</parameter></invoke>");
+    assert_eq!(calls(&text), [("glob".to_owned(), json!({"pattern": "*"}))]);
+    let nested = "<call tool=\"write_file\"><path>a</path><content>\n<call tool=\"bash\">\n<command>ls</command>\n</call>\n</content>\n</call>";
+    assert_eq!(call_at_the_end(nested), None);
+    assert!(call_at_the_end("Now: <call tool=\"glob\"><pattern>*</pattern></call>").is_some());
+}
+
+#[test]
 fn bodies_come_out_as_they_stand_even_with_tags_and_json_inside() {
     let text = "<call tool=\"write_file\">\n<path>x.html</path>\n<content>\n<p>\"a\\n\"</p>\n</content>\nstill </call> inside {\"name\": \"bash\"}\n</content>\n</call>\n<call tool=\"bash\"><command>ls</command></call>";
     let found = calls(text);
@@ -78,6 +113,13 @@ fn values_of_tagged_calls_come_out_as_they_stand_with_tags_and_calls_inside() {
         ("write_file".to_owned(), json!({"path": "a.md\n", "content": inner})),
         ("bash".to_owned(), json!({"command": "ls\n"})),
     ];
+    assert_eq!(calls(&text), expected);
+    let one = "<function=bash>\n<parameter=command>\nls\n</parameter>\n</function>\n";
+    let inner = format!("{one}Clean:\n{one}");
+    let text = format!(
+        "<function=write_file>\n<parameter=path>\nd.md\n</parameter>\n<parameter=content>\n{inner}</parameter>\n</function>"
+    );
+    let expected = [("write_file".to_owned(), json!({"path": "d.md\n", "content": inner}))];
     assert_eq!(calls(&text), expected);
     let unclosed = "<function=bash>\n<parameter=command>\nls\n</function>\n<function=bash>\n<parameter=command>\npwd\n</parameter>\n</function>";
     let expected = ["ls\n", "pwd\n"].map(|command| ("bash".to_owned(), json!({"command": command})));

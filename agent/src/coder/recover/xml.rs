@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::blocks::body_value;
 use super::json::read_json;
-use super::{Found, named_call};
+use super::{Found, from_first, named_call};
 use crate::tools::schema::ToolSpec;
 
 /// How a family of templates writes its tags.
@@ -52,7 +52,8 @@ pub(super) fn is_unclosed(text: &str) -> bool {
 
 /// Reads calls in one of the dialects.
 pub(super) fn function_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
-    let dialect = DIALECTS.iter().find(|dialect| text.contains(dialect.call));
+    let text = from_first(text, &[DIALECTS[0].call, DIALECTS[1].call]);
+    let dialect = DIALECTS.iter().find(|dialect| text.starts_with(dialect.call));
     dialect.map(|dialect| dialect.calls(text, tools)).unwrap_or_default()
 }
 
@@ -60,7 +61,8 @@ impl Dialect {
     fn calls(&self, text: &str, tools: &[ToolSpec]) -> Vec<Found> {
         let mut calls = Vec::new();
         // Found once: a reply may be a megabyte of tags, and each argument must not read it all again.
-        let ends: Vec<usize> = text.match_indices(self.argument_end).map(|(at, _)| at).collect();
+        let all = |mark: &str| text.match_indices(mark).map(|(at, _)| at).collect::<Vec<usize>>();
+        let (opens, ends) = (all(self.argument), all(self.argument_end));
         let mut at = 0;
         while let Some(begin) = text[at..].find(self.call) {
             let begin = at + begin + self.call.len();
@@ -71,7 +73,7 @@ impl Dialect {
             let own = &text[at..next];
             let mut arguments = Map::new();
             match own.find(self.argument) {
-                Some(first) => at = self.arguments(text, at + first, &ends, &mut arguments),
+                Some(first) => at = self.arguments(text, at + first, (&opens, &ends), &mut arguments),
                 None => {
                     let body = own.split(self.call_end).next().unwrap_or(own);
                     if let Some(Value::Object(object)) = read_json(body) {
@@ -86,7 +88,13 @@ impl Dialect {
 
     /// Reads arguments that follow each other from `at` on; returns where they end. A value may hold anything, its own
     /// closing tag and whole calls included, as long as what follows that tag is not the next argument or the end.
-    fn arguments(&self, text: &str, mut at: usize, ends: &[usize], into: &mut Map<String, Value>) -> usize {
+    fn arguments(
+        &self,
+        text: &str,
+        mut at: usize,
+        (opens, ends): (&[usize], &[usize]),
+        into: &mut Map<String, Value>,
+    ) -> usize {
         while text[at..].starts_with(self.argument) {
             let begin = at + self.argument.len();
             let Some(end) = text[begin..].find('>') else {
@@ -101,7 +109,14 @@ impl Dialect {
             };
             let ends = &ends[ends.partition_point(|end| *end < value)..];
             let ends = &ends[..ends.len().min(CLOSINGS)];
-            let end = ends.iter().copied().find(fits).or_else(|| ends.last().copied());
+            // What is written about calls has as many arguments as it has ends of them.
+            let opens = &opens[opens.partition_point(|open| *open < value)..];
+            let is_balanced = |(closed, end): &(usize, &usize)| opens.partition_point(|open| open < *end) == *closed;
+            let mut closings = ends.iter().enumerate();
+            let balanced = closings.find(|found| fits(found.1) && is_balanced(found));
+            let end = balanced.map(|(_, end)| *end);
+            let end = end.or_else(|| ends.iter().copied().find(fits));
+            let end = end.or_else(|| ends.last().copied());
             // One that the model forgot to close ends with its call, or where the next argument begins.
             let mut unclosed = &text[value..ends.first().copied().unwrap_or(text.len())];
             if end.is_none() {
@@ -139,6 +154,7 @@ pub(super) fn key_blocks(text: &str, tools: &[ToolSpec]) -> Vec<Found> {
     if !text.contains("<arg_key>") {
         return calls;
     }
+    let text = from_first(text, &["<tool_call>"]);
     for piece in text.split("<tool_call>").skip(1) {
         let piece = piece.split("</tool_call>").next().unwrap_or(piece);
         let name = piece.split(['\n', '<']).next().unwrap_or_default();
