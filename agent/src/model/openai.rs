@@ -136,14 +136,15 @@ impl OpenAi {
         true
     }
 
-    /// Tells whether anybody answers at the server's address, whatever it is.
+    /// Tells whether the server answers, whatever it is. A gateway that says that nobody is behind it is none.
     async fn is_there(&self) -> bool {
         let patience = self.endpoint.turn_timeout.min(LOOK);
         let mut get = self.client.get(self.models.clone()).timeout(patience);
         if let Some(key) = &self.endpoint.api_key {
             get = get.bearer_auth(key.reveal());
         }
-        get.send().await.is_ok()
+        let answer = get.send().await;
+        answer.is_ok_and(|answer| !matches!(answer.status().as_u16(), 502..=504))
     }
 
     /// Tells whether a reply that had begun was being written when its turn was over. Servers hold a native call back

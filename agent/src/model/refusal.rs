@@ -99,7 +99,9 @@ impl Refusal {
     pub fn into_error(self, url: String, status: u16, retry_after: Option<Duration>) -> ModelError {
         let message = self.message.clone();
         match status {
-            _ if status == 402 || self.is_named(&SPENT) => ModelError::Spent { url, status, message },
+            _ if status == 402 || self.is_named(&SPENT) && !self.is_per_minute(status) => {
+                ModelError::Spent { url, status, message }
+            }
             401 | 403 => ModelError::Auth { url, status, message },
             400 | 413 | 422 | 500 if self.is_overflow() => ModelError::ContextOverflow { url, message },
             _ => ModelError::Status {
@@ -109,6 +111,13 @@ impl Refusal {
                 retry_after,
             },
         }
+    }
+
+    /// Says whether a limit for each minute is told in the words of a spent quota, as Alibaba's servers do.
+    fn is_per_minute(&self, status: u16) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        let words = ["#token-limit", "allocated quota exceeded"];
+        status == 429 && words.iter().any(|words| message.contains(words))
     }
 
     fn is_named(&self, names: &[&str]) -> bool {
@@ -164,6 +173,7 @@ mod tests {
             // Limits of a minute may have the words of a spent quota.
             r#"[{"error":{"code":429,"message":"You exceeded your current quota","status":"RESOURCE_EXHAUSTED"}}]"#,
             r#"{"object":"error","message":"Rate limit exceeded","type":"rate_limited","code":"1300"}"#,
+            r#"{"error":{"message":"You exceeded your current quota. For details, see: https://vendor.example/error-code#token-limit","type":"insufficient_quota","code":"insufficient_quota"}}"#,
             "slow down",
         ];
         for body in limited {

@@ -253,7 +253,11 @@ impl Root {
                 }),
                 _ => Ok(()),
             },
-            Err(RootError::Missing { .. }) => check_new(path),
+            Err(RootError::Missing { .. }) => {
+                let folders = path.match_indices('/').map(|(at, _)| at);
+                let there = folders.take_while(|at| self.folder(&path[..*at]).is_ok()).last();
+                check_new(there.map_or(path, |at| &path[at + 1..]))
+            }
             // Whatever else is there is for the attempt to write to tell.
             _ => Ok(()),
         }

@@ -184,6 +184,9 @@ fn new_files_get_no_names_that_mislead_and_old_ones_keep_theirs() {
             assert!(root.write(path, b"x").unwrap(), "{path:?} was there");
         }
     }
+    // A new file in a folder that has such a name.
+    std::fs::create_dir(root.path().join("src/\u{645}\u{6cc}\u{200c}\u{634}")).unwrap();
+    assert!(!root.write("src/\u{645}\u{6cc}\u{200c}\u{634}/x.md", b"x").unwrap());
     for path in ["src/\u{e9}t\u{e9} \u{65e5}.rs", ".github/x", "src/a b"] {
         assert!(!root.write(path, b"x").unwrap(), "{path:?}");
     }

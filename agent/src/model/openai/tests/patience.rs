@@ -140,6 +140,8 @@ enum Listing {
     Lists,
     /// It hangs.
     Hangs,
+    /// A gateway says that nobody is behind it.
+    IsAway,
 }
 
 /// Serves a chat whose replies do not begin before the models are listed; `early` is sent before.
@@ -170,8 +172,9 @@ async fn serve_slow(early: &'static str, listing: Listing) -> (String, Arc<Atomi
                 Listing::Begins => listed.notify_one(),
                 Listing::Lists => {}
                 Listing::Hangs => std::future::pending().await,
+                Listing::IsAway => return (StatusCode::BAD_GATEWAY, "no backend"),
             }
-            "{\"data\": []}"
+            (StatusCode::OK, "{\"data\": []}")
         }
     };
     let app = Router::new()
@@ -218,6 +221,8 @@ async fn a_server_that_hangs_is_asked_anew_and_one_that_never_begins_is_at_last(
 async fn a_silent_reply_is_taken_to_be_written_where_the_server_is_there() {
     let (url, _) = serve_slow("", Listing::Lists).await;
     assert!(client(&url).was_writing(true).await);
+    let (url, _) = serve_slow("", Listing::IsAway).await;
+    assert!(!client(&url).was_writing(true).await, "nobody is behind the gateway");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = client(&format!("http://{}", listener.local_addr().unwrap()));
     drop(listener);
