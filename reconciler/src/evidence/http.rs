@@ -167,6 +167,13 @@ async fn store(
     };
     match may_write(&serving, &address, &headers).await {
         Ok(true) => {}
+        // Whoever has just begun does not know all tasks yet; the sender tries again.
+        Ok(false) if !serving.tasks.is_synced() && find(&serving.tasks, address.task()).is_none() => {
+            return refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the tasks are not all known yet; try again",
+            );
+        }
         Ok(false) => {
             counted("refused");
             return refuse(
@@ -345,19 +352,8 @@ mod tests {
         answer.lines().next().unwrap_or_default().to_owned()
     }
 
-    #[tokio::test]
-    async fn an_upload_that_breaks_off_stores_nothing_and_may_be_sent_again_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
-        let tasks: Arc<Cache<AgenticTask>> = Arc::default();
-        let object: DynamicObject = serde_json::from_value(json!({
-            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
-            "metadata": { "name": "t", "namespace": "n", "uid": "uid-1", "resourceVersion": "1" },
-            "spec": { "kind": "freeform", "payload": {} },
-            "status": { "phase": "Running", "epoch": 1, "claim": { "node": "a", "agent": "p", "epoch": 1, "secretSHA256": hex::encode(Sha256::digest(b"secret")) } }
-        }))
-        .unwrap();
-        tasks.observe(object);
+    /// Serves evidence of these tasks, with no API to ask for others; returns where.
+    async fn serve(evidence: &Evidence, tasks: Arc<Cache<AgenticTask>>) -> SocketAddr {
         let nobody = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
             Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("no API"))
         });
@@ -376,6 +372,34 @@ mod tests {
                 .await
                 .unwrap();
         });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_not_known_yet_is_no_reason_to_refuse_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let address = serve(&evidence, Arc::default()).await;
+        let request = "PUT /evidence/uid-1/1/log/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n\
+                       Connection: close\r\nContent-Length: 1\r\n\r\nx";
+        let said = send(address, request.as_bytes(), true).await;
+        assert!(said.starts_with("HTTP/1.1 503"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_stores_nothing_and_may_be_sent_again_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let tasks: Arc<Cache<AgenticTask>> = Arc::default();
+        let object: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
+            "metadata": { "name": "t", "namespace": "n", "uid": "uid-1", "resourceVersion": "1" },
+            "spec": { "kind": "freeform", "payload": {} },
+            "status": { "phase": "Running", "epoch": 1, "claim": { "node": "a", "agent": "p", "epoch": 1, "secretSHA256": hex::encode(Sha256::digest(b"secret")) } }
+        }))
+        .unwrap();
+        tasks.observe(object);
+        let address = serve(&evidence, tasks).await;
         let body = "line\n".repeat(50_000);
         let request = format!(
             "PUT /evidence/uid-1/1/log/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
