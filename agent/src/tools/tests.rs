@@ -28,6 +28,21 @@ impl Shell for Echo {
     }
 }
 
+/// Takes the command for the new content of a file.
+struct Rewriting(PathBuf);
+
+impl Shell for Rewriting {
+    fn run<'a>(
+        &'a self,
+        command: &'a str,
+        limit: Duration,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<bash::ShellOutput, bash::ShellError>> {
+        std::fs::write(&self.0, command).unwrap();
+        Echo.run("", limit, cancel)
+    }
+}
+
 fn toolbox(folder: &Path, shell: bool) -> Toolbox {
     let shell = shell.then(|| Arc::new(Echo) as Arc<dyn Shell>);
     keeping(folder, Pins::default(), Arc::default(), shell)

@@ -4,21 +4,6 @@ use super::*;
 
 const MANIFEST: &str = "{\n  \"scripts\": {\n    \"test\": \"node t\"\n  },\n  \"dependencies\": {}\n}\n";
 
-/// Takes the command for the new content of a manifest.
-struct Rewriting(PathBuf);
-
-impl Shell for Rewriting {
-    fn run<'a>(
-        &'a self,
-        command: &'a str,
-        limit: Duration,
-        cancel: &'a CancellationToken,
-    ) -> BoxFuture<'a, Result<bash::ShellOutput, bash::ShellError>> {
-        std::fs::write(&self.0, command).unwrap();
-        Echo.run("", limit, cancel)
-    }
-}
-
 /// Makes tools in a work tree with a manifest, of which the script is pinned.
 fn with_manifest(folder: &Path) -> Toolbox {
     let repository = git::Repository::init_bare(&folder.join("r.git"), "main").unwrap();

@@ -2,28 +2,13 @@
 
 use super::*;
 
-/// Changes the file that it was made for, whatever the command.
-struct Touching(PathBuf);
-
-impl Shell for Touching {
-    fn run<'a>(
-        &'a self,
-        command: &'a str,
-        limit: Duration,
-        cancel: &'a CancellationToken,
-    ) -> BoxFuture<'a, Result<bash::ShellOutput, bash::ShellError>> {
-        std::fs::write(&self.0, command).unwrap();
-        Echo.run("", limit, cancel)
-    }
-}
-
 #[tokio::test]
 async fn a_committed_file_is_found_and_its_change_noticed_though_an_ignore_file_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let tree = folder.path().join("tree");
     for (committed, seen) in [(vec![], false), (vec!["ignored", "dist/deep/kept.js"], true)] {
         let tracked = Tracked::new(committed.into_iter().map(git::BString::from));
-        let shell = Arc::new(Touching(tree.join("dist/deep/kept.js")));
+        let shell = Arc::new(Rewriting(tree.join("dist/deep/kept.js")));
         let toolbox = keeping(folder.path(), Pins::default(), Arc::new(tracked), Some(shell));
         std::fs::write(tree.join(".gitignore"), "ignored\ndist\n").unwrap();
         std::fs::create_dir_all(tree.join("dist/deep")).unwrap();

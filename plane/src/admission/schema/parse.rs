@@ -8,7 +8,7 @@ mod values;
 use serde_json::{Map, Value};
 
 use self::given::flag;
-use super::node::{Additional, MAX_DEPTH, Node};
+use super::node::{Additional, Node};
 use super::rule::Rule;
 use crate::admission::error::FieldError;
 
@@ -28,17 +28,9 @@ pub(super) fn parse(schema: &Value, path: &str, errors: &mut Vec<FieldError>) ->
 }
 
 fn read(schema: &Value, path: &str, level: Level, depth: usize, errors: &mut Vec<FieldError>) -> Node {
-    let Some(map) = schema.as_object() else {
-        errors.push(FieldError::invalid(path, schema.clone(), "must be an object"));
+    let Some(map) = given::fields(schema, path, depth, errors) else {
         return Node::default();
     };
-    if depth > MAX_DEPTH {
-        errors.push(FieldError::forbidden(
-            path,
-            format!("schemas nested deeper than {MAX_DEPTH} are not served"),
-        ));
-        return Node::default();
-    }
     let mut node = values::values(map, path, depth, errors);
     structure(&mut node, map, path, level, depth, errors);
     extensions::extensions(&mut node, map, path, errors);

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::given::{count, flag, text};
+use super::given::{self, count, flag, text};
 use crate::admission::error::FieldError;
-use crate::admission::schema::node::{Bound, MAX_DEPTH, Node, Pattern};
+use crate::admission::schema::node::{Bound, Node, Pattern};
 use crate::admission::schema::{format, pattern};
 
 /// Reads what restricts values; shared by structural nodes and those under `allOf` and its kin.
@@ -135,17 +135,9 @@ fn nested(
     first_all_of: bool,
     errors: &mut Vec<FieldError>,
 ) -> Node {
-    let Some(map) = schema.as_object() else {
-        errors.push(FieldError::invalid(path, schema.clone(), "must be an object"));
+    let Some(map) = given::fields(schema, path, depth, errors) else {
         return Node::default();
     };
-    if depth > MAX_DEPTH {
-        errors.push(FieldError::forbidden(
-            path,
-            format!("schemas nested deeper than {MAX_DEPTH} are not served"),
-        ));
-        return Node::default();
-    }
     // The one place where types may stand deeper: allOf[0].anyOf of an int-or-string.
     let inner = if first_all_of
         && map
