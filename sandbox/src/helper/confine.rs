@@ -66,7 +66,7 @@ fn filter_calls(request: &Request, landlock_abi: u32, asks: &UnixStream) -> Resu
         unmapped_memory: request.unmapped_memory,
         any_processor: request.any_processor,
         landlock_abi,
-        signals: seccomp::Signals::Asked,
+        askable: true,
     };
     if rules.asks() {
         match sys::install_asking_filter(&seccomp::filter(&rules)) {
@@ -74,7 +74,12 @@ fn filter_calls(request: &Request, landlock_abi: u32, asks: &UnixStream) -> Resu
                 return questions::hand_over(asks, &listener).map_err(Failure::to("hand over the filter's questions"));
             }
             // Inside another sandbox that asks: a process has one to ask.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => rules.signals = seccomp::Signals::ToSelf,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && rules.connects() => {
+                let text = "this process is inside another sandbox that answers its calls, so that connections to the \
+                            proxy cannot be judged: network by allow-list needs namespaces here";
+                return Err(Failure::new(text));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => rules.askable = false,
             Err(error) => return Err(failed()(error)),
         }
     }

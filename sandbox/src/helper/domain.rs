@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
@@ -66,6 +66,7 @@ pub(super) fn restrict(request: &Request) -> Result<u32, Failure> {
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(known))
         .map_err(failed())?;
+    // No port is allowed: the one connection that there may be, to the proxy, is init's (see `questions::connects`).
     if !namespaces && abi >= 4 && request.net != Net::Host {
         rules = rules.handle_access(AccessNet::from_all(known)).map_err(failed())?;
     }
@@ -86,18 +87,6 @@ pub(super) fn restrict(request: &Request) -> Result<u32, Failure> {
     for (path, access) in paths {
         let access = if access == Access::ReadOnly { read } else { all };
         rules = allow(rules, &path, access)?;
-    }
-    if let Net::PortProxy(port) = request.net {
-        if abi < 4 {
-            let text = format!(
-                "this kernel's Landlock (ABI {abi}) cannot bind a command to its proxy's port: network by \
-                 allow-list needs ABI 4 (Linux 6.7) or namespaces"
-            );
-            return Err(Failure::new(text));
-        }
-        rules = rules
-            .add_rule(NetPort::new(port, AccessNet::ConnectTcp))
-            .map_err(failed())?;
     }
     let status = rules.restrict_self().map_err(failed())?;
     if status.ruleset == landlock::RulesetStatus::NotEnforced {

@@ -12,7 +12,7 @@ use super::streams::Streams;
 use super::{confine, domain, namespaces, processes};
 use crate::backend::Backend;
 use crate::sys::{self, Fork, Waited};
-use crate::wire::Request;
+use crate::wire::{Net, Request};
 
 /// Runs as init; `go` gives one byte to begin, and its end means that the supervisor is gone.
 pub(super) fn main(request: &Request, control: &UnixStream, streams: Streams, go: &OwnedFd, reports: OwnedFd) -> ! {
@@ -76,12 +76,13 @@ fn run(
     // Nothing inside may look into init, which is all that init needed its powers for.
     let _ = sys::become_unreadable();
     let _ = sys::drop_capabilities();
-    reap(command, go, &children, Questions::from(asked), reports);
+    let questions = Questions::from(asked);
+    reap(command, go, &children, questions, request.net, reports);
     Ok(())
 }
 
 /// Reaps until the command ends or the supervisor is gone, and answers what the command's filter asks meanwhile.
-fn reap(command: i32, go: &OwnedFd, children: &OwnedFd, mut questions: Questions, reports: &mut File) {
+fn reap(command: i32, go: &OwnedFd, children: &OwnedFd, mut questions: Questions, net: Net, reports: &mut File) {
     loop {
         loop {
             match sys::wait(-1, false) {
@@ -101,7 +102,7 @@ fn reap(command: i32, go: &OwnedFd, children: &OwnedFd, mut questions: Questions
         match sys::poll(&[Some(children.as_fd()), Some(go.as_fd()), questions.source()], None) {
             Ok(ready) if !ready[1] => {
                 if ready[2] {
-                    questions.answer_next();
+                    questions.answer_next(net);
                 }
                 if ready[0] {
                     let mut buffer = [0; 1024];

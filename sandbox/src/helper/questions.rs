@@ -1,15 +1,15 @@
-//! Answers whether a command may send a signal, on kernels whose Landlock has no scope for signals (before Linux 6.12).
+//! Answers what the system-call filter leaves to init: calls that it cannot judge by what registers hold.
 //!
-//! Such a kernel lets a process signal any other of its user. The system-call filter cannot tell a process of the
-//! sandbox from one of the host, so it leaves those calls to init, which can: what lies below init is the sandbox's. The
-//! process that asks waits meanwhile, and its arguments are in registers that nobody can change.
+//! The thread that asks waits meanwhile.
+
+mod connects;
+mod signals;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::processes;
-use crate::sys::{self, Question};
-use crate::wire;
+use crate::sys::{self, Answer, Question};
+use crate::wire::{self, Net};
 
 /// Where questions come from.
 pub(super) enum Questions {
@@ -42,8 +42,8 @@ impl Questions {
         }
     }
 
-    /// Takes what is there: the descriptor, or one question.
-    pub(super) fn answer_next(&mut self) {
+    /// Takes what is there: the descriptor, or one question of a command with this network.
+    pub(super) fn answer_next(&mut self, net: Net) {
         match self {
             Questions::Awaited(socket) => {
                 let received = wire::receive(socket.as_fd(), &mut [0]);
@@ -58,7 +58,8 @@ impl Questions {
                 }
                 match sys::next_question(listener.as_fd()) {
                     Ok(Some(question)) => {
-                        sys::answer_question(listener.as_fd(), &question, stays_inside(&question));
+                        let answer = answer(listener.as_fd(), &question, net);
+                        sys::answer_question(listener.as_fd(), &question, answer);
                     }
                     // Whoever asked is gone.
                     Ok(None) => {}
@@ -70,20 +71,10 @@ impl Questions {
     }
 }
 
-/// Tells whether a signal reaches nobody but processes below init.
-fn stays_inside(question: &Question) -> bool {
-    let init = sys::own_pid();
-    // The kernel, too, reads no more than the lower half.
-    let target = question.arguments[0] as i32;
-    match libc::c_long::from(question.number) {
-        libc::SYS_kill if target < -1 => target
-            .checked_neg()
-            .is_some_and(|group| processes::is_group_below(init, group)),
-        libc::SYS_kill
-        | libc::SYS_tkill
-        | libc::SYS_tgkill
-        | libc::SYS_rt_sigqueueinfo
-        | libc::SYS_rt_tgsigqueueinfo => target > 0 && processes::is_below(init, target),
-        _ => false,
+fn answer(listener: BorrowedFd<'_>, question: &Question, net: Net) -> Answer {
+    match (libc::c_long::from(question.number), net) {
+        (libc::SYS_connect, Net::PortProxy(port)) => connects::answer(listener, question, port),
+        _ if signals::stays_inside(question) => Answer::GoesOn,
+        _ => Answer::Fails(libc::EPERM),
     }
 }

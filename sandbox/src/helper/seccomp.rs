@@ -60,23 +60,19 @@ pub(super) struct Rules {
     /// Whether the processors may be chosen freely: not where staying on some is what keeps the limit.
     pub(super) any_processor: bool,
     pub(super) landlock_abi: u32,
-    /// Who judges signals where Landlock does not.
-    pub(super) signals: Signals,
-}
-
-/// Who judges signals where Landlock does not (before Linux 6.12).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signals {
-    /// Whoever holds the filter's descriptor.
-    Asked,
-    /// Nobody: a process can signal its own group alone, by the number that means it.
-    ToSelf,
+    /// Whether there is somebody to leave calls to; where not, they are denied.
+    pub(super) askable: bool,
 }
 
 impl Rules {
     /// Tells whether the filter leaves calls to somebody else.
     pub(super) fn asks(&self) -> bool {
-        self.judges_signals() && self.signals == Signals::Asked
+        self.askable && (self.judges_signals() || self.connects())
+    }
+
+    /// Tells whether connections are made: on the host's network, to a proxy of there.
+    pub(super) fn connects(&self) -> bool {
+        self.backend == Backend::Landlock && matches!(self.net, Net::PortProxy(_))
     }
 
     fn judges_signals(&self) -> bool {
@@ -94,7 +90,7 @@ pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
         unmapped_memory,
         any_processor,
         landlock_abi,
-        signals: _,
+        askable,
     } = *rules;
     let mut filter = Filter::begin();
     for number in ALWAYS.iter().chain(ARCH_ONLY).copied() {
@@ -142,10 +138,10 @@ pub(super) fn filter(rules: &Rules) -> Vec<sock_filter> {
     match backend {
         Backend::Namespaces => own_network(&mut filter),
         Backend::Landlock | Backend::Unsafe if net == Net::Host => own_network(&mut filter),
-        Backend::Landlock | Backend::Unsafe => host_network(&mut filter, net),
+        Backend::Landlock | Backend::Unsafe => host_network(&mut filter, rules),
     }
     if rules.judges_signals() {
-        judge_signals(&mut filter, rules.asks());
+        judge_signals(&mut filter, askable);
     }
     filter.finish()
 }
@@ -214,14 +210,14 @@ fn own_network(filter: &mut Filter) {
 ///
 /// Sockets of the Unix family are denied because neither this filter nor Landlock can tell the
 /// command's own from those of the host's services.
-fn host_network(filter: &mut Filter, net: Net) {
+fn host_network(filter: &mut Filter, rules: &Rules) {
     filter.when(libc::SYS_socketpair, |body| {
         body.deny_unless_equal(0, libc::AF_UNIX as u32, u32::MAX, libc::EPERM);
         // A pair of datagram sockets could be connected to something else.
         body.allow_if_equal(1, libc::SOCK_STREAM as u32, 0xf);
         body.deny_unless_equal(1, libc::SOCK_SEQPACKET as u32, 0xf, libc::EPERM);
     });
-    if !matches!(net, Net::PortProxy(_)) {
+    if !rules.connects() {
         filter.deny(libc::SYS_socket, libc::EPERM);
         return;
     }
@@ -236,7 +232,12 @@ fn host_network(filter: &mut Filter, net: Net) {
         }
         body.deny_all(libc::EPERM);
     });
-    // Data in the first packet would leave without a connect for Landlock to judge.
+    if rules.askable {
+        filter.when(libc::SYS_connect, |body| body.ask());
+    } else {
+        filter.deny(libc::SYS_connect, libc::EPERM);
+    }
+    // Data in the first packet would leave without a connect to judge.
     for (number, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
         filter.when(number, |body| body.deny_if_any_bit(flags, MSG_FASTOPEN, libc::EPERM));
     }

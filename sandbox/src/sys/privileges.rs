@@ -1,7 +1,6 @@
 //! What a process gives up, and what binds it to others.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{DumpableBehavior, Signal, set_child_subreaper, set_dumpable_behavior};
 use rustix::thread::{
@@ -71,81 +70,4 @@ pub(crate) fn landlock_abi() -> u32 {
         )
     };
     u32::try_from(answer).unwrap_or(0)
-}
-
-/// Installs a seccomp filter on this thread; needs no_new_privs or privilege.
-pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
-    install(program, 0).map(drop)
-}
-
-/// Installs a seccomp filter like [`install_filter`]; returns the descriptor on which the calls are asked about that
-/// the filter leaves to somebody else.
-pub(crate) fn install_asking_filter(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
-    let listener = install(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-    // SAFETY: with this flag the answer is a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
-}
-
-fn install(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<libc::c_long> {
-    const SET_MODE_FILTER: libc::c_uint = 1;
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: the program is live and its length is its own; the kernel only reads it.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) })
-}
-
-/// A call that a filter leaves to somebody else.
-pub(crate) struct Question {
-    id: u64,
-    /// The number of the call.
-    pub(crate) number: i32,
-    /// Its arguments.
-    pub(crate) arguments: [u64; 6],
-}
-
-/// Takes the next question of an asking filter; `None` when whoever asked is gone.
-pub(crate) fn next_question(listener: BorrowedFd<'_>) -> io::Result<Option<Question>> {
-    // SAFETY: plain data, for which the kernel asks that it be zero.
-    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure lives through the call and is the one that the request names.
-    let answer = unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_RECV as _,
-            &raw mut asked,
-        )
-    };
-    match check(libc::c_long::from(answer)) {
-        Ok(_) => Ok(Some(Question {
-            id: asked.id,
-            number: asked.data.nr,
-            arguments: asked.data.args,
-        })),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Lets the call of a question go on, or has it fail with `EPERM`.
-pub(crate) fn answer_question(listener: BorrowedFd<'_>, question: &Question, allowed: bool) {
-    let answer = libc::seccomp_notif_resp {
-        id: question.id,
-        val: 0,
-        error: if allowed { 0 } else { -libc::EPERM },
-        flags: if allowed {
-            libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32
-        } else {
-            0
-        },
-    };
-    // SAFETY: the structure lives through the call and is the one that the request names. Whoever asked may be gone.
-    unsafe {
-        libc::ioctl(
-            listener.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_SEND as _,
-            &raw const answer,
-        );
-    }
 }

@@ -4,7 +4,7 @@
 use sandbox::{Backend, Command, Output, Reason, Sandbox};
 
 use crate::part::PART;
-use crate::{backends, escapes, shell};
+use crate::{backends, escapes, network, shell};
 
 #[test]
 fn plays_its_part() {
@@ -21,6 +21,7 @@ fn plays_its_part() {
         "nested-input" => nested(Sandbox::detect().unwrap(), shell(argument).stdin("input")),
         "nested-old" => nested(Sandbox::detect().unwrap().with_landlock_at_most(5), shell(argument)),
         "share" => hold_shared_memory(argument.parse().unwrap()),
+        "connect" => network::connect(argument),
         "attempt" => escapes::attempt::main(argument),
         other => panic!("unknown part {other}"),
     }

@@ -1,12 +1,13 @@
 //! The filtering proxy is the only way out, and says who asked for what.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sandbox::{AllowList, Command, Network, Output, Proxy};
+use sandbox::{AllowList, Backend, Command, Network, Output, Proxy, Sandbox, Toolchain};
 
+use crate::part::part;
 use crate::{backends, shell};
 
 /// A server on loopback that counts requests and answers each with 404.
@@ -101,5 +102,91 @@ fn without_a_proxy_there_is_no_network() {
         assert!(!outcome.success());
         assert_eq!(count.load(Ordering::SeqCst), 0);
         assert!(["namespace", "seccomp"].contains(&outcome.enforced.network.as_str()));
+    }
+}
+
+/// From inside: connects in some way to the port of the proxy, and says what came of it.
+pub fn connect(way: &str) {
+    let url = std::env::var("http_proxy").unwrap();
+    let port: u16 = url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+    let to = move |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+    let answer = match way {
+        "blocking" => TcpStream::connect(to("127.0.0.1")).and_then(ask_proxy),
+        "by-a-thread" => std::thread::spawn(move || TcpStream::connect(to("127.0.0.1")).and_then(ask_proxy))
+            .join()
+            .unwrap(),
+        "nonblocking" => {
+            TcpStream::connect_timeout(&to("127.0.0.1"), std::time::Duration::from_secs(5)).and_then(ask_proxy)
+        }
+        "mapped" => TcpStream::connect(to("::ffff:127.0.0.1")).and_then(ask_proxy),
+        "another-address" => TcpStream::connect(to("127.0.0.2")).and_then(ask_proxy),
+        "another-address-mapped" => TcpStream::connect(to("::ffff:127.0.0.2")).and_then(ask_proxy),
+        "no-socket" => connect_file(&to("127.0.0.1")),
+        other => panic!("unknown way {other}"),
+    };
+    match answer {
+        Ok(answer) => println!("\nCAME answer {answer}"),
+        Err(error) => println!("\nCAME error {}", error.raw_os_error().unwrap()),
+    }
+}
+
+/// Asks the proxy for a host without its secret, and returns the first words of its answer.
+fn ask_proxy(mut proxy: TcpStream) -> std::io::Result<String> {
+    proxy.write_all(b"CONNECT forbidden.example:443 HTTP/1.1\r\n\r\n")?;
+    let mut answer = [0; 8];
+    proxy.read_exact(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn connect_file(to: &SocketAddr) -> std::io::Result<String> {
+    let file = std::fs::File::open("/dev/null")?;
+    rustix::net::connect(&file, to)?;
+    Ok("a file was connected".into())
+}
+
+/// What a way to connect comes to.
+fn came(sandbox: &Sandbox, way: &str) -> String {
+    let (args, (key, value)) = part(&format!("connect {way}"));
+    let command = Command::new("/opt/connect")
+        .args(args)
+        .env(key, value)
+        .toolchain(&Toolchain::host())
+        .ro(std::fs::read_link("/proc/self/exe").unwrap(), "/opt/connect")
+        .network(Network::AllowList(Proxy::new(AllowList::parse(["a.example"]).unwrap())));
+    let outcome = sandbox.run_blocking(command, Output::captured());
+    let said = outcome.stdout.text();
+    let came = said.lines().find_map(|line| line.strip_prefix("CAME "));
+    came.unwrap_or_else(|| panic!("{way}: {outcome:?}")).to_owned()
+}
+
+#[test]
+fn the_proxy_is_all_that_can_be_connected_to() {
+    let mut sandboxes = backends();
+    if let Some(landlock) = sandboxes.iter().find(|sandbox| sandbox.backend() == Backend::Landlock) {
+        // Landlock did not know of networks before ABI 4, nor of signals before ABI 6.
+        let older = [1, 5].map(|abi| landlock.clone().with_landlock_at_most(abi));
+        sandboxes.extend(older);
+    }
+    for sandbox in sandboxes {
+        for way in ["blocking", "by-a-thread", "nonblocking", "mapped"] {
+            assert_eq!(came(&sandbox, way), "answer HTTP/1.1", "{}: {way}", sandbox.backend());
+        }
+        let refused = match sandbox.backend() {
+            // A network of its own, in which there is nothing else.
+            Backend::Namespaces => libc::ECONNREFUSED,
+            _ => libc::EPERM,
+        };
+        for (way, errno) in [
+            ("another-address", refused),
+            ("another-address-mapped", refused),
+            ("no-socket", libc::ENOTSOCK),
+        ] {
+            assert_eq!(
+                came(&sandbox, way),
+                format!("error {errno}"),
+                "{}: {way}",
+                sandbox.backend()
+            );
+        }
     }
 }

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use super::program::{ALLOW, AND, ANY_BIT, ARCH, ASK, AT_LEAST, EQUAL, LOAD, RETURN};
+use super::program::{ALLOW, AND, ANY_BIT, ARCH, ASK, AT_LEAST, DENY, EQUAL, LOAD, RETURN};
 use super::*;
 use libc::c_long;
 
@@ -46,7 +46,7 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
         unmapped_memory: true,
         any_processor: true,
         landlock_abi: 7,
-        signals: Signals::Asked,
+        askable: true,
     };
     let own = filter(&rules);
     let watched = filter(&Rules {
@@ -77,7 +77,7 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
     });
     let inner = filter(&Rules {
         landlock_abi: 5,
-        signals: Signals::ToSelf,
+        askable: false,
         ..alone
     });
     let bound = filter(&Rules {
@@ -204,7 +204,7 @@ fn calls_are_denied_and_allowed_by_number_and_arguments() {
 }
 
 #[test]
-fn signals_are_asked_about_where_landlock_does_not_judge_them() {
+fn calls_are_asked_about_that_neither_landlock_nor_a_filter_can_judge() {
     let rules = Rules {
         backend: Backend::Landlock,
         net: Net::None,
@@ -213,7 +213,7 @@ fn signals_are_asked_about_where_landlock_does_not_judge_them() {
         unmapped_memory: true,
         any_processor: true,
         landlock_abi: 5,
-        signals: Signals::Asked,
+        askable: true,
     };
     let asking = filter(&rules);
     for number in [
@@ -234,7 +234,7 @@ fn signals_are_asked_about_where_landlock_does_not_judge_them() {
     );
     assert!(
         !Rules {
-            signals: Signals::ToSelf,
+            askable: false,
             ..rules
         }
         .asks()
@@ -245,5 +245,20 @@ fn signals_are_asked_about_where_landlock_does_not_judge_them() {
             ..rules
         }
         .asks()
+    );
+    let proxy = Rules {
+        net: Net::PortProxy(1),
+        landlock_abi: 7,
+        ..rules
+    };
+    assert!(proxy.asks());
+    let connect = |rules: &Rules| judge(&filter(rules), libc::SYS_connect, &[3, 4096, 16]);
+    assert_eq!(connect(&proxy), ASK);
+    assert_eq!(
+        connect(&Rules {
+            askable: false,
+            ..proxy
+        }),
+        DENY | libc::EPERM as u32
     );
 }
