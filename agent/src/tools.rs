@@ -39,6 +39,7 @@ use output::Spill;
 use root::pins::{Held, Pins};
 use root::{Root, RootError};
 use schema::{Arguments, ToolSpec};
+use schemas::tools::DETERMINISTIC;
 
 /// Says how a tool call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,9 +241,6 @@ pub fn all_specs() -> Vec<ToolSpec> {
         submit_result::spec(),
     ]
 }
-
-/// Names the tools that run without a model and are no part of this box.
-pub const DETERMINISTIC: [&str; 3] = ["run_gate_job", "run_integrate", "run_reconcile"];
 
 impl Toolbox {
     /// Opens the work tree and makes the tools ready. `submit_result` is always among them.

@@ -374,72 +374,61 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
-    fn rt() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
+    #[tokio::test]
+    async fn a_segment_never_changes_and_may_be_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path().join("e"), Redactor::default()).unwrap();
+        let address = |segment: &str| Address::new("uid-1", "1", "gate-log", segment).unwrap();
+        assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::New);
+        assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::Same);
+        assert!(matches!(
+            evidence.put(&address("0"), "two\n".into()).await,
+            Err(Error::Differs(_))
+        ));
+        for segment in 1..12 {
+            evidence
+                .put(&address(&segment.to_string()), format!("{segment}\n").into())
+                .await
+                .unwrap();
+        }
+        let text = evidence.read("uid-1", "1", "gate-log").await.unwrap().unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "one\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n"
+        );
+        let listed = evidence.list("uid-1").await.unwrap();
+        assert_eq!(
+            (listed.len(), listed[0].segments, listed[0].name.as_str()),
+            (1, 12, "gate-log")
+        );
+        assert!(evidence.read("uid-1", "2", "gate-log").await.unwrap().is_none());
+        let large = Bytes::from(vec![b'x'; MAX_SEGMENT + 1]);
+        assert!(matches!(
+            evidence.put(&address("99"), large).await,
+            Err(Error::TooLarge { .. })
+        ));
     }
 
-    #[test]
-    fn a_segment_never_changes_and_may_be_sent_again() {
-        rt().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let evidence = Evidence::open(dir.path().join("e"), Redactor::default()).unwrap();
-            let address = |segment: &str| Address::new("uid-1", "1", "gate-log", segment).unwrap();
-            assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::New);
-            assert_eq!(evidence.put(&address("0"), "one\n".into()).await.unwrap(), Stored::Same);
-            assert!(matches!(
-                evidence.put(&address("0"), "two\n".into()).await,
-                Err(Error::Differs(_))
-            ));
-            for segment in 1..12 {
-                evidence
-                    .put(&address(&segment.to_string()), format!("{segment}\n").into())
-                    .await
-                    .unwrap();
+    #[tokio::test]
+    async fn a_secret_that_is_cut_by_the_edge_of_a_segment_is_never_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = "hunter2hunter2";
+        let evidence = Evidence::open(dir.path(), Redactor::new([secret.to_owned()])).unwrap();
+        for cut in 1..secret.len() {
+            let address = |segment: &str| Address::new("u", "1", &format!("log-{cut}"), segment).unwrap();
+            let (one, two) = (format!("a {}", &secret[..cut]), format!("{} b", &secret[cut..]));
+            // The second segment may come first, and either may come again.
+            for (segment, text) in [("1", &two), ("0", &one), ("1", &two), ("0", &one)] {
+                evidence.put(&address(segment), text.clone().into()).await.unwrap();
             }
-            let text = evidence.read("uid-1", "1", "gate-log").await.unwrap().unwrap();
+            let whole = evidence.read("u", "1", &format!("log-{cut}")).await.unwrap().unwrap();
+            assert_eq!(String::from_utf8(whole).unwrap(), "a [REDACTED] b");
             assert_eq!(
-                String::from_utf8(text).unwrap(),
-                "one\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n"
+                evidence.read_segment(&address("0")).await.unwrap().unwrap(),
+                "a [REDACTED]"
             );
-            let listed = evidence.list("uid-1").await.unwrap();
-            assert_eq!(
-                (listed.len(), listed[0].segments, listed[0].name.as_str()),
-                (1, 12, "gate-log")
-            );
-            assert!(evidence.read("uid-1", "2", "gate-log").await.unwrap().is_none());
-            let large = Bytes::from(vec![b'x'; MAX_SEGMENT + 1]);
-            assert!(matches!(
-                evidence.put(&address("99"), large).await,
-                Err(Error::TooLarge { .. })
-            ));
-        });
-    }
-
-    #[test]
-    fn a_secret_that_is_cut_by_the_edge_of_a_segment_is_never_read() {
-        rt().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let secret = "hunter2hunter2";
-            let evidence = Evidence::open(dir.path(), Redactor::new([secret.to_owned()])).unwrap();
-            for cut in 1..secret.len() {
-                let address = |segment: &str| Address::new("u", "1", &format!("log-{cut}"), segment).unwrap();
-                let (one, two) = (format!("a {}", &secret[..cut]), format!("{} b", &secret[cut..]));
-                // The second segment may come first, and either may come again.
-                for (segment, text) in [("1", &two), ("0", &one), ("1", &two), ("0", &one)] {
-                    evidence.put(&address(segment), text.clone().into()).await.unwrap();
-                }
-                let whole = evidence.read("u", "1", &format!("log-{cut}")).await.unwrap().unwrap();
-                assert_eq!(String::from_utf8(whole).unwrap(), "a [REDACTED] b");
-                assert_eq!(
-                    evidence.read_segment(&address("0")).await.unwrap().unwrap(),
-                    "a [REDACTED]"
-                );
-                assert_eq!(evidence.read_segment(&address("1")).await.unwrap().unwrap(), " b");
-            }
-        });
+            assert_eq!(evidence.read_segment(&address("1")).await.unwrap().unwrap(), " b");
+        }
     }
 
     #[test]
@@ -462,29 +451,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_sweep_takes_only_what_is_old_and_belongs_to_nobody() {
-        rt().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let evidence = Evidence::open(dir.path(), Redactor::default()).unwrap();
-            for task in ["live", "gone"] {
-                evidence
-                    .put(&Address::new(task, "1", "n", "0").unwrap(), "x".into())
-                    .await
-                    .unwrap();
-            }
-            let hour = Duration::from_secs(3600);
-            assert_eq!(
-                evidence
-                    .sweep(Timestamp::now(), hour, |task| task == "live")
-                    .await
-                    .unwrap(),
-                0
-            );
-            let later = Timestamp::now() + jiff::SignedDuration::from_hours(2);
-            assert_eq!(evidence.sweep(later, hour, |task| task == "live").await.unwrap(), 1);
-            assert!(evidence.list("gone").await.unwrap().is_empty());
-            assert_eq!(evidence.list("live").await.unwrap().len(), 1);
-        });
+    #[tokio::test]
+    async fn the_sweep_takes_only_what_is_old_and_belongs_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), Redactor::default()).unwrap();
+        for task in ["live", "gone"] {
+            evidence
+                .put(&Address::new(task, "1", "n", "0").unwrap(), "x".into())
+                .await
+                .unwrap();
+        }
+        let hour = Duration::from_secs(3600);
+        assert_eq!(
+            evidence
+                .sweep(Timestamp::now(), hour, |task| task == "live")
+                .await
+                .unwrap(),
+            0
+        );
+        let later = Timestamp::now() + jiff::SignedDuration::from_hours(2);
+        assert_eq!(evidence.sweep(later, hour, |task| task == "live").await.unwrap(), 1);
+        assert!(evidence.list("gone").await.unwrap().is_empty());
+        assert_eq!(evidence.list("live").await.unwrap().len(), 1);
     }
 }

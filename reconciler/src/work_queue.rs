@@ -231,68 +231,55 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
-    fn rt() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
+    #[tokio::test]
+    async fn a_key_that_is_worked_on_comes_again_only_afterwards() {
+        let queue = WorkQueue::default();
+        queue.add("a");
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(queue.next().await, "b");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), queue.next())
+                .await
+                .is_err()
+        );
+        queue.done("a", &Next::Wait);
+        assert_eq!(queue.next().await, "a");
+        queue.done("a", &Next::Wait);
+        queue.done("b", &Next::Wait);
+        assert!(queue.is_idle());
     }
 
-    #[test]
-    fn a_key_that_is_worked_on_comes_again_only_afterwards() {
-        rt().block_on(async {
-            let queue = WorkQueue::default();
-            queue.add("a");
-            queue.add("a");
-            assert_eq!(queue.next().await, "a");
-            queue.add("a");
-            queue.add("b");
-            assert_eq!(queue.next().await, "b");
-            assert!(
-                tokio::time::timeout(Duration::from_millis(20), queue.next())
-                    .await
-                    .is_err()
-            );
-            queue.done("a", &Next::Wait);
-            assert_eq!(queue.next().await, "a");
-            queue.done("a", &Next::Wait);
-            queue.done("b", &Next::Wait);
-            assert!(queue.is_idle());
-        });
+    #[tokio::test]
+    async fn the_earliest_date_wins_and_fires_once() {
+        let queue = WorkQueue::default();
+        queue.add_after("a", Duration::from_millis(40));
+        queue.add_after("a", Duration::from_millis(5));
+        queue.add_after("a", Duration::from_millis(20));
+        assert_eq!(queue.next().await, "a");
+        queue.done("a", &Next::Wait);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(80), queue.next())
+                .await
+                .is_err()
+        );
     }
 
-    #[test]
-    fn the_earliest_date_wins_and_fires_once() {
-        rt().block_on(async {
-            let queue = WorkQueue::default();
-            queue.add_after("a", Duration::from_millis(40));
-            queue.add_after("a", Duration::from_millis(5));
-            queue.add_after("a", Duration::from_millis(20));
-            assert_eq!(queue.next().await, "a");
-            queue.done("a", &Next::Wait);
-            assert!(
-                tokio::time::timeout(Duration::from_millis(80), queue.next())
-                    .await
-                    .is_err()
-            );
-        });
-    }
-
-    #[test]
-    fn failures_and_lost_races_delay_more_and_more() {
-        rt().block_on(async {
-            let queue = WorkQueue::default();
-            queue.add("a");
-            assert_eq!(queue.next().await, "a");
-            queue.done("a", &Next::Lost);
-            let before = Instant::now();
-            assert_eq!(queue.next().await, "a");
-            assert!(before.elapsed() >= FIRST_DELAY);
-            queue.done("a", &Next::Failed("x".into()));
-            let before = Instant::now();
-            assert_eq!(queue.next().await, "a");
-            assert!(before.elapsed() >= FIRST_DELAY * 2);
-        });
+    #[tokio::test]
+    async fn failures_and_lost_races_delay_more_and_more() {
+        let queue = WorkQueue::default();
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.done("a", &Next::Lost);
+        let before = Instant::now();
+        assert_eq!(queue.next().await, "a");
+        assert!(before.elapsed() >= FIRST_DELAY);
+        queue.done("a", &Next::Failed("x".into()));
+        let before = Instant::now();
+        assert_eq!(queue.next().await, "a");
+        assert!(before.elapsed() >= FIRST_DELAY * 2);
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ pub mod shared;
 pub mod structural;
 pub mod task_file;
 pub mod task_queue;
+pub mod tools;
 pub mod unsupported;
 pub mod workload;
 pub mod yaml;

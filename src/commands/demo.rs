@@ -12,7 +12,7 @@ use schemas::agentic_task::FailureReason;
 use schemas::shared::{LocalRef, SecretKeyRef, Verdict};
 use schemas::task_queue::{GitSource, QueueDefaults, TaskQueueSpec};
 use schemas::workload::WorkloadPhase;
-use schemas::{Agent, TaskQueue, Workload};
+use schemas::{Agent, TaskQueue, Workload, tools};
 
 use crate::cli::{AccessArgs, DemoArgs, Global};
 use crate::endpoint::{self, Server};
@@ -325,18 +325,6 @@ fn spec_with_defaults() -> AgentSpec {
     serde_json::from_value(minimal).unwrap_or_default()
 }
 
-/// The tools of a coder.
-pub const CODER_TOOLS: [&str; 8] = [
-    "read_file",
-    "write_file",
-    "str_replace",
-    "apply_patch",
-    "grep",
-    "glob",
-    "bash",
-    "submit_result",
-];
-
 /// Builds the endpoint settings of a server that was found.
 pub fn build_provider(server: &Server) -> ProviderConfig {
     ProviderConfig {
@@ -379,7 +367,7 @@ fn build_project(stage: &Stage, server: Option<&Server>) -> Project {
     };
     Project {
         queue: Some(TaskQueue::new("demo", queue)),
-        agents: build_agents(provider, &CODER_TOOLS),
+        agents: build_agents(provider, &tools::CODER),
     }
 }
 

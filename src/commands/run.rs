@@ -10,10 +10,10 @@ use kube::{Client, ResourceExt};
 use schemas::agentic_task::{FailureReason, Payload, TaskKind};
 use schemas::shared::{Budget, LocalRef, Verdict};
 use schemas::workload::{PipelineStep, WorkloadPhase, WorkloadSpec, WorkloadStatus};
-use schemas::{Agent, Workload, names};
+use schemas::{Agent, Workload, names, tools};
 
 use crate::cli::{Global, RunArgs};
-use crate::commands::demo::{CODER_TOOLS, build_agents, build_provider};
+use crate::commands::demo::{build_agents, build_provider};
 use crate::connect::{self, root};
 use crate::local::{Local, LocalConfig};
 use crate::place::{Holder, Place};
@@ -58,7 +58,7 @@ pub async fn run(global: &Global, args: &RunArgs) -> Result<ExitCode> {
             Err(missing) => bail!("{missing}; {}", missing.advice()),
         };
         println!("Model      {}", endpoint::describe(&server));
-        project.agents = build_agents(build_provider(&server), &CODER_TOOLS);
+        project.agents = build_agents(build_provider(&server), &tools::CODER);
     }
     let coder = coder(&project, args.agent.as_deref())?;
     let workload = build_workload(args, &url, &branch, &coder, verifier(&project).as_deref());
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_coder_without_a_file_has_the_time_for_a_reply_that_init_would_give_it() {
-        let agents = build_agents(Default::default(), &CODER_TOOLS);
+        let agents = build_agents(Default::default(), &tools::CODER);
         assert_eq!(agents[0].spec.request_turn_timeout_seconds, 600);
     }
 

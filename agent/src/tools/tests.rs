@@ -438,3 +438,14 @@ fn an_unknown_tool_of_an_agent_is_named() {
         ["grep", "submit_result"]
     );
 }
+
+#[test]
+fn every_tool_of_a_coder_and_no_deterministic_one_is_in_the_box() {
+    let in_box: Vec<&str> = all_specs().iter().map(|spec| spec.name).collect();
+    for tool in schemas::tools::CODER {
+        assert!(in_box.contains(&tool), "{tool}");
+    }
+    for tool in DETERMINISTIC {
+        assert!(!in_box.contains(&tool), "{tool}");
+    }
+}

@@ -1,29 +1,15 @@
 //! What is wrong with an Agent, and what of it nothing acts on yet. Pure.
 
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
-use schemas::Agent;
 use schemas::agent::{AgentRole, Execution, ExecutionMode, ModelProvider};
+use schemas::{Agent, tools};
 use serde_json::Value;
 
-/// Tools of the list that are built.
-const BUILT: [&str; 10] = [
-    "read_file",
-    "write_file",
-    "str_replace",
-    "apply_patch",
-    "grep",
-    "glob",
-    "bash",
-    "submit_result",
-    "run_gate_job",
-    "fetch_issue",
-];
+/// Tools that are built, besides those of every coder.
+const BUILT: [&str; 2] = ["run_gate_job", "fetch_issue"];
 
 /// Tools that are known by name and not built yet.
 const LATER: [&str; 3] = ["fetch_pull_request", "run_integrate", "run_reconcile"];
-
-/// Tools that can run without a model.
-const DETERMINISTIC: [&str; 3] = ["run_gate_job", "run_integrate", "run_reconcile"];
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +27,7 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
     for tool in spec.tools.iter().filter(|tool| !tool.starts_with("mcp__")) {
         if LATER.contains(&tool.as_str()) {
             found.unsupported.push(format!("spec.tools {tool:?}"));
-        } else if !BUILT.contains(&tool.as_str()) {
+        } else if !is_built(tool) {
             found.problems.push(format!(
                 "spec.tools names {tool:?}, which is no tool{}",
                 suggestion(tool)
@@ -54,7 +40,7 @@ pub fn validate(agent: &Agent, has_profile: &dyn Fn(&str) -> bool) -> Found {
             None => found.problems.push(
                 "an Agent without a model needs a tool that runs without one, such as \"run_gate_job\"; or set spec.providerConfig".into(),
             ),
-            Some(tool) if !DETERMINISTIC.contains(&tool.as_str()) && BUILT.contains(&tool.as_str()) => {
+            Some(tool) if !tools::DETERMINISTIC.contains(&tool.as_str()) && is_built(tool) => {
                 found.problems.push(format!(
                     "an Agent without a model runs its first tool directly, and {tool:?} cannot run without one; name \"run_gate_job\" first, or set spec.providerConfig"
                 ));
@@ -148,13 +134,21 @@ fn job_problems(execution: &Execution) -> Vec<String> {
     problems
 }
 
+fn built() -> impl Iterator<Item = &'static str> {
+    tools::CODER.into_iter().chain(BUILT)
+}
+
+fn is_built(tool: &str) -> bool {
+    built().any(|built| built == tool)
+}
+
 /// Suggests the tool whose name is nearest, where one is near.
 fn suggestion(name: &str) -> String {
-    let known = BUILT.iter().chain(&LATER);
+    let known = built().chain(LATER);
     let nearest = known.map(|tool| (strsim::levenshtein(name, tool), tool)).min();
     match nearest {
         Some((distance, tool)) if distance <= 1 + name.chars().count() / 3 => format!("; did you mean {tool:?}?"),
-        _ => format!("; known are {}", BUILT.join(", ")),
+        _ => format!("; known are {}", built().collect::<Vec<_>>().join(", ")),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{definitions, gotime, quantity};
+use crate::admission::gofmt;
 
 fn resolve(schema: &Value) -> (&Value, Option<&str>) {
     match schema.get("$ref").and_then(Value::as_str) {
@@ -201,14 +202,14 @@ fn check_at(schema: &Value, name: Option<&str>, value: &Value, owner: &str, path
             Value::Number(_) | Value::String(_) => Ok(()),
             _ => Err(format!(
                 "json: cannot unmarshal {} into Go value of type string",
-                kind(value)
+                gofmt::json_type(value)
             )),
         };
     }
     let mismatch = || {
         let found = match value {
             Value::Number(n) if n.is_f64() => format!("number {n}"),
-            other => kind(other).to_owned(),
+            other => gofmt::json_type(other).to_owned(),
         };
         let reference = name.map(|n| serde_json::json!({"$ref": format!("#/{n}")}));
         let wanted = go_type(reference.as_ref().unwrap_or(schema));
@@ -263,16 +264,5 @@ fn check_at(schema: &Value, name: Option<&str>, value: &Value, owner: &str, path
             if fits { Ok(()) } else { Err(mismatch()) }
         }
         _ => Err(mismatch()),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }

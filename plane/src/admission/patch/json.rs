@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::PatchError;
-use crate::admission::depth;
+use crate::admission::{depth, gofmt};
 
 /// Largest number of operations that is served.
 const MAX_OPERATIONS: usize = 10_000;
@@ -20,7 +20,7 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
         return Err(PatchError::BadRequest(format!(
             "error decoding patch: json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
-            kind(patch)
+            gofmt::json_type(patch)
         )));
     };
     if operations.len() > MAX_OPERATIONS {
@@ -35,7 +35,7 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, PatchError> {
         let Value::Object(operation) = operation else {
             return Err(PatchError::BadRequest(format!(
                 "error decoding patch: json: cannot unmarshal {} into Go value of type handlers.jsonPatchOp",
-                kind(operation)
+                gofmt::json_type(operation)
             )));
         };
         measure(&object, operation, &mut copied)?;
@@ -72,17 +72,6 @@ fn measure(object: &Value, operation: &Map<String, Value>, copied: &mut usize) -
         )));
     }
     Ok(())
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn run(object: &mut Value, operation: &Map<String, Value>) -> Result<(), String> {
