@@ -11,7 +11,7 @@ use crate::events::{self, Warning};
 use crate::writer::{self, Outcome, Refusal, Writer};
 
 /// Writes that are under way at once.
-const CONCURRENT: usize = 32;
+const CONCURRENT: usize = 64;
 /// Events of one revision; the rest stands in the status and in the note.
 const EVENTS: usize = 50;
 

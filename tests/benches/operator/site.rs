@@ -150,6 +150,13 @@ impl Tasks {
     pub fn prepare(&mut self, files: &[FileEdit]) {
         let commit = self.bare.commit_files(Some(self.head), files, "change", &who());
         self.head = commit.unwrap();
+        // A server keeps a push of so many objects as the pack that came, not as a file for each.
+        let bare = self.url();
+        let folder = bare.strip_prefix("file://").unwrap();
+        let packed = std::process::Command::new("git")
+            .args(["-C", folder, "repack", "-adq"])
+            .status();
+        assert!(packed.unwrap().success(), "git repack in {folder}");
     }
 
     /// Moves the branch to the commit that was prepared.
