@@ -91,21 +91,24 @@ pub fn paths(root: &Path, programs: &[Program], which: Which) -> Result<Vec<Path
 
 /// Returns the program on PATH that is as good as a built one.
 fn on_path(program: Program, which: Which) -> Option<PathBuf> {
-    let name = PathBuf::from(program.name());
+    let folders = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&folders)
+        .map(|folder| folder.join(program.name()))
+        .find(|path| path.is_file())?;
     let good = match (program, which) {
         (Program::Etcd, _) => {
-            let told = answer(&name, &["--version"]);
+            let told = answer(&found, &["--version"]);
             told.and_then(|told| etcd_version(&told))
                 .is_some_and(|version| version.starts_with(&[3]) && version >= OLDEST_ETCD.to_vec())
         }
         (Program::Kubectl, Which::Found) => {
-            let told = answer(&name, &["version", "--client", "--output", "json"]);
+            let told = answer(&found, &["version", "--client", "--output", "json"]);
             told.and_then(|told| kubectl_minor(&told))
                 .is_some_and(|minor| minor >= OLDEST_KUBECTL)
         }
         _ => false,
     };
-    good.then_some(name)
+    good.then_some(found)
 }
 
 /// The oldest etcd that is taken from PATH: one before it cannot tell how far a watch has come, without which
