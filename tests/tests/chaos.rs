@@ -14,6 +14,7 @@ use schemas::shared::Verdict;
 use schemas::workload::WorkloadPhase;
 use schemas::{AgenticTask, Workload, labels};
 
+use crate::poll::until;
 use crate::stage::{self, Setup, Stage, Up};
 
 /// Where a process is killed.
@@ -321,8 +322,14 @@ async fn killed_at_any_point_nothing_is_lost_and_nothing_is_made_up() {
                 &["rev-list", "--count", &format!("refs/heads/main..{branch}")],
             );
             assert_eq!(commits.trim(), "1", "{path}: a marker is left on the branch");
-            let note = stage::git(&stage.sample, &["notes", "--ref=foreman", "show", &head]);
-            assert!(note.contains("success"), "{path}: {note}");
+            // A verdict is told once it stands: that of the last task may be on its way.
+            let note = || stage::git(&stage.sample, &["notes", "--ref=foreman", "show", &head]);
+            until(
+                Duration::from_secs(30),
+                "the verdict in a note",
+                || note().contains("success").then_some(()),
+                || format!("{path}: {}", note()),
+            );
             let verify = mine
                 .iter()
                 .find(|task| task.status.as_ref().and_then(|s| s.verdict) == Some(Verdict::GatePass));
