@@ -110,17 +110,7 @@ fn session(folder: &Path, name: &str) -> Session {
         work_tree: tree.clone(),
         tracked: Arc::default(),
         kept_outputs: folder.join(format!("{name}-out")),
-        tools: [
-            "read_file",
-            "write_file",
-            "str_replace",
-            "apply_patch",
-            "grep",
-            "glob",
-            "bash",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        tools: schemas::tools::CODER.map(str::to_owned).to_vec(),
         protected: vec![".foreman/**".into()],
         shell: Some(Arc::new(Appending(tree.join("log.txt")))),
         bash_timeout: Duration::from_secs(30),
