@@ -263,13 +263,13 @@ async fn step(ctx: &Arc<Context>, key: &Key) -> Result<Next, Error> {
         guarded: i64::try_from(plan.guarded.len()).unwrap_or(i64::MAX),
     };
     // Nothing tells when a name is free that belongs to somebody else.
-    let after = if plan.taken.is_empty() {
+    let after = if plan.taken.is_empty() && plan.leaving.is_empty() {
         Next::Wait
     } else {
         Next::After(AGAIN)
     };
     let taken = plan.taken.iter().map(|(path, _)| path);
-    let again: BTreeSet<String> = taken.chain(&plan.guarded).cloned().collect();
+    let again: BTreeSet<String> = taken.chain(&plan.leaving).chain(&plan.guarded).cloned().collect();
     let applied = apply::apply(ctx, key, plan).await;
     let finished = matches!(applied, Ok(Applied::Done));
     state.revision = Some(loaded.revision);

@@ -37,6 +37,7 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Er
         writes,
         broke,
         taken: _,
+        leaving: _,
         guarded: _,
         rejects: _,
         revision,
@@ -113,7 +114,8 @@ fn owned_by(owners: &Owners) -> Value {
 async fn carry_out(ctx: &Context, writer: &Writer, write: Write) -> Result<Outcome, writer::Error> {
     match write {
         Write::Workload(key, text) => writer.apply(&ctx.workloads, &key, parsed(&text)).await,
-        Write::Task(key, text) => writer.apply(&ctx.tasks, &key, parsed(&text)).await,
+        Write::Task(key, text) => writer.create(&ctx.tasks, &key, parsed(&text)).await,
+        Write::Move(key, text) => writer.apply(&ctx.tasks, &key, parsed(&text)).await,
         Write::Own("Workload", key, owners) => writer.patch(&ctx.workloads, &key, owned_by(&owners)).await,
         Write::Own(_, key, owners) => writer.patch(&ctx.tasks, &key, owned_by(&owners)).await,
         Write::Delete("Workload", key, uid) => ctx

@@ -18,8 +18,11 @@ use crate::cache::{Cached, Key};
 pub enum Write {
     /// Creates or changes a Workload.
     Workload(Key, Box<str>),
-    /// Creates a bare AgenticTask.
+    /// Creates a bare AgenticTask, which an edit replaces: nothing of it is ever taken back, and no object of its name that
+    /// came meanwhile is taken over.
     Task(Key, Box<str>),
+    /// Says that a bare AgenticTask comes from another file of the same content.
+    Move(Key, Box<str>),
     /// Ties an object to its queue, or unties it, by the owners that it then has.
     Own(&'static str, Key, Owners),
     /// Deletes an object that no file makes any more, or that an edit replaces.
@@ -44,6 +47,8 @@ pub struct Plan {
     pub broke: Vec<FileError>,
     /// Paths whose object has a name that belongs to somebody else, and which.
     pub taken: Vec<(String, String)>,
+    /// Paths of tasks that cannot be made yet: the one of the name is still being deleted.
+    pub leaving: Vec<String>,
     /// Paths of objects that the zero guard kept, one for each object.
     pub guarded: Vec<String>,
     /// Files that showed to be wrong only when their objects were made.
@@ -288,6 +293,9 @@ fn place(
                 .push(Write::Delete("AgenticTask", key, existing.uid.clone()));
             return;
         }
+    } else if object.kind() == "AgenticTask" && known.tasks.get(&key).is_some() {
+        plan.leaving.push(path.to_owned());
+        return;
     }
     let run = match &existing {
         None => 1,
@@ -322,7 +330,8 @@ fn place(
             body["spec"]["run"] = json!(run);
             Write::Workload(key, body.to_string().into())
         }
-        TaskObject::AgenticTask(_) => Write::Task(key, body.to_string().into()),
+        TaskObject::AgenticTask(_) if existing.is_none() => Write::Task(key, body.to_string().into()),
+        TaskObject::AgenticTask(_) => Write::Move(key, body.to_string().into()),
     });
 }
 

@@ -261,6 +261,71 @@ async fn a_name_that_was_somebody_elses_is_taken_once_it_is_free() {
     stage.close().await;
 }
 
+/// A file with one AgenticTask named `t`.
+fn task(prompt: &str) -> String {
+    format!(
+        "apiVersion: foreman.llmkube.dev/v1alpha1\nkind: AgenticTask\nmetadata:\n  name: t\nspec:\n  kind: freeform\n  payload:\n    prompt: {prompt}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_somebody_made_meanwhile_is_not_taken_over() {
+    let stage = Stage::open(&[("tasks/t.yaml", &task("from the file"))]).await;
+    let api = stage.api::<AgenticTask>();
+    let foreign = serde_json::from_value(json!({
+        "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask", "metadata": { "name": "t" },
+        "spec": { "kind": "freeform", "payload": { "prompt": "by hand" } }
+    }));
+    // The operator has not heard of it yet.
+    let made = api.create(&PostParams::default(), &foreign.unwrap()).await.unwrap();
+    stage.queue(json!({})).await;
+    while stage.ctx.metrics.sum(crate::metrics::FILES_PARSED, &[]) == 0 {
+        stage.turn().await;
+    }
+    assert_eq!(stage.step().await, Next::Lost);
+    assert_eq!(api.get("t").await.unwrap().resource_version(), made.resource_version());
+    stage.ctx.tasks.observe(made);
+    stage
+        .turns_until("the condition", |status| says(status, "NameTaken", "True"))
+        .await;
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_task_is_made_when_the_one_before_it_is_gone() {
+    let stage = Stage::open(&[("tasks/t.yaml", &task("one"))]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let api = stage.api::<AgenticTask>();
+    let held_by = |holders: Value| Patch::Merge(json!({ "metadata": { "finalizers": holders } }));
+    let parameters = PatchParams::default();
+    let held = api
+        .patch("t", &parameters, &held_by(json!(["example.invalid/hold"])))
+        .await;
+    stage.ctx.tasks.observe(held.unwrap());
+    stage
+        .acts_on(stage.commit(&[FileEdit::write("tasks/t.yaml", task("two"))]))
+        .await;
+    let leaving = api.get("t").await.unwrap();
+    assert!(leaving.metadata.deletion_timestamp.is_some());
+    // The next edit finds it on its way out, and leaves it alone.
+    stage
+        .acts_on(stage.commit(&[FileEdit::write("tasks/t.yaml", task("three"))]))
+        .await;
+    assert_eq!(stage.step().await, Next::After(AGAIN));
+    let now = api.get("t").await.unwrap();
+    assert_eq!(now.resource_version(), leaving.resource_version());
+
+    let freed = api.patch("t", &parameters, &held_by(json!(null))).await.unwrap();
+    assert_eq!(freed.uid(), leaving.uid());
+    stage.ctx.tasks.forget(&Key::new(NAMESPACE, "t"), None);
+    assert_eq!(stage.step().await, Next::Wait);
+    let made = api.get("t").await.unwrap();
+    assert_ne!(made.uid(), leaving.uid());
+    assert_eq!(made.data["spec"]["payload"]["prompt"], "three");
+    stage.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_deleted_by_hand_is_made_again_after_a_commit_that_could_not_be_fetched() {
     let stage = Stage::open(&[("tasks/a.md", "do a\n")]).await;

@@ -46,7 +46,7 @@ async fn a_standby_goes_on_where_a_killed_leader_stopped_and_nothing_is_done_twi
     let applied: f64 = counters
         .iter()
         .filter(|(series, _)| {
-            ["cause=\"taskqueue\"", "verb=\"patch\"", "resource=\"agentictasks\""]
+            ["cause=\"taskqueue\"", "verb=\"create\"", "resource=\"agentictasks\""]
                 .iter()
                 .all(|label| series.contains(label))
         })

@@ -103,7 +103,7 @@ async fn a_missing_permission_is_named_and_work_goes_on_once_it_is_given() {
         &[
             "False Forbidden:",
             &user,
-            "cannot patch resource \"agentictasks\"",
+            "cannot create resource \"agentictasks\"",
             &site.namespace,
         ],
     )
