@@ -103,6 +103,8 @@ fn rows(project: &Project, queue: &TaskQueue, there: &There, foreseen: &Foreseen
     for (path, name) in &plan.taken {
         rows.push(row(path, "wait", &format!("{name} is there and not of this queue")));
     }
+    let leaving = plan.leaving.iter();
+    rows.extend(leaving.map(|path| row(path, "wait", "the task of its name is still being deleted")));
     let mut written: BTreeSet<(&str, &str)> = BTreeSet::new();
     for write in &plan.writes {
         let (kind, key) = match write {
@@ -117,6 +119,11 @@ fn rows(project: &Project, queue: &TaskQueue, there: &There, foreseen: &Foreseen
                     let why = "a bare AgenticTask; the scheduler picks its node";
                     rows.push(row(path_of(task.annotations()), "become a task", why));
                 }
+                ("AgenticTask", key)
+            }
+            Write::Move(key, text) => {
+                let task = serde_json::from_str::<AgenticTask>(text);
+                rows.extend(task.map(|task| stay(there, path_of(task.annotations()), "AgenticTask", key)));
                 ("AgenticTask", key)
             }
             // Whether it ends with its queue is no matter of what it does.

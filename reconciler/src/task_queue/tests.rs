@@ -327,6 +327,24 @@ async fn an_edited_task_is_made_when_the_one_before_it_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_file_is_renamed_stays_and_says_where_it_comes_from() {
+    let stage = Stage::open(&[("tasks/t.yaml", &task("one"))]).await;
+    stage.queue(json!({})).await;
+    stage.acts_on(stage.tip()).await;
+    let api = stage.api::<AgenticTask>();
+    let before = api.get("t").await.unwrap();
+    let renamed = [
+        FileEdit::remove("tasks/t.yaml"),
+        FileEdit::write("tasks/u.yaml", task("one")),
+    ];
+    stage.acts_on(stage.commit(&renamed)).await;
+    let now = api.get("t").await.unwrap();
+    assert_eq!(now.uid(), before.uid());
+    assert_eq!(now.annotations()[schemas::labels::SOURCE_PATH], "tasks/u.yaml");
+    stage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_deleted_by_hand_is_made_again_after_a_commit_that_could_not_be_fetched() {
     let stage = Stage::open(&[("tasks/a.md", "do a\n")]).await;
     stage.queue(json!({})).await;
