@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use kube::ResourceExt;
 use kube::api::Api;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::foreman::LIMIT;
+
+/// Until a watch that broke off is begun again. It must not fall behind those who are watched when a server comes back.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything that a watch showed, in order.
 pub struct Follower<K> {
@@ -31,15 +34,19 @@ where
         let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let (into, at) = (seen.clone(), times.clone());
         tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+            let mut events = watcher(api, watcher::Config::default()).boxed();
             while let Some(event) = events.next().await {
-                if let Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) = event {
-                    let mut seen = into.lock().unwrap();
-                    seen.push(object);
-                    at.lock().unwrap().push(Instant::now());
-                    if sender.send(seen.len()).is_err() {
-                        return;
+                match event {
+                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                        let mut seen = into.lock().unwrap();
+                        seen.push(object);
+                        at.lock().unwrap().push(Instant::now());
+                        if sender.send(seen.len()).is_err() {
+                            return;
+                        }
                     }
+                    Ok(_) => {}
+                    Err(_) => tokio::time::sleep(AGAIN).await,
                 }
             }
         });

@@ -121,7 +121,8 @@ async fn a_gate_that_is_evicted_by_a_taint_waits_for_a_node_and_is_tried_again()
     assert!(said.contains("untolerated taint"), "{said}");
     barrier.open();
     drop(undo);
-    passed(&mut outside, &mut seen, "tainted", &[2]).await;
+    // The scheduler may hear of it before the one who evicts.
+    passed(&mut outside, &mut seen, "tainted", &[2, 3]).await;
     let task: AgenticTask = outside.api().get("tainted").await.unwrap();
     let said = condition(&task, "GateScheduled").unwrap();
     assert!(said.starts_with("True "), "{said}");
