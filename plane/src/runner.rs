@@ -11,7 +11,7 @@ mod sources;
 pub mod status;
 pub mod volumes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,7 +169,16 @@ struct World {
     jobs: HashMap<String, Job>,
     pods: HashMap<String, Pod>,
     running: HashMap<String, CancellationToken>,
+    /// Pods that were begun, as long as they are there.
+    begun: HashSet<String>,
     synced: (bool, bool),
+}
+
+impl World {
+    /// Says whether a Pod is to be begun. It runs once: the watch may show it as it was before its end when its run is over.
+    fn is_to_begin(&self, pod: &Pod) -> bool {
+        !is_over(pod) && !self.begun.contains(&pod.uid().unwrap_or_default())
+    }
 }
 
 async fn serve(desk: Arc<Desk>, stop: CancellationToken) {
@@ -270,6 +279,7 @@ async fn observe_pod(
                 cancel.cancel();
             }
             world.pods.remove(&uid);
+            world.begun.remove(&uid);
             let logs = desk.config.folder.join("pod-logs").join(&uid);
             tokio::task::spawn_blocking(move || std::fs::remove_dir_all(logs));
             owner(&pod).into_iter().collect()
@@ -284,8 +294,9 @@ async fn observe_pod(
                     None if is_another_nodes(desk, &pod) => {}
                     None => forget(desk, &pod).await,
                 }
-            } else if !is_over(&pod) && !world.running.contains_key(&uid) && bind(desk, &pod).await {
+            } else if world.is_to_begin(&pod) && bind(desk, &pod).await {
                 let cancel = CancellationToken::new();
+                world.begun.insert(uid.clone());
                 world.running.insert(uid.clone(), cancel.clone());
                 let desk = desk.clone();
                 running.spawn(async move {
@@ -426,6 +437,20 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_pod_runs_once_also_where_the_watch_tells_late_how_it_was() {
+        let pod = |phase: &str| -> Pod {
+            serde_json::from_value(json!({ "metadata": { "uid": "u" }, "status": { "phase": phase } })).unwrap()
+        };
+        let mut world = World::default();
+        assert!(world.is_to_begin(&pod("Pending")));
+        assert!(!world.is_to_begin(&pod("Succeeded")));
+        world.begun.insert("u".to_owned());
+        for told_late in ["Pending", "Running", "Succeeded"] {
+            assert!(!world.is_to_begin(&pod(told_late)), "{told_late}");
+        }
+    }
 
     #[test]
     fn a_pod_of_another_scheduler_or_behind_a_gate_is_left_alone() {
