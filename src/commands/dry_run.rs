@@ -137,8 +137,8 @@ fn rows(project: &Project, queue: &TaskQueue, there: &There, foreseen: &Foreseen
     }
     let uid = queue.metadata.uid.as_deref().unwrap_or_default();
     for path in foreseen.files.paths() {
-        // What a broken file made stays, but of the file it is said that it is broken.
-        if !matches!(foreseen.files.get(path), Some(Ok(_))) {
+        // What a broken file made stays, but of the file it is said that it is broken; what is on its way out does not stay.
+        if !matches!(foreseen.files.get(path), Some(Ok(_))) || plan.leaving.contains(path) {
             continue;
         }
         let stays = there.of_path(uid, path);
