@@ -135,6 +135,30 @@ impl Side {
         .await
     }
 
+    /// Waits until the watch cache of kube-apiserver holds what was written before: a read that may be answered from
+    /// there tells of it only then.
+    async fn catch_up(&self, request: &Request) -> Result<(), Failure> {
+        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+        let version = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
+        let watches = query.split('&').any(|part| part == "watch=true");
+        let may_be_late = version == Some("0") || (watches && version.unwrap_or_default().is_empty());
+        if !self.real || request.method != "GET" || !may_be_late {
+            return Ok(());
+        }
+        let path = path.replacen("/watch/", "/", 1);
+        let newest = self.get(&path).await?;
+        let Some(version) = newest.body["metadata"]["resourceVersion"].as_str() else {
+            return Ok(());
+        };
+        let cached = format!("{path}?resourceVersion={version}");
+        let start = Instant::now();
+        while self.get(&cached).await?.code != 200 {
+            patience(start, &cached)?;
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Makes a definition and waits until its objects can be written and read.
     async fn define(&self, crd: &Value, path: &str) -> Result<(), Failure> {
         let made = self
@@ -289,6 +313,7 @@ async fn take(
             request.method = "GET".into();
             request.path.push(if request.path.contains('?') { '&' } else { '?' });
             request.path.push_str("watch=true");
+            side.catch_up(&request).await?;
             let start = Instant::now();
             loop {
                 let answer = side.send(&request).await?;
@@ -322,6 +347,7 @@ async fn take(
         }
         _ => {
             let request = request(step, names)?;
+            side.catch_up(&request).await?;
             let start = Instant::now();
             loop {
                 let answer = side.ask(&request).await?;
