@@ -135,14 +135,14 @@ impl Side {
         .await
     }
 
-    /// Waits until the watch cache of kube-apiserver holds what was written before: a read that may be answered from
-    /// there tells of it only then.
+    /// Waits until the watch cache of kube-apiserver holds what was written before: a watch and a read that names a
+    /// version are answered from there, by what the cache has heard of until then.
     async fn catch_up(&self, request: &Request) -> Result<(), Failure> {
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-        let version = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
-        let watches = query.split('&').any(|part| part == "watch=true");
-        let may_be_late = version == Some("0") || (watches && version.unwrap_or_default().is_empty());
-        if !self.real || request.method != "GET" || !may_be_late {
+        let from_cache = query
+            .split('&')
+            .any(|part| part == "watch=true" || part.starts_with("resourceVersion="));
+        if !self.real || request.method != "GET" || !from_cache {
             return Ok(());
         }
         let path = path.replacen("/watch/", "/", 1);
