@@ -9,5 +9,6 @@ mod model;
 pub mod outside;
 mod pace;
 mod page;
+mod replicas;
 mod runbook;
 pub mod site;

@@ -85,7 +85,7 @@ async fn tried(seen: &mut Seen, name: &str, tries: i64) {
 #[ignore = "needs a real node"]
 async fn gates_outlive_a_kubelet_that_crashes_and_those_that_run_out_of_time_are_tried_again() {
     let mut outside = Outside::open(&gate("true", 120), &[]).await;
-    let barrier = Barrier::at(&outside.address()).await;
+    let barrier = Barrier::at(outside.site.address()).await;
     let mut seen = Seen::of(&outside);
     outside.verify("goes-on", &gate(barrier.command(), 120)).await;
     outside.verify("out-of-time", &gate(barrier.command(), 10)).await;
@@ -108,7 +108,7 @@ async fn gates_outlive_a_kubelet_that_crashes_and_those_that_run_out_of_time_are
 #[ignore = "needs a real node"]
 async fn a_gate_that_is_evicted_by_a_taint_waits_for_a_node_and_is_tried_again() {
     let mut outside = Outside::open(&gate("true", 120), &[]).await;
-    let barrier = Barrier::at(&outside.address()).await;
+    let barrier = Barrier::at(outside.site.address()).await;
     let mut seen = Seen::of(&outside);
     outside.verify("tainted", &gate(barrier.command(), 120)).await;
     seen.gate_runs(Some("tainted")).await;
@@ -132,7 +132,7 @@ async fn a_gate_that_is_evicted_by_a_taint_waits_for_a_node_and_is_tried_again()
 #[ignore = "needs a real node"]
 async fn a_node_that_is_deleted_under_a_gate_costs_a_try_at_most() {
     let mut outside = Outside::open(&gate("true", 120), &[]).await;
-    let barrier = Barrier::at(&outside.address()).await;
+    let barrier = Barrier::at(outside.site.address()).await;
     let mut seen = Seen::of(&outside);
     outside.verify("under-way", &gate(barrier.command(), 120)).await;
     seen.gate_runs(Some("under-way")).await;
@@ -159,7 +159,7 @@ async fn a_node_that_is_deleted_under_a_gate_costs_a_try_at_most() {
 #[ignore = "needs a real node"]
 async fn an_agent_that_is_killed_under_a_gate_leaves_nothing_that_goes_on() {
     let mut outside = Outside::open(&gate("true", 120), &[]).await;
-    let barrier = Barrier::at(&outside.address()).await;
+    let barrier = Barrier::at(outside.site.address()).await;
     let mut seen = Seen::of(&outside);
     outside.verify("cut-off", &gate(barrier.command(), 120)).await;
     let first = seen.gate_runs(Some("cut-off")).await;

@@ -28,7 +28,7 @@ async fn a_coder_in_a_pod_of_its_own_ends_with_a_verdict_or_leaves_nothing() {
         "steps": [{ "name": "check", "command": "test \"$(cat notes.txt)\" = 'by a model'" }],
     });
     let bare = tokio::task::block_in_place(|| {
-        install(&site, "coder,verifier");
+        install(&site, "coder,verifier", "");
         site.repository("team/coded", &[(".foreman/gate.yaml", &gate.to_string())], &[])
     });
     let client = site.client.clone();

@@ -106,7 +106,7 @@ impl Case {
 #[ignore = "needs a real node"]
 async fn every_end_of_a_gate_is_told_for_what_it_is() {
     let site = Site::open().await;
-    tokio::task::block_in_place(|| install(&site, "verifier"));
+    tokio::task::block_in_place(|| install(&site, "verifier", ""));
     let client = site.client.clone();
     for case in &CASES {
         repository(&site, case.name, &case.gate());
@@ -161,8 +161,8 @@ async fn every_end_of_a_gate_is_told_for_what_it_is() {
     );
 }
 
-/// Installs Foreman with an agent of these roles, for repositories that ask for a password.
-pub(super) fn install(site: &Site, roles: &str) {
+/// Installs Foreman with an agent of these roles and `more` options, for repositories that ask for a password.
+pub(super) fn install(site: &Site, roles: &str, more: &str) {
     site.shell("kubectl create namespace foreman-system");
     site.shell(&secret(
         "git",
@@ -173,7 +173,7 @@ pub(super) fn install(site: &Site, roles: &str) {
         "helm upgrade --install foreman charts/foreman -n foreman-system --set agent.mode=native \
          --set 'agent.roles={{{roles}}}' --set agent.slots=8 --set agent.gateCache.enabled=false \
          --set \"agent.gitRemoteURL=$GIT_URL\" --set agent.gitCredentials.secretName=git \
-         --set operator.gitCredentials.secretName=git --set coder.gitCredentialsSecret=clone",
+         --set operator.gitCredentials.secretName=git --set coder.gitCredentialsSecret=clone {more}",
     ));
     site.shell(&secret(
         "clone",
@@ -192,7 +192,8 @@ fn secret(name: &str, namespace: &str, literals: &str) -> String {
     )
 }
 
-fn repository(site: &Site, name: &str, gate: &str) {
+/// Makes a repository with this gate, and a branch that changes a file.
+pub(super) fn repository(site: &Site, name: &str, gate: &str) {
     site.repository(
         &format!("team/{name}"),
         &[(".foreman/gate.yaml", gate), ("file", "as it was\n")],
@@ -200,7 +201,8 @@ fn repository(site: &Site, name: &str, gate: &str) {
     );
 }
 
-async fn verify(client: &Client, name: &str) {
+/// Makes a task that proves that branch.
+pub(super) async fn verify(client: &Client, name: &str) {
     let task: AgenticTask = serde_json::from_value(json!({
         "apiVersion": "foreman.llmkube.dev/v1alpha1",
         "kind": "AgenticTask",

@@ -159,12 +159,6 @@ impl Outside {
         self.agent = start_agent(&self.agent_arguments, self.clock).await;
     }
 
-    /// Returns the address at which pods reach this machine.
-    pub fn address(&self) -> String {
-        let host = self.site.git_url().strip_prefix("http://").unwrap();
-        host.split(':').next().unwrap().to_owned()
-    }
-
     async fn queue(&self) {
         let coder = json!({
             "role": "coder", "providerConfig": { "baseURL": "replay:", "model": "recorded" },

@@ -79,7 +79,13 @@ impl Site {
         self.folder.path()
     }
 
-    /// Returns the address of the Git server.
+    /// Returns the address at which pods reach this machine.
+    pub fn address(&self) -> &str {
+        let host = self.git.url.strip_prefix("http://").unwrap();
+        host.split(':').next().unwrap()
+    }
+
+    /// Returns the URL of the Git server.
     pub fn git_url(&self) -> &str {
         &self.git.url
     }

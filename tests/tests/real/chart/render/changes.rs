@@ -144,6 +144,10 @@ const CHANGES: &[(&str, &str)] = &[
     ("agent.gateCache.name=shared", "--gate-cache-pvc=shared"),
     ("agent.gateCache.annotations.backup=no-thanks", "backup: no-thanks"),
     ("agent.replicaCount=3", "replicas: 3"),
+    (
+        "operator.replicaCount=2,evidence.accessModes={ReadWriteMany}",
+        "type: RollingUpdate",
+    ),
     ("agent.image.repository=example/agent", "image: \"example/agent:"),
     ("agent.affinity.nodeAffinity.x=y", "nodeAffinity:"),
     ("hostAgents.studio.taskNamespace=team", "name: foreman-host-studio"),
