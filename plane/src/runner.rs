@@ -335,6 +335,9 @@ fn is_to_be_bound(pod: &Pod) -> bool {
     matches!(scheduler.as_str(), "" | "default-scheduler") && spec.scheduling_gates.unwrap_or_default().is_empty()
 }
 
+/// How often a Pod is bound before it is left to its next event.
+const BIND_TRIES: u32 = 6;
+
 /// Binds a Pod to this node; says whether it is ours.
 async fn bind(desk: &Desk, pod: &Pod) -> bool {
     match pod
@@ -347,14 +350,21 @@ async fn bind(desk: &Desk, pod: &Pod) -> bool {
         None if !is_to_be_bound(pod) => false,
         None => {
             let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
+            let name = pod.name_any();
             let patch = json!({ "metadata": { "uid": pod.uid() }, "spec": { "nodeName": desk.config.node } });
-            match pods.patch(&pod.name_any(), &params(), &Patch::Merge(patch)).await {
-                Ok(_) => true,
-                Err(error) => {
-                    tracing::warn!(%error, pod = pod.name_any(), "failed to bind the pod");
-                    false
+            // No event comes for a Pod that changes no more, so an answer that got lost is asked for again.
+            for attempt in 0..BIND_TRIES {
+                match pods.patch(&name, &params(), &Patch::Merge(&patch)).await {
+                    Ok(_) => return true,
+                    Err(kube::Error::Api(refused)) if (400..500).contains(&refused.code) => {
+                        tracing::warn!(error = refused.message, pod = name, "the pod was not bound");
+                        return false;
+                    }
+                    Err(error) => tracing::warn!(%error, pod = name, "failed to bind the pod; trying again"),
                 }
+                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
             }
+            false
         }
     }
 }

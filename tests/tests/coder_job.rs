@@ -88,9 +88,15 @@ async fn waits(sample: &Sample, but: &[PathBuf]) -> PathBuf {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(crate::foreman::LIMIT, found)
-        .await
-        .expect("no command of the model ran")
+    match tokio::time::timeout(crate::foreman::LIMIT, found).await {
+        Ok(tree) => tree,
+        Err(_) => panic!(
+            "no command of the model ran: {:#?} {:#?}\n{}",
+            sample.call(&["show", "note.md"]),
+            sample.call(&["logs", "note.md"]),
+            std::fs::read_to_string(sample.state().with_extension("stderr")).unwrap_or_default()
+        ),
+    }
 }
 
 fn go_on(tree: &Path) {

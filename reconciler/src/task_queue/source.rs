@@ -316,6 +316,8 @@ fn watch_local(poller: &Arc<Poller>) -> Option<RecommendedWatcher> {
     let told = Arc::downgrade(poller);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let relevant = match &event {
+            // Events were lost.
+            Ok(event) if event.need_rescan() => true,
             Ok(event) => {
                 !event.kind.is_access()
                     && event
