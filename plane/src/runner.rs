@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The field manager of everything that the runner writes.
 pub const FIELD_MANAGER: &str = "foreman-runner";
+/// How often a Pod is bound before it is left to its next event.
+const BIND_TRIES: u32 = 6;
 
 /// What the runner is told at its start.
 #[derive(Clone, Debug)]
@@ -335,9 +337,6 @@ fn is_to_be_bound(pod: &Pod) -> bool {
     matches!(scheduler.as_str(), "" | "default-scheduler") && spec.scheduling_gates.unwrap_or_default().is_empty()
 }
 
-/// How often a Pod is bound before it is left to its next event.
-const BIND_TRIES: u32 = 6;
-
 /// Binds a Pod to this node; says whether it is ours.
 async fn bind(desk: &Desk, pod: &Pod) -> bool {
     match pod
@@ -352,7 +351,7 @@ async fn bind(desk: &Desk, pod: &Pod) -> bool {
             let pods: Api<Pod> = Api::namespaced(desk.client.clone(), &pod.namespace().unwrap_or_default());
             let name = pod.name_any();
             let patch = json!({ "metadata": { "uid": pod.uid() }, "spec": { "nodeName": desk.config.node } });
-            // No event comes for a Pod that changes no more, so an answer that got lost is asked for again.
+            // No event comes for a Pod that changes no more, so what failed is tried again.
             for attempt in 0..BIND_TRIES {
                 match pods.patch(&name, &params(), &Patch::Merge(&patch)).await {
                     Ok(_) => return true,
@@ -460,6 +459,43 @@ mod tests {
         for told_late in ["Pending", "Running", "Succeeded"] {
             assert!(!world.is_to_begin(&pod(told_late)), "{told_late}");
         }
+    }
+
+    /// Binds a Pod where the API answers so, try by try and then on; says whether it is ours, and how often was tried.
+    async fn bound(answers: &'static [u16]) -> (bool, usize) {
+        let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = tries.clone();
+        let api = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let code = answers[number.min(answers.len() - 1)];
+            let body = match code {
+                200 => json!({ "metadata": { "name": "p" } }),
+                _ => json!({ "kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "Odd" }),
+            };
+            let answer = http::Response::builder().status(code);
+            let answer = answer.body(kube::client::Body::from(body.to_string().into_bytes()));
+            async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let sandbox = sandbox::Sandbox::without_confinement();
+        let desk = Desk {
+            config: RunnerConfig::new(folder.path().to_owned(), sandbox).unwrap(),
+            client: Client::new(api, "default"),
+            growing: logs::Growing::default(),
+            notes: Mutex::default(),
+        };
+        let pod =
+            serde_json::from_value(json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "containers": [] } }));
+        let is_ours = bind(&desk, &pod.unwrap()).await;
+        (is_ours, tries.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_bound_again_after_a_failure_but_not_after_a_refusal() {
+        assert_eq!(bound(&[200]).await, (true, 1));
+        assert_eq!(bound(&[500, 503, 200]).await, (true, 3));
+        assert_eq!(bound(&[409]).await, (false, 1));
+        assert_eq!(bound(&[500]).await, (false, BIND_TRIES as usize));
     }
 
     #[test]

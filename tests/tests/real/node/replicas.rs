@@ -82,7 +82,7 @@ async fn of_two_operators_in_pods_one_goes_on_when_the_other_is_killed() {
     });
 }
 
-/// Returns the Pods of operators that are ready.
+/// Returns the Pods of operators that run.
 async fn operators(client: &Client) -> Vec<Pod> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let params = ListParams::default().labels("app.kubernetes.io/component=operator");
