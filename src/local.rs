@@ -151,7 +151,7 @@ impl Local {
         if config.port.is_some() {
             plane.serve_tls().await.context("failed to serve the API")?;
         }
-        let runner = Runner::start(client.clone(), runner_config(place, &config, sandbox.clone())?)
+        let runner = Runner::start(client.clone(), runner_config(place, &config, sandbox.clone()))
             .await
             .context("failed to start the Job runner")?;
         plane.set_pod_logs(runner.logs());
@@ -336,16 +336,15 @@ fn git_settings(config: &LocalConfig) -> Result<git::Settings> {
     .map_err(anyhow::Error::msg)
 }
 
-fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox) -> Result<RunnerConfig> {
-    let mut runner =
-        RunnerConfig::new(place.state.join("runner"), sandbox).context("failed to find the running executable")?;
+fn runner_config(place: &Place, config: &LocalConfig, sandbox: sandbox::Sandbox) -> RunnerConfig {
+    let mut runner = RunnerConfig::new(place.state.join("runner"), sandbox);
     runner.host_paths.clone_from(&config.file_roots);
     runner.own_images = [gate::IMAGE, agent::executor::job::build::IMAGE]
         .map(|image| image.rsplit_once(':').map_or(image, |(name, _)| name).to_owned())
         .into();
     // An Agent may name an image of its own for its Jobs; here it stands for this machine's tools, as a gate's does.
     runner.own_programs = vec![agent::executor::job::build::PROGRAM.to_owned()];
-    Ok(runner)
+    runner
 }
 
 async fn prepare_operator(place: &Place, namespace: &str, config: &LocalConfig, client: &Client) -> Result<Operator> {

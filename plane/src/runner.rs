@@ -7,6 +7,7 @@ pub mod job;
 pub mod logs;
 pub mod pod;
 mod process;
+mod program;
 mod sources;
 pub mod status;
 pub mod volumes;
@@ -47,8 +48,6 @@ pub struct RunnerConfig {
     pub own_images: Vec<String>,
     /// Programs that stand for the running executable, whatever image they are called from.
     pub own_programs: Vec<String>,
-    /// The running executable.
-    pub executable: PathBuf,
     /// How containers are confined.
     pub sandbox: sandbox::Sandbox,
     /// The host's tools, for every other image.
@@ -61,19 +60,18 @@ pub struct RunnerConfig {
 
 impl RunnerConfig {
     /// Runs containers below `folder` with `sandbox` and this host's tools.
-    pub fn new(folder: PathBuf, sandbox: sandbox::Sandbox) -> std::io::Result<Self> {
-        Ok(Self {
+    pub fn new(folder: PathBuf, sandbox: sandbox::Sandbox) -> Self {
+        Self {
             folder,
             node: "local".into(),
             host_paths: Vec::new(),
             own_images: Vec::new(),
             own_programs: Vec::new(),
-            executable: std::env::current_exe()?,
             sandbox,
             toolchain: sandbox::Toolchain::host(),
             log_bytes: 32 << 20,
             most_restarts: 6,
-        })
+        }
     }
 }
 
@@ -85,6 +83,7 @@ pub struct Desk {
     pub client: Client,
     growing: logs::Growing,
     notes: Mutex<HashMap<String, BTreeMap<String, String>>>,
+    program: program::Program,
 }
 
 /// A running Job runner.
@@ -100,6 +99,7 @@ impl Runner {
         let growing = logs::Growing::default();
         let logs = Arc::new(logs::LogFiles::new(config.folder.join("pod-logs"), growing.clone()));
         let desk = Arc::new(Desk {
+            program: program::Program::new(&config.folder),
             config,
             client,
             growing,
@@ -479,7 +479,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sandbox = sandbox::Sandbox::without_confinement();
         let desk = Desk {
-            config: RunnerConfig::new(folder.path().to_owned(), sandbox).unwrap(),
+            program: program::Program::new(folder.path()),
+            config: RunnerConfig::new(folder.path().to_owned(), sandbox),
             client: Client::new(api, "default"),
             growing: logs::Growing::default(),
             notes: Mutex::default(),

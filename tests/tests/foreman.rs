@@ -24,7 +24,11 @@ pub fn program() -> PathBuf {
 
 /// Builds a call of the command in `folder`, with no model server and no settings of the person who runs the tests.
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(program());
+    command_of(&program(), folder)
+}
+
+fn command_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder).stdin(Stdio::null());
     for name in [
         "FOREMAN_MODEL",
@@ -75,10 +79,10 @@ pub struct Up {
 }
 
 impl Up {
-    /// Starts `up` on a repository and returns once it says that it is ready.
-    pub fn start(repository: &Path, state: &Path, arguments: &[&str]) -> Self {
+    /// Starts `up` of this program on a repository and returns once it says that it is ready.
+    pub fn start(program: &Path, repository: &Path, state: &Path, arguments: &[&str]) -> Self {
         let errors = state.with_extension("stderr");
-        let mut child = command(repository)
+        let mut child = command_of(program, repository)
             .arg("--state")
             .arg(state)
             .arg("up")

@@ -80,8 +80,14 @@ impl Sample {
 
     /// Starts `foreman up` on it.
     pub fn up(&self) -> crate::foreman::Up {
+        self.up_of(&crate::foreman::program())
+    }
+
+    /// Starts `foreman up` on it from this file.
+    pub fn up_of(&self, program: &Path) -> crate::foreman::Up {
         let sessions = self.sessions();
         crate::foreman::Up::start(
+            program,
             &self.repository(),
             &self.state(),
             &["--replay-sessions", sessions.to_str().unwrap()],

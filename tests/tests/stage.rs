@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use kube::api::{Api, ListParams};
@@ -12,31 +11,6 @@ use schemas::{AgenticTask, TaskQueue, Workload};
 
 /// What the sample's gate runs unless a test says otherwise.
 pub const GATE: &str = "steps:\n  - name: check\n    command: \"true\"\n    timeoutSeconds: 30\n";
-
-/// Returns the built program; builds it where nobody named one.
-pub fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(named) = std::env::var_os("FOREMAN_BIN") {
-            return PathBuf::from(named);
-        }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build
-            .current_dir(root)
-            .args(["build", "--quiet", "--workspace", "--bins"]);
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().unwrap().parent().unwrap();
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(
-            build.status().unwrap().success(),
-            "failed to build foreman; name a built one with FOREMAN_BIN"
-        );
-        profile.join("foreman")
-    })
-}
 
 /// Runs Git and returns what it printed; fails the test where Git does.
 pub fn git(folder: &Path, arguments: &[&str]) -> String {
@@ -130,8 +104,9 @@ impl Stage {
             starts: std::cell::Cell::new(0),
         };
         // A name of its own: processes that are left over are found by it.
-        if std::fs::hard_link(program(), &stage.program).is_err() {
-            std::fs::copy(program(), &stage.program).unwrap();
+        let built = crate::foreman::program();
+        if std::fs::hard_link(&built, &stage.program).is_err() {
+            std::fs::copy(&built, &stage.program).unwrap();
         }
         git(root, &["init", "-q", "--bare", "sample.git"]);
         git(root, &["init", "-q", "--bare", "tasks.git"]);

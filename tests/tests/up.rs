@@ -47,6 +47,26 @@ async fn a_committed_task_becomes_a_branch_whose_verdict_names_what_was_tested()
     assert!(log.out.contains("step note passed"), "{log:#?}");
 }
 
+/// An upgrade replaces the program of a running `up`: what it starts from then on is still itself.
+#[tokio::test]
+async fn work_goes_on_where_the_program_is_replaced_or_gone() {
+    let sample = Sample::new();
+    let program = sample.root().join("foreman");
+    std::fs::copy(crate::foreman::program(), &program).unwrap();
+    let up = sample.up_of(&program);
+    let client = up.client().await;
+    for (task, replacement) in [("other", Some("#!/bin/sh\nexit 77\n")), ("gone", None)] {
+        sample.record(task, 1, "note.txt", "done\n");
+        std::fs::remove_file(&program).unwrap();
+        if let Some(text) = replacement {
+            std::fs::write(&program, text).unwrap();
+        }
+        sample.task(task, "Write the note.\n");
+        let done = ended(&client, task, 1).await;
+        assert!(passed(&done), "{done:#?}");
+    }
+}
+
 #[test]
 fn up_tells_what_happens_while_it_happens() {
     let sample = Sample::new();

@@ -244,7 +244,7 @@ impl Carrier {
             }
         };
         self.tell(container).await;
-        let command = match process::command(&self.desk.config, &self.pod.name_any(), &asked) {
+        let command = match process::command(&self.desk, &self.pod.name_any(), &asked).await {
             Ok(command) => command,
             Err(why) => {
                 self.event("Warning", "Failed", &why).await;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::RunnerConfig;
+use super::Desk;
 use super::container::{Wanted, WantedNetwork};
 use super::status;
 
@@ -11,7 +11,8 @@ use super::status;
 const OWN_PROGRAMS: &str = "/foreman/bin";
 
 /// Makes the command that a container is.
-pub fn command(config: &RunnerConfig, pod: &str, asked: &Wanted) -> Result<sandbox::Command, String> {
+pub async fn command(desk: &Desk, pod: &str, asked: &Wanted) -> Result<sandbox::Command, String> {
+    let toolchain = &desk.config.toolchain;
     let mut command = sandbox::Command::new(&asked.program)
         .args(asked.args.iter().cloned())
         .envs(asked.env.iter().map(|(name, value)| (name.clone(), value.clone())))
@@ -29,9 +30,11 @@ pub fn command(config: &RunnerConfig, pod: &str, asked: &Wanted) -> Result<sandb
         // The first argument names the program, for a sandbox that shows the executable under its own name.
         command.args.insert(0, name);
         command.program.clone_from(&target);
-        command = command.toolchain(&config.toolchain).ro(&config.executable, target);
+        let program = desk.program.path().await;
+        let program = program.map_err(|error| format!("failed to find the running executable: {error}"))?;
+        command = command.toolchain(toolchain).ro(program, target);
     } else {
-        command = command.toolchain(&config.toolchain);
+        command = command.toolchain(toolchain);
     }
     for (source, target, writable) in &asked.mounts {
         command = if *writable {

@@ -132,7 +132,7 @@ mod real {
         let served = plane.serve_tls().await.unwrap();
         // No Pod is this node's, so nothing is run.
         let sandbox = sandbox::Sandbox::without_confinement();
-        let runner = RunnerConfig::new(folder.path().join("runner"), sandbox).unwrap();
+        let runner = RunnerConfig::new(folder.path().join("runner"), sandbox);
         let runner = Runner::start(plane.client(), runner).await.unwrap();
         plane.set_pod_logs(runner.logs());
 
