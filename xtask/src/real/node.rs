@@ -208,6 +208,8 @@ fn kubelet(folder: &Path, network: &Network) -> String {
         "clusterDomain": names::DOMAIN,
         "podLogsDir": format!("{folder}/pods"),
         "failSwapOn": false,
+        // From Kubernetes 1.35 on a kubelet refuses control groups of version 1 unless told so.
+        "failCgroupV1": false,
         "localStorageCapacityIsolation": false,
         "containerRuntimeEndpoint": format!("unix://{folder}/containerd.sock"),
         "authentication": {

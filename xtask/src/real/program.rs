@@ -142,6 +142,10 @@ pub enum Release {
     #[value(name = "1.31")]
     #[serde(rename = "1.31")]
     Oldest,
+    /// The newest that Foreman was run on.
+    #[value(name = "1.36")]
+    #[serde(rename = "1.36")]
+    Newest,
 }
 
 impl Release {
@@ -149,6 +153,7 @@ impl Release {
     pub fn module(self, program: Program) -> &'static str {
         match (self, program.module()) {
             (Self::Oldest, "kubernetes") => "kubernetes-1.31",
+            (Self::Newest, "kubernetes") => "kubernetes-1.36",
             (_, module) => module,
         }
     }
@@ -158,6 +163,7 @@ impl Release {
         match self {
             Self::Usual => "1.34",
             Self::Oldest => "1.31",
+            Self::Newest => "1.36",
         }
     }
 }
@@ -181,7 +187,7 @@ mod tests {
     fn every_program_has_a_version_and_checksums_in_the_repository() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/real");
         let every = |release: Release| Program::all().into_iter().map(move |program| (release, program));
-        for (release, program) in every(Release::Usual).chain(every(Release::Oldest)) {
+        for (release, program) in Release::value_variants().iter().flat_map(|release| every(*release)) {
             let module = folder.join(release.module(program));
             let go_mod = std::fs::read_to_string(module.join("go.mod")).unwrap();
             let version = required_version(&go_mod, program.versioned_by()).unwrap();
