@@ -60,7 +60,7 @@ pub struct Context {
     pub writer: Writer,
     /// Tasks.
     pub tasks: Arc<Cache<AgenticTask>>,
-    /// Time.
+    /// Time, which stands still while the API is away: no task is overdue for an end that could not be written.
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
@@ -165,10 +165,10 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
             .flatten()
             .min()
             .map(|due| due.saturating_sub(now));
-        // A wake-up that is due now still lets other work in first.
+        // A wake-up that is due now still lets other work in first, and the time may stand still before it is due.
         let wake = wake
             .unwrap_or(Duration::MAX / 4)
-            .clamp(Duration::from_millis(1), Duration::from_secs(3600));
+            .clamp(Duration::from_millis(10), Duration::from_secs(3600));
         tokio::select! {
             () = stop.cancelled() => {}
             () = ctx.scheduler.changed.notified() => told_all = false,
@@ -211,8 +211,8 @@ fn land(ctx: &Arc<Context>, line: &mut Line, written: Written, key: Key) {
         }
     };
     let scheduler = ctx.scheduler.clone();
-    // A place that it did not get is another's at once.
-    scheduler.change(|index| index.release(&key));
+    // A place that it did not get is another's at once. What is overdue would be written again in the very next pass.
+    scheduler.change(|index| index.rest(&key));
     tokio::spawn(async move {
         tokio::time::sleep(after).await;
         scheduler.change(|index| index.look_at_task(&key));

@@ -25,6 +25,9 @@ use liveness::{Judgement, Liveness};
 
 /// Writes that are under way at once.
 const CONCURRENT: usize = 16;
+/// Before a node is judged again whose status lost a race, and whose status was not written.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const FAILED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long one round over all nodes may take before it counts as stuck.
 const ROUND_LIMIT: Duration = Duration::from_secs(1800);
 
@@ -78,10 +81,20 @@ impl Known {
     fn judge(&mut self, name: &str, at: Duration) -> Judgement {
         let judged = self.liveness.judge(name, at);
         if let Some(until) = judged.until {
-            self.due.insert((until, name.to_owned()));
-            self.due_of.insert(name.to_owned(), until);
+            self.set_due(name, until);
         }
         judged
+    }
+
+    /// Has a node judged at that time, or before where it is due before.
+    fn set_due(&mut self, name: &str, at: Duration) {
+        match self.due_of.get(name) {
+            Some(due) if *due <= at => return,
+            Some(due) => self.due.remove(&(*due, name.to_owned())),
+            None => false,
+        };
+        self.due.insert((at, name.to_owned()));
+        self.due_of.insert(name.to_owned(), at);
     }
 }
 
@@ -186,37 +199,35 @@ pub async fn run(ctx: Arc<Context>, stop: CancellationToken) {
         // A whole rack may go at once: its tasks are moved by then, and what is said of its nodes is not one by one.
         let writes = futures::stream::iter(told).map(|(node, patch)| write(&ctx, node, patch));
         let again = writes.buffer_unordered(CONCURRENT);
-        let again: Vec<Option<String>> = again.collect().await;
+        let again: Vec<Option<(String, Duration)>> = again.collect().await;
         drop(working);
-        let again: Vec<String> = again.into_iter().flatten().collect();
         let now = ctx.clock.elapsed();
         let wake = {
-            let known = lock(&ctx.watch.known);
+            let mut known = lock(&ctx.watch.known);
+            for (name, pause) in again.into_iter().flatten() {
+                known.set_due(&name, now + pause);
+            }
             known.due.first().map(|(due, _)| *due)
         };
-        let mut sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
-        if !again.is_empty() {
-            sleep = sleep.min(Duration::from_secs(1));
-        }
+        let sleep = wake.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now));
         tokio::select! {
             () = stop.cancelled() => {}
             () = ctx.watch.changed.notified() => {}
-            () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+            () = tokio::time::sleep(sleep.max(Duration::from_millis(10))) => {}
         }
-        lock(&ctx.watch.known).touched.extend(again);
     }
 }
 
-/// Writes a node's status; names the node where that is to be tried again.
-async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> Option<String> {
+/// Writes a node's status; names the node where that is to be tried again, and after how long.
+async fn write(ctx: &Context, node: Arc<Cached<FleetNode>>, patch: Value) -> Option<(String, Duration)> {
     let version = node.meta().resource_version.as_deref();
     let key = Key::of(node.meta());
     match ctx.writer.patch_status(&ctx.nodes, &key, version, patch).await {
         Ok(Outcome::Done) => None,
-        Ok(Outcome::Lost) => Some(key.name),
+        Ok(Outcome::Lost) => Some((key.name, AGAIN_AFTER)),
         Err(error) => {
             tracing::warn!(node = %key, %error, "the node's phase was not written");
-            Some(key.name)
+            Some((key.name, FAILED_AGAIN_AFTER))
         }
     }
 }
@@ -326,6 +337,19 @@ mod tests {
             "the later heartbeat counts"
         );
         assert_eq!(judged(&mut known, 1000), [], "what is over is not judged ever again");
+    }
+
+    #[test]
+    fn a_node_whose_status_was_not_written_is_judged_after_its_pause_alone() {
+        let second = Duration::from_secs;
+        let mut known = Known::default();
+        known.set_due("dead", second(10));
+        known.touched.insert("other".to_owned());
+        assert_eq!(known.take(second(1)), BTreeSet::from(["other".to_owned()]));
+        known.set_due("dead", second(20));
+        assert_eq!(known.take(second(9)), BTreeSet::new());
+        assert_eq!(known.take(second(10)), BTreeSet::from(["dead".to_owned()]));
+        assert_eq!(known.take(second(100)), BTreeSet::new());
     }
 
     #[test]

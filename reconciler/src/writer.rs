@@ -72,7 +72,9 @@ impl Error {
         let reason = match status.code {
             403 if status.message.contains("exceeded quota") => "QuotaExceeded",
             // What an access rule lacks is said in these words; the others are of admission.
-            403 if status.message.contains("cannot ") => "Forbidden",
+            403 if status.message.contains(" is forbidden: User \"") && status.message.contains("\" cannot ") => {
+                "Forbidden"
+            }
             400 | 403 | 422 => "Refused",
             // One that stands before the write and does not answer: no try of ours mends it.
             500 if status.message.contains("failed calling webhook") => "WebhookFailed",
@@ -80,7 +82,7 @@ impl Error {
         };
         Some(Refusal {
             reason,
-            message: format!("failed to {action} {object}: {}", status.message),
+            message: format!("failed to {action} {object}: {}", without_ports(&status.message)),
         })
     }
 
@@ -97,6 +99,12 @@ impl Error {
             },
         }
     }
+}
+
+/// Takes out the near end of a connection that broke, which is another each time: what is told must not be news for ever.
+fn without_ports(message: &str) -> String {
+    let far_end = |word: &str| word.split_once("->").map_or(word, |(_, far)| far).to_owned();
+    message.split(' ').map(far_end).collect::<Vec<_>>().join(" ")
 }
 
 /// A write that nobody but a person can make possible.
@@ -477,6 +485,13 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_told_in_the_same_words_whatever_port_it_came_by() {
+        let broken = |port: u16| format!("failed calling webhook: read tcp 10.0.0.1:{port}->10.0.0.2:443: reset");
+        assert_eq!(without_ports(&broken(40_001)), without_ports(&broken(40_002)));
+        assert_eq!(without_ports("no  change -x"), "no  change -x");
+    }
+
+    #[test]
     fn a_refusal_says_what_a_person_has_to_change() {
         let error = |code: u16, message: &str| Error::Api {
             action: "apply",
@@ -496,6 +511,11 @@ mod tests {
             (403, "pods \"x\" is forbidden: exceeded quota: q", Some("QuotaExceeded")),
             (422, "ValidatingAdmissionPolicy 'p' denied request: no", Some("Refused")),
             (403, "admission webhook \"w\" denied the request: no", Some("Refused")),
+            (
+                403,
+                "admission webhook \"w\" denied the request: you cannot do this on Sunday",
+                Some("Refused"),
+            ),
             (
                 500,
                 "Internal error occurred: failed calling webhook \"w\": connection refused",

@@ -2,9 +2,18 @@
 
 use schemas::shared::RequiredCapability;
 
-/// What tasks have in common when the same nodes fit them.
+/// What tasks have in common that stand in one queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Class {
+    /// What nodes they ask for. It comes first, so that queues that the same nodes fit lie beside each other.
+    pub demand: Demand,
+    /// Target repository.
+    pub repo: String,
+}
+
+/// What tasks have in common when the same nodes fit them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Demand {
     /// Namespace.
     pub namespace: String,
     /// Agent, where one is named.
@@ -13,13 +22,11 @@ pub struct Class {
     pub required: String,
     /// Model that replaces the Agent's.
     pub model: Option<String>,
-    /// Target repository.
-    pub repo: String,
     /// Whether the work is a verifier's, which waits for a gate Job and holds no model slot.
     pub verifies: bool,
 }
 
-/// What a class asks of a node.
+/// What a demand asks of a node, as Agents and profiles are now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Needs {
     /// Requirement.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use schemas::agentic_task::Phase;
 use schemas::{Agent, AgenticTask, FleetNode};
 
-use super::class::{Class, Standing};
+use super::class::{Class, Demand, Standing};
 use super::facts::{TaskObject, agent_name, is_verifier, repo_of, status_of, time_limit};
 use super::node::{Node, Use};
 use crate::cache::{Cached, Key};
@@ -62,16 +62,19 @@ pub struct Index {
     reserved: HashMap<Key, Usage>,
     /// How many writes about a task failed in a row.
     failures: HashMap<Key, u32>,
+    /// Tasks of which a write did not succeed, until it is time to look again or there is news of them.
+    resting: HashSet<Key>,
     /// Nodes, agents or limits changed since the last pass.
     pub(super) supply_changed: bool,
-    /// The fitting nodes of each class, as long as nodes and agents stay the same.
-    pub(super) fitting: HashMap<Class, Arc<super::fit::Fitting>>,
+    /// The fitting nodes of each demand, as long as nodes and agents stay the same.
+    pub(super) fitting: HashMap<Demand, Arc<super::fit::Fitting>>,
 }
 
 impl Index {
     /// Takes in a task that changed, or that is gone.
     pub fn set_task(&mut self, key: &Key, task: Option<TaskObject>, at: Duration) {
         self.release(key);
+        self.resting.remove(key);
         if let Some(before) = self.tasks.remove(key) {
             self.count(&before, false);
             self.link(key, &before, false);
@@ -127,7 +130,7 @@ impl Index {
         }
     }
 
-    /// Puts a node in the place of what was known of it. That costs one look per class, never one per node or task.
+    /// Puts a node in the place of what was known of it. That costs one look per demand, never one per node or task.
     fn replace_node(&mut self, name: &str, node: Option<Node>) {
         let before = match &node {
             Some(node) if self.nodes.get(name) == Some(node) => return,
@@ -191,6 +194,7 @@ impl Index {
     /// Looks again at one task; an assignment that was decided and did not happen is forgotten.
     pub fn look_at_task(&mut self, key: &Key) {
         self.release(key);
+        self.resting.remove(key);
         if self.tasks.contains_key(key) {
             self.dirty.insert(key.clone());
         }
@@ -210,6 +214,7 @@ impl Index {
         }
         let reserved: Vec<Key> = self.reserved.keys().cloned().collect();
         reserved.iter().for_each(|key| self.release(key));
+        self.resting.clear();
         self.dirty.extend(self.tasks.keys().cloned());
     }
 
@@ -366,6 +371,19 @@ impl Index {
         self.failures.remove(key);
     }
 
+    /// Leaves a task alone until [`Index::look_at_task`], or until there is news of it; what it had reserved is given back.
+    pub fn rest(&mut self, key: &Key) {
+        self.release(key);
+        if self.tasks.contains_key(key) {
+            self.resting.insert(key.clone());
+        }
+    }
+
+    /// Says whether a task is left alone for now.
+    pub(super) fn is_resting(&self, key: &Key) -> bool {
+        self.resting.contains(key)
+    }
+
     /// Says whether an assignment is decided and not answered yet.
     pub(super) fn is_reserved(&self, key: &Key) -> bool {
         self.reserved.contains_key(key)
@@ -403,8 +421,20 @@ impl Index {
             members.remove(&(start, key.clone()));
             if members.is_empty() {
                 self.classes.remove(&class);
-                self.fitting.remove(&class);
+                self.forget_demand(class.demand);
             }
+        }
+    }
+
+    /// Forgets the fitting nodes of a demand that no class has any more.
+    fn forget_demand(&mut self, demand: Demand) {
+        let first = Class {
+            demand,
+            repo: String::new(),
+        };
+        let next = self.classes.range(&first..).next();
+        if next.is_none_or(|(class, _)| class.demand != first.demand) {
+            self.fitting.remove(&first.demand);
         }
     }
 

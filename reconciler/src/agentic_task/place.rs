@@ -4,7 +4,7 @@ use schemas::agentic_task::TaskKind;
 use schemas::dependencies::{DependencyState, TaskFacts, dependency_state};
 use schemas::{AgenticTask, labels};
 
-use super::class::{Class, Needs, Standing};
+use super::class::{Class, Demand, Needs, Standing};
 use super::facts::{TaskObject, agent_name, is_verifier, repo_of, status_of, virtual_start};
 use super::index::Index;
 use crate::agent::validate;
@@ -62,7 +62,7 @@ impl Index {
                 return Standing::Held(format!("Agent {name:?} is not valid: {problem}"));
             }
         }
-        let class = Class {
+        let demand = Demand {
             namespace: key.namespace.clone(),
             agent: agent_name(task).map(str::to_owned),
             required: match agent_name(task) {
@@ -75,29 +75,32 @@ impl Index {
                     .unwrap_or_default(),
             },
             model: task.spec.model_ref.clone(),
-            repo: repo_of(task),
             verifies: is_verifier(task),
+        };
+        let class = Class {
+            demand,
+            repo: repo_of(task),
         };
         Standing::Queued(class, virtual_start(task))
     }
 
-    /// Works out what a class needs of a node.
-    pub(super) fn needs(&self, class: &Class) -> Needs {
-        let Some(name) = &class.agent else {
+    /// Works out what a demand needs of a node.
+    pub(super) fn needs(&self, demand: &Demand) -> Needs {
+        let Some(name) = &demand.agent else {
             return Needs {
-                required: serde_json::from_str(&class.required).unwrap_or_default(),
-                model: class.model.clone(),
-                holds_slot: !class.verifies,
+                required: serde_json::from_str(&demand.required).unwrap_or_default(),
+                model: demand.model.clone(),
+                holds_slot: !demand.verifies,
                 agent_limit: None,
             };
         };
         let found = self
             .agents
-            .get(&Key::new(class.namespace.clone(), name))
+            .get(&Key::new(demand.namespace.clone(), name))
             .and_then(|agent| agent.readable());
         let Some(agent) = found else {
             return Needs {
-                holds_slot: !class.verifies,
+                holds_slot: !demand.verifies,
                 ..Needs::default()
             };
         };
@@ -108,12 +111,12 @@ impl Index {
             .and_then(|config| config.model.clone());
         Needs {
             required: agent.spec.required_capability.clone().unwrap_or_default(),
-            model: class
+            model: demand
                 .model
                 .clone()
                 .or_else(|| agent.spec.model.clone())
                 .or(provider_model),
-            holds_slot: !class.verifies,
+            holds_slot: !demand.verifies,
             agent_limit: agent
                 .spec
                 .max_concurrent_tasks

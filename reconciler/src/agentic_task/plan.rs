@@ -10,7 +10,7 @@ use schemas::dependencies::DependencyState;
 use schemas::phase::{self, EndReason, Event};
 use schemas::{AgenticTask, labels};
 
-use super::class::{Class, Standing};
+use super::class::{Class, Demand, Standing};
 use super::facts::{CLAIM_TIME, PRIORITY_STEP, TaskObject, phase_of, status_of};
 use super::fit::{self, Fitting};
 use super::index::Index;
@@ -84,8 +84,8 @@ pub fn plan(index: &mut Index, at: Duration) -> Pass {
     index.look_at_overdue(at);
     let dirty = std::mem::take(&mut index.dirty);
     for key in dirty {
-        if index.is_reserved(&key) {
-            // The answer to its assignment brings it here again.
+        if index.is_reserved(&key) || index.is_resting(&key) {
+            // The answer to its assignment, or the end of its pause, brings it here again.
             continue;
         }
         index.unqueue(&key);
@@ -199,8 +199,8 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
                 reason: reason.clone(),
             }),
             // Nor would anybody look for a node that is about to be found.
-            Standing::Queued(class, _) if !fitting(index, class).is_known() => None,
-            Standing::Queued(class, _) => lacking(index, class).map(|reason| {
+            Standing::Queued(class, _) if !fitting(index, &class.demand).is_known() => None,
+            Standing::Queued(class, _) => lacking(index, &class.demand).map(|reason| {
                 let before = index.classes.get(class).map_or(0, BTreeSet::len);
                 Waiting {
                     place: i64::try_from(before + 1).ok(),
@@ -283,7 +283,7 @@ fn assign(index: &mut Index, pass: &mut Pass) {
     // The heads of all classes that anything is free for; a class leaves the heap when nothing of it can start.
     let mut heads: BinaryHeap<Reverse<(i64, i64, Key, Class)>> = BinaryHeap::new();
     for (class, members) in &index.classes {
-        if !index.free(!class.verifies).is_empty()
+        if !index.free(!class.demand.verifies).is_empty()
             && let Some((start, key)) = members.first()
         {
             let rank = start.saturating_add(share(index, &class.repo));
@@ -298,8 +298,8 @@ fn assign(index: &mut Index, pass: &mut Pass) {
             heads.push(Reverse((now, start, key, class)));
             continue;
         }
-        let fitting = fitting(index, &class);
-        if is_agent_full(index, &class, &fitting) {
+        let fitting = fitting(index, &class.demand);
+        if is_agent_full(index, &class.demand, &fitting) {
             continue;
         }
         if !candidates.contains_key(&class) {
@@ -334,12 +334,12 @@ fn share(index: &Index, repo: &str) -> i64 {
     i64::try_from(running).unwrap_or(i64::MAX).saturating_mul(step)
 }
 
-/// Says whether the Agent of a class runs as many tasks as it may.
-fn is_agent_full(index: &Index, class: &Class, fitting: &Fitting) -> bool {
-    let (Some(limit), Some(agent)) = (fitting.needs.agent_limit, &class.agent) else {
+/// Says whether the Agent that is asked for runs as many tasks as it may.
+fn is_agent_full(index: &Index, demand: &Demand, fitting: &Fitting) -> bool {
+    let (Some(limit), Some(agent)) = (fitting.needs.agent_limit, &demand.agent) else {
         return false;
     };
-    let agent = Key::new(class.namespace.clone(), agent.clone());
+    let agent = Key::new(demand.namespace.clone(), agent.clone());
     index.agent_use.get(&agent).copied().unwrap_or(0) >= limit
 }
 
@@ -385,26 +385,26 @@ fn rate(index: &Index, name: &str, repo: &str, fitting: &Fitting) -> Option<i64>
         .then(|| fit::score(&fitting.needs, repo, node, used))
 }
 
-/// Returns the nodes that fit a class, found once for as long as nodes and agents stay the same.
-pub(super) fn fitting(index: &mut Index, class: &Class) -> Arc<Fitting> {
-    if let Some(known) = index.fitting.get(class) {
+/// Returns the nodes that fit a demand, found once for as long as nodes and agents stay the same.
+pub(super) fn fitting(index: &mut Index, demand: &Demand) -> Arc<Fitting> {
+    if let Some(known) = index.fitting.get(demand) {
         return known.clone();
     }
-    let found = Arc::new(Fitting::new(index.needs(class), index.nodes.iter()));
-    index.fitting.insert(class.clone(), found.clone());
+    let found = Arc::new(Fitting::new(index.needs(demand), index.nodes.iter()));
+    index.fitting.insert(demand.clone(), found.clone());
     found
 }
 
-/// Says what a class waits for; `None` when a node that fits has room now.
-fn lacking(index: &mut Index, class: &Class) -> Option<String> {
-    let fitting = fitting(index, class);
+/// Says what a demand waits for; `None` when a node that fits has room now.
+fn lacking(index: &mut Index, demand: &Demand) -> Option<String> {
+    let fitting = fitting(index, demand);
     if fitting.nodes.is_empty() {
         return Some(fitting.reason());
     }
-    if is_agent_full(index, class, &fitting) {
+    if is_agent_full(index, demand, &fitting) {
         return Some(format!(
             "Agent {:?} runs at most {} at once",
-            class.agent.as_deref().unwrap_or_default(),
+            demand.agent.as_deref().unwrap_or_default(),
             fitting.needs.agent_limit.unwrap_or(0)
         ));
     }
@@ -443,10 +443,10 @@ pub fn plan_waits(index: &mut Index, budget: usize) -> Vec<Step> {
     }
     let classes: Vec<Class> = index.classes.keys().cloned().collect();
     for class in classes {
-        if !fitting(index, &class).is_known() {
+        if !fitting(index, &class.demand).is_known() {
             continue;
         }
-        let reason = lacking(index, &class).unwrap_or_else(|| NO_SLOT.to_owned());
+        let reason = lacking(index, &class.demand).unwrap_or_else(|| NO_SLOT.to_owned());
         for (place, (_, key)) in index.classes.get(&class).into_iter().flatten().enumerate() {
             if steps.len() >= budget {
                 return steps;

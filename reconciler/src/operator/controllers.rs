@@ -81,7 +81,7 @@ impl Controllers {
         let scheduler = Arc::new(agentic_task::Scheduler::default());
         let links = Arc::new(Links::default());
         let clock = config.clock.clone();
-        // A node is not silent for as long as the operator itself cannot hear of anybody.
+        // A node is not silent, and no work overdue, for as long as the operator itself cannot hear of anybody.
         let counted_from = metrics.clone();
         let heard: Arc<dyn Clock> = Arc::new(Pausing::new(clock.clone(), move || counted_from.api_away()));
         let forge: Option<Arc<dyn Forge>> = config.notes.then(|| {
@@ -103,7 +103,7 @@ impl Controllers {
             task: Arc::new(agentic_task::Context {
                 writer: writer("agentictask"),
                 tasks: caches.tasks.clone(),
-                clock: clock.clone(),
+                clock: heard.clone(),
                 metrics: metrics.clone(),
                 scheduler: scheduler.clone(),
                 health: health.clone(),
@@ -207,7 +207,7 @@ impl Controllers {
             &caches.nodes,
             &caches.agents,
             &caches.profiles,
-            &config.clock,
+            &self.task.clock,
         );
         self.node
             .watch

@@ -86,7 +86,14 @@ pub async fn apply(ctx: &Context, queue: &Key, plan: Plan) -> Result<Applied, Er
             Ok(Outcome::Done) => {}
             Ok(Outcome::Lost) => all = Applied::Lost,
             Err(error) => match error.refusal() {
-                Some(refusal) => refused.get_or_insert((refusal, 0)).1 += 1,
+                // Of several the same one is told each time: news of the status would bring the queue here at once.
+                Some(refusal) => {
+                    let (told, count) = refused.get_or_insert_with(|| (refusal.clone(), 0));
+                    *count += 1;
+                    if refusal.message < told.message {
+                        *told = refusal;
+                    }
+                }
                 None => return Err(error.into()),
             },
         }

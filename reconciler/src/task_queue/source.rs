@@ -62,9 +62,11 @@ pub struct Found {
     pub url: RemoteUrl,
 }
 
+type Pollers = HashMap<SourceId, Arc<Poller>>;
+
 /// All repositories that queues name.
 pub struct Sources {
-    pollers: Mutex<HashMap<SourceId, Arc<Poller>>>,
+    pollers: Mutex<Pollers>,
     of_queue: Mutex<HashMap<Key, SourceId>>,
     settings: Settings,
     state_dir: PathBuf,
@@ -133,8 +135,11 @@ impl Sources {
         if let Some(old) = moved.filter(|old| *old != id) {
             self.part(key, &old);
         }
-        let poller = self.poller(&id, &valid.url);
+        let mut pollers = lock(&self.pollers);
+        let poller = self.poller(&mut pollers, &id, &valid.url);
+        // One whose last member leaves is stopped: this queue is a member before that can happen.
         let mut members = lock(&poller.members);
+        drop(pollers);
         let fresh = || Member {
             branch: valid.branch.clone(),
             interval: valid.interval,
@@ -190,8 +195,7 @@ impl Sources {
         }
     }
 
-    fn poller(self: &Arc<Self>, id: &SourceId, url: &RemoteUrl) -> Arc<Poller> {
-        let mut pollers = lock(&self.pollers);
+    fn poller(self: &Arc<Self>, pollers: &mut Pollers, id: &SourceId, url: &RemoteUrl) -> Arc<Poller> {
         if let Some(poller) = pollers.get(id) {
             return poller.clone();
         }

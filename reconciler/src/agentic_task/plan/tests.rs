@@ -108,6 +108,23 @@ fn a_new_task_is_admitted_first_and_assigned_after() {
 }
 
 #[test]
+fn what_fits_is_found_once_for_the_tasks_of_many_repositories() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    let names = ["t", "u", "v"];
+    for name in names {
+        put(&mut index, name, json!({ "spec": { "payload": { "repo": name } } }));
+    }
+    assert_eq!(plan(&mut index, at(0)).steps.len(), 1, "one has the only slot");
+    assert_eq!((index.classes.len(), index.fitting.len()), (2, 1));
+    for name in names {
+        index.set_task(&Key::new("n", name), None, at(0));
+    }
+    plan(&mut index, at(0));
+    assert_eq!((index.classes.len(), index.fitting.len()), (0, 0));
+}
+
+#[test]
 fn a_new_task_for_which_nothing_is_free_is_told_its_place_with_its_admission() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);

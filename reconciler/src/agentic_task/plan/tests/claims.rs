@@ -44,6 +44,28 @@ fn every_way_in_which_a_claim_dies() {
 }
 
 #[test]
+fn an_overdue_task_whose_write_failed_is_left_alone_until_its_pause_is_over() {
+    let mut index = Index::default();
+    add_node(&mut index, "a", 1);
+    let assigned = json!({ "status": { "phase": "Scheduled", "assignedNode": "a" } });
+    put(&mut index, "t", assigned.clone());
+    let due = words(&[("t", "Unassign unclaimed")]);
+    plan(&mut index, at(0));
+    assert_eq!(told(&plan(&mut index, CLAIM_TIME)), due);
+    let key = Key::new("n", "t");
+    index.rest(&key);
+    index.look_at_node("a");
+    for _ in 0..3 {
+        assert!(plan(&mut index, CLAIM_TIME).steps.is_empty());
+    }
+    index.look_at_task(&key);
+    assert_eq!(told(&plan(&mut index, CLAIM_TIME)), due, "the pause is over");
+    index.rest(&key);
+    put(&mut index, "t", assigned);
+    assert_eq!(told(&plan(&mut index, CLAIM_TIME)), due, "there is news of it");
+}
+
+#[test]
 fn an_unclaimed_assignment_is_taken_back_in_time() {
     let mut index = Index::default();
     add_node(&mut index, "a", 1);
