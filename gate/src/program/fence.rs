@@ -1,14 +1,18 @@
-//! A fence around the steps: they cannot write outside their folders, nor signal this process.
+//! A fence around the steps: they cannot write outside their folders, nor signal this process, nor connect where it
+//! fetched from.
 //!
 //! The container is what keeps a step from the host. This keeps it from the gate that judges it: the
 //! termination message, the log and the program. Landlock binds a thread and what it starts, so a
 //! step is started from a thread of its own that is bound first.
+//!
+//! A Pod has one network, which a NetworkPolicy limits to name look-up and the ports of Git servers. Landlock knows ports
+//! and no addresses, so a step keeps those that servers of tests listen on, and loses those.
 
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use super::scratch;
@@ -26,10 +30,34 @@ const DEVICES: &[&str] = &[
     "/proc",
 ];
 
+/// The lowest port that a step may connect to: servers of the network have those below, those of tests the others.
+const LOWEST_PORT: u16 = 1024;
+/// The port of the `git` protocol.
+const GIT_PORT: u16 = 9418;
+
+/// What of the network is left to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// All that its container has.
+    Whole,
+    /// No port that a Git server listens on, nor this one, from which was fetched.
+    NoGit(Option<u16>),
+}
+
+impl Network {
+    /// Says whether a command may connect to a port.
+    fn has(self, port: u16) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::NoGit(fetched) => port >= LOWEST_PORT && port != GIT_PORT && Some(port) != fetched,
+        }
+    }
+}
+
 /// How far the kernel keeps the fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fenced {
-    /// Files and signals.
+    /// Files, signals and connections.
     Whole,
     /// Something less, as old kernels do.
     Partly,
@@ -39,7 +67,7 @@ pub(super) enum Fenced {
 }
 
 /// Binds the current thread and everything that it will start.
-pub(super) fn bind_this_thread(writable: &[PathBuf]) -> Result<Fenced, String> {
+pub(super) fn bind_this_thread(writable: &[PathBuf], network: Network) -> Result<Fenced, String> {
     let abi = ABI::V6;
     let fail = |error: landlock::RulesetError| format!("failed to fence a step: {error}");
     let mut ruleset = Ruleset::default()
@@ -47,9 +75,17 @@ pub(super) fn bind_this_thread(writable: &[PathBuf]) -> Result<Fenced, String> {
         .handle_access(AccessFs::from_all(abi))
         .map_err(fail)?
         .scope(Scope::from_all(abi))
-        .map_err(fail)?
-        .create()
         .map_err(fail)?;
+    if network != Network::Whole {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp).map_err(fail)?;
+    }
+    let mut ruleset = ruleset.create().map_err(fail)?;
+    if network != Network::Whole {
+        for port in (0..=u16::MAX).filter(|port| network.has(*port)) {
+            let rule = NetPort::new(port, AccessNet::ConnectTcp);
+            ruleset = ruleset.add_rule(rule).map_err(fail)?;
+        }
+    }
     let read = AccessFs::from_read(abi);
     let folders = std::iter::once((Path::new("/"), read))
         .chain(writable.iter().map(|path| (path.as_path(), AccessFs::from_all(abi))))
@@ -73,4 +109,38 @@ pub(super) fn bind_this_thread(writable: &[PathBuf]) -> Result<Fenced, String> {
         RulesetStatus::PartiallyEnforced => Fenced::Partly,
         RulesetStatus::NotEnforced => Fenced::Not,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_step_reaches_servers_of_its_own_and_no_port_of_a_git_server() {
+        let fetched = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let (fetched, own) = (port(&fetched), port(&own));
+        let connect = |network: Network, port: u16| {
+            std::thread::spawn(move || {
+                bind_this_thread(&[], network).unwrap();
+                TcpStream::connect(("127.0.0.1", port))
+                    .map(drop)
+                    .map_err(|error| error.kind())
+            })
+            .join()
+            .unwrap()
+        };
+        let fenced = Network::NoGit(Some(fetched));
+        assert_eq!(connect(fenced, own), Ok(()));
+        for port in [fetched, 22, 53, 80, 443, GIT_PORT] {
+            assert_eq!(connect(fenced, port), Err(ErrorKind::PermissionDenied), "{port}");
+        }
+        assert_eq!(connect(Network::NoGit(None), fetched), Ok(()));
+        assert_eq!(connect(Network::Whole, fetched), Ok(()));
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
+use super::fence::Network;
 use super::fetch::CheckedOut;
 use super::log::GateLog;
 use super::step::{self, Place};
@@ -99,6 +100,7 @@ fn fill(args: &PrepareArgs, command: &str, seconds: i64, cache: &Path) -> Result
         work: &args.folders.work,
         writable: &writable,
         environment: &environment,
+        network: Network::Whole,
     };
     let timeout = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
     let ended = step::run(Path::new("/bin/sh"), command, &place, timeout, &log)?;

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::caches;
 use super::environment::{self, Environment};
-use super::fence::Fenced;
+use super::fence::{Fenced, Network};
 use super::fetch::{CheckedOut, clone_failed, oid, protected, refusal};
 use super::kept::{Ignored, Kept};
 use super::log::GateLog;
@@ -141,6 +141,7 @@ fn run_steps(
         work: &args.folders.work,
         writable: &writable,
         environment,
+        network: Network::NoGit(git_port(&plan.repository)),
     };
     let path = environment.get(OsStr::new("PATH")).map(std::ffi::OsString::as_os_str);
     let programs = Programs::remember(plan.gate.steps.iter().map(|step| step.command.as_str()), path);
@@ -270,6 +271,11 @@ fn describe(report: &StepReport) -> String {
     let advisory = if report.advisory { " (advisory)" } else { "" };
     let oom = if report.oom { ", killed at the memory limit" } else { "" };
     format!("step {} {how}{oom} after {} ms{advisory}", report.name, report.ms)
+}
+
+/// Returns the port that the repository was fetched from.
+fn git_port(repository: &str) -> Option<u16> {
+    git::RemoteUrl::parse(repository).ok()?.port_or_default()
 }
 
 fn seconds(step: &ResolvedStep) -> Duration {

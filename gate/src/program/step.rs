@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::environment::Environment;
-use super::fence::{self, Fenced};
+use super::fence::{self, Fenced, Network};
 use super::log::{Drained, GateLog, drain};
 use super::{Trouble, reap};
 use crate::report::ErrorReason;
@@ -26,6 +26,8 @@ pub(super) struct Place<'a> {
     pub(super) writable: &'a [PathBuf],
     /// Its variables.
     pub(super) environment: &'a Environment,
+    /// What it may connect to.
+    pub(super) network: Network,
 }
 
 /// How a command ended.
@@ -66,9 +68,9 @@ pub(super) fn run(
         .process_group(0);
     // The fence binds the thread that starts the shell, and with it all that the shell starts.
     let (mut child, fenced) = std::thread::scope(|scope| {
-        let writable = place.writable;
+        let (writable, network) = (place.writable, place.network);
         let spawned = scope.spawn(move || {
-            let fenced = fence::bind_this_thread(writable)?;
+            let fenced = fence::bind_this_thread(writable, network)?;
             let child = process
                 .spawn()
                 .map_err(|error| format!("failed to start the shell: {error}"))?;
