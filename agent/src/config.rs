@@ -155,6 +155,18 @@ pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
         .collect()
 }
 
+/// Takes `host`, `host:port`, an IPv6 address or `[address]:port` apart.
+pub fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Some((format!("[{text}]"), None));
+    }
+    // Of a scheme that has no port of its own, so that none is taken for it and left out.
+    let url = url::Url::parse(&format!("host://{text}")).ok()?;
+    let alone = url.username().is_empty() && url.path().is_empty() && url.query().or(url.fragment()).is_none();
+    let name = url.host_str().filter(|name| alone && !name.is_empty())?;
+    Some((name.to_owned(), url.port()))
+}
+
 impl Flags {
     /// Turns the flags into a configuration for the machine called `host_name`.
     pub fn into_config(self, host_name: &str) -> Result<Config, String> {
@@ -174,6 +186,16 @@ impl Flags {
         )?;
         for token in &self.git_token {
             git.credentials.push(git_token(token)?);
+        }
+        let inference_host = filled(self.inference_base_url_host_override);
+        if let Some(host) = inference_host.as_deref().filter(|host| host_and_port(host).is_none()) {
+            return Err(format!(
+                "failed to read --inference-base-url-host-override: found {host:?}, expected a host or host:port, with an \
+                 IPv6 address before a port in brackets"
+            ));
+        }
+        if self.heartbeat_interval.is_zero() {
+            return Err("failed to read --heartbeat-interval: found no time at all, expected such as 30s".to_owned());
         }
         let sign_off = filled(self.commit_committer_email.clone()).is_some();
         let author_email = self.commit_author_email.clone();
@@ -200,7 +222,7 @@ impl Flags {
             stub_sleep: self.stub_sleep,
             git_remote_url: filled(self.git_remote_url),
             inference_base_url: filled(self.inference_base_url_override),
-            inference_host: filled(self.inference_base_url_host_override),
+            inference_host,
             identities: Identities {
                 committer_name: filled(self.commit_committer_name).unwrap_or_else(|| self.commit_author_name.clone()),
                 committer_email: filled(self.commit_committer_email).unwrap_or_else(|| author_email.clone()),
@@ -301,6 +323,25 @@ pub(crate) mod tests {
             assert_eq!(config.roles, Some(vec!["coder".to_owned(), "verifier".to_owned()]));
             assert_eq!(config.heartbeat_interval, Duration::from_secs(10));
             assert!(config.keep_workspace);
+        }
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_told_from_what_is_neither() {
+        let found = |name: &str, port| Some((name.to_owned(), port));
+        for (text, read) in [
+            ("gpu", found("gpu", None)),
+            ("gpu.lan:80", found("gpu.lan", Some(80))),
+            ("10.0.0.1:8080", found("10.0.0.1", Some(8080))),
+            ("fd00::10", found("[fd00::10]", None)),
+            ("[fd00::10]:8080", found("[fd00::10]", Some(8080))),
+            ("gpu:http", None),
+            ("gpu/v1", None),
+            ("user@gpu", None),
+            ("http://gpu", None),
+            (":8080", None),
+        ] {
+            assert_eq!(host_and_port(text), read, "{text}");
         }
     }
 

@@ -24,8 +24,24 @@ pub fn build_spec(config: &Config) -> FleetNodeSpec {
     }
 }
 
-fn labels_differ(live: &FleetNode, wanted: &BTreeMap<String, String>) -> bool {
-    wanted.iter().any(|(key, value)| live.labels().get(key) != Some(value))
+/// Returns the labels to be written: those that are wanted and not there, and as null those that an agent wrote before
+/// and that are not wanted any more. What others wrote stays.
+fn labels_to_write<'a>(
+    live: &'a FleetNode,
+    wanted: &'a BTreeMap<String, String>,
+) -> BTreeMap<&'a str, Option<&'a String>> {
+    let missing = wanted
+        .iter()
+        .filter(|(key, value)| live.labels().get(*key) != Some(value))
+        .map(|(key, value)| (key.as_str(), Some(value)));
+    let written = live
+        .managed_fields()
+        .iter()
+        .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.subresource.is_none())
+        .filter_map(|entry| entry.fields_v1.as_ref()?.0.pointer("/f:metadata/f:labels")?.as_object())
+        .flat_map(|labels| labels.keys().filter_map(|key| key.strip_prefix("f:")));
+    let old = written.filter(|key| !wanted.contains_key(*key) && live.labels().contains_key(*key));
+    missing.chain(old.map(|key| (key, None))).collect()
 }
 
 /// Creates the FleetNode, or updates it where the flags changed; writes nothing otherwise.
@@ -38,10 +54,13 @@ pub async fn register(client: &Client, config: &Config) -> Result<FleetNode, Err
     };
     loop {
         match nodes.get_opt(&config.node_name).await.map_err(failed)? {
-            Some(live) if live.spec == spec && !labels_differ(&live, &config.node_labels) => return Ok(live),
             Some(live) => {
+                let labels = labels_to_write(&live, &config.node_labels);
+                if live.spec == spec && labels.is_empty() {
+                    return Ok(live);
+                }
                 let patch = json!({
-                    "metadata": { "labels": config.node_labels, "resourceVersion": live.resource_version() },
+                    "metadata": { "labels": labels, "resourceVersion": live.resource_version() },
                     "spec": { "nodeName": spec.node_name, "roles": spec.roles, "tailscaleAddr": spec.tailscale_addr },
                 });
                 match nodes.patch(&config.node_name, &params(), &Patch::Merge(patch)).await {
@@ -108,5 +127,38 @@ fn params() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_label_that_is_no_longer_wanted_goes_if_an_agent_wrote_it() {
+        let wrote = |manager: &str, label: &str| {
+            let fields = json!({ "f:metadata": { "f:labels": { ".": {}, format!("f:{label}"): {} } } });
+            json!({ "manager": manager, "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields })
+        };
+        let node: FleetNode = serde_json::from_value(json!({
+            "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "FleetNode", "spec": { "nodeName": "n" },
+            "metadata": {
+                "name": "n", "labels": { "gpu": "a100", "disk": "ssd", "rack": "7" },
+                "managedFields": [wrote(FIELD_MANAGER, "gpu"), wrote(FIELD_MANAGER, "disk"), wrote("kubectl", "rack")],
+            },
+        }))
+        .unwrap();
+        let wanted = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect()
+        };
+        let same = wanted(&[("gpu", "a100"), ("disk", "ssd")]);
+        assert!(labels_to_write(&node, &same).is_empty());
+        let other = wanted(&[("gpu", "h100"), ("zone", "b")]);
+        let patch = json!(labels_to_write(&node, &other));
+        assert_eq!(patch, json!({ "gpu": "h100", "zone": "b", "disk": null }));
     }
 }

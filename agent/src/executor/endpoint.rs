@@ -15,7 +15,7 @@ use schemas::{Agent, AgenticTask};
 
 use super::Run;
 use crate::coder::Ending;
-use crate::config::Config;
+use crate::config::{Config, host_and_port};
 use crate::model::news::News;
 use crate::model::openai::{Endpoint, OpenAi};
 use crate::model::probe::{ProbeReport, ProbeSettings, Window, probe};
@@ -82,12 +82,9 @@ pub fn base_url(agent: &Agent, config: &Config) -> Option<String> {
 
 fn with_host(url: &str, host: &str) -> Option<String> {
     let mut url = url::Url::parse(url).ok()?;
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) => (name, Some(port.parse().ok()?)),
-        None => (host, url.port()),
-    };
-    url.set_host(Some(name)).ok()?;
-    url.set_port(port).ok()?;
+    let (name, port) = host_and_port(host)?;
+    url.set_host(Some(&name)).ok()?;
+    url.set_port(port.or(url.port())).ok()?;
     Some(url.to_string())
 }
 

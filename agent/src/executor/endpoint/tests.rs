@@ -137,12 +137,13 @@ fn a_node_overrides_local_servers_and_no_proxy_to_a_cloud() {
 
 #[test]
 fn a_host_override_keeps_the_rest_of_the_address() {
-    assert_eq!(
-        with_host("http://a.svc:8080/v1", "gpu.lan").unwrap(),
-        "http://gpu.lan:8080/v1"
-    );
-    assert_eq!(
-        with_host("http://a.svc:8080/v1", "gpu.lan:9000").unwrap(),
-        "http://gpu.lan:9000/v1"
-    );
+    for (host, url) in [
+        ("gpu.lan", "http://gpu.lan:8080/v1"),
+        ("gpu.lan:9000", "http://gpu.lan:9000/v1"),
+        ("gpu.lan:80", "http://gpu.lan/v1"),
+        ("fd00::10", "http://[fd00::10]:8080/v1"),
+        ("[fd00::10]:9000", "http://[fd00::10]:9000/v1"),
+    ] {
+        assert_eq!(with_host("http://a.svc:8080/v1", host).as_deref(), Some(url), "{host}");
+    }
 }
