@@ -92,6 +92,43 @@ fn check(values: &serde_json::Value, schema: &serde_json::Value, whole: &serde_j
 }
 
 #[test]
+fn every_section_of_the_values_that_is_left_empty_is_refused_by_name() {
+    // What these hold is the API's to say; without it they hold nothing.
+    let free = [
+        "resources",
+        "podSecurityContext",
+        "securityContext",
+        "seccompProfile",
+        "capabilities",
+    ];
+    let listed = std::fs::read_to_string(chart("templates/validate.yaml")).unwrap();
+    let mut path: Vec<(usize, &str)> = Vec::new();
+    let mut seen = 0;
+    let text = std::fs::read_to_string(chart("values.yaml")).unwrap();
+    for line in text.lines() {
+        let name = line.trim_start();
+        let indent = line.len() - name.len();
+        let Some((name, rest)) = name.split_once(':').filter(|_| !name.starts_with('#')) else {
+            continue;
+        };
+        path.retain(|(depth, _)| *depth < indent);
+        path.push((indent, name));
+        let within = path.iter().any(|(_, name)| free.contains(name));
+        // The kinds' templates come before the one that refuses: of them the schema says it.
+        if !rest.is_empty() || within || name == "crds" {
+            continue;
+        }
+        seen += 1;
+        let section = path.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(".");
+        assert!(
+            listed.contains(&format!("\"{section}\"")),
+            "validate.yaml does not look whether {section} is null"
+        );
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
 fn the_chart_carries_the_version_of_the_programs() {
     let text = std::fs::read_to_string(chart("Chart.yaml")).unwrap();
     let version = env!("CARGO_PKG_VERSION");

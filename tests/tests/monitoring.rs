@@ -31,11 +31,10 @@ fn fault(selector: &Selector) -> Option<String> {
         return Some(format!("no program has the metric {}", selector.metric));
     };
     let is_bucket = selector.metric.ends_with("_bucket");
-    let unknown = selector
-        .matched
-        .iter()
-        .chain(&selector.grouped)
-        .find(|label| !(described.labels.contains(&label.as_str()) || is_bucket && *label == "le"));
+    // `namespace` is what Prometheus adds: that of the Service by which a program was found.
+    let unknown = selector.matched.iter().chain(&selector.grouped).find(|label| {
+        !(described.labels.contains(&label.as_str()) || is_bucket && *label == "le" || *label == "namespace")
+    });
     if let Some(label) = unknown {
         return Some(format!("{} has no label {label}", selector.metric));
     }
@@ -63,6 +62,11 @@ fn check(place: &str, expression: &str) -> usize {
         if let Some(fault) = fault(selector) {
             panic!("{place}: {fault}; in {expression}");
         }
+        assert!(
+            selector.matched.contains(&"namespace".to_owned()),
+            "{place}: {} is asked of all releases; in {expression}",
+            selector.metric
+        );
     }
     found.len()
 }
@@ -70,12 +74,20 @@ fn check(place: &str, expression: &str) -> usize {
 #[test]
 fn every_alert_asks_for_metrics_that_the_programs_have_and_says_what_to_do() {
     let alerts = schemas::yaml::parse_value(&read("charts/foreman/files/alerts.yaml")).unwrap();
-    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    let groups = alerts["groups"].as_array().unwrap();
+    let rules: Vec<&Value> = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
     let used = regex::Regex::new(r"\$labels\.([a-z_]+)").unwrap();
     let mut names = Vec::new();
-    for rule in rules {
+    for rule in &rules {
         let name = rule["alert"].as_str().unwrap();
         check(name, rule["expr"].as_str().unwrap());
+        assert_eq!(
+            rule["labels"]["namespace"], "RELEASE_NAMESPACE",
+            "{name} of two releases would be one alert"
+        );
         names.push(name);
         let severity = rule["labels"]["severity"].as_str().unwrap();
         assert!(["warning", "critical"].contains(&severity), "{name}: {severity}");

@@ -22,6 +22,14 @@
 {{ include "foreman.fullname" (index . 0) }}-{{ index . 1 }}.{{ include "foreman.namespace" (index . 0) }}
 {{- end }}
 
+{{- /* Of what lies in a namespace: [root, namespace, name]. Beside a release of the same name it bears the own namespace as well. */}}
+{{- define "foreman.nameIn" -}}
+{{- $root := index . 0 -}}
+{{- $namespace := include "foreman.namespace" $root -}}
+{{- $own := list $namespace (include "foreman.jobsNamespace" $root) -}}
+{{ index . 2 }}{{ if not (has (index . 1) $own) }}.{{ $namespace }}{{ end }}
+{{- end }}
+
 {{- define "foreman.labels" -}}
 app.kubernetes.io/name: foreman
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -58,6 +66,20 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.coder.serviceAccount.name | default "foreman-coder" }}
 {{- end }}
 
+{{- /* [map, values merged into it]: a map that is empty among the values empties the map's. Of a section that is empty nothing is said. */}}
+{{- define "foreman.emptied" -}}
+{{- $into := index . 0 -}}
+{{- $sections := list "image" "serviceAccount" "metrics" "gitCredentials" "githubToken" "gateCache" -}}
+{{- range $key, $value := index . 1 -}}
+{{- if not (kindIs "map" $value) -}}
+{{- else if $value -}}
+{{- include "foreman.emptied" (list (get $into $key) $value) -}}
+{{- else if not (has $key $sections) -}}
+{{- $_ := set $into $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* Pools by name, each with every value of an agent; the single one is called "". */}}
 {{- define "foreman.pools" -}}
 {{- $fullname := include "foreman.fullname" . -}}
@@ -65,6 +87,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $entries := .Values.agents | default (dict "" (dict)) -}}
 {{- range $name, $entry := $entries -}}
 {{- $pool := mergeOverwrite (deepCopy $.Values.agent) (deepCopy ($entry | default dict)) -}}
+{{- include "foreman.emptied" (list $pool ($entry | default dict)) -}}
 {{- if $pool.enabled -}}
 {{- $prefix := ternary $fullname (printf "%s-%s" $fullname $name) (eq $name "") -}}
 {{- $_ := set $pool "fullname" (printf "%s-agent" $prefix) -}}

@@ -1,6 +1,6 @@
 //! Values that cannot work are refused, by words that say which and why.
 
-use super::helm::template;
+use super::helm::{template, template_as};
 
 /// Values, and what the refusal must say.
 const REFUSED: &[(&str, &[&str])] = &[
@@ -109,6 +109,78 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["operator.serviceAccount.name is empty"],
     ),
     ("agent.heartbeatInterval=soon", &["/agent/heartbeatInterval"]),
+    ("agent.heartbeatInterval=0s", &["/agent/heartbeatInterval", "[1-9]"]),
+    (
+        "agents.gpu.taskPollInterval=0ms",
+        &["/agents/gpu/taskPollInterval", "[1-9]"],
+    ),
+    ("agent.stubSleep=0.0s", &["/agent/stubSleep", "[1-9]"]),
+    ("coder.startupTimeout=0h0m", &["/coder/startupTimeout", "[1-9]"]),
+    (
+        "operator.metrics.serviceMonitor.interval=0s",
+        &["/operator/metrics/serviceMonitor/interval", "[1-9]"],
+    ),
+    // Prometheus reads no fractions.
+    (
+        "operator.metrics.serviceMonitor.interval=0.5m",
+        &["/operator/metrics/serviceMonitor/interval"],
+    ),
+    (
+        "operator.image.repository=registry.example.com/foreman-operator:1.0",
+        &["/operator/image/repository"],
+    ),
+    ("agent.image.repository=foreman-agent:1.0", &["/agent/image/repository"]),
+    (
+        "operator.env[0].name=A,operator.env[0].value=1",
+        &["/operator/env/0/value", "got number, want string"],
+    ),
+    (
+        "agent.env[0].name=A,agent.env[0].value=true",
+        &["/agent/env/0/value", "got boolean, want string"],
+    ),
+    ("agent.nodeLabels.zone=b c", &["/agent/nodeLabels/zone"]),
+    (
+        "agent.nodeLabels.zone=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        &["/agent/nodeLabels/zone", "maxLength"],
+    ),
+    ("agent.nodeLabels.-zone=a", &["'-zone'"]),
+    // Names with nothing but remarks below them.
+    ("operator=null", &["operator is null", "operator: {}"]),
+    ("coder=null", &["coder is null"]),
+    ("agent.gateCache=null", &["agent.gateCache is null"]),
+    (
+        "operator.metrics.serviceMonitor=null",
+        &["operator.metrics.serviceMonitor is null"],
+    ),
+    ("crds=null", &["missing property 'crds'"]),
+    (
+        "fullnameOverride=2foreman",
+        &["\"2foreman\"", "begins with a letter", "fullnameOverride"],
+    ),
+    (
+        "namespace=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        &["set jobsNamespace", "aaa-jobs"],
+    ),
+    (
+        "operator.watchNamespaces={team},taskQueues[0].name=q,taskQueues[0].spec.suspend=true",
+        &["taskQueues", "\"q\"", "\"foreman-system\"", "operator.watchNamespaces"],
+    ),
+    (
+        "operator.watchNamespaces={team},forges[0].name=hub,forges[0].namespace=other,forges[0].spec.type=forgejo",
+        &["forges", "\"hub\"", "\"other\"", "operator.watchNamespaces"],
+    ),
+    (
+        "operator.serviceAccount.name=one,agent.serviceAccount.name=one",
+        &["agent.serviceAccount.name", "\"one\"", "operator's account"],
+    ),
+    (
+        "operator.serviceAccount.name=foreman-host-x,hostAgents.x.taskNamespace=",
+        &["operator.serviceAccount.name", "hostAgents.x"],
+    ),
+    (
+        "agents.host-x.mode=stub,hostAgents.x-agent.taskNamespace=",
+        &["agents.host-x", "foreman-host-x-agent", "hostAgents.x-agent"],
+    ),
     ("agent.slots=0", &["/agent/slots", "minimum"]),
     ("agent.gateCache.size=lots", &["/agent/gateCache/size"]),
     ("agent.workspaceDir=relative", &["/agent/workspaceDir"]),
@@ -146,6 +218,16 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["agents.b.gateCache.name", "\"one\""],
     ),
 ];
+
+#[test]
+#[ignore = "needs a real helm"]
+fn a_release_whose_name_makes_no_names_of_services_is_refused() {
+    let said = template_as("fore.man", "foreman-system", &[]);
+    assert_ne!(said.code, Some(0));
+    assert!(said.err.contains("set fullnameOverride"), "{}", said.err);
+    let named = template_as("fore.man", "foreman-system", &["--set", "fullnameOverride=foreman"]);
+    assert_eq!(named.code, Some(0), "{}", named.err);
+}
 
 #[test]
 #[ignore = "needs a real helm"]

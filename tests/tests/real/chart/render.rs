@@ -6,6 +6,8 @@ use super::cluster::Cluster;
 use super::helm::{arguments, chart, find, helm, names, objects, parse, template, template_as};
 
 mod changes;
+mod pools;
+mod releases;
 
 /// Values in the shape of the published chart's own test of pools.
 pub const POOLS: &str = "\
@@ -125,20 +127,23 @@ fn the_published_commands_install_and_change_a_release() {
     assert!(second.contains(&"--roles=worker,verifier".to_owned()), "{second:?}");
     // A queue of the values is made once the API serves its kind.
     let queue = json!([{ "name": "team", "spec": { "git": { "url": "https://git.example.com/tasks" } } }]);
-    call(&[
-        "upgrade",
-        "--reuse-values",
-        "foreman",
-        chart,
-        "-n",
-        "foreman-system",
-        "--set-json",
-        &format!("taskQueues={queue}"),
-    ]);
-    let made = cluster.get(&["taskqueue", "team", "--namespace", "foreman-system"]);
+    let queue = format!("taskQueues={queue}");
+    let upgrade = ["upgrade", "--reuse-values", "foreman", chart, "-n", "foreman-system"];
+    let with_queue = [&upgrade[..], &["--set-json", &queue]].concat();
+    let team = || cluster.get(&["taskqueue", "team", "--namespace", "foreman-system"]);
+    call(&with_queue);
+    let made = team();
     assert_eq!(made["spec"]["git"]["url"], "https://git.example.com/tasks");
-    // The kinds, and with them everybody's work, outlive the release.
+    // The kinds, and with them everybody's work, outlive the release; so do the queues of its values.
+    let stays = |after: &str| assert_eq!(team()["metadata"]["uid"], made["metadata"]["uid"], "after {after}");
+    call(&[&upgrade[..], &["--set-json", "taskQueues=[]"]].concat());
+    stays("an upgrade without it");
+    call(&with_queue);
+    call(&["rollback", "foreman", "1", "-n", "foreman-system"]);
+    stays("a rollback");
+    call(&with_queue);
     call(&["uninstall", "foreman", "-n", "foreman-system"]);
+    stays("an uninstall");
     cluster.get(&["crd", "agentictasks.foreman.llmkube.dev"]);
     cluster.get(&["pvc", "foreman-evidence", "--namespace", "foreman-system"]);
     cluster.delete_namespaces(&["foreman-system", "foreman-system-jobs"]);
@@ -244,7 +249,7 @@ fn not_text<'a>(value: &'a Value, at: &str, found: &mut Vec<String>) {
 #[ignore = "needs a real helm"]
 fn names_that_look_like_numbers_stay_names() {
     let sets = "agents.4090.roles={coder},agents.4090.serviceAccount.name=77,namespace=12,jobsNamespace=13,\
-                coder.gitCredentialsSecret=14,operator.gitCredentials.secretName=15,imagePullSecrets[0].name=x";
+                fullnameOverride=f12,coder.gitCredentialsSecret=14,operator.gitCredentials.secretName=15,imagePullSecrets[0].name=x";
     let said = template_as("123", "12", &["--set-string", sets]);
     assert_eq!(said.code, Some(0), "{}", said.err);
     let mut found = Vec::new();
@@ -264,24 +269,8 @@ fn pools_of_one_account_share_its_rights() {
     let all = objects(&["--values", &file]);
     let count = |kind: &str, name: &str| names(&all, kind).iter().filter(|found| *found == name).count();
     assert_eq!(count("ServiceAccount", "shared"), 1);
-    assert_eq!(count("Role", "shared-secret-key"), 1);
-    assert_eq!(count("RoleBinding", "shared-secret-key"), 1);
-}
-
-#[test]
-#[ignore = "needs a real helm"]
-fn two_releases_of_one_name_share_nothing_of_the_cluster() {
-    let cluster_wide = |namespace: &str| -> Vec<String> {
-        let said = template_as("foreman", namespace, &["--set", "crds.install=false"]);
-        assert_eq!(said.code, Some(0), "{}", said.err);
-        let all = parse(&said.out);
-        let named = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
-        let wide = all.iter().filter(|object| object["metadata"]["namespace"].is_null());
-        wide.map(named).collect()
-    };
-    let (one, two) = (cluster_wide("one"), cluster_wide("two"));
-    assert!(one.len() > 8, "{one:?}");
-    assert!(one.iter().all(|name| !two.contains(name)), "{one:?} {two:?}");
+    assert_eq!(count("Role", "shared-secret-key.foreman-system"), 1);
+    assert_eq!(count("RoleBinding", "shared-secret-key.foreman-system"), 1);
 }
 
 #[test]
@@ -310,7 +299,8 @@ fn what_is_looked_at_by_prometheus_and_grafana_is_what_the_files_say() {
         "monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true,operator.metrics.serviceMonitor.enabled=true",
     ]);
     let file = |name: &str| std::fs::read_to_string(chart().join("files").join(name)).unwrap();
-    let alerts = schemas::yaml::parse_value(&file("alerts.yaml")).unwrap();
+    let alerts = file("alerts.yaml").replace("RELEASE_NAMESPACE", "foreman-system");
+    let alerts = schemas::yaml::parse_value(&alerts).unwrap();
     assert_eq!(
         find(&all, "PrometheusRule", "foreman")["spec"],
         alerts,

@@ -50,7 +50,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("agent.foremanNamespace=elsewhere", "--foreman-namespace=elsewhere"),
     (
         "agent.foremanNamespace=elsewhere",
-        "kind: Role\nmetadata:\n  name: foreman-agent\n  namespace: elsewhere",
+        "kind: Role\nmetadata:\n  name: foreman-agent.foreman-system\n  namespace: elsewhere",
     ),
     ("agent.metrics.port=9092", "--metrics-listen=0.0.0.0:9092"),
     ("operator.watchNamespaces={one,two}", "--namespace=one,two"),
@@ -81,7 +81,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("operator.serviceAccount.name=mine", "serviceAccountName: mine"),
     (
         "operator.secrets[0].namespace=team,operator.secrets[0].name=git",
-        "name: foreman-operator-secret-git",
+        "name: foreman-operator-secret-git.foreman-system\n  namespace: team",
     ),
     ("evidence.keepDays=7", "--evidence-keep-days=7"),
     ("evidence.readAny=true", "--evidence-read-any"),
@@ -91,10 +91,12 @@ const CHANGES: &[(&str, &str)] = &[
     ("agent.mode=native", "--agent-mode=native"),
     ("agent.roles={worker,verifier}", "--roles=worker,verifier"),
     ("agent.nodeLabels.zone=a", "--node-labels=zone=a"),
+    ("agent.nodeLabels.example/zone=", "--node-labels=example/zone="),
     ("agent.fleetNodeName=studio", "value: \"studio\""),
     ("agent.taskNamespace=team", "--task-namespace=team"),
     ("agent.logLevel=trace", "value: \"trace\""),
     ("agent.heartbeatInterval=11s", "--heartbeat-interval=11s"),
+    ("agent.heartbeatInterval=0.5m", "--heartbeat-interval=0.5m"),
     ("agent.taskPollInterval=12s", "--task-poll-interval=12s"),
     ("agent.stubSleep=13s", "--stub-sleep=13s"),
     ("agent.slots=14", "--slots=14"),
@@ -137,7 +139,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("agent.coderGitSecret=clone", "--coder-git-secret=clone"),
     (
         "agent.secrets[0].namespace=team,agent.secrets[0].name=key",
-        "name: foreman-agent-secret-key",
+        "name: foreman-agent-secret-key.foreman-system\n  namespace: team",
     ),
     ("agent.gateCache.size=33Gi", "storage: 33Gi"),
     ("agent.gateCache.storageClass=slow", "storageClassName: slow"),
@@ -149,6 +151,10 @@ const CHANGES: &[(&str, &str)] = &[
         "type: RollingUpdate",
     ),
     ("agent.image.repository=example/agent", "image: \"example/agent:"),
+    (
+        "gate.image.repository=host:5000/a/b--c",
+        "--gate-image=host:5000/a/b--c:",
+    ),
     ("agent.affinity.nodeAffinity.x=y", "nodeAffinity:"),
     ("hostAgents.studio.taskNamespace=team", "name: foreman-host-studio"),
     (
@@ -165,7 +171,7 @@ const CHANGES: &[(&str, &str)] = &[
     ),
     (
         "operator.moreJobsNamespaces={gpu-jobs}",
-        "kind: Role\nmetadata:\n  name: foreman-operator\n  namespace: gpu-jobs",
+        "kind: Role\nmetadata:\n  name: foreman-operator.foreman-system\n  namespace: gpu-jobs",
     ),
     ("operator.watchNamespaces={one,two}", "operator: In, values: [one,two]"),
     ("evidence.existingClaim=mine", "claimName: mine"),
