@@ -17,12 +17,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::Client;
+use kube::runtime::watcher;
 use rand::RngCore;
 use schemas::AgenticTask;
 use schemas::agentic_task::TaskKind;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Mode};
@@ -149,7 +151,6 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
     registration::register(&client, &config).await?;
     tracing::info!(node = config.node_name, mode = ?config.mode, slots = config.slots, identity, "node agent is ready");
 
-    let mut tasks = JoinSet::new();
     let lease_lost = CancellationToken::new();
     let beats = tokio::spawn(beat(
         client.clone(),
@@ -173,21 +174,55 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         lease_lost.clone(),
     ));
 
-    let mut events = watch_tasks(&client, &config).boxed();
+    let events = watch_tasks(&client, &config).boxed();
+    work(&services, &executor, &desk, &identity, shutdown, &lease_lost, events).await;
+    shutdown.drain.cancel();
+    let_go.cancel();
+    let _ = tokio::time::timeout(LOOPS_PATIENCE, async {
+        let _ = beats.await;
+        let _ = leases.await;
+    })
+    .await;
+    Ok(())
+}
+
+/// Claims what is assigned to this node and carries it out, until the agent is asked to end or loses its name.
+async fn work(
+    services: &Services,
+    executor: &Arc<dyn Executor>,
+    desk: &Arc<Desk>,
+    identity: &str,
+    shutdown: &Shutdown,
+    lease_lost: &CancellationToken,
+    mut events: impl Stream<Item = watcher::Result<watcher::Event<AgenticTask>>> + Unpin,
+) {
+    let config = &services.config;
+    let mut tasks = JoinSet::new();
     let mut assigned = Assigned::default();
     // Verifiers that run: they wait for a gate Job, use no model, and take no slot from those that do.
     let mut verifiers: HashSet<String> = HashSet::new();
+    let mut name_lost = false;
     loop {
+        // Here, since it may be lost at any time: while a claim is made, or while the agent drains.
+        if lease_lost.is_cancelled() && !name_lost {
+            name_lost = true;
+            tracing::error!(
+                node = config.node_name,
+                "another agent took this node's name; giving up what runs"
+            );
+            desk.with(|running| running.values().for_each(|run| run.end(Stop::Lost)));
+        }
         let draining = shutdown.drain.is_cancelled() || shutdown.stop.is_cancelled() || lease_lost.is_cancelled();
         if !draining {
             loop {
-                let (others, in_hand) = desk.with(|running| {
+                let (others, mut in_hand) = desk.with(|running| {
                     verifiers.retain(|uid| running.contains_key(uid));
                     (
                         running.len() - verifiers.len(),
                         running.keys().cloned().collect::<HashSet<_>>(),
                     )
                 });
+                in_hand.extend(assigned.paused(Instant::now()).map(|(uid, _)| uid.clone()));
                 let Some(uid) = startable(&assigned.waiting, &in_hand, verifiers.len(), others, config.slots) else {
                     break;
                 };
@@ -197,7 +232,12 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                     }
                     tokio::select! {
                         biased;
-                        () = start(&mut tasks, &services, &executor, &desk, &identity, task, &shutdown.stop) => {}
+                        () = lease_lost.cancelled() => break,
+                        refused = start(&mut tasks, services, executor, desk, identity, task, &shutdown.stop) => {
+                            if let Some(task) = refused {
+                                assigned.put_back(task, Instant::now());
+                            }
+                        }
                         () = leave(shutdown, CLAIM_PATIENCE) => break,
                     }
                 }
@@ -205,9 +245,10 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
         } else if tasks.is_empty() {
             break;
         }
+        let again = assigned.paused(Instant::now()).map(|(_, again)| again).min();
         tokio::select! {
             event = events.next() => match event {
-                Some(Ok(event)) => assigned.observe(event, &config, &desk),
+                Some(Ok(event)) => assigned.observe(event, config, desk),
                 Some(Err(error)) => tracing::warn!(%error, "the watch on tasks broke off and is taken up again"),
                 None => break,
             },
@@ -219,25 +260,15 @@ async fn serve(config: Config, client: Client, shutdown: &Shutdown) -> Result<()
                 }).await;
                 if ended.is_err() {
                     tasks.abort_all();
-                    give_back_rest(&client, &desk).await;
+                    give_back_rest(&services.client, desk).await;
                 }
                 break;
             }
             () = shutdown.drain.cancelled(), if !draining => tracing::info!("draining: waiting for running tasks"),
-            () = lease_lost.cancelled(), if !draining => {
-                tracing::error!(node = config.node_name, "another agent took this node's name; giving up what runs");
-                desk.with(|running| running.values().for_each(|run| run.end(Stop::Lost)));
-            }
+            () = lease_lost.cancelled(), if !name_lost => {}
+            () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
         }
     }
-    shutdown.drain.cancel();
-    let_go.cancel();
-    let _ = tokio::time::timeout(LOOPS_PATIENCE, async {
-        let _ = beats.await;
-        let _ = leases.await;
-    })
-    .await;
-    Ok(())
 }
 
 /// Returns a waiting task that has room: verifiers and the others have as many places each as the node has slots. One whose

@@ -1,16 +1,23 @@
 //! The tasks that are assigned to this node, as the watch tells of them.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use schemas::{AgenticTask, labels};
+use tokio::time::Instant;
 
 use super::claim;
 use super::desk::{Desk, Stop};
 use crate::config::Config;
 use crate::patience::Pauses;
+
+/// How long after a refusal a claim is made again; the pause doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 pub(super) fn watch_tasks(
     client: &Client,
@@ -31,6 +38,8 @@ pub(super) struct Assigned {
     pub(super) waiting: HashMap<String, AgenticTask>,
     /// UIDs that the list under way has named so far.
     listed: HashSet<String>,
+    /// Those whose claim was refused, by UID: when it is made again, and after how long a pause.
+    refused: HashMap<String, (Instant, Duration)>,
 }
 
 impl Assigned {
@@ -46,6 +55,7 @@ impl Assigned {
             watcher::Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
                 self.waiting.retain(|uid, _| listed.contains(uid));
+                self.refused.retain(|uid, _| listed.contains(uid));
                 desk.with(|running| {
                     let gone = running.iter().filter(|(uid, _)| !listed.contains(*uid));
                     gone.for_each(|(_, run)| run.end(Stop::Lost));
@@ -54,7 +64,7 @@ impl Assigned {
             watcher::Event::Apply(task) => self.see(task, config, desk),
             watcher::Event::Delete(task) => {
                 let uid = task.uid().unwrap_or_default();
-                self.waiting.remove(&uid);
+                self.forget(&uid);
                 if let Some(run) = desk.with(|running| running.get(&uid).cloned()) {
                     run.end(Stop::Lost);
                 }
@@ -75,8 +85,28 @@ impl Assigned {
         if claim::is_claimable(&task, &config.node_name) {
             self.waiting.insert(uid, task);
         } else {
-            self.waiting.remove(&uid);
+            self.forget(&uid);
         }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        self.waiting.remove(uid);
+        self.refused.remove(uid);
+    }
+
+    /// Lets a task wait again whose claim was refused, a longer pause each time: no event may ever tell of it again.
+    pub(super) fn put_back(&mut self, task: AgenticTask, now: Instant) {
+        let uid = task.uid().unwrap_or_default();
+        let before = self.refused.get(&uid).map(|(_, pause)| *pause * 2);
+        let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
+        self.refused.insert(uid.clone(), (now + pause, pause));
+        self.waiting.insert(uid, task);
+    }
+
+    /// Returns those of the waiting tasks that are not to be claimed yet, and when they are.
+    pub(super) fn paused(&self, now: Instant) -> impl Iterator<Item = (&String, Instant)> {
+        let refused = self.refused.iter().map(|(uid, (again, _))| (uid, *again));
+        refused.filter(move |(uid, again)| *again > now && self.waiting.contains_key(*uid))
     }
 }
 
@@ -168,6 +198,34 @@ mod tests {
         assert_eq!(next(&desk), None, "its earlier run goes on");
         desk.with(|running| running.remove("u"));
         assert_eq!(next(&desk).as_deref(), Some("u"), "nobody says so twice");
+    }
+
+    #[test]
+    fn a_task_whose_claim_was_refused_is_claimed_after_a_pause_that_grows_until_it_is_no_longer_this_nodes() {
+        let config = crate::config::tests::parse(&["--fleet-node-name=n"]);
+        let desk = Desk::default();
+        let mut assigned = Assigned::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assigned.put_back(waits("u"), now);
+            // What else is said of it meanwhile does not make the refusal another.
+            assigned.observe(watcher::Event::Apply(waits("u")), &config, &desk);
+            let paused: Vec<_> = assigned.paused(now).map(|(uid, again)| (uid.clone(), again)).collect();
+            let [(uid, again)] = &paused[..] else {
+                panic!("{paused:?}")
+            };
+            assert_eq!(uid, "u");
+            pauses.push((*again - now).as_secs());
+            now = *again;
+            assert_eq!(assigned.paused(now).count(), 0, "its pause is over");
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assigned.observe(watcher::Event::Delete(waits("u")), &config, &desk);
+        assert!(assigned.waiting.is_empty());
+        assigned.put_back(waits("u"), now);
+        let pause = assigned.paused(now).map(|(_, again)| again - now).next();
+        assert_eq!(pause, Some(FIRST_PAUSE), "it was another assignment");
     }
 
     #[test]

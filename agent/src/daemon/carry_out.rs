@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take where this agent itself has two seconds left.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(600);
 
+/// Claims a task and begins its run; returns the task where the API refused the claim.
 pub(super) async fn start(
     tasks: &mut JoinSet<()>,
     services: &Services,
@@ -37,7 +38,7 @@ pub(super) async fn start(
     identity: &str,
     task: AgenticTask,
     stop: &CancellationToken,
-) {
+) -> Option<AgenticTask> {
     let mut random = [0_u8; 32];
     rand::rng().fill_bytes(&mut random);
     let node = &services.config.node_name;
@@ -47,11 +48,14 @@ pub(super) async fn start(
             counted("held");
             claimed
         }
-        Ok(None) => return counted("lost"),
+        Ok(None) => {
+            counted("lost");
+            return None;
+        }
         Err(error) => {
             counted("failed");
-            tracing::warn!(%error, task = task.name_any(), "failed to claim the task; the next event tries again");
-            return;
+            tracing::warn!(%error, task = task.name_any(), "failed to claim the task; trying again later");
+            return Some(task);
         }
     };
     tracing::info!(task = held.name, epoch = held.claim.epoch, "claimed");
@@ -70,6 +74,7 @@ pub(super) async fn start(
         desk.with(|map| map.remove(&running.held.uid));
         desk.changed.notify_waiters();
     });
+    None
 }
 
 async fn carry_out(services: &Services, executor: &dyn Executor, running: &Running, task: AgenticTask) {

@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::Api;
 use schemas::agentic_task::{FailureReason, Phase};
+use schemas::phase::MAX_LOST_CLAIMS;
 use schemas::{AgenticTask, labels};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use super::desk::{Running, Stop};
 use crate::evidence::{SEND_TIME, Spool};
 use crate::executor::Services;
 use crate::outcome::Outcome;
-use crate::patience::answered;
+use crate::patience::{Unanswered, answered};
 
 /// Turns what a cancelled run came to into what is said of it; `None` gives the claim back.
 fn settle(stop: Option<Stop>, outcome: Outcome, limit: Duration) -> Option<Outcome> {
@@ -61,6 +62,41 @@ fn ended_by(task: &AgenticTask, held: &claim::Held, patch: &Value) -> bool {
         && json!(status.commit_sha) == patch["commitSHA"]
 }
 
+/// Writes the end of a task, also that of a run that was cancelled: nothing but an answer ends this.
+async fn write_end(client: &kube::Client, held: &claim::Held, status: &Value) -> Result<Written, Unanswered> {
+    let api: &Api<AgenticTask> = &Api::namespaced(client.clone(), &held.namespace);
+    let always = CancellationToken::new();
+    let written = answered(&always, &held.name, |number| async move {
+        let written = claim::patch_status(client, held, status.clone()).await?;
+        // The try before may have been carried out: then the claim is gone because the end stands.
+        if number > 0 && matches!(written, Written::Lost) {
+            let live = api.get_opt(&held.name).await?;
+            if let Some(live) = live.filter(|live| ended_by(live, held, status)) {
+                return Ok(Written::Done(Box::new(live)));
+            }
+        }
+        Ok(written)
+    });
+    written.await
+}
+
+/// Turns the refusal of a task's end into an end of its own: with so little in it, it may be taken.
+fn refused(error: &Unanswered) -> Outcome {
+    let why = match error {
+        Unanswered::Refused(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
+        error => error.to_string(),
+    };
+    let summary = format!("the API refused the end of the task: {why}");
+    Outcome::failed(FailureReason::InfrastructureError, summary)
+}
+
+async fn give_back(client: &kube::Client, held: &claim::Held) {
+    match claim::patch_status(client, held, claim::build_release()).await {
+        Ok(_) => tracing::info!(task = held.name, "gave the claim back"),
+        Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),
+    }
+}
+
 /// Removes what was to be stored of a run that nobody hears of.
 fn forget(spool: Option<&Spool>) {
     if let Some(spool) = spool {
@@ -86,10 +122,7 @@ pub(super) async fn finish(
         return forget(spool);
     }
     let Some(mut outcome) = settle(stop, outcome, running.limit) else {
-        match claim::patch_status(&services.client, held, claim::build_release()).await {
-            Ok(_) => tracing::info!(task = held.name, "gave the claim back"),
-            Err(error) => tracing::warn!(%error, task = held.name, "failed to give the claim back"),
-        }
+        give_back(&services.client, held).await;
         return forget(spool);
     };
     if let Some(spool) = spool {
@@ -106,32 +139,31 @@ pub(super) async fn finish(
     }
     let mut status = claim::build_end(&outcome, started, Timestamp::now());
     let client = &services.client;
-    // The end is written even of a run that was cancelled: nothing but an answer ends this.
-    let always = CancellationToken::new();
-    let api: &Api<AgenticTask> = &Api::namespaced(client.clone(), &held.namespace);
-    if stop == Some(Stop::Cancelled)
-        && let Ok(Some(task)) = answered(&always, &held.name, |_| api.get_opt(&held.name)).await
-    {
-        status["handledCancel"] = json!(task.annotations().get(labels::CANCEL));
-    }
-    let status = &status;
-    let written = answered(&always, &held.name, |number| async move {
-        let written = claim::patch_status(client, held, status.clone()).await?;
-        // The try before may have been carried out: then the claim is gone because the end stands.
-        if number > 0 && matches!(written, Written::Lost) {
-            let live = api.get_opt(&held.name).await?;
-            if let Some(live) = live.filter(|live| ended_by(live, held, status)) {
-                return Ok(Written::Done(Box::new(live)));
-            }
+    if stop == Some(Stop::Cancelled) {
+        let always = CancellationToken::new();
+        let api: &Api<AgenticTask> = &Api::namespaced(client.clone(), &held.namespace);
+        if let Ok(Some(task)) = answered(&always, &held.name, |_| api.get_opt(&held.name)).await {
+            status["handledCancel"] = json!(task.annotations().get(labels::CANCEL));
         }
-        Ok(written)
-    });
-    match written.await {
+    }
+    let sent = outcome.evidence_error.is_none();
+    let mut written = write_end(client, held, &status).await;
+    if let Err(error) = &written {
+        tracing::error!(%error, task = held.name, "the end of the task was refused; ending it with nothing but that");
+        outcome = refused(error);
+        let handled = status.get("handledCancel").cloned();
+        status = claim::build_end(&outcome, started, Timestamp::now());
+        if let Some(handled) = handled {
+            status["handledCancel"] = handled;
+        }
+        written = write_end(client, held, &status).await;
+    }
+    match written {
         Ok(Written::Done(_)) => {
             let seconds = Timestamp::now().duration_since(started).as_secs_f64();
             services.probes.metrics.count_end(running.kind, &outcome, seconds);
             tracing::info!(task = held.name, verdict = ?outcome.verdict, failure = ?outcome.failure, "ended: {}", outcome.summary);
-            if outcome.evidence_error.is_none() {
+            if sent {
                 forget(spool);
             }
         }
@@ -142,7 +174,13 @@ pub(super) async fn finish(
             );
             forget(spool);
         }
-        Err(error) => tracing::error!(%error, task = held.name, "the end of the task was refused"),
+        Err(error) => {
+            tracing::error!(%error, task = held.name, "even the least end of the task was refused");
+            // To give back counts for nothing: a task that cannot end is in the end left to be found dead, which does.
+            if held.claim.epoch <= MAX_LOST_CLAIMS {
+                give_back(client, held).await;
+            }
+        }
     }
 }
 
@@ -166,6 +204,8 @@ mod tests {
         away: u32,
         /// Whether the answer to the first write is lost.
         loses: bool,
+        /// How many writes are refused before any is taken.
+        refuses: u32,
         task: AgenticTask,
         written: Value,
     }
@@ -177,6 +217,14 @@ mod tests {
         if kept.away > 0 {
             kept.away -= 1;
             return sample::failure(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        if method == Method::PATCH && kept.refuses > 0 {
+            kept.refuses -= 1;
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422,
+                "message": "status.failureReason:\n\u{1b}[31mUnsupported value",
+            });
+            return (StatusCode::UNPROCESSABLE_ENTITY, Json(status)).into_response();
         }
         if method == Method::PATCH {
             let written = serde_json::from_slice::<Value>(&body).unwrap()["status"].take();
@@ -197,6 +245,7 @@ mod tests {
         Arc::new(Mutex::new(Kept {
             away,
             loses,
+            refuses: 0,
             task,
             written: Value::Null,
         }))
@@ -306,6 +355,54 @@ mod tests {
             (&written["phase"], &written["failureReason"], &written["handledCancel"]),
             (&json!("Failed"), &json!("Cancelled"), &json!("c1"))
         );
+    }
+
+    /// Ends a run whose end is so often refused, and returns what was written and counted.
+    async fn refusing(refuses: u32, epoch: i64, stop: Option<Stop>) -> (Value, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let held = claim::Held::sample(epoch);
+        let mut task = sample::task(&held);
+        task.annotations_mut().insert(labels::CANCEL.into(), "c1".into());
+        let kept = kept(task, 0, false);
+        kept.lock().unwrap().refuses = refuses;
+        let run = sample::run(folder.path(), client(&kept), held.clone());
+        let running = running(held);
+        if let Some(stop) = stop {
+            running.end(stop);
+        }
+        let mut outcome = Outcome::ended(Verdict::Go, "done");
+        outcome.head_sha = Some("a".repeat(40));
+        finish(&run.services, &running, None, outcome, Timestamp::now()).await;
+        let written = kept.lock().unwrap().written.clone();
+        (written, run.services.probes.metrics.render())
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_refused_makes_way_for_one_that_says_so() {
+        let (written, counted) = refusing(1, 1, None).await;
+        let summary = "the API refused the end of the task: status.failureReason: Unsupported value";
+        assert_eq!(
+            (&written["phase"], &written["failureReason"], &written["claim"]),
+            (&json!("Failed"), &json!("InfrastructureError"), &Value::Null)
+        );
+        assert_eq!(
+            (&written["result"]["summary"], &written["commitSHA"]),
+            (&json!(summary), &Value::Null)
+        );
+        assert!(counted.contains("reason=\"InfrastructureError\""), "{counted}");
+        let (written, _) = refusing(1, 1, Some(Stop::Cancelled)).await;
+        assert_eq!(written["handledCancel"], "c1", "whoever asked for it hears of it");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_end_is_given_back_but_not_without_end() {
+        for (epoch, left) in [
+            (1, claim::build_release()),
+            (3, claim::build_release()),
+            (4, Value::Null),
+        ] {
+            assert_eq!(refusing(2, epoch, None).await.0, left, "{epoch}");
+        }
     }
 
     #[test]

@@ -13,12 +13,40 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Objects by path, and what was written of claims and Leases, in order.
-type Kept = (BTreeMap<String, Value>, Vec<String>);
+#[derive(Default)]
+struct Kept {
+    /// Objects by path.
+    objects: BTreeMap<String, Value>,
+    /// What was written of claims and Leases, in order.
+    said: Vec<String>,
+    /// How many claims are refused before any is taken.
+    refuses: u32,
+    /// A task whose claim is never answered.
+    silent: Option<&'static str>,
+}
+
+/// Where its tasks lie.
+const ROOT: &str = "/apis/foreman.llmkube.dev/v1alpha1/namespaces/default/agentictasks";
 
 /// An API that keeps objects.
 #[derive(Clone, Default)]
 struct Api(Arc<Mutex<Kept>>);
+
+impl Api {
+    /// Says whether a task's claim is never answered, and notes that it was asked for.
+    fn is_silent(&self, path: &str) -> bool {
+        let mut kept = self.0.lock().unwrap();
+        let silent = kept.silent.is_some_and(|name| path.ends_with(name));
+        if silent {
+            kept.said.push("asked".to_owned());
+        }
+        silent
+    }
+
+    fn said(&self) -> Vec<String> {
+        self.0.lock().unwrap().said.clone()
+    }
+}
 
 fn merge(into: &mut Value, patch: Value) {
     match patch {
@@ -47,8 +75,17 @@ async fn serve(State(api): State<Api>, request: Request) -> Response {
     if query.contains("watch=") {
         return Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()).into_response();
     }
+    let claims = body["status"]["claim"].is_object();
+    if claims && api.is_silent(&path) {
+        return futures::future::pending().await;
+    }
     let mut state = api.0.lock().unwrap();
-    let (objects, said) = &mut *state;
+    if claims && state.refuses > 0 {
+        state.refuses -= 1;
+        state.said.push("refused".to_owned());
+        return crate::executor::sample::failure(StatusCode::FORBIDDEN);
+    }
+    let Kept { objects, said, .. } = &mut *state;
     let stored = match method {
         Method::GET if path.ends_with("/agentictasks") => {
             let items: Vec<&Value> = objects
@@ -127,47 +164,41 @@ fn config(workspace: &std::path::Path) -> Config {
     config
 }
 
-async fn until(api: &Api, claims: usize) {
+async fn until(api: &Api, word: &str, times: usize) {
     for _ in 0..2000 {
-        let said = api.0.lock().unwrap().1.clone();
-        if said.iter().filter(|word| *word == "claimed").count() >= claims {
+        if api.said().iter().filter(|said| *said == word).count() >= times {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{:?}", api.0.lock().unwrap().1);
+    panic!("{:?}", api.said());
 }
 
 #[tokio::test]
 async fn claims_are_given_back_before_the_lease_and_a_verifier_takes_no_coders_slot() {
     let folder = tempfile::tempdir().unwrap();
     let api = Api::default();
-    let root = "/apis/foreman.llmkube.dev/v1alpha1/namespaces/default/agentictasks";
     for (name, kind) in [
         ("code-1", "freeform"),
         ("code-2", "freeform"),
         ("gate-1", "verify"),
         ("gate-2", "verify"),
     ] {
-        api.0
-            .lock()
-            .unwrap()
-            .0
-            .insert(format!("{root}/{name}"), task(name, kind));
+        let path = format!("{ROOT}/{name}");
+        api.0.lock().unwrap().objects.insert(path, task(name, kind));
     }
     let shutdown = Shutdown::default();
     let agent = tokio::spawn(run(config(folder.path()), client(api.clone()).await, shutdown.clone()));
     // One slot: one coder and, beside it, one verifier.
-    until(&api, 2).await;
+    until(&api, "claimed", 2).await;
     shutdown.stop.cancel();
     tokio::time::timeout(Duration::from_secs(20), agent)
         .await
         .unwrap()
         .unwrap()
         .unwrap();
-    let (objects, said) = api.0.lock().unwrap().clone();
     assert_eq!(
-        said,
+        api.said(),
         [
             "claimed",
             "claimed",
@@ -177,10 +208,110 @@ async fn claims_are_given_back_before_the_lease_and_a_verifier_takes_no_coders_s
         ]
     );
     let claimed = |prefix: &str| {
-        objects
+        let kept = api.0.lock().unwrap();
+        kept.objects
             .iter()
             .filter(|(at, task)| at.contains(&format!("/{prefix}-")) && task["status"]["epoch"] == 1)
             .count()
     };
     assert_eq!((claimed("code"), claimed("gate")), (1, 1));
+}
+
+/// An agent at work, which is told of its tasks by hand.
+struct Working {
+    api: Api,
+    told: tokio::sync::mpsc::Sender<AgenticTask>,
+    shutdown: Shutdown,
+    lease_lost: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Working {
+    fn begin(kept: Kept) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let api = Api(Arc::new(Mutex::new(kept)));
+        let client = Client::new(axum::Router::new().fallback(serve).with_state(api.clone()), "default");
+        let mut services = crate::executor::sample::run(folder.path(), client, claim::Held::sample(1)).services;
+        services.config = Arc::new(config(folder.path()));
+        let (told, heard) = tokio::sync::mpsc::channel::<AgenticTask>(1);
+        let (shutdown, lease_lost) = (Shutdown::default(), CancellationToken::new());
+        let (shutdown_too, lost) = (shutdown.clone(), lease_lost.clone());
+        let ended = tokio::spawn(async move {
+            let events = futures::stream::unfold(heard, |mut heard| async {
+                let task = heard.recv().await?;
+                Some((Ok(watcher::Event::Apply(task)), heard))
+            });
+            let sleep = Duration::from_secs(3600);
+            let executor: Arc<dyn Executor> = Arc::new(Stub { sleep });
+            let desk = Arc::default();
+            work(&services, &executor, &desk, "a", &shutdown_too, &lost, events.boxed()).await;
+        });
+        Self {
+            api,
+            told,
+            shutdown,
+            lease_lost,
+            ended,
+            _folder: folder,
+        }
+    }
+
+    /// Assigns a task to the node, and waits until the agent has heard of it.
+    async fn assign(&self, name: &str, kind: &str) {
+        let task = task(name, kind);
+        let path = format!("{ROOT}/{name}");
+        self.api.0.lock().unwrap().objects.insert(path, task.clone());
+        self.told.send(serde_json::from_value(task).unwrap()).await.unwrap();
+        while self.told.capacity() < self.told.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for the end of the agent, which must not take as long as what runs.
+    async fn end(self) -> Vec<String> {
+        tokio::time::timeout(Duration::from_secs(20), self.ended)
+            .await
+            .unwrap()
+            .unwrap();
+        self.api.said()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_loses_its_name_while_it_drains_gives_up_what_runs_and_writes_nothing() {
+    let agent = Working::begin(Kept::default());
+    agent.assign("code-1", "freeform").await;
+    until(&agent.api, "claimed", 1).await;
+    agent.shutdown.drain.cancel();
+    // What it hears of now, it hears while it drains, and nothing else comes after that.
+    agent.assign("code-2", "freeform").await;
+    agent.lease_lost.cancel();
+    assert_eq!(agent.end().await, ["claimed"]);
+}
+
+#[tokio::test]
+async fn an_agent_that_loses_its_name_while_it_makes_a_claim_gives_up_what_runs() {
+    let agent = Working::begin(Kept {
+        silent: Some("gate-1"),
+        ..Kept::default()
+    });
+    agent.assign("code-1", "freeform").await;
+    until(&agent.api, "claimed", 1).await;
+    agent.assign("gate-1", "verify").await;
+    until(&agent.api, "asked", 1).await;
+    agent.lease_lost.cancel();
+    assert_eq!(agent.end().await, ["claimed", "asked"]);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_refused_is_made_again_though_nobody_says_a_word() {
+    let agent = Working::begin(Kept {
+        refuses: 1,
+        ..Kept::default()
+    });
+    agent.assign("code-1", "freeform").await;
+    until(&agent.api, "claimed", 1).await;
+    agent.shutdown.stop.cancel();
+    assert_eq!(agent.end().await, ["refused", "claimed", "the claim was given back"]);
 }
