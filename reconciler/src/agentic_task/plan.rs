@@ -156,7 +156,7 @@ fn consider(index: &mut Index, key: &Key, task: &TaskObject, object: &AgenticTas
         let lost = status.lost_claims.unwrap_or(0);
         return end(
             EndReason::LostClaims,
-            format!("{lost} claims were lost to agents that died; see their logs"),
+            format!("{lost} claims were lost: their agents died, or could not say how it ended; see their logs"),
             "lost-claims",
         );
     }
