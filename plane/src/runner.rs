@@ -13,11 +13,12 @@ pub mod status;
 pub mod volumes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -32,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The field manager of everything that the runner writes.
 pub const FIELD_MANAGER: &str = "foreman-runner";
+/// How long a Job is left alone whose reconciling broke off.
+const BROKEN_PAUSE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 /// How often a Pod is bound before it is left to its next event.
 const BIND_TRIES: u32 = 6;
 
@@ -226,7 +229,7 @@ async fn serve(desk: Arc<Desk>, stop: CancellationToken) {
             continue;
         }
         for uid in dirty {
-            if let Some(wake) = reconcile(&desk, &mut world, &uid).await {
+            if let Some(wake) = reconcile_alone(&desk, &mut world, &uid).await {
                 wakes.entry(wake).or_default().push(uid);
             }
         }
@@ -368,6 +371,27 @@ async fn bind(desk: &Desk, pod: &Pod) -> bool {
     }
 }
 
+/// Reconciles a Job so that a defect which one Job brings to light does not keep all others from running.
+async fn reconcile_alone(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestamp> {
+    // What it leaves half done in the world are objects that were read, each by itself.
+    match AssertUnwindSafe(reconcile(desk, world, uid)).catch_unwind().await {
+        Ok(wake) => wake,
+        Err(panic) => {
+            let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+            let job = world.jobs.get(uid).map(|job| (job.namespace(), job.name_any()));
+            let (namespace, name) = job.unwrap_or_default();
+            tracing::error!(
+                namespace,
+                job = name,
+                said,
+                "failed to reconcile the job: the runner has a defect; other jobs go on"
+            );
+            Timestamp::now().checked_add(BROKEN_PAUSE).ok()
+        }
+    }
+}
+
 async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestamp> {
     let live = world.jobs.get(uid)?.clone();
     if live.metadata.deletion_timestamp.is_some() {
@@ -436,7 +460,9 @@ async fn reconcile(desk: &Desk, world: &mut World, uid: &str) -> Option<Timestam
         Some(kube::Error::Api(status)) if status.code == 404 => None,
         Some(error) => {
             tracing::warn!(%error, job = live.name_any(), "failed to reconcile the job; trying again");
-            Some(Timestamp::now() + jiff::SignedDuration::from_millis(500))
+            Timestamp::now()
+                .checked_add(jiff::SignedDuration::from_millis(500))
+                .ok()
         }
         None => wake,
     }
@@ -461,6 +487,45 @@ mod tests {
         }
     }
 
+    fn desk(folder: &std::path::Path, client: Client) -> Desk {
+        Desk {
+            program: program::Program::new(folder),
+            config: RunnerConfig::new(folder.to_owned(), sandbox::Sandbox::without_confinement()),
+            client,
+            growing: logs::Growing::default(),
+            notes: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_breaks_the_runner_leaves_the_others_running() {
+        // A service's answer is awaited by whoever asked: this breaks in the midst of `reconcile`.
+        let api = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+            assert!(request.uri().path().contains("/namespaces/fine/"), "a defect");
+            let made = json!({ "metadata": { "name": "p", "uid": "p" } })
+                .to_string()
+                .into_bytes();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(made)))
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let desk = desk(folder.path(), Client::new(api, "default"));
+        let mut world = World::default();
+        for namespace in ["broken", "fine"] {
+            let job = json!({
+                "metadata": { "name": "gate", "namespace": namespace, "uid": namespace },
+                "spec": { "template": { "spec": { "containers": [] } } }
+            });
+            world
+                .jobs
+                .insert(namespace.to_owned(), serde_json::from_value(job).unwrap());
+        }
+        let again = reconcile_alone(&desk, &mut world, "broken").await;
+        assert!(again.is_some_and(|again| again > Timestamp::now()));
+        assert!(world.pods.is_empty());
+        reconcile_alone(&desk, &mut world, "fine").await;
+        assert!(world.pods.contains_key("p"));
+    }
+
     /// Binds a Pod where the API answers so, try by try and then on; says whether it is ours, and how often was tried.
     async fn bound(answers: &'static [u16]) -> (bool, usize) {
         let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -477,14 +542,7 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
         });
         let folder = tempfile::tempdir().unwrap();
-        let sandbox = sandbox::Sandbox::without_confinement();
-        let desk = Desk {
-            program: program::Program::new(folder.path()),
-            config: RunnerConfig::new(folder.path().to_owned(), sandbox),
-            client: Client::new(api, "default"),
-            growing: logs::Growing::default(),
-            notes: Mutex::default(),
-        };
+        let desk = desk(folder.path(), Client::new(api, "default"));
         let pod =
             serde_json::from_value(json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "containers": [] } }));
         let is_ours = bind(&desk, &pod.unwrap()).await;

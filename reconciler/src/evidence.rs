@@ -3,26 +3,34 @@
 pub mod http;
 pub mod redact;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, spawn_blocking};
 
-use redact::Redactor;
+use redact::{Redaction, Redactor};
 
 /// Bytes of one segment.
 pub const MAX_SEGMENT: usize = 8 * 1024 * 1024;
 /// Bytes of one task, over all its claims.
 pub const MAX_TASK: u64 = 256 * 1024 * 1024;
 /// Bytes on either side of a segment in which a secret that crosses its edge is looked for.
-const EDGE: usize = 64 * 1024;
+const EDGE: u64 = 64 * 1024;
+/// Bytes that are held of what is read.
+const PIECE: u64 = 256 * 1024;
+/// Segments that are held at once, each some three times, while they are stored.
+const UPLOADS: usize = 8;
 /// Segments of one name.
 pub const MAX_SEGMENTS: u64 = 100_000;
 
@@ -44,6 +52,12 @@ pub enum Error {
         action: &'static str,
         /// What the store said.
         source: object_store::Error,
+    },
+    /// The work on it broke off.
+    #[error("failed to finish the work on evidence: {source}")]
+    Broken {
+        /// What ended it.
+        source: JoinError,
     },
     /// Another segment of this number is there, with other content.
     #[error("failed to store evidence: {0} is there already with other content; segments never change")]
@@ -144,6 +158,15 @@ pub struct Entry {
     pub bytes: u64,
 }
 
+/// Evidence as it is read, without secrets, in pieces.
+pub type Text = BoxStream<'static, Result<Bytes, Error>>;
+
+/// Bytes of a segment.
+struct Part {
+    segment: u64,
+    range: Range<u64>,
+}
+
 /// What storing a segment came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -158,6 +181,7 @@ pub enum Stored {
 pub struct Evidence {
     store: Arc<dyn ObjectStore>,
     redactor: Arc<Redactor>,
+    uploads: Arc<Semaphore>,
 }
 
 impl Evidence {
@@ -181,6 +205,7 @@ impl Evidence {
         Ok(Self {
             store: Arc::new(store),
             redactor: Arc::new(redactor),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
         })
     }
 
@@ -192,7 +217,9 @@ impl Evidence {
                 limit: MAX_SEGMENT as u64,
             });
         }
-        let body = self.redactor.redact(&body);
+        let redactor = self.redactor.clone();
+        let body = spawn_blocking(move || redactor.redact(&body)).await;
+        let body = body.map_err(|source| Error::Broken { source })?;
         let path = address.path();
         let create = PutOptions {
             mode: PutMode::Create,
@@ -235,6 +262,11 @@ impl Evidence {
         }
     }
 
+    /// Waits until there is memory for one more segment, which is there for as long as what is returned.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        self.uploads.clone().acquire_owned().await.ok()
+    }
+
     /// Writes a few bytes where no evidence lies, to see whether the store takes any.
     pub async fn check_writable(&self) -> Result<(), Error> {
         let path = Path::from("writable/probe");
@@ -250,50 +282,80 @@ impl Evidence {
     /// Reads all segments of a name, in order; `None` if there are none.
     ///
     /// Secrets are taken out again: one that was cut by the edge of a segment shows only here.
-    pub async fn read(&self, task: &str, epoch: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn read(&self, task: &str, epoch: &str, name: &str) -> Result<Option<Text>, Error> {
         let first = Address::new(task, epoch, name, "0")?;
         let prefix = Path::from(format!("{task}/{}/{name}", first.epoch));
-        let fail = |source| Error::Store { action: "read", source };
-        let mut paths: Vec<Path> = self
-            .store
-            .list(Some(&prefix))
-            .map_ok(|found| found.location)
-            .try_collect()
-            .await
-            .map_err(fail)?;
-        paths.sort();
-        if paths.is_empty() {
-            return Ok(None);
+        let mut found = self.store.list(Some(&prefix));
+        let mut parts = Vec::new();
+        while let Some(object) = found.next().await {
+            let object = object.map_err(|source| Error::Store { action: "read", source })?;
+            let number = object.location.filename().and_then(|number| number.parse().ok());
+            parts.extend(number.map(|segment| Part {
+                segment,
+                range: 0..object.size,
+            }));
         }
-        let mut text = Vec::new();
-        for path in paths {
-            text.extend_from_slice(&self.store.get(&path).await.map_err(fail)?.bytes().await.map_err(fail)?);
-        }
-        Ok(Some(self.redactor.redact(&text.into()).to_vec()))
+        parts.sort_unstable_by_key(|part| part.segment);
+        let all = 0..u64::MAX;
+        Ok((!parts.is_empty()).then(|| self.redacted(first, parts, all)))
     }
 
     /// Reads one segment, without the parts of secrets that go on in its neighbours; `None` if it is not there.
-    pub async fn read_segment(&self, address: &Address) -> Result<Option<Bytes>, Error> {
-        let Some(text) = self.stored(address).await? else {
+    pub async fn read_segment(&self, address: &Address) -> Result<Option<Text>, Error> {
+        let segment = address.segment;
+        let Some(size) = self.size(address, Some(segment)).await? else {
             return Ok(None);
         };
-        let neighbour = |segment: Option<u64>| {
-            segment.map(|segment| Address {
+        let before = self.size(address, segment.checked_sub(1)).await?.unwrap_or_default();
+        let after = self.size(address, segment.checked_add(1)).await?.unwrap_or_default();
+        let start = before.min(EDGE);
+        let parts = vec![
+            Part {
+                segment: segment.saturating_sub(1),
+                range: before - start..before,
+            },
+            Part {
                 segment,
-                ..address.clone()
-            })
+                range: 0..size,
+            },
+            Part {
+                segment: segment.saturating_add(1),
+                range: 0..after.min(EDGE),
+            },
+        ];
+        Ok(Some(self.redacted(address.clone(), parts, start..start + size)))
+    }
+
+    /// Reads `window` of what `parts` are together, piece by piece: it may be more than there is memory.
+    fn redacted(&self, address: Address, parts: Vec<Part>, window: Range<u64>) -> Text {
+        let reading = Reading {
+            store: self.store.clone(),
+            address,
+            parts: parts.into_iter(),
+            rest: 0..0,
+            redaction: Redaction::new(self.redactor.clone(), window),
         };
-        let before = match neighbour(address.segment.checked_sub(1)) {
-            Some(before) => self.stored(&before).await?.unwrap_or_default(),
-            None => Bytes::new(),
+        let pieces = stream::try_unfold(Some(reading), async |reading| match reading {
+            Some(reading) => reading.next().await.map(Some),
+            None => Ok(None),
+        });
+        pieces
+            .try_filter(|piece| futures::future::ready(!piece.is_empty()))
+            .boxed()
+    }
+
+    /// Returns the size of a segment of the same name; `None` if it is not there.
+    async fn size(&self, address: &Address, segment: Option<u64>) -> Result<Option<u64>, Error> {
+        let Some(segment) = segment else { return Ok(None) };
+        let address = Address {
+            segment,
+            ..address.clone()
         };
-        let after = match neighbour(address.segment.checked_add(1)) {
-            Some(after) => self.stored(&after).await?.unwrap_or_default(),
-            None => Bytes::new(),
-        };
-        let before = &before[before.len().saturating_sub(EDGE)..];
-        let after = &after[..after.len().min(EDGE)];
-        Ok(Some(self.redactor.redact_part(before, &text, after)))
+        match self.store.head(&address.path()).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(Error::Store { action: "read", source }),
+        }
     }
 
     /// Reads one segment as it is stored.
@@ -309,15 +371,10 @@ impl Evidence {
     /// Lists what there is of a task.
     pub async fn list(&self, task: &str) -> Result<Vec<Entry>, Error> {
         check_uid(task)?;
-        let fail = |source| Error::Store { action: "list", source };
-        let found: Vec<_> = self
-            .store
-            .list(Some(&Path::from(task)))
-            .try_collect()
-            .await
-            .map_err(fail)?;
+        let mut found = self.store.list(Some(&Path::from(task)));
         let mut entries: std::collections::BTreeMap<(i64, String), Entry> = Default::default();
-        for object in found {
+        while let Some(object) = found.next().await {
+            let object = object.map_err(|source| Error::Store { action: "list", source })?;
             let parts: Vec<String> = object.location.parts().map(|part| part.as_ref().to_owned()).collect();
             let [_, epoch, name, _] = parts.as_slice() else {
                 continue;
@@ -369,10 +426,49 @@ impl Evidence {
     }
 }
 
+/// Evidence that is being read.
+struct Reading {
+    store: Arc<dyn ObjectStore>,
+    address: Address,
+    parts: std::vec::IntoIter<Part>,
+    /// What is left of the segment that `address` names.
+    rest: Range<u64>,
+    redaction: Redaction,
+}
+
+impl Reading {
+    /// Returns the next piece, and the reading unless that was the last.
+    async fn next(mut self) -> Result<(Bytes, Option<Self>), Error> {
+        while self.rest.is_empty()
+            && let Some(part) = self.parts.next()
+        {
+            self.address.segment = part.segment;
+            self.rest = part.range;
+        }
+        let last = self.rest.is_empty();
+        let mut piece = Bytes::new();
+        if !last {
+            let range = self.rest.start..self.rest.end.min(self.rest.start + PIECE);
+            self.rest.start = range.end;
+            let read = self.store.get_range(&self.address.path(), range).await;
+            piece = read.map_err(|source| Error::Store { action: "read", source })?;
+        }
+        let redacted = spawn_blocking(move || (self.redaction.push(&piece, last), self));
+        let (shown, reading) = redacted.await.map_err(|source| Error::Broken { source })?;
+        Ok((shown.into(), (!last).then_some(reading)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+
+    /// Reads all of what there is.
+    async fn whole(text: Result<Option<Text>, Error>) -> Vec<u8> {
+        let pieces: Vec<Bytes> = text.unwrap().unwrap().try_collect().await.unwrap();
+        pieces.concat()
+    }
 
     #[tokio::test]
     async fn a_segment_never_changes_and_may_be_sent_again() {
@@ -391,7 +487,7 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let text = evidence.read("uid-1", "1", "gate-log").await.unwrap().unwrap();
+        let text = whole(evidence.read("uid-1", "1", "gate-log").await).await;
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "one\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n"
@@ -421,14 +517,46 @@ mod tests {
             for (segment, text) in [("1", &two), ("0", &one), ("1", &two), ("0", &one)] {
                 evidence.put(&address(segment), text.clone().into()).await.unwrap();
             }
-            let whole = evidence.read("u", "1", &format!("log-{cut}")).await.unwrap().unwrap();
-            assert_eq!(String::from_utf8(whole).unwrap(), "a [REDACTED] b");
-            assert_eq!(
-                evidence.read_segment(&address("0")).await.unwrap().unwrap(),
-                "a [REDACTED]"
-            );
-            assert_eq!(evidence.read_segment(&address("1")).await.unwrap().unwrap(), " b");
+            let read = whole(evidence.read("u", "1", &format!("log-{cut}")).await).await;
+            assert_eq!(String::from_utf8(read).unwrap(), "a [REDACTED] b");
+            for (segment, shown) in [("0", "a [REDACTED]"), ("1", " b")] {
+                let read = whole(evidence.read_segment(&address(segment)).await).await;
+                assert_eq!(String::from_utf8(read).unwrap(), shown);
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_never_held_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = "hunter2hunter2";
+        let evidence = Evidence::open(dir.path(), Redactor::new([secret.to_owned()])).unwrap();
+        let address = |segment: usize| Address::new("u", "1", "log", &segment.to_string()).unwrap();
+        let line = "what a gate said of a change\n".repeat(40_000);
+        let (one, two, three) = (&secret[..4], &secret[4..7], &secret[7..]);
+        // The secret goes over three segments; the fourth is empty.
+        let texts = [
+            format!("{line}{one}"),
+            two.to_owned(),
+            format!("{three}{line}"),
+            String::new(),
+        ];
+        for (segment, text) in texts.iter().enumerate() {
+            evidence.put(&address(segment), text.clone().into()).await.unwrap();
+        }
+        let pieces = |text: Text| text.try_collect::<Vec<Bytes>>();
+        let read = pieces(evidence.read("u", "1", "log").await.unwrap().unwrap())
+            .await
+            .unwrap();
+        assert!(read.iter().all(|piece| piece.len() <= 2 * PIECE as usize));
+        assert!(read.concat() == format!("{line}[REDACTED]{line}").as_bytes());
+        let segment = pieces(evidence.read_segment(&address(2)).await.unwrap().unwrap())
+            .await
+            .unwrap();
+        assert!(segment.iter().all(|piece| piece.len() <= 2 * PIECE as usize));
+        assert!(segment.concat().ends_with(line.as_bytes()));
+        assert!(whole(evidence.read_segment(&address(3)).await).await.is_empty());
+        assert!(evidence.read_segment(&address(4)).await.unwrap().is_none());
     }
 
     #[test]

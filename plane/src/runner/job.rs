@@ -95,9 +95,7 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
     status.failed = Some(failed).filter(|n| *n > 0);
     status.succeeded = Some(succeeded).filter(|n| *n > 0);
     status.terminating = Some(pods.iter().filter(|pod| is_terminating(pod)).count() as i32);
-    let deadline = spec
-        .active_deadline_seconds
-        .map(|seconds| started + SignedDuration::from_secs(seconds));
+    let deadline = spec.active_deadline_seconds.and_then(|seconds| later(started, seconds));
     let overdue = deadline.is_some_and(|deadline| now >= deadline);
     if succeeded > 0 {
         status.completion_time = Some(Time(now));
@@ -129,8 +127,8 @@ pub fn plan(job: &Job, pods: &[Pod], suffix: &str, now: Timestamp) -> Plan {
         );
     } else if active.is_empty() && !pods.iter().any(is_terminating) {
         let last = pods.iter().filter_map(ended_at).max();
-        let pause = SignedDuration::from_secs(10 << (failed - 1).clamp(0, 5));
-        match last.map(|last| last + pause).filter(|again| *again > now) {
+        let again = last.and_then(|last| later(last, 10 << (failed - 1).clamp(0, 5)));
+        match again.filter(|again| *again > now) {
             Some(again) => plan.wake = Some(again),
             None => {
                 plan.create = Some(build_pod(job, suffix));
@@ -158,15 +156,20 @@ fn after_the_end(job: &Job, now: Timestamp) -> Plan {
         .and_then(|condition| condition.last_transition_time.as_ref().map(|time| time.0));
     match (ttl, ended) {
         (Some(ttl), Some(ended)) => {
-            let over = ended + SignedDuration::from_secs(ttl.into());
+            let over = later(ended, ttl.into());
             Plan {
-                expire: now >= over,
-                wake: (now < over).then_some(over),
+                expire: over.is_some_and(|over| now >= over),
+                wake: over.filter(|over| now < *over),
                 ..Plan::default()
             }
         }
         _ => Plan::default(),
     }
+}
+
+/// Returns the time so many seconds after `time`; `None` where no clock gets there.
+fn later(time: Timestamp, seconds: i64) -> Option<Timestamp> {
+    time.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
 }
 
 fn is_suspended(status: &JobStatus) -> bool {
@@ -356,6 +359,27 @@ mod tests {
         let over = plan(&job, &[pod("Running")], "", at(30));
         assert_eq!(reason(&over, "Failed").as_deref(), Some("DeadlineExceeded"));
         assert_eq!(over.delete, ["gate-x"]);
+    }
+
+    #[test]
+    fn a_time_that_never_comes_is_not_waited_for() {
+        for seconds in [250_000_000_000, 300_000_000_000, i64::MAX] {
+            let job = job(|spec| spec.active_deadline_seconds = Some(seconds));
+            let begun = plan(&job, &[], "", at(0));
+            assert!(begun.create.is_some(), "{seconds}");
+            assert!(reason(&begun, "Failed").is_none(), "{seconds}");
+        }
+        let mut finished = job(|spec| spec.ttl_seconds_after_finished = Some(i32::MAX));
+        let mut done = plan(&finished, &[pod("Succeeded")], "", at(0)).status.unwrap();
+        for condition in done.conditions.iter_mut().flatten() {
+            condition.last_transition_time = Some(Time(Timestamp::MAX));
+        }
+        finished.status = Some(done);
+        assert_eq!(plan(&finished, &[], "", at(0)), Plan::default());
+        let again = job(|spec| spec.backoff_limit = Some(2));
+        let mut failed = pod("Failed");
+        failed.metadata.creation_timestamp = Some(Time(Timestamp::MAX));
+        assert!(plan(&again, &[failed], "", at(0)).create.is_some());
     }
 
     #[test]

@@ -5,13 +5,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
+use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
@@ -19,10 +21,15 @@ use schemas::AgenticTask;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Address, Error, Evidence, MAX_SEGMENT, Stored};
+use super::{Address, Error, Evidence, MAX_SEGMENT, Stored, Text};
 use crate::cache::{Cache, Cached};
 use crate::metrics::{EVIDENCE, EVIDENCE_BYTES, Metrics};
 use crate::probes::Probes;
+
+/// How long a segment waits until there is memory for it.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long a segment may take to come in.
+const UPLOAD: Duration = Duration::from_secs(60);
 
 /// Who may read evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,12 +95,18 @@ fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
     response
 }
 
+/// Answers with evidence as it is read.
+fn stream(text: Text) -> Response {
+    let told = |error: &Error| tracing::warn!(%error, "evidence broke off while it was read");
+    plain(StatusCode::OK, Body::from_stream(text.inspect_err(told)))
+}
+
 fn answer(error: &Error) -> Response {
     let status = match error {
         Error::Address(_) => StatusCode::BAD_REQUEST,
         Error::Differs(_) => StatusCode::CONFLICT,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::Open { .. } | Error::Store { .. } => {
+        Error::Open { .. } | Error::Store { .. } | Error::Broken { .. } => {
             tracing::warn!(%error, "the evidence store failed");
             return refuse(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -151,46 +164,89 @@ fn find(tasks: &Cache<AgenticTask>, uid: &str) -> Option<Arc<Cached<AgenticTask>
     tasks.by_uid(uid)
 }
 
+/// Answers whoever may not write here.
+async fn admit(serving: &Serving, address: &Address, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    match may_write(serving, address, headers).await {
+        Ok(true) => Ok(()),
+        // Whoever has just begun does not know all tasks yet; the sender tries again.
+        Ok(false) if !serving.tasks.is_synced() && find(&serving.tasks, address.task()).is_none() => {
+            Err(Box::new(refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the tasks are not all known yet; try again",
+            )))
+        }
+        Ok(false) => {
+            serving
+                .metrics
+                .count(EVIDENCE, &[("verb", "put"), ("result", "refused")]);
+            Err(Box::new(refuse(
+                StatusCode::FORBIDDEN,
+                "the secret of a claim of this epoch is needed, of a task that goes on",
+            )))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a claim could not be checked");
+            Err(Box::new(refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the claim could not be checked; try again",
+            )))
+        }
+    }
+}
+
+/// Reads on what is not wanted, without keeping it: a sender that is cut off while it sends may not see the answer.
+fn discard(body: Body) {
+    let mut left = MAX_SEGMENT;
+    let frames = body.into_data_stream().take_while(move |frame| {
+        let length = frame.as_ref().map_or(usize::MAX, Bytes::len);
+        let fits = length <= left;
+        left = left.saturating_sub(length);
+        std::future::ready(fits)
+    });
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(UPLOAD, frames.for_each(async |_| ())).await;
+    });
+}
+
 async fn store(
     State(serving): State<Serving>,
     Path((task, epoch, name, segment)): Path<(String, String, String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Response {
-    let counted = |result: &str| serving.metrics.count(EVIDENCE, &[("verb", "put"), ("result", result)]);
-    let Some(evidence) = &serving.evidence else {
+    let Some(evidence) = serving.evidence.clone() else {
         return refuse(StatusCode::NOT_FOUND, "no evidence is stored here");
     };
     let address = match Address::new(&task, &epoch, &name, &segment) {
         Ok(address) => address,
         Err(error) => return answer(&error),
     };
-    match may_write(&serving, &address, &headers).await {
-        Ok(true) => {}
-        // Whoever has just begun does not know all tasks yet; the sender tries again.
-        Ok(false) if !serving.tasks.is_synced() && find(&serving.tasks, address.task()).is_none() => {
-            return refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the tasks are not all known yet; try again",
-            );
-        }
-        Ok(false) => {
-            counted("refused");
-            return refuse(
-                StatusCode::FORBIDDEN,
-                "the secret of a claim of this epoch is needed, of a task that goes on",
-            );
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a claim could not be checked");
-            return refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the claim could not be checked; try again",
-            );
-        }
+    if let Err(refused) = admit(&serving, &address, &headers).await {
+        discard(request.into_body());
+        return *refused;
     }
+    let Ok(Some(room)) = tokio::time::timeout(WAIT, evidence.room()).await else {
+        discard(request.into_body());
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too much is being stored at once; try again",
+        );
+    };
+    let body = match tokio::time::timeout(UPLOAD, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(broken)) => return broken.into_response(),
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the segment came too slowly; try again"),
+    };
     let bytes = body.len() as u64;
-    match evidence.put(&address, body).await {
+    // The room is given back when the segment is gone from memory, also where the sender does not wait for that.
+    let stored = tokio::spawn(async move {
+        let stored = evidence.put(&address, body).await;
+        drop(room);
+        stored
+    });
+    let stored = stored.await.unwrap_or_else(|source| Err(Error::Broken { source }));
+    let counted = |result: &str| serving.metrics.count(EVIDENCE, &[("verb", "put"), ("result", result)]);
+    match stored {
         Ok(Stored::New) => {
             counted("new");
             serving.metrics.add(EVIDENCE_BYTES, &[], bytes);
@@ -268,7 +324,7 @@ async fn read(
         Err(response) => return *response,
     };
     match evidence.read(&task, &epoch, &name).await {
-        Ok(Some(text)) => plain(StatusCode::OK, text),
+        Ok(Some(text)) => stream(text),
         Ok(None) => refuse(StatusCode::NOT_FOUND, "there is no such evidence"),
         Err(error) => answer(&error),
     }
@@ -289,7 +345,7 @@ async fn read_segment(
         Err(error) => Err(error),
     };
     match found {
-        Ok(Some(text)) => plain(StatusCode::OK, text),
+        Ok(Some(text)) => stream(text),
         Ok(None) => refuse(StatusCode::NOT_FOUND, "there is no such segment"),
         Err(error) => answer(&error),
     }
@@ -386,10 +442,8 @@ mod tests {
         assert!(said.starts_with("HTTP/1.1 503"), "{said}");
     }
 
-    #[tokio::test]
-    async fn an_upload_that_breaks_off_stores_nothing_and_may_be_sent_again_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+    /// Returns tasks with one that runs, by a claim whose secret is `secret`.
+    fn running() -> Arc<Cache<AgenticTask>> {
         let tasks: Arc<Cache<AgenticTask>> = Arc::default();
         let object: DynamicObject = serde_json::from_value(json!({
             "apiVersion": "foreman.llmkube.dev/v1alpha1", "kind": "AgenticTask",
@@ -399,17 +453,78 @@ mod tests {
         }))
         .unwrap();
         tasks.observe(object);
-        let address = serve(&evidence, tasks).await;
+        tasks
+    }
+
+    fn request(secret: &str, length: usize) -> String {
+        format!(
+            "PUT /evidence/uid-1/1/log/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn whoever_may_not_write_is_told_before_the_body_is_read() {
+        use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let address = serve(&evidence, Arc::default()).await;
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut socket = BufReader::new(socket);
+        let head = request("false", MAX_SEGMENT);
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        let answer = tokio::time::timeout(Duration::from_secs(20), socket.read_line(&mut said));
+        answer.await.expect("an answer before the body").unwrap();
+        assert!(said.starts_with("HTTP/1.1 503"), "{said}");
+        // Who sends it nevertheless is not cut off.
+        socket.write_all(&vec![b'x'; MAX_SEGMENT]).await.unwrap();
+        let mut rest = String::new();
+        socket.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.ends_with("try again\n"), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn a_segment_waits_until_there_is_room_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let address = serve(&evidence, running()).await;
+        let mut others = Vec::new();
+        while evidence.uploads.available_permits() > 0 {
+            others.push(evidence.room().await.unwrap());
+        }
+        let bytes = format!("{}x", request("secret", 1));
+        let mut sent = tokio::spawn(async move { send(address, bytes.as_bytes(), true).await });
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut sent).await;
+        assert!(early.is_err(), "{early:?}");
+        assert!(evidence.list("uid-1").await.unwrap().is_empty());
+        others.pop();
+        assert_eq!(sent.await.unwrap(), "HTTP/1.1 201 Created");
+        assert_eq!(evidence.uploads.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_too_large_is_refused_and_leaves_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let address = serve(&evidence, running()).await;
+        let body = "x".repeat(MAX_SEGMENT + 1);
+        let said = send(address, (request("secret", body.len()) + &body).as_bytes(), true).await;
+        assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+        assert_eq!(evidence.uploads.available_permits(), super::super::UPLOADS);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_stores_nothing_and_may_be_sent_again_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let evidence = Evidence::open(dir.path(), super::super::redact::Redactor::default()).unwrap();
+        let address = serve(&evidence, running()).await;
         let body = "line\n".repeat(50_000);
-        let request = format!(
-            "PUT /evidence/uid-1/1/log/0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+        let request = format!("{}{body}", request("secret", body.len()));
         send(address, &request.as_bytes()[..request.len() / 2], false).await;
         assert_eq!(send(address, request.as_bytes(), true).await, "HTTP/1.1 201 Created");
         assert_eq!(send(address, request.as_bytes(), true).await, "HTTP/1.1 200 OK");
-        let stored = evidence.read("uid-1", "1", "log").await.unwrap().unwrap();
-        assert_eq!(stored.len(), body.len());
-        assert_eq!(evidence.list("uid-1").await.unwrap().len(), 1);
+        assert_eq!(evidence.list("uid-1").await.unwrap()[0].bytes, body.len() as u64);
+        let get = "GET /evidence/uid-1/1/log HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert_eq!(send(address, get.as_bytes(), true).await, "HTTP/1.1 200 OK");
     }
 }

@@ -1,10 +1,19 @@
 //! Taking secrets out of what is stored.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 const MARK: &[u8] = b"[REDACTED]";
 /// Shorter values are words, not secrets.
 const SHORTEST: usize = 8;
+/// Longest that stands before a host: a token may be a signed document.
+const USER_INFO: usize = 4096;
+/// Longest line that begins or ends a private key; its label is a few words.
+const PEM_LINE: usize = 128;
+/// Bytes after a place by which it is known whether a secret begins there, but not where it ends.
+const AHEAD: usize = 2 * USER_INFO;
 
 /// Beginnings of tokens that are secret wherever they stand, with the least number of characters that follow.
 const TOKENS: [(&[u8], usize); 14] = [
@@ -36,6 +45,24 @@ impl std::fmt::Debug for Redactor {
     }
 }
 
+/// Where the reading of a text stands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// Next byte to judge.
+    at: usize,
+    /// Secret that has begun and goes on there.
+    open: Option<Open>,
+    /// Up to here it is known that no `@` follows what URLs have for a host: nothing is looked through twice.
+    clear: usize,
+}
+
+/// A secret whose end is nowhere near its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    Token,
+    Key,
+}
+
 impl Redactor {
     /// Takes out these values, beside everything that looks like a token. Values below eight bytes are left.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
@@ -52,115 +79,206 @@ impl Redactor {
 
     /// Replaces every secret; the same text always gives the same result.
     pub fn redact(&self, text: &Bytes) -> Bytes {
-        self.redact_part(&[], text, &[])
+        let shown = self.pass(text, &mut Place::default(), true, &(0..text.len()));
+        shown.map_or_else(|| text.clone(), Bytes::from)
     }
 
-    /// Replaces every secret in `text` as it stands between `before` and `after`, so that a secret which begins or
-    /// ends outside goes as well. The mark stands where the secret begins.
-    pub fn redact_part(&self, before: &[u8], text: &Bytes, after: &[u8]) -> Bytes {
-        let joined: Vec<u8>;
-        let whole: &[u8] = if before.is_empty() && after.is_empty() {
-            text
+    /// Reads `text` on from `place` and returns what may be shown of it within `window`; `None` for all of it. The mark
+    /// stands where a secret begins. Unless this is the `last` of the text, its end is left for when more is there.
+    ///
+    /// The work is linear in the text, whatever is in it.
+    fn pass(&self, text: &[u8], place: &mut Place, last: bool, window: &Range<usize>) -> Option<Vec<u8>> {
+        let ahead = self.secrets.first().map_or(AHEAD, |longest| AHEAD.max(longest.len()));
+        let sure = if last {
+            text.len()
         } else {
-            joined = [before, text, after].concat();
-            &joined
+            text.len().saturating_sub(ahead)
         };
-        let (start, end) = (before.len(), before.len() + text.len());
-        let mut out: Option<Vec<u8>> = None;
-        let mut copied = start;
-        let mut at = 0;
-        while at < end {
-            let length = self.secret_at(whole, at);
-            if length == 0 {
-                at += 1;
-                continue;
-            }
-            if at + length > start {
-                let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
-                if at >= start {
-                    out.extend_from_slice(&whole[copied..at]);
-                    out.extend_from_slice(MARK);
+        let mut out = place.open.is_some().then(Vec::new);
+        let mut copied = place.at;
+        while place.at < sure || place.open.is_some() {
+            match place.open {
+                None => {
+                    let Some((length, open)) = self.secret_at(text, place) else {
+                        place.at += 1;
+                        continue;
+                    };
+                    let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
+                    out.extend_from_slice(&text[clip(copied..place.at, window)]);
+                    if window.contains(&place.at) {
+                        out.extend_from_slice(MARK);
+                    }
+                    place.at += length;
+                    place.open = open;
                 }
-                copied = (at + length).min(end);
+                Some(open) => {
+                    let (length, ended) = open.length(&text[place.at..]);
+                    place.at += length;
+                    if !ended && !last {
+                        copied = place.at;
+                        break;
+                    }
+                    if !ended {
+                        place.at = text.len();
+                    }
+                    place.open = None;
+                }
             }
-            at += length;
+            copied = place.at;
         }
-        match out {
-            None => text.clone(),
-            Some(mut out) => {
-                out.extend_from_slice(&whole[copied..end]);
-                out.into()
-            }
+        if let Some(out) = &mut out {
+            out.extend_from_slice(&text[clip(copied..place.at, window)]);
         }
+        out
     }
 
-    /// Returns the length of the secret that begins at `at`; 0 for none.
-    fn secret_at(&self, text: &[u8], at: usize) -> usize {
+    /// Returns the length of the secret that begins at `place`, or of its beginning where it goes on.
+    fn secret_at(&self, text: &[u8], place: &mut Place) -> Option<(usize, Option<Open>)> {
+        let at = place.at;
         let rest = &text[at..];
         if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
-            return secret.len();
+            return Some((secret.len(), None));
         }
-        let info = user_info(rest);
-        if info > 0 {
-            return info;
+        if let Some(info) = user_info(text, place) {
+            return Some((info, None));
+        }
+        if let Some(line) = key_begin(rest) {
+            return Some((line, Some(Open::Key)));
         }
         // A transcript is JSON, where a line ends in a backslash and a letter.
         let escaped = at > 1 && text[at - 2] == b'\\' && matches!(text[at - 1], b'n' | b'r' | b't');
         let inside = at > 0 && !escaped && (text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');
         if inside {
-            return 0;
+            return None;
         }
-        for (prefix, least) in TOKENS {
-            if rest.starts_with(prefix) {
-                let token = |b: &&u8| b.is_ascii_alphanumeric() || matches!(**b, b'_' | b'-');
-                let follows = rest[prefix.len()..].iter().take_while(token).count();
-                if follows >= least {
-                    return prefix.len() + follows;
-                }
+        let token = |&(prefix, least): &(&[u8], usize)| {
+            let end = prefix.len() + least;
+            let whole = rest.starts_with(prefix) && rest.len() >= end && rest[prefix.len()..end].iter().all(is_token);
+            whole.then_some((end, Some(Open::Token)))
+        };
+        TOKENS.iter().find_map(token)
+    }
+}
+
+impl Open {
+    /// Returns how much of `rest` belongs to the secret for sure, and whether it ends there.
+    fn length(self, rest: &[u8]) -> (usize, bool) {
+        match self {
+            Self::Token => {
+                let length = rest.iter().take_while(|b| is_token(b)).count();
+                (length, length < rest.len())
             }
+            // The line that ends a key may be here in part.
+            Self::Key => match key_end(rest) {
+                Some(length) => (length, true),
+                None => (rest.len().saturating_sub(PEM_LINE), false),
+            },
         }
-        if rest.starts_with(b"-----BEGIN ") {
-            return private_key(rest);
-        }
-        0
     }
 }
 
-/// Returns the length of a PEM private key; one that is cut off goes to the end.
-fn private_key(rest: &[u8]) -> usize {
-    let line_end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
-    if !contains(&rest[..line_end], b"PRIVATE KEY-----") {
-        return 0;
+/// Takes secrets out of a text that comes in pieces, and holds no more of it than it takes to judge them.
+///
+/// What comes out is what [`Redactor::redact`] makes of the whole text.
+#[derive(Debug)]
+pub struct Redaction {
+    redactor: Arc<Redactor>,
+    window: Range<u64>,
+    held: Vec<u8>,
+    place: Place,
+    /// Bytes of the text before those that are held.
+    gone: u64,
+}
+
+impl Redaction {
+    /// Begins a text of which only `window` is shown; the rest says where secrets begin and end.
+    pub fn new(redactor: Arc<Redactor>, window: Range<u64>) -> Self {
+        Self {
+            redactor,
+            window,
+            held: Vec::new(),
+            place: Place::default(),
+            gone: 0,
+        }
     }
-    let end = b"PRIVATE KEY-----";
-    let found = rest[line_end..].windows(end.len()).position(|window| window == end);
-    found.map_or(rest.len(), |found| line_end + found + end.len())
+
+    /// Takes the next piece and returns what may be shown by now; with the `last` piece, all that is left.
+    pub fn push(&mut self, piece: &[u8], last: bool) -> Vec<u8> {
+        self.held.extend_from_slice(piece);
+        let here = |at: u64| usize::try_from(at.saturating_sub(self.gone)).unwrap_or(usize::MAX);
+        let window = here(self.window.start)..here(self.window.end);
+        let from = self.place.at;
+        let shown = self.redactor.pass(&self.held, &mut self.place, last, &window);
+        let shown = shown.unwrap_or_else(|| self.held[clip(from..self.place.at, &window)].to_vec());
+        // Whether a token begins can be seen from the two bytes before it.
+        let done = self.place.at.saturating_sub(2);
+        self.held.drain(..done);
+        self.place.at -= done;
+        self.place.clear = self.place.clear.saturating_sub(done);
+        self.gone += done as u64;
+        shown
+    }
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+/// Returns the part of `range` that lies within `window`.
+fn clip(range: Range<usize>, window: &Range<usize>) -> Range<usize> {
+    let start = window.start.clamp(range.start, range.end);
+    start..window.end.clamp(start, range.end)
 }
 
-/// Longest that stands before a host: a token may be a signed document.
-const USER_INFO: usize = 4096;
+fn is_token(b: &u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(*b, b'_' | b'-')
+}
 
-/// Returns the length of `https://user:password@` up to the last `@` before the host; 0 where a URL names no user. Over
-/// http a user may be a token; over ssh only a password is secret.
-fn user_info(rest: &[u8]) -> usize {
+/// Returns the length of the line that begins a PEM private key, up to the end of its label.
+fn key_begin(rest: &[u8]) -> Option<usize> {
+    const LABEL: &[u8] = b"PRIVATE KEY-----";
+    if !rest.starts_with(b"-----BEGIN ") {
+        return None;
+    }
+    let line = &rest[..rest.len().min(PEM_LINE)];
+    let line = &line[..line.iter().position(|b| *b == b'\n').unwrap_or(line.len())];
+    find(line, LABEL).map(|label| label + LABEL.len())
+}
+
+/// Returns where a PEM private key ends, after the line that ends it.
+fn key_end(rest: &[u8]) -> Option<usize> {
+    const BEGINS: &[u8] = b"-----END ";
+    const ENDS: &[u8] = b"-----";
+    let mut at = 0;
+    while let Some(found) = find(&rest[at..], BEGINS) {
+        let label = at + found + BEGINS.len();
+        let line = &rest[label..rest.len().min(at + found + PEM_LINE)];
+        let label = find(line, ENDS).map(|length| (label + length, &line[..length]));
+        if let Some((end, label)) = label
+            && label.ends_with(b"PRIVATE KEY")
+            && !label.contains(&b'\n')
+        {
+            return Some(end + ENDS.len());
+        }
+        at += found + BEGINS.len();
+    }
+    None
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}
+
+/// Returns the length of `https://user:password@` up to the last `@` before the host, where a URL at `place` names a
+/// user. Over http a user may be a token; over ssh only a password is secret.
+fn user_info(text: &[u8], place: &mut Place) -> Option<usize> {
     let schemes = [&b"https://"[..], b"http://", b"ssh://"];
+    let rest = &text[place.at..];
     let matches = |scheme: &&&[u8]| {
         rest.get(..scheme.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
-    let Some(scheme) = schemes.iter().find(matches) else {
-        return 0;
-    };
-    let ends = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\');
+    let scheme = schemes.iter().find(matches)?;
     let host = &rest[scheme.len()..];
     let host = &host[..host.len().min(USER_INFO)];
-    let address = &host[..host.iter().position(ends).unwrap_or(host.len())];
-    let path = address.iter().position(|b| matches!(b, b'/' | b'?' | b'#'));
-    let authority = &address[..path.unwrap_or(address.len())];
+    let path = |b: &u8| ends_address(b) || matches!(b, b'/' | b'?' | b'#');
+    let authority = &host[..host.iter().position(path).unwrap_or(host.len())];
     let port = authority
         .iter()
         .rposition(|b| *b == b':')
@@ -169,14 +287,35 @@ fn user_info(rest: &[u8]) -> usize {
     let end = match (authority.iter().rposition(|b| *b == b'@'), port) {
         (Some(at), _) => at,
         // A port is a number: this is a password with a slash in it.
-        (None, Some(port)) if !port.iter().all(u8::is_ascii_digit) => match address.iter().rposition(|b| *b == b'@') {
-            Some(at) => at,
-            None => return 0,
-        },
-        _ => return 0,
+        (None, Some(port)) if !port.iter().all(u8::is_ascii_digit) => {
+            let start = place.at + scheme.len();
+            last_at(text, start + authority.len()..start + host.len(), &mut place.clear)? - start
+        }
+        _ => return None,
     };
-    let secret = *scheme != schemes[2] || address[..end].contains(&b':');
-    if secret && end > 0 { scheme.len() + end } else { 0 }
+    let secret = *scheme != schemes[2] || host[..end].contains(&b':');
+    (secret && end > 0).then_some(scheme.len() + end)
+}
+
+/// Returns where the last `@` of an address is that goes on in `range`. Nothing before `clear` is one or ends the
+/// address; since the ranges asked for only ever move on, all of them together are looked through once.
+fn last_at(text: &[u8], range: Range<usize>, clear: &mut usize) -> Option<usize> {
+    let mut last = None;
+    let mut at = range.start.max(*clear);
+    while at < range.end && !ends_address(&text[at]) {
+        if text[at] == b'@' {
+            last = Some(at);
+        }
+        at += 1;
+    }
+    if last.is_none() {
+        *clear = at;
+    }
+    last
+}
+
+fn ends_address(b: &u8) -> bool {
+    b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b'<' | b'>' | b'`' | b'\\')
 }
 
 #[cfg(test)]
@@ -235,19 +374,98 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_key_goes_on_to_the_line_that_ends_it() {
+        // In a transcript a key is one line.
+        assert_eq!(
+            redact(r#"{"a":"-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\nb"}"#),
+            r#"{"a":"[REDACTED]\nb"}"#
+        );
+        for key in [
+            "-----BEGIN PRIVATE KEY-----\nabc\n-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\n-----END CERTIFICATE-----\nabc\n-----END PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\n-----END \nPRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----",
+        ] {
+            assert_eq!(redact(&format!("a {key} b")), "a [REDACTED] b");
+        }
+        assert_eq!(redact("a\n-----BEGIN PRIVATE KEY-----\nabc\n"), "a\n[REDACTED]");
+    }
+
+    #[test]
+    fn no_text_takes_longer_than_others_of_its_length() {
+        const MIB: usize = 1 << 20;
+        let key = "-----BEGIN PRIVATE KEY-----\n";
+        let texts = [
+            ("", "-----BEGIN "),
+            ("", "-----BEGIN RSA-----"),
+            ("", "http://a:b/"),
+            ("", "ssh://git@h"),
+            ("", "https://"),
+            ("", "sk-sk-. "),
+            (key, "-----BEGIN "),
+            (key, "-----END "),
+            (key, "-----END RSA PRIVATE KEY\n"),
+        ];
+        let (told, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for (start, again) in texts {
+                let text = Bytes::from(format!("{start}{}", again.repeat(2 * MIB / again.len())));
+                let shown = Redactor::default().redact(&text);
+                told.send(if start.is_empty() { shown == text } else { shown == MARK })
+                    .unwrap();
+            }
+        });
+        // Each takes a second or so; where the rest of a text is looked through from each of its places, hours.
+        for (start, again) in texts {
+            let right = done.recv_timeout(std::time::Duration::from_secs(120));
+            assert_eq!(right, Ok(true), "{start:?}, then {again:?} again and again");
+        }
+    }
+
+    /// Redacts a text that comes in pieces which end at `cuts`.
+    fn in_pieces(redactor: &Redactor, text: &[u8], window: Range<u64>, cuts: &[usize]) -> Vec<u8> {
+        let mut redaction = Redaction::new(Arc::new(redactor.clone()), window);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (text.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut at = 0;
+        let mut shown = Vec::new();
+        for cut in cuts {
+            shown.extend(redaction.push(&text[at..cut], false));
+            at = cut;
+        }
+        shown.extend(redaction.push(&text[at..], true));
+        shown
+    }
+
     proptest! {
         #[test]
-        fn parts_cut_anywhere_come_out_as_the_whole(cuts in (0..200usize, 0..200usize)) {
+        fn parts_cut_anywhere_come_out_as_the_whole(cuts in (0..200u64, 0..200u64)) {
             let redactor = Redactor::new(["hunter2hunter2".to_owned()]);
             let key = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----";
             let text = format!("a hunter2hunter2 b ghp_{} c https://me:pw@h/r\n{key}\nd", "a".repeat(36)).into_bytes();
-            let (one, two) = (cuts.0.min(text.len()), cuts.1.min(text.len()));
+            let length = text.len() as u64;
+            let (one, two) = (cuts.0.min(length), cuts.1.min(length));
             let (one, two) = (one.min(two), one.max(two));
-            let part = |from: usize, to: usize| {
-                redactor.redact_part(&text[..from], &Bytes::copy_from_slice(&text[from..to]), &text[to..])
-            };
-            let joined = [part(0, one), part(one, two), part(two, text.len())].concat();
+            let part = |from: u64, to: u64| in_pieces(&redactor, &text, from..to, &[]);
+            let joined = [part(0, one), part(one, two), part(two, length)].concat();
             prop_assert_eq!(joined, redactor.redact(&Bytes::from(text)).to_vec());
+        }
+
+        #[test]
+        fn pieces_cut_anywhere_come_out_as_the_whole(
+            words in prop::collection::vec(0..16usize, 0..40),
+            cuts in prop::collection::vec(0..100_000usize, 0..8),
+        ) {
+            let far = "/a ".repeat(AHEAD / 2);
+            let long = "x".repeat(AHEAD);
+            let known = [
+                "hunter2hunter2", "hunter2", "ghp_", "sk-", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &long, &far, "https://me:", "ssh://",
+                "@h", "/", "\n", "-----BEGIN ", "-----END ", "RSA PRIVATE KEY-----", "-----",
+            ];
+            let text: String = words.iter().map(|word| known[*word]).collect();
+            let redactor = Redactor::new(["hunter2hunter2".to_owned()]);
+            let whole = redactor.redact(&Bytes::from(text.clone()));
+            prop_assert_eq!(in_pieces(&redactor, text.as_bytes(), 0..u64::MAX, &cuts), whole.to_vec());
         }
 
         #[test]
