@@ -1,6 +1,9 @@
 //! The evidence store: logs, transcripts, diffs and reports, in immutable segments.
 
+mod address;
+mod claim;
 pub mod http;
+mod reading;
 pub mod redact;
 
 use std::ops::Range;
@@ -9,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -19,6 +21,10 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, spawn_blocking};
 
+pub use address::Address;
+use address::check_uid;
+use reading::Part;
+pub use reading::Text;
 use redact::{Redaction, Redactor};
 
 /// Bytes of one segment.
@@ -27,13 +33,8 @@ pub const MAX_SEGMENT: usize = 8 * 1024 * 1024;
 pub const MAX_TASK: u64 = 256 * 1024 * 1024;
 /// Bytes on either side of a segment in which a secret that crosses its edge is looked for.
 const EDGE: u64 = 64 * 1024;
-/// Bytes that are held of what is read.
-const PIECE: u64 = 256 * 1024;
 /// Segments that are held at once, each some three times, while they are stored.
 const UPLOADS: usize = 8;
-/// Segments of one name.
-pub const MAX_SEGMENTS: u64 = 100_000;
-
 /// Why evidence could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -75,75 +76,6 @@ pub enum Error {
     Address(String),
 }
 
-/// Where a segment lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    task: String,
-    epoch: i64,
-    name: String,
-    segment: u64,
-}
-
-impl Address {
-    /// Checks the parts of an address; none of them can leave the store's folder.
-    pub fn new(task: &str, epoch: &str, name: &str, segment: &str) -> Result<Self, Error> {
-        check_uid(task)?;
-        check_name(name)?;
-        let epoch = epoch
-            .parse::<i64>()
-            .ok()
-            .filter(|epoch| (1..=1_000_000).contains(epoch));
-        let epoch = epoch.ok_or_else(|| Error::Address("the epoch is a number from 1".into()))?;
-        let segment = segment.parse::<u64>().ok().filter(|segment| *segment < MAX_SEGMENTS);
-        let segment = segment.ok_or_else(|| Error::Address(format!("the segment is a number below {MAX_SEGMENTS}")))?;
-        Ok(Self {
-            task: task.to_owned(),
-            epoch,
-            name: name.to_owned(),
-            segment,
-        })
-    }
-
-    /// Returns the task's UID.
-    pub fn task(&self) -> &str {
-        &self.task
-    }
-
-    /// Returns the epoch.
-    pub fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    fn path(&self) -> Path {
-        // Padded, so that the order of names is the order of segments.
-        Path::from(format!(
-            "{}/{}/{}/{:06}",
-            self.task, self.epoch, self.name, self.segment
-        ))
-    }
-}
-
-fn check_uid(uid: &str) -> Result<(), Error> {
-    let usable = !uid.is_empty() && uid.len() <= 64 && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if usable {
-        Ok(())
-    } else {
-        Err(Error::Address("a task's UID is letters, digits and hyphens".into()))
-    }
-}
-
-fn check_name(name: &str) -> Result<(), Error> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let usable = !name.is_empty() && name.len() <= 64 && name.bytes().all(plain) && !name.starts_with('.');
-    if usable {
-        Ok(())
-    } else {
-        Err(Error::Address(
-            "a name is letters, digits, hyphens, underscores and dots, at most 64, no dot first".into(),
-        ))
-    }
-}
-
 /// One entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -156,15 +88,6 @@ pub struct Entry {
     pub segments: u64,
     /// Bytes in all segments.
     pub bytes: u64,
-}
-
-/// Evidence as it is read, without secrets, in pieces.
-pub type Text = BoxStream<'static, Result<Bytes, Error>>;
-
-/// Bytes of a segment.
-struct Part {
-    segment: u64,
-    range: Range<u64>,
 }
 
 /// What storing a segment came to.
@@ -218,7 +141,7 @@ impl Evidence {
             });
         }
         let redactor = self.redactor.clone();
-        let body = spawn_blocking(move || redactor.redact(&body)).await;
+        let body = spawn_blocking(move || redactor.redact_segment(&body)).await;
         let body = body.map_err(|source| Error::Broken { source })?;
         let path = address.path();
         let create = PutOptions {
@@ -328,20 +251,8 @@ impl Evidence {
 
     /// Reads `window` of what `parts` are together, piece by piece: it may be more than there is memory.
     fn redacted(&self, address: Address, parts: Vec<Part>, window: Range<u64>) -> Text {
-        let reading = Reading {
-            store: self.store.clone(),
-            address,
-            parts: parts.into_iter(),
-            rest: 0..0,
-            redaction: Redaction::new(self.redactor.clone(), window),
-        };
-        let pieces = stream::try_unfold(Some(reading), async |reading| match reading {
-            Some(reading) => reading.next().await.map(Some),
-            None => Ok(None),
-        });
-        pieces
-            .try_filter(|piece| futures::future::ready(!piece.is_empty()))
-            .boxed()
+        let redaction = Redaction::new(self.redactor.clone(), window);
+        reading::text(self.store.clone(), address, parts, redaction)
     }
 
     /// Returns the size of a segment of the same name; `None` if it is not there.
@@ -423,39 +334,6 @@ impl Evidence {
             }
         }
         Ok(doomed.len())
-    }
-}
-
-/// Evidence that is being read.
-struct Reading {
-    store: Arc<dyn ObjectStore>,
-    address: Address,
-    parts: std::vec::IntoIter<Part>,
-    /// What is left of the segment that `address` names.
-    rest: Range<u64>,
-    redaction: Redaction,
-}
-
-impl Reading {
-    /// Returns the next piece, and the reading unless that was the last.
-    async fn next(mut self) -> Result<(Bytes, Option<Self>), Error> {
-        while self.rest.is_empty()
-            && let Some(part) = self.parts.next()
-        {
-            self.address.segment = part.segment;
-            self.rest = part.range;
-        }
-        let last = self.rest.is_empty();
-        let mut piece = Bytes::new();
-        if !last {
-            let range = self.rest.start..self.rest.end.min(self.rest.start + PIECE);
-            self.rest.start = range.end;
-            let read = self.store.get_range(&self.address.path(), range).await;
-            piece = read.map_err(|source| Error::Store { action: "read", source })?;
-        }
-        let redacted = spawn_blocking(move || (self.redaction.push(&piece, last), self));
-        let (shown, reading) = redacted.await.map_err(|source| Error::Broken { source })?;
-        Ok((shown.into(), (!last).then_some(reading)))
     }
 }
 
@@ -548,12 +426,12 @@ mod tests {
         let read = pieces(evidence.read("u", "1", "log").await.unwrap().unwrap())
             .await
             .unwrap();
-        assert!(read.iter().all(|piece| piece.len() <= 2 * PIECE as usize));
+        assert!(read.iter().all(|piece| piece.len() <= 2 * reading::PIECE as usize));
         assert!(read.concat() == format!("{line}[REDACTED]{line}").as_bytes());
         let segment = pieces(evidence.read_segment(&address(2)).await.unwrap().unwrap())
             .await
             .unwrap();
-        assert!(segment.iter().all(|piece| piece.len() <= 2 * PIECE as usize));
+        assert!(segment.iter().all(|piece| piece.len() <= 2 * reading::PIECE as usize));
         assert!(segment.concat().ends_with(line.as_bytes()));
         assert!(whole(evidence.read_segment(&address(3)).await).await.is_empty());
         assert!(evidence.read_segment(&address(4)).await.unwrap().is_none());

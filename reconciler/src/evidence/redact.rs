@@ -12,6 +12,8 @@ const SHORTEST: usize = 8;
 const USER_INFO: usize = 4096;
 /// Longest line that begins or ends a private key; its label is a few words.
 const PEM_LINE: usize = 128;
+/// Longest private key that is looked for across the edge of a segment.
+const LONGEST_KEY: usize = 16 * 1024;
 /// Bytes after a place by which it is known whether a secret begins there, but not where it ends.
 const AHEAD: usize = 2 * USER_INFO;
 
@@ -81,6 +83,19 @@ impl Redactor {
     pub fn redact(&self, text: &Bytes) -> Bytes {
         let shown = self.pass(text, &mut Place::default(), true, &(0..text.len()));
         shown.map_or_else(|| text.clone(), Bytes::from)
+    }
+
+    /// Replaces every secret of a segment, also the rest of a key that began in the one before it.
+    pub fn redact_segment(&self, text: &Bytes) -> Bytes {
+        if !ends_a_key(text) {
+            return self.redact(text);
+        }
+        let mut inside = Place {
+            open: Some(Open::Key),
+            ..Place::default()
+        };
+        let rest = self.pass(text, &mut inside, true, &(0..text.len()));
+        [MARK, &rest.unwrap_or_default()].concat().into()
     }
 
     /// Reads `text` on from `place` and returns what may be shown of it within `window`; `None` for all of it. The mark
@@ -261,6 +276,13 @@ fn key_end(rest: &[u8]) -> Option<usize> {
     None
 }
 
+/// Says whether a text begins within a private key: near its beginning one ends that did not begin in it.
+fn ends_a_key(text: &[u8]) -> bool {
+    let start = &text[..text.len().min(LONGEST_KEY)];
+    let begins = |at: usize| key_begin(&text[at..]).is_some();
+    key_end(start).is_some_and(|end| !(0..end).any(begins))
+}
+
 fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|window| window == part)
 }
@@ -327,6 +349,27 @@ mod tests {
     fn redact(text: &str) -> String {
         let redactor = Redactor::new(["hunter2hunter2".to_owned(), "short".to_owned()]);
         String::from_utf8(redactor.redact(&Bytes::copy_from_slice(text.as_bytes())).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_the_edge_of_a_segment_cuts_goes_on_both_sides() {
+        let (first, second) = (
+            "a\n-----BEGIN PRIVATE KEY-----\nMIIE",
+            "vQIB\n-----END PRIVATE KEY-----\nb",
+        );
+        let segment = |text: &str| {
+            let shown = Redactor::default().redact_segment(&Bytes::copy_from_slice(text.as_bytes()));
+            String::from_utf8(shown.to_vec()).unwrap()
+        };
+        assert_eq!(segment(first), "a\n[REDACTED]");
+        assert_eq!(segment(second), "[REDACTED]\nb");
+        assert_eq!(segment(&format!("{first}{second}")), "a\n[REDACTED]\nb");
+        assert_eq!(
+            segment("a\n-----END CERTIFICATE-----\n"),
+            "a\n-----END CERTIFICATE-----\n"
+        );
+        let far = format!("{}{second}", "x".repeat(LONGEST_KEY));
+        assert_eq!(segment(&far), far, "no key is that long");
     }
 
     #[test]
