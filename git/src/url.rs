@@ -253,8 +253,7 @@ impl RemoteUrl {
         (self.scheme == Scheme::File).then(|| PathBuf::from(&self.path))
     }
 
-    /// Returns the port that is connected to; `None` for a local path.
-    pub fn port_or_default(&self) -> Option<u16> {
+    pub(crate) fn port_or_default(&self) -> Option<u16> {
         self.port.or(self.scheme.default_port())
     }
 

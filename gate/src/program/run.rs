@@ -141,7 +141,7 @@ fn run_steps(
         work: &args.folders.work,
         writable: &writable,
         environment,
-        network: Network::NoGit(git_port(&plan.repository)),
+        network: Network::NoGit,
     };
     let path = environment.get(OsStr::new("PATH")).map(std::ffi::OsString::as_os_str);
     let programs = Programs::remember(plan.gate.steps.iter().map(|step| step.command.as_str()), path);
@@ -271,11 +271,6 @@ fn describe(report: &StepReport) -> String {
     let advisory = if report.advisory { " (advisory)" } else { "" };
     let oom = if report.oom { ", killed at the memory limit" } else { "" };
     format!("step {} {how}{oom} after {} ms{advisory}", report.name, report.ms)
-}
-
-/// Returns the port that the repository was fetched from.
-fn git_port(repository: &str) -> Option<u16> {
-    git::RemoteUrl::parse(repository).ok()?.port_or_default()
 }
 
 fn seconds(step: &ResolvedStep) -> Duration {
