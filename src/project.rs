@@ -80,6 +80,9 @@ fn resolve(queue: &mut TaskQueue, root: &Path, url: &str, branch: Option<&str>) 
 
 /// Finds the repository that a command works in.
 pub fn repository(root: &Path) -> Result<git::Local> {
+    if !root.is_dir() {
+        bail!("{} is not a folder; name one with --directory", root.display());
+    }
     match git::Local::discover(root).context("failed to look for a Git repository")? {
         Some(local) => Ok(local),
         None => bail!(
@@ -117,6 +120,15 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use schemas::task_queue::{GitSource, TaskQueueSpec};
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_from_one_without_a_repository() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |root: &Path| repository(root).map(drop).unwrap_err().to_string();
+        assert!(said(folder.path()).contains("`git init`"));
+        let missing = folder.path().join("missing");
+        assert!(said(&missing).ends_with("missing is not a folder; name one with --directory"));
+    }
 
     #[test]
     fn a_dot_is_the_repository_itself_and_an_unset_branch_the_one_checked_out() {
